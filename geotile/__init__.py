@@ -1,0 +1,63 @@
+"""Run detection models over overhead images of any size.
+
+>>> import geotile
+>>> detections = geotile.detect("scene.tif", "https://models.example/invocations")  # doctest: +SKIP
+"""
+
+from geotile.endpoints import Endpoint, HttpEndpoint, endpoint
+from geotile.errors import (
+    ArgumentError,
+    EndpointError,
+    EndpointUnreachable,
+    GeoreferenceError,
+    GeotileError,
+    ImageError,
+    ImageOpenError,
+    ImageReadError,
+    OutputError,
+    ResponseError,
+    TileError,
+)
+from geotile.grid import TileGrid, Window
+from geotile.merge import KeepAll, Merge, Nms
+from geotile.nms import nms
+from geotile.pipeline import detect, detect_to
+from geotile.plan import Plan, plan
+from geotile.plotting import plot_detections
+from geotile.raster import open_image
+from geotile.report import Report, TileFailure
+from geotile.sinks import write
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "Endpoint",
+    "EndpointError",
+    "EndpointUnreachable",
+    "GeoreferenceError",
+    "GeotileError",
+    "HttpEndpoint",
+    "ImageError",
+    "ImageOpenError",
+    "ImageReadError",
+    "KeepAll",
+    "Merge",
+    "Nms",
+    "OutputError",
+    "Plan",
+    "Report",
+    "ResponseError",
+    "TileError",
+    "TileFailure",
+    "TileGrid",
+    "Window",
+    "detect",
+    "detect_to",
+    "endpoint",
+    "nms",
+    "open_image",
+    "plan",
+    "plot_detections",
+    "write",
+]

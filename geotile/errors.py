@@ -1,0 +1,67 @@
+"""Every error geotile raises on purpose.
+
+::
+
+    GeotileError
+    ├── ArgumentError        an argument that cannot be used (also a ValueError)
+    ├── ImageError           an image that cannot be used
+    │   ├── ImageOpenError   missing, denied, not an image, or of a kind geotile does not take
+    │   └── ImageReadError   it opened, but some pixels cannot be read
+    ├── GeoreferenceError    pixels cannot be placed on Earth, or not yet
+    ├── EndpointError        the model's side
+    │   ├── EndpointUnreachable   nobody answers, or not in time
+    │   └── ResponseError    it answered, but not with detections
+    ├── TileError            a tile failed and the run was asked to stop there
+    └── OutputError          the output cannot be written, or exists
+
+All of them are built from one message, so all of them pickle.
+"""
+
+from __future__ import annotations
+
+
+class GeotileError(Exception):
+    """Base of all errors that geotile raises on purpose."""
+
+
+class ArgumentError(GeotileError, ValueError):
+    """An argument that cannot be used."""
+
+
+class ImageError(GeotileError):
+    """An image that cannot be used."""
+
+
+class ImageOpenError(ImageError):
+    """An image that cannot be opened: missing, denied, or not an image geotile takes."""
+
+
+class ImageReadError(ImageError):
+    """Pixels of an opened image that cannot be read."""
+
+
+class GeoreferenceError(GeotileError):
+    """Pixels that cannot be placed on Earth."""
+
+
+class EndpointError(GeotileError):
+    """A model endpoint that refused a tile or failed on it."""
+
+    attempts: int = 1
+    """Requests that were sent before it was given up."""
+
+
+class EndpointUnreachable(EndpointError):
+    """An endpoint that does not answer, or not in time."""
+
+
+class ResponseError(EndpointError):
+    """An answer that does not hold detections."""
+
+
+class TileError(GeotileError):
+    """A tile failed while ``errors="raise"``."""
+
+
+class OutputError(GeotileError):
+    """An output that cannot be written, or that exists already."""

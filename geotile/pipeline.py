@@ -1,0 +1,245 @@
+"""The main calls, as one story: image → grid → tiles → model → merge → world."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from typing import Any, Literal
+from uuid import uuid4
+
+import geopandas as gpd
+import numpy as np
+
+from geotile.detections import Detections, concat
+from geotile.encode import TileFormat
+from geotile.endpoints import Endpoint, endpoint as as_endpoint
+from geotile.errors import ArgumentError
+from geotile.grid import Pair, as_int
+from geotile.map_tiles import Node, TileJob, map_tiles
+from geotile.merge import KeepAll, Merge, Nms
+from geotile.nms import OverlapMetric, check_unit
+from geotile.plan import ImageLike, Plan, footprint_crs, plan
+from geotile.progress import ProgressCallback, listening
+from geotile.report import Report, make_report
+from geotile.scheduler import processes, threads
+from geotile.sinks import Output, write
+from geotile.tree import tree_reduce
+
+
+def detect(
+    image: ImageLike,
+    endpoint: Any,
+    *,
+    tile_size: int | Pair = 1024,
+    overlap: int | Pair = 128,
+    region_size: int | Pair | str = "auto",
+    tile_format: TileFormat = "GTIFF",
+    pad: bool = False,
+    score_threshold: float = 0.0,
+    merge: Literal["nms"] | Merge | None = "nms",
+    iou_threshold: float = 0.5,
+    overlap_metric: OverlapMetric = "iou",
+    class_agnostic: bool = False,
+    concurrency: int = 32,
+    errors: Literal["record", "raise"] = "record",
+    progress: bool | ProgressCallback | None = None,
+    crs: Any = None,
+    **endpoint_options: Any,
+) -> gpd.GeoDataFrame:
+    """Run a detection model over an image of any size.
+
+    The answer is that of flat NMS over the detections of all tiles, whatever the regions, the
+    scheduler and the number of workers.
+
+    Parameters
+    ----------
+    image : str, path or xarray.DataArray
+        A path or uri that GDAL reads, or an array with dims (band, y, x) in any order, or (y, x).
+    endpoint : str, callable or Endpoint
+        An http(s) url that speaks the OSML contract; or ``model(tile)``, tile an ndarray
+        (band, y, x), returning ``(boxes, scores)``, ``(boxes, scores, labels)``, a
+        FeatureCollection, or an object with ``xyxy``, ``confidence`` and ``class_id``; boxes
+        (n, 4) xyxy in pixels of the tile.
+    tile_size, overlap : int or tuple of int
+        In pixels, or (y, x). Neighbouring tiles share at least `overlap`.
+    region_size : "auto", int or tuple of int
+        Size of a task in pixels, or (y, x), rounded to the file's blocks.
+    tile_format : {"GTIFF", "NITF", "PNG", "JPEG", "NPY"}
+        What a url is sent. Callables get the array.
+    pad : bool
+        Fill a tile of an image smaller than the tile with nodata (or 0) to full size.
+    score_threshold : float
+        Detections with a lower score are left out, before merging. 0 to 1.
+    merge : {"nms"}, Merge or None
+        None returns the detections of all tiles.
+    iou_threshold : float
+        Two detections that overlap by more are one, 0 to 1.
+    overlap_metric : {"iou", "ios"}
+        Intersection over union, or over the smaller area (a cut half against the whole object).
+    class_agnostic : bool
+        Let detections of different labels suppress each other.
+    concurrency : int
+        Requests in flight, over all workers (never fewer than one a worker).
+    errors : {"record", "raise"}
+        List failed tiles in the report and go on, or stop at the first.
+    progress : bool or callable, optional
+        True for a bar in a terminal, or ``progress(done_tiles, all_tiles)``.
+    crs : optional
+        CRS of the answer, as pyproj takes it; by default the image's own.
+    **endpoint_options
+        For a url, those of `HttpEndpoint`: ``auth``, ``headers``, ``params``, ``verify``,
+        ``timeout_s``, ``retries`` ...
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        A row a detection, by falling score, then content. Columns ``geometry`` (world, or pixels
+        where the image has no georeference), ``score`` (float64), ``label`` (str), ``classes``
+        (list of {"iri", "score"}), ``xmin``, ``ymin``, ``xmax``, ``ymax`` (float64, image pixels,
+        clipped to the tile: the box that merging looked at), ``image_geometry`` (image pixels, as
+        the model gave it), ``properties`` (what else the model sent, or None).
+        ``attrs["report"]`` is the `Report`.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument cannot be used.
+    ImageOpenError
+        If the image cannot be opened.
+    GeoreferenceError
+        If the image is placed by GCPs or RPCs.
+    EndpointUnreachable, EndpointError
+        If the endpoint does not answer at all.
+    TileError
+        If a tile fails and `errors` is "raise".
+
+    Examples
+    --------
+    >>> import geotile
+    >>> from geotile.testing import bright_objects, write_example
+    >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
+    >>> detections["label"].tolist(), detections.attrs["report"].status
+    (['object', 'object', 'object'], 'SUCCESS')
+    """
+    began = time.perf_counter()
+    if errors not in ("record", "raise"):
+        raise ArgumentError(f"errors={errors!r} is unknown; choose 'record' or 'raise'")
+    how = _merge(merge, iou_threshold, overlap_metric, class_agnostic)
+    model = as_endpoint(endpoint, **endpoint_options)
+    work = plan(image, tile_size=tile_size, overlap=overlap, region_size=region_size, tile_format=tile_format)
+    wanted_crs = footprint_crs(crs, work.encoder.georeference)
+    job = TileJob(
+        grid=work.grid, endpoint=model, encoder=work.encoder, merge=how,
+        score_threshold=check_unit(score_threshold, "score_threshold"),
+        workers=_workers(model, as_int(concurrency, "concurrency", 1)),
+        errors=errors, pad_value=(work.encoder.nodata or 0.0) if pad else None,
+        run=f"{'watched' if progress else 'run'}-{uuid4().hex}",
+    )  # fmt: skip
+    model.ready()
+    tree = tree_reduce(map_tiles(work.image, job), work.grid, how)
+    with listening(job.run, progress, work.tiles):
+        root: Node = tree.compute()
+    found = concat(root.settled).in_order()
+    table = _georeferenced(found, work, wanted_crs)
+    table.attrs["report"] = _report(root, work, model, len(found), time.perf_counter() - began)
+    return table
+
+
+def detect_to(
+    image: ImageLike, endpoint: Any, output: str | os.PathLike[str], *, overwrite: bool = False, **options: Any
+) -> Report:
+    """Run `detect` and write its answer: whole, or not at all.
+
+    Parameters
+    ----------
+    image, endpoint
+        As for `detect`.
+    output : str or path
+        A path or any fsspec uri, ending in ``.geojson`` (RFC 7946, OSML's properties),
+        ``.geojsonl``, ``.parquet`` (GeoParquet 1.1 with a bbox column), ``.fgb`` or ``.gpkg``.
+    overwrite : bool
+        Replace an output that exists.
+    **options
+        Those of `detect`.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    OutputError
+        If the output cannot be written or exists; before the run wherever it can be known.
+
+    Examples
+    --------
+    >>> from geotile.testing import bright_objects, write_example
+    >>> import tempfile
+    >>> out = tempfile.mkdtemp() + "/found.geojson"
+    >>> detect_to(write_example(), bright_objects, out, tile_size=128, overlap=32).detections_after
+    3
+    """
+    sink = Output.reserve(output, overwrite=overwrite)
+    detections = detect(image, endpoint, **options)
+    write(detections, sink)
+    report: Report = detections.attrs["report"]
+    return report
+
+
+def _merge(merge: Any, iou_threshold: float, metric: OverlapMetric, class_agnostic: bool) -> Merge:
+    nms = Nms(iou_threshold, metric, class_agnostic)  # checks them, used or not
+    if merge is None:
+        return KeepAll()
+    if merge == "nms":
+        return nms
+    if hasattr(merge, "settle"):
+        how: Merge = merge
+        return how
+    raise ArgumentError(f"merge={merge!r} is unknown; choose 'nms' or None")
+
+
+def _workers(model: Endpoint, concurrency: int) -> int:
+    share = processes()
+    return model.workers(max(1, concurrency // share), max(1, threads() // share))
+
+
+def _georeferenced(found: Detections, work: Plan, crs: str | None) -> gpd.GeoDataFrame:
+    shapes = found.image_geometries
+    xmin, ymin, xmax, ymax = found.boxes.T
+    columns = {
+        "score": found.scores,
+        "label": found.labels,
+        "classes": _classes(found),
+        "xmin": xmin,
+        "ymin": ymin,
+        "xmax": xmax,
+        "ymax": ymax,
+        "image_geometry": gpd.GeoSeries(shapes),
+        "properties": found.properties,
+    }
+    placed = gpd.GeoSeries(work.encoder.georeference.to_world(shapes, crs), crs=crs)
+    return gpd.GeoDataFrame(columns, geometry=placed)
+
+
+def _classes(found: Detections) -> np.ndarray[tuple[int, ...], np.dtype[np.object_]]:
+    column = found.classes.copy()
+    for i in np.flatnonzero(column == None):  # noqa: E711 - element by element
+        column[i] = [{"iri": found.labels[i], "score": float(found.scores[i])}]
+    return column
+
+
+def _report(root: Node, work: Plan, model: Endpoint, after: int, seconds: float) -> Report:
+    report = make_report(
+        image=work.name, endpoint=str(model), tiles=work.tiles, regions=work.regions,
+        requests=root.requests, retries=root.retries, before=root.before, after=after,
+        seconds=seconds, failures=root.failures,
+    )  # fmt: skip
+    if report.failures:
+        first = report.failures[0]
+        warnings.warn(
+            f"{len(report.failures)} of {report.tiles} tiles failed (status {report.status}); the first, "
+            f"tile {first.tile}: {first.reason}. All are in attrs['report'].failures",
+            stacklevel=3,
+        )
+    return report

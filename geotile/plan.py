@@ -1,0 +1,250 @@
+"""What a run would do, without reading a pixel."""
+
+from __future__ import annotations
+
+import html
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import geopandas as gpd
+import numpy as np
+import shapely
+import xarray as xr
+
+from geotile.encode import Encoder, TileFormat
+from geotile.errors import ArgumentError
+from geotile.georef import Georeference, georeference_of, wkt_of
+from geotile.grid import Pair, TileGrid
+from geotile.raster import open_image, redact, source_of
+from geotile.regions import plan_grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ImageLike = str | os.PathLike[str] | xr.DataArray
+_MEMORY_BLOCK = 256  # an array in memory has no blocks: cut it anywhere, but not at every pixel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What a run would do.
+
+    Made by `plan`; its ``repr`` is the summary, ``plot()`` the picture.
+    """
+
+    name: str
+    """The image's uri, without secrets."""
+    image: xr.DataArray
+    """Dims (band, y, x)."""
+    grid: TileGrid
+    encoder: Encoder
+
+    @property
+    def regions(self) -> int:
+        """Number of regions."""
+        return self.grid.n_regions
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return self.grid.n_tiles
+
+    @property
+    def requests(self) -> int:
+        """Requests to the endpoint, without retries: one a tile."""
+        return self.grid.n_tiles
+
+    @property
+    def region_bytes(self) -> int:
+        """Largest number of bytes that a region and its halo take in memory."""
+        y = max(self.grid.read_window(row, 0).shape_yx[0] for row in range(self.grid.regions_yx[0]))
+        x = max(self.grid.read_window(0, col).shape_yx[1] for col in range(self.grid.regions_yx[1]))
+        return y * x * self._pixel_bytes
+
+    @property
+    def request_bytes(self) -> int:
+        """Bytes of a tile's pixels; the body of a request, where its format does not compress."""
+        y, x = self.grid.tile_window(0, 0).shape_yx
+        return y * x * self._pixel_bytes
+
+    @property
+    def read_ratio(self) -> float:
+        """Pixels read over pixels of the image: how much the halo costs."""
+        y = sum(self.grid.read_window(row, 0).shape_yx[0] for row in range(self.grid.regions_yx[0]))
+        x = sum(self.grid.read_window(0, col).shape_yx[1] for col in range(self.grid.regions_yx[1]))
+        return y * x / (self.grid.shape_yx[0] * self.grid.shape_yx[1])
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of the Dask graph that a plain file gives, before Dask fuses them."""
+        count, (y, x) = 3 * self.regions, self.grid.regions_yx
+        while y * x > 1:
+            y, x = -(-y // 2), -(-x // 2)
+            count += y * x
+        return count
+
+    @property
+    def _pixel_bytes(self) -> int:
+        return int(self.image.shape[0] * self.image.dtype.itemsize)
+
+    def to_geodataframe(self) -> gpd.GeoDataFrame:
+        """Return every tile: its geometry (world, or pixels), row, column, window and region.
+
+        Returns
+        -------
+        geopandas.GeoDataFrame
+            A row a tile, row-major. ``region`` numbers the regions row-major.
+        """
+        across, regions_across = self.grid.tiles_yx[1], self.grid.regions_yx[1]
+        rows = []
+        for number, window in self.grid.tiles():
+            row, column = divmod(number, across)
+            region = self.grid.region_of(row, column)
+            rows.append((row, column, region[0] * regions_across + region[1], *window))
+        table = np.array(rows, np.int64)
+        y0, y1, x0, x1 = table[:, 3:].T
+        placed = self.encoder.georeference.to_world(np.asarray(shapely.box(x0, y0, x1, y1)), None)
+        names = ["row", "column", "region", "y0", "y1", "x0", "x1"]
+        return gpd.GeoDataFrame(
+            dict(zip(names, table.T, strict=True)), geometry=placed, crs=self.encoder.georeference.crs
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw regions and tiles over the image's footprint, in image pixels.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default on a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from geotile.plotting import draw_grid
+
+        return draw_grid(self.grid, ax)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        bands, height, width = self.image.shape
+        grid = self.grid
+        return [
+            ("image", self.name),
+            ("size", f"{width:,} x {height:,} px, {bands} x {self.image.dtype}"),
+            ("regions", f"{self.regions:,} ({grid.regions_yx[1]} x {grid.regions_yx[0]}), up to {_mb(self.region_bytes)}"),
+            ("tiles", f"{self.tiles:,} ({grid.tiles_yx[1]} x {grid.tiles_yx[0]})"),
+            ("requests", f"{self.requests:,} of {_mb(self.request_bytes)} ({self.encoder.format})"),
+            ("pixels read", f"{self.read_ratio:.2f} x the image"),
+            ("graph", f"{self.tasks:,} tasks"),
+        ]
+
+    def __repr__(self) -> str:
+        return "\n".join(["<geotile.Plan>", *(f"{name:>12}  {value}" for name, value in self._rows())])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self._rows()
+        )
+        return f"<table>{cells}</table>"
+
+
+def plan(
+    image: ImageLike,
+    *,
+    tile_size: int | Pair = 1024,
+    overlap: int | Pair = 128,
+    region_size: int | Pair | str = "auto",
+    tile_format: TileFormat = "GTIFF",
+) -> Plan:
+    """Say what a run would do, without reading a pixel.
+
+    Parameters
+    ----------
+    image : str, path or xarray.DataArray
+        As `detect` takes it.
+    tile_size, overlap : int or tuple of int
+        In pixels, or (y, x).
+    region_size : "auto", int or tuple of int
+        In pixels, or (y, x), rounded to the file's blocks.
+    tile_format : {"GTIFF", "NITF", "PNG", "JPEG", "NPY"}
+        What an endpoint behind a url would be sent.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ImageOpenError, ArgumentError
+        As `detect` raises them.
+
+    Examples
+    --------
+    >>> from geotile.testing import write_example
+    >>> job = plan(write_example(), tile_size=128, overlap=32)
+    >>> job.tiles, job.request_bytes
+    (9, 49152)
+    """
+    name, array = as_image(image)
+    edges = _block_edges(array) if isinstance(image, xr.DataArray) else None
+    source = source_of(array)
+    if edges is None:
+        assert source is not None  # open_image made it
+        edges = source.block_edges
+    shape = (array.shape[0], array.shape[1], array.shape[2])
+    grid = plan_grid(shape, array.dtype.itemsize, edges, tile_size, overlap, region_size)
+    nodata = array.rio.nodata
+    encoder = Encoder(tile_format, georeference_of(array), None if nodata is None else float(nodata))
+    encoder.check(str(array.dtype), shape[0])
+    return Plan(name=name, image=array, grid=grid, encoder=encoder)
+
+
+def as_image(image: ImageLike) -> tuple[str, xr.DataArray]:
+    """Return an image's name and the image, dims (band, y, x).
+
+    Raises
+    ------
+    ArgumentError
+        If it is neither a path nor an array of these dims, or of complex numbers.
+    """
+    if isinstance(image, str | os.PathLike):
+        return redact(os.fspath(image)), open_image(image)
+    if not isinstance(image, xr.DataArray):
+        raise ArgumentError(f"image is {type(image).__name__}; give a path, a uri or an xarray.DataArray")
+    if set(image.dims) not in ({"y", "x"}, {"band", "y", "x"}):
+        raise ArgumentError(f"image has dims {image.dims}; rename them to (band, y, x) or (y, x)")
+    if 0 in image.shape:
+        raise ArgumentError(f"image has shape {dict(image.sizes)}: there is nothing to look at")
+    if image.dtype.kind not in "buif":
+        raise ArgumentError(f"image has dtype {image.dtype}; give integers or floats, e.g. abs(image)")
+    flat = image if "band" in image.dims else image.expand_dims("band")
+    name = image.encoding.get("source") or image.name or "DataArray"
+    return redact(str(name)), flat.transpose("band", "y", "x")
+
+
+def _block_edges(image: xr.DataArray) -> tuple[Any, Any]:
+    """Return where an array may be cut: between its chunks, or every few pixels in memory."""
+    if image.chunks is not None:
+        return np.cumsum(image.chunks[-2])[:-1], np.cumsum(image.chunks[-1])[:-1]
+    return tuple(np.arange(_MEMORY_BLOCK, n, _MEMORY_BLOCK) for n in (image.sizes["y"], image.sizes["x"]))  # type: ignore[return-value]  # two axes
+
+
+def footprint_crs(crs: Any, georeference: Georeference) -> str | None:
+    """Return the WKT of the CRS that the answer comes in.
+
+    Raises
+    ------
+    ArgumentError
+        If a CRS is asked for and the image has none.
+    """
+    if crs is None:
+        return georeference.crs
+    if georeference.crs is None:
+        raise ArgumentError(f"crs={crs!r} was asked for, but the image has no CRS; leave crs out")
+    return wkt_of(crs)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

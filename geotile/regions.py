@@ -1,0 +1,72 @@
+"""How large a region should be: by bytes, by the file's blocks, by what the threads can share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import numpy as np
+from dask.utils import parse_bytes
+from numpy.typing import NDArray
+
+from geotile.errors import ArgumentError
+from geotile.grid import Pair, TileGrid, as_pair, region_chunks
+from geotile.scheduler import threads
+
+_REGIONS_PER_THREAD = 4  # so that one slow region does not leave the other threads idle
+
+
+def plan_grid(
+    shape: tuple[int, int, int],
+    itemsize: int,
+    block_edges: tuple[NDArray[np.int64], NDArray[np.int64]],
+    tile_size: int | Pair,
+    overlap: int | Pair,
+    region_size: Any = "auto",
+) -> TileGrid:
+    """Choose regions on block edges and lay the tiles over them.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Bands, height and width of the image.
+    itemsize : int
+        Bytes of a pixel of one band.
+    block_edges : tuple of numpy.ndarray
+        Inner edges of the blocks on y and x, int64, in pixels.
+    tile_size, overlap : int or tuple of int
+        In pixels, or (y, x).
+    region_size : "auto", int or tuple of int
+        In pixels, or (y, x); "auto" goes by bytes: Dask's ``array.chunk-size``, less where a
+        thread would get fewer than a few regions.
+
+    Returns
+    -------
+    TileGrid
+    """
+    bands, height, width = shape
+    whole = TileGrid((height, width), tile_size, overlap)  # checks the sizes
+    if isinstance(region_size, str):
+        if region_size != "auto":
+            raise ArgumentError(f"region_size={region_size!r} must be 'auto', pixels, or (y, x) pixels")
+        target = _auto(whole, bands * itemsize, block_edges)
+    else:
+        target = as_pair(region_size, "region_size", 1)
+    y, x = (
+        region_chunks(axis.length, axis.tile, axis.overlap, edges, size)
+        for axis, edges, size in zip(whole.axes, block_edges, target, strict=True)
+    )
+    return TileGrid((height, width), tile_size, overlap, (y, x))
+
+
+def _auto(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Pair:
+    """Height and width of a region in pixels: near square, of the wanted area, no less than a block."""
+    (height, width), (tile_y, tile_x) = grid.shape_yx, (axis.tile for axis in grid.axes)
+    limit = parse_bytes(dask.config.get("array.chunk-size"))
+    share = height * width * pixel_bytes // (_REGIONS_PER_THREAD * threads())
+    area = max(1, min(limit, share) // pixel_bytes)
+    side = int(area**0.5)
+    block_y, block_x = (int(edges[0]) if len(edges) else n for edges, n in zip(block_edges, grid.shape_yx, strict=True))
+    region_x = min(width, max(block_x, side, 2 * tile_x))
+    region_y = min(height, max(block_y, area // region_x, 2 * tile_y))
+    return region_y, max(region_x, min(width, area // region_y))

@@ -1,0 +1,112 @@
+"""What a run did: plain mappings, so that they survive pickle, JSON and Parquet's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from geotile.grid import Tile, Window
+
+Status = Literal["SUCCESS", "PARTIAL", "FAILED"]
+
+
+class _Record(dict[str, Any]):
+    """A dict whose keys are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {sorted(self)}") from None
+
+
+class TileFailure(_Record):
+    """One tile that failed.
+
+    Attributes
+    ----------
+    tile : int
+        Number of the tile, row-major over the grid.
+    window : list of int
+        ``[y0, y1, x0, x1]``, half-open, in image pixels.
+    reason : str
+        What went wrong.
+    """
+
+    tile: int
+    window: list[int]
+    reason: str
+
+
+class Report(_Record):
+    """What a run did.
+
+    Attributes
+    ----------
+    status : {"SUCCESS", "PARTIAL", "FAILED"}
+        Whether all, some or none of the tiles were answered.
+    image, endpoint : str
+        What was run on what; no secrets.
+    tiles, regions : int
+        How many there were.
+    requests, retries : int
+        Requests sent, retries among them.
+    detections_before, detections_after : int
+        Before and after merging.
+    seconds : float
+        Wall time.
+    failures : list of TileFailure
+        Every tile that failed, by number.
+
+    Examples
+    --------
+    >>> report = make_report(image="a.tif", endpoint="f", tiles=4, regions=1, requests=4, retries=0,
+    ...                      before=9, after=7, seconds=0.5, failures=[])
+    >>> report.status, report["detections_after"]
+    ('SUCCESS', 7)
+    """
+
+    status: Status
+    image: str
+    endpoint: str
+    tiles: int
+    regions: int
+    requests: int
+    retries: int
+    detections_before: int
+    detections_after: int
+    seconds: float
+    failures: list[TileFailure]
+
+
+def tile_failure(tile: Tile, reason: str) -> TileFailure:
+    """Record the failure of a tile."""
+    return TileFailure(tile=tile.number, window=[int(v) for v in tile.window], reason=reason)
+
+
+def failed_window(failure: TileFailure) -> Window:
+    """Return the pixels of a failed tile."""
+    return Window(*failure.window)
+
+
+def make_report(
+    *,
+    image: str,
+    endpoint: str,
+    tiles: int,
+    regions: int,
+    requests: int,
+    retries: int,
+    before: int,
+    after: int,
+    seconds: float,
+    failures: Iterable[TileFailure],
+) -> Report:
+    """Make the report of a run, its status from the number of failures."""
+    listed = sorted(failures, key=lambda failure: failure.tile)
+    status: Status = "SUCCESS" if not listed else "FAILED" if len(listed) == tiles else "PARTIAL"
+    return Report(
+        status=status, image=image, endpoint=endpoint, tiles=tiles, regions=regions,
+        requests=requests, retries=retries, detections_before=before, detections_after=after,
+        seconds=seconds, failures=listed,
+    )

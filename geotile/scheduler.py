@@ -1,0 +1,42 @@
+"""The few questions geotile asks Dask about where it runs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import dask
+
+
+def active_client() -> Any | None:
+    """Return the active ``distributed.Client``, or None."""
+    if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed"):
+        return None
+    try:
+        from distributed import get_client
+    except ImportError:
+        return None
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def threads() -> int:
+    """Return how many threads Dask would compute with, over all workers."""
+    client = active_client()
+    if client is not None:
+        return sum(client.nthreads().values()) or 1
+    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+        return 1
+    return int(dask.config.get("num_workers", None) or os.cpu_count() or 1)
+
+
+def processes() -> int:
+    """Return how many processes would share the work."""
+    client = active_client()
+    if client is not None:
+        return len(client.nthreads()) or 1
+    if dask.config.get("scheduler", None) in ("processes", "multiprocessing"):
+        return threads()
+    return 1

@@ -1,0 +1,211 @@
+"""Detections on disk or in object storage: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import fsspec
+import geopandas as gpd
+import shapely
+from fsspec.core import url_to_fs
+
+from geotile.errors import OutputError
+from geotile.raster import redact
+
+_LONGITUDE_DIGITS = 9  # about 0.1 mm; RFC 7946, 11.2 asks for no more than is meant
+
+
+@dataclass(frozen=True)
+class Output:
+    """A place that was found writable, and how its format is written."""
+
+    uri: str
+    overwrite: bool
+
+    @classmethod
+    def reserve(cls, output: str | os.PathLike[str], *, overwrite: bool) -> Output:
+        """Check an output before the work starts.
+
+        Raises
+        ------
+        OutputError
+            If its format is unknown, it exists, or nothing can be written there.
+        """
+        uri = str(os.fspath(output))
+        if _suffix(uri) not in _WRITERS:
+            raise OutputError(f"output {redact(uri)!r} must end in one of {', '.join(_WRITERS)}")
+        sink = cls(uri, overwrite)
+        sink.check()
+        return sink
+
+    @property
+    def writer(self) -> Callable[[gpd.GeoDataFrame, str], None]:
+        """The function that writes this format to a local path."""
+        return _WRITERS[_suffix(self.uri)]
+
+    def check(self) -> None:
+        """Raise OutputError if it exists or its place cannot be written."""
+        try:
+            files, path = url_to_fs(self.uri)
+            if files.isdir(path):
+                raise OutputError(f"output {redact(self.uri)} is a folder; name a file in it")
+            if not self.overwrite and files.exists(path):
+                raise OutputError(f"output {redact(self.uri)} exists; give overwrite=True or another name")
+            probe = f"{path}.geotile-{os.getpid()}"
+            if _is_local(files) and not Path(path).parent.is_dir():
+                raise OutputError(f"output {redact(self.uri)}: there is no folder {Path(path).parent}")
+            with files.open(probe, "wb"):
+                pass
+            files.rm_file(probe)
+        except OutputError:
+            raise
+        except Exception as error:  # each file system has errors of its own; all mean the same here
+            raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error)) or type(error).__name__}") from None
+
+    def put(self, fill: Callable[[str], None]) -> None:
+        """Write through a temporary file, so that the output is whole or absent.
+
+        Raises
+        ------
+        OutputError
+            If writing fails.
+        """
+        files, path = url_to_fs(self.uri)
+        beside = str(Path(path).parent) if _is_local(files) else None
+        try:
+            with tempfile.TemporaryDirectory(prefix=".geotile-", dir=beside) as folder:
+                draft = os.path.join(folder, "draft" + _suffix(self.uri))
+                fill(draft)
+                if not self.overwrite and files.exists(path):
+                    raise OutputError(f"output {redact(self.uri)} appeared during the run; it was left alone")
+                if beside is not None:
+                    os.replace(draft, path)
+                else:
+                    files.put_file(draft, path)
+        except OSError as error:
+            raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error))}") from None
+
+
+def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output, *, overwrite: bool = False) -> None:
+    """Write what `detect` returned.
+
+    Parameters
+    ----------
+    detections : geopandas.GeoDataFrame
+        As `detect` returns them.
+    output : str or path
+        A path or any fsspec uri, ending in ``.geojson`` (RFC 7946: WGS 84, OSML's properties;
+        ``geometry`` is null where the image has no CRS), ``.geojsonl``, ``.parquet`` (GeoParquet
+        1.1 with a bbox column), ``.fgb`` or ``.gpkg``.
+    overwrite : bool
+        Replace an output that exists.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written, or exists.
+
+    Examples
+    --------
+    >>> import geotile, tempfile
+    >>> from geotile.testing import bright_objects, write_example
+    >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
+    >>> geotile.write(detections, tempfile.mkdtemp() + "/found.parquet")
+    """
+    sink = output if isinstance(output, Output) else Output.reserve(output, overwrite=overwrite)
+    sink.put(lambda draft: sink.writer(detections, draft))
+
+
+def features(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
+    """Yield GeoJSON features as OSML writes them: WGS 84 longitude and latitude.
+
+    An image without a CRS gives features without a place (``geometry`` null, RFC 7946, 3.2).
+    """
+    placed = detections.geometry.to_crs("OGC:CRS84") if detections.crs is not None else None
+    boxes = detections[["xmin", "ymin", "xmax", "ymax"]].to_numpy()
+    for i, row in enumerate(detections.itertuples(index=False)):
+        shape = None if placed is None else _rounded(placed.iloc[i])
+        feature: dict[str, Any] = {"type": "Feature", "geometry": None}
+        if shape is not None:
+            feature |= {"geometry": shapely.geometry.mapping(shape), "bbox": list(shape.bounds)}
+        feature["properties"] = {
+            "label": row.label,
+            "score": row.score,
+            "imageGeometry": shapely.geometry.mapping(row.image_geometry),
+            **(row.properties or {}),
+            "imageBBox": boxes[i].tolist(),
+            "featureClasses": row.classes,
+        }
+        yield feature
+
+
+def _rounded(shape: Any) -> Any:
+    """Round to the digits that are meant and wind polygons as RFC 7946, 3.1.6 asks."""
+    return shapely.orient_polygons(shapely.transform(shape, lambda xy: xy.round(_LONGITUDE_DIGITS)))
+
+
+def _geojson(detections: gpd.GeoDataFrame, path: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for i, feature in enumerate(features(detections)):
+            file.write(",\n" if i else "\n")
+            _dump(feature, file)
+        file.write("\n]}\n")
+
+
+def _geojsonl(detections: gpd.GeoDataFrame, path: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        for feature in features(detections):
+            _dump(feature, file)
+            file.write("\n")
+
+
+def _dump(feature: dict[str, Any], file: TextIO) -> None:
+    file.write(json.dumps(feature, allow_nan=False, ensure_ascii=False))
+
+
+def _parquet(detections: gpd.GeoDataFrame, path: str) -> None:
+    table = _with_text(detections, ["classes", "properties"])
+    table.to_parquet(path, schema_version="1.1.0", write_covering_bbox=True, compression="zstd")
+
+
+def _ogr(driver: str) -> Callable[[gpd.GeoDataFrame, str], None]:
+    def write_ogr(detections: gpd.GeoDataFrame, path: str) -> None:
+        table = _with_text(detections, ["classes", "properties"])
+        table["image_geometry"] = detections["image_geometry"].to_wkt()
+        table.to_file(path, driver=driver, engine="pyogrio", layer="detections")
+
+    return write_ogr
+
+
+def _with_text(detections: gpd.GeoDataFrame, columns: list[str]) -> gpd.GeoDataFrame:
+    """Return the table with nested columns as JSON text, which every format holds."""
+    table = detections.copy()
+    for column in columns:
+        table[column] = [None if value is None else json.dumps(value, allow_nan=False) for value in detections[column]]
+        table[column] = table[column].astype("string")
+    return table
+
+
+_WRITERS: dict[str, Callable[[gpd.GeoDataFrame, str], None]] = {
+    ".geojson": _geojson,
+    ".geojsonl": _geojsonl,
+    ".parquet": _parquet,
+    ".fgb": _ogr("FlatGeobuf"),
+    ".gpkg": _ogr("GPKG"),
+}
+
+
+def _suffix(uri: str) -> str:
+    return os.path.splitext(uri)[1].lower()
+
+
+def _is_local(files: fsspec.AbstractFileSystem) -> bool:
+    protocol = files.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)

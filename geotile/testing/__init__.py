@@ -1,0 +1,11 @@
+"""Scenes, models and servers to try a pipeline on, offline.
+
+`make_scene` paints a scene whose objects are known, `scene_detector` and `bright_objects` are
+models that look at pixels, `ModelServer` puts any model behind the OSML contract on 127.0.0.1.
+"""
+
+from geotile.testing.models import bright_objects, scene_detector
+from geotile.testing.scene import Scene, make_scene, match, write_example
+from geotile.testing.server import ModelServer
+
+__all__ = ["ModelServer", "Scene", "bright_objects", "make_scene", "match", "scene_detector", "write_example"]

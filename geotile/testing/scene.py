@@ -1,0 +1,228 @@
+"""A coast with ships on the water, cars and trucks on land: georeferenced, its objects known."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.shutil import copy as copy_file
+
+PIXEL_M = 0.3
+CRS = "EPSG:32631"
+_ORIGIN = (430_000.0, 5_780_000.0)
+# label: length and width in pixels, and the colours it comes in; all outshine the ground
+KINDS: dict[str, tuple[tuple[int, int], tuple[int, int], list[tuple[int, int, int]]]] = {
+    "car": ((14, 18), (7, 8), [(235, 40, 40), (250, 250, 250), (245, 215, 40)]),
+    "truck": ((34, 46), (11, 13), [(250, 250, 250), (245, 140, 30)]),
+    "ship": ((64, 110), (16, 24), [(245, 245, 250), (225, 60, 50)]),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene and what is in it."""
+
+    path: Path
+    """A Cloud-Optimized GeoTIFF, uint8 RGB, 512-px blocks."""
+    truth: gpd.GeoDataFrame
+    """``label``, ``xmin, ymin, xmax, ymax`` (image pixels), ``geometry`` (image pixels, oriented)."""
+
+
+def make_scene(path: str | os.PathLike[str], size: int = 4096, objects: int = 600, seed: int = 7) -> Scene:
+    """Paint a scene and write it as a Cloud-Optimized GeoTIFF.
+
+    A third of the objects is put across borders of 512-px blocks, where tiles and regions meet.
+
+    Parameters
+    ----------
+    path : str or path
+        Where the file goes.
+    size : int
+        Height and width in pixels, of 0.3 m.
+    objects : int
+        How many are tried; a few find no free place.
+    seed : int
+        The same seed paints the same scene.
+
+    Returns
+    -------
+    Scene
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> scene = make_scene(tempfile.mkdtemp() + "/scene.tif", size=512, objects=10)
+    >>> sorted(set(scene.truth["label"]) - {"car", "truck", "ship"})
+    []
+    """
+    rng = np.random.default_rng(seed)
+    ground, water = _ground(size, rng)
+    rows = list(_place_objects(ground, water, objects, rng))
+    truth = gpd.GeoDataFrame({"label": [label for label, _ in rows]}, geometry=[shape for _, shape in rows])
+    truth[["xmin", "ymin", "xmax", "ymax"]] = shapely.bounds(truth.geometry.to_numpy()).reshape(-1, 4)
+    return Scene(_write_cog(Path(path), ground), truth)
+
+
+def match(truth: gpd.GeoDataFrame, detections: gpd.GeoDataFrame, iou: float = 0.5) -> tuple[float, float]:
+    """Precision and recall: each true object is found by at most one detection of its label.
+
+    Parameters
+    ----------
+    truth, detections : geopandas.GeoDataFrame
+        With ``label, xmin, ymin, xmax, ymax`` in image pixels; detections by falling score.
+    iou : float
+        Least intersection over union of the boxes.
+
+    Returns
+    -------
+    tuple of float
+        Precision, recall.
+    """
+    names = ["xmin", "ymin", "xmax", "ymax"]
+    real, found = shapely.box(*truth[names].to_numpy().T), shapely.box(*detections[names].to_numpy().T)
+    tree, free, hits = shapely.STRtree(real), np.ones(len(truth), bool), 0
+    for shape, label in zip(found, detections["label"], strict=True):
+        near = [i for i in tree.query(shape) if free[i] and truth["label"].iat[i] == label]
+        ious = [shape.intersection(real[i]).area / shape.union(real[i]).area for i in near]
+        if ious and max(ious) >= iou:
+            free[near[int(np.argmax(ious))]] = False
+            hits += 1
+    return hits / max(len(detections), 1), hits / max(len(truth), 1)
+
+
+def write_example() -> str:
+    """Write a 256 x 256 RGB GeoTIFF with three bright objects to a temporary file; return its path.
+
+    Examples
+    --------
+    >>> import rasterio
+    >>> rasterio.open(write_example()).shape
+    (256, 256)
+    """
+    pixels = np.full((3, 256, 256), 40, np.uint8)
+    for y, x in ((20, 30), (100, 90), (200, 30)):
+        pixels[:, y : y + 16, x : x + 24] = 230
+    path = os.path.join(tempfile.mkdtemp(prefix="geotile-"), "example.tif")
+    with rasterio.open(
+        path, "w", driver="GTiff", width=256, height=256, count=3, dtype="uint8", crs=CRS,
+        transform=_transform(), tiled=True, blockxsize=64, blockysize=64,
+    ) as file:  # fmt: skip
+        file.write(pixels)
+    return path
+
+
+def _transform() -> Affine:
+    return Affine.translation(*_ORIGIN) @ Affine.scale(PIXEL_M, -PIXEL_M)
+
+
+def _noise(size: int, cell: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Smooth noise in 0..1, features about `cell` pixels across."""
+    n = size // cell + 3
+    grid = rng.random((n, n), dtype=np.float32)
+    at = np.arange(size, dtype=np.float32) / cell
+    i, t = at.astype(int), at % 1
+    t = (t * t * (3 - 2 * t)).astype(np.float32)
+    rows = grid[i] * (1 - t)[:, None] + grid[i + 1] * t[:, None]
+    smooth: NDArray[np.float32] = rows[:, i] * (1 - t) + rows[:, i + 1] * t
+    return smooth
+
+
+def _ground(size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Paint water, shore, fields and roads; return pixels (3, y, x) and where water is."""
+    height = _noise(size, max(size // 4, 8), rng) + 0.35 * _noise(size, max(size // 14, 8), rng)
+    height += 0.9 * np.linspace(-0.5, 0.5, size, dtype=np.float32)  # land rises to the right
+    water, shore = height < 0.6, (height >= 0.6) & (height < 0.625)
+    fields = np.floor(5 * _noise(size, 160, rng)) / 5
+    grain = _noise(size, 3, rng) * 16 + _noise(size, 24, rng) * 14
+    colours = np.array([[86, 104, 62], [46, 52, 26]], np.float32)
+    pixels = np.empty((3, size, size), np.uint8)
+    yards = _yards(size)
+    for band in range(3):
+        land = colours[0, band] + colours[1, band] * (fields - 0.5) + grain
+        land[yards] = 104 + grain[yards] * 0.5
+        sea = (18, 58, 88)[band] + 26 * np.clip(height, 0, 1) + grain * 0.5
+        land = np.where(shore, (148, 138, 108)[band] + grain * 0.6, land)
+        pixels[band] = np.clip(np.where(water, sea, land), 0, 160)
+    return pixels, water
+
+
+def _yards(size: int) -> NDArray[np.bool_]:
+    """Roads along a grid, with a yard to park on beside every other crossing."""
+    at = np.arange(size)
+    road = (at % 384) < 26
+    yard = ((at % 768) >= 26) & ((at % 768) < 190)
+    return (road[:, None] | road[None, :]) | (yard[:, None] & yard[None, :])
+
+
+def _place_objects(
+    pixels: NDArray[np.uint8], water: NDArray[np.bool_], objects: int, rng: np.random.Generator
+) -> Iterator[tuple[str, Any]]:
+    size, free = pixels.shape[1], np.ones(pixels.shape[1:], bool)
+    for number in range(objects):
+        label = str(rng.choice(list(KINDS), p=[0.6, 0.2, 0.2]))
+        lengths, widths, colours = KINDS[label]
+        length, width = rng.integers(*lengths, endpoint=True), rng.integers(*widths, endpoint=True)
+        colour = colours[rng.integers(len(colours))]
+        for _ in range(40):
+            x, y = rng.uniform(0, size, 2)
+            if number % 3 == 0 and size > 512:  # across a border
+                x = 512 * rng.integers(1, size // 512) + rng.uniform(-6, 6)
+            shape = _rectangle(x, y, length, width, rng.uniform(0, np.pi))
+            if _fits(shape, label == "ship", water, free):
+                _paint(pixels, free, shape, colour)
+                yield label, shape
+                break
+
+
+def _rectangle(x: float, y: float, length: float, width: float, angle: float) -> Any:
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [length / 2, width / 2]
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return shapely.Polygon(corners @ turn + [x, y])
+
+
+def _fits(shape: Any, afloat: bool, water: NDArray[np.bool_], free: NDArray[np.bool_]) -> bool:
+    x0, y0, x1, y1 = (int(v) for v in shape.buffer(5).bounds)
+    if x0 < 0 or y0 < 0 or x1 >= water.shape[1] or y1 >= water.shape[0]:
+        return False
+    area = slice(y0, y1 + 1), slice(x0, x1 + 1)
+    return bool(free[area].all() and (water[area] == afloat).all())
+
+
+def _paint(pixels: NDArray[np.uint8], free: NDArray[np.bool_], shape: Any, colour: tuple[int, int, int]) -> None:
+    x0, y0, x1, y1 = (int(v) for v in shape.buffer(3).bounds)
+    ys, xs = np.mgrid[y0 : y1 + 1, x0 : x1 + 1] + 0.5
+    inside = shapely.contains_xy(shape, xs, ys)
+    shadow = shapely.contains_xy(shapely.affinity.translate(shape, 2, 2), xs, ys) & ~inside
+    area = slice(y0, y1 + 1), slice(x0, x1 + 1)
+    free[area] = False
+    for band in range(3):
+        patch = pixels[band][area]
+        patch[shadow] = patch[shadow] // 2
+        patch[inside] = colour[band]
+
+
+def _write_cog(path: Path, pixels: NDArray[np.uint8]) -> Path:
+    profile: dict[str, Any] = {
+        "count": 3, "height": pixels.shape[1], "width": pixels.shape[2], "dtype": "uint8", "crs": CRS,
+        "transform": _transform(), "photometric": "RGB",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "plain.tif"
+        with rasterio.open(plain, "w", driver="GTiff", tiled=True, **profile) as file:
+            file.write(pixels)
+        copy_file(
+            plain, path, driver="COG", compress="DEFLATE", predictor="YES", blocksize=512,
+            overview_resampling=Resampling.average.name,
+        )  # fmt: skip
+    return path

@@ -1,0 +1,43 @@
+"""What the tests share: real files, a real server, arrays with known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared imagery is not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def write_tiff(tmp_path):
+    """Write a GeoTIFF of given pixels; keyword arguments go to rasterio."""
+
+    def write(pixels: np.ndarray, name: str = "image.tif", **profile) -> str:
+        bands, height, width = pixels.shape
+        profile = {
+            "driver": "GTiff", "crs": "EPSG:32631", "transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000),
+            "tiled": True, "blockxsize": 64, "blockysize": 64,
+        } | profile  # fmt: skip
+        path = str(tmp_path / name)
+        with rasterio.open(path, "w", count=bands, height=height, width=width, dtype=pixels.dtype, **profile) as file:
+            file.write(pixels)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    """(3, 300, 420) uint8 noise."""
+    return np.random.default_rng(0).integers(0, 256, (3, 300, 420), np.uint8)

@@ -1,0 +1,32 @@
+"""Oracles, and a model whose answer depends on every pixel of the tile."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from geotile.nms import overlap
+
+
+def flat_nms(boxes, scores, labels, threshold, metric="iou", class_agnostic=False) -> list[int]:
+    """Greedy NMS by definition: all pairs, no index. Rank: score, label, box, position."""
+    order = sorted(range(len(boxes)), key=lambda i: (-scores[i], labels[i], *boxes[i], i))
+    kept: list[int] = []
+    for i in order:
+        rivals = [k for k in kept if class_agnostic or labels[k] == labels[i]]
+        if not any(overlap(boxes[i][None], boxes[k][None], metric)[0] > threshold for k in rivals):
+            kept.append(i)
+    return kept
+
+
+def crowd(tile: np.ndarray):
+    """Dense pseudo-random boxes, a pure function of the tile's pixels; scores and labels tie often."""
+    seed = int.from_bytes(hashlib.sha256(np.ascontiguousarray(tile)).digest()[:8], "little")
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 12))
+    height, width = tile.shape[1:]
+    corner = rng.uniform(-4, [width, height], (n, 2)).round()
+    boxes = np.hstack([corner, corner + rng.integers(0, 24, (n, 2))])
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], 0)
+    return boxes, rng.integers(1, 5, n) / 4, [["a", "b"][k] for k in rng.integers(0, 2, n)]

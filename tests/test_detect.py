@@ -1,0 +1,283 @@
+"""`detect` against flat NMS over all tiles, on every scheduler."""
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from geopandas.testing import assert_geodataframe_equal
+from helpers import crowd, flat_nms
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import geotile
+from geotile.georef import Georeference
+from geotile.map_tiles import RegionPixels, overlapped
+
+BOX = ["xmin", "ymin", "xmax", "ymax"]
+
+
+def rows(table):
+    """All that identifies a row, exactly."""
+    return [
+        (*row[BOX].tolist(), row.score, row.label, row.image_geometry.wkb) for _, row in table.iterrows()
+    ]
+
+
+def expected(every, threshold, metric, agnostic):
+    """Flat NMS over the detections of all tiles."""
+    kept = flat_nms(every[BOX].to_numpy(), every["score"].to_numpy(), every["label"].tolist(), threshold, metric, agnostic)
+    return every.iloc[kept]
+
+
+@st.composite
+def jobs(draw):
+    shape = draw(st.tuples(st.integers(20, 150), st.integers(20, 150)))
+    tile = draw(st.integers(16, 60))
+    return {
+        "image": xr.DataArray(
+            np.random.default_rng(draw(st.integers(0, 2**32))).integers(0, 256, (1, *shape), np.uint8),
+            dims=("band", "y", "x"),
+        ),
+        "tile_size": tile,
+        "overlap": draw(st.integers(0, tile // 2)),
+        "iou_threshold": draw(st.sampled_from([0.0, 0.2, 0.5, 1.0])),
+        "overlap_metric": draw(st.sampled_from(["iou", "ios"])),
+        "class_agnostic": draw(st.booleans()),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(jobs(), st.tuples(st.integers(10, 80), st.integers(10, 80)), st.sampled_from(["synchronous", "threads"]))
+def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
+    image = job.pop("image")
+    cut = image.chunk({"y": region[0], "x": region[1]})
+    with dask.config.set(scheduler=scheduler):
+        every = geotile.detect(image, crowd, region_size=10_000, **(job | {"merge": None}))
+        merged = geotile.detect(cut, crowd, region_size=region, **job)
+    want = expected(every, job["iou_threshold"], job["overlap_metric"], job["class_agnostic"])
+    assert rows(merged) == rows(want)
+    assert merged.attrs["report"].detections_before == len(every)
+
+
+def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
+    from distributed import Client, LocalCluster
+
+    path = write_tiff(noise)
+    job = {"tile_size": 64, "overlap": 24, "iou_threshold": 0.2}
+    with dask.config.set(scheduler="synchronous"):
+        alone = geotile.detect(path, crowd, region_size=10_000, **job)
+    assert alone.attrs["report"].regions == 1
+    with dask.config.set(scheduler="processes", num_workers=2):
+        pooled = geotile.detect(path, crowd, region_size=128, **job)
+    assert pooled.attrs["report"].regions > 4
+    seen = []
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with Client(cluster):
+            spread = geotile.detect(path, crowd, region_size=192, progress=lambda *done: seen.append(done), **job)
+            computed = geotile.detect(geotile.open_image(path) + np.uint8(0), crowd, region_size=128, **job)
+    for other in (pooled, spread, computed):
+        other.attrs = alone.attrs
+        assert_geodataframe_equal(alone, other)
+    assert seen[0] == (0, alone.attrs["report"].tiles)
+
+
+@pytest.mark.parametrize("region", [64, 100, 128, 1000])
+def test_two_sources_of_the_halo_are_equal(write_tiff, noise, region):
+    path = write_tiff(noise)
+    image = geotile.open_image(path)
+    work = geotile.plan(path, tile_size=50, overlap=20, region_size=region)
+    computed = image.copy(data=image.data + np.uint8(0))
+
+    def blocks(array) -> list[RegionPixels]:
+        return [block.pixels for block in dask.compute(*overlapped(array, work.grid).to_delayed().ravel())]
+
+    by_window, by_overlap = blocks(image), blocks(computed)
+    assert len(by_window) == work.regions
+    for a, b, (r, c) in zip(by_window, by_overlap, np.ndindex(work.grid.regions_yx), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, noise[:, *work.grid.read_window(r, c).slices])
+
+
+def test_the_model_sees_every_tile_as_rasterio_reads_it(write_tiff, noise):
+    import rasterio
+
+    path, seen = write_tiff(noise), []
+
+    def remember(tile):
+        seen.append(tile.copy())
+        return [], []
+
+    geotile.detect(path, remember, tile_size=(80, 64), overlap=(10, 16), region_size=128)
+    grid = geotile.plan(path, tile_size=(80, 64), overlap=(10, 16)).grid
+    with rasterio.open(path) as file:
+        want = {file.read(window=rasterio.windows.Window.from_slices(*w.slices)).tobytes() for _, w in grid.tiles()}
+    assert {tile.tobytes() for tile in seen} == want
+    assert len(seen) == grid.n_tiles
+
+
+def test_no_block_is_read_by_two_regions_but_the_halos(write_tiff):
+    image = np.zeros((1, 1024, 1024), np.uint8)
+    grid = geotile.plan(write_tiff(image), tile_size=128, overlap=32, region_size=256).grid
+    reads = np.zeros((16, 16), int)
+    for r, c in np.ndindex(grid.regions_yx):
+        w = grid.region_window(r, c)
+        reads[w.y0 // 64 : -(-w.y1 // 64), w.x0 // 64 : -(-w.x1 // 64)] += 1
+    assert (reads == 1).all()
+
+
+def test_world_coordinates_of_a_rotated_image(write_tiff):
+    from affine import Affine
+
+    transform = Affine.translation(500_000, 4_000_000) @ Affine.rotation(30) @ Affine.scale(2, -3)
+    path = write_tiff(np.zeros((1, 90, 120), np.uint8), transform=transform)
+    found = geotile.detect(path, lambda tile: ([[10, 20, 30, 50]], [1.0]), tile_size=200, overlap=10)
+    ring = [transform @ xy for xy in [(30, 20), (30, 50), (10, 50), (10, 20)]]
+    assert found.crs == "EPSG:32631"
+    np.testing.assert_allclose(np.array(found.geometry[0].exterior.coords)[:4], ring)
+    part = geotile.open_image(path)[:, 20:, 10:]
+    shifted = geotile.detect(part, lambda tile: ([[0, 0, 20, 30]], [1.0]), tile_size=200, overlap=10)
+    np.testing.assert_allclose(shifted.total_bounds, found.total_bounds)
+
+
+def test_crs_against_pyproj(write_tiff):
+    import pyproj
+
+    path = write_tiff(np.zeros((1, 64, 64), np.uint8))
+    found = geotile.detect(path, lambda tile: ([[0, 0, 64, 64]], [1.0]), crs="EPSG:4326")
+    x, y = pyproj.Transformer.from_crs("EPSG:32631", "EPSG:4326", always_xy=True).transform(500_000, 5_000_000)
+    assert found.crs == "EPSG:4326"
+    assert found.total_bounds[[0, 3]] == pytest.approx([x, y], abs=1e-12)
+
+
+def test_an_array_without_georeference_answers_in_pixels():
+    image = xr.DataArray(np.zeros((40, 50, 3), np.uint8), dims=("y", "x", "band"))
+    found = geotile.detect(image, lambda tile: ([[1, 2, 3, 4]], [0.5], ["a"]))
+    assert found.crs is None
+    assert found.total_bounds.tolist() == [1, 2, 3, 4]
+    with pytest.raises(geotile.ArgumentError, match="has no CRS"):
+        geotile.detect(image, lambda tile: ([], []), crs="EPSG:4326")
+
+
+def test_columns_and_their_types(write_tiff, noise):
+    found = geotile.detect(write_tiff(noise), crowd, tile_size=64, overlap=16)
+    assert list(found) == ["score", "label", "classes", *BOX, "image_geometry", "properties", "geometry"]
+    assert {str(found[c].dtype) for c in ("score", *BOX)} == {"float64"}
+    assert found["classes"][0] == [{"iri": found["label"][0], "score": found["score"][0]}]
+    assert found["score"].is_monotonic_decreasing
+    empty = geotile.detect(write_tiff(noise), lambda tile: ([], []), tile_size=64, overlap=16)
+    assert list(empty) == list(found)
+    assert len(empty) == 0
+    assert empty.crs == found.crs
+
+
+def test_merging_looks_at_the_clipped_box_and_the_user_gets_the_whole():
+    image = xr.DataArray(np.zeros((1, 40, 50), np.uint8), dims=("band", "y", "x"))
+    found = geotile.detect(image, lambda tile: ([[-5, -5, 60, 20]], [0.5]))
+    assert found[BOX].to_numpy().tolist() == [[0, 0, 50, 20]]
+    assert found.geometry[0].bounds == (-5, -5, 60, 20)
+
+
+def test_a_failed_tile_is_recorded_and_the_others_stay(noise):
+    image = xr.DataArray(noise, dims=("band", "y", "x"))
+    broken = noise[:, :64, :64].tobytes()
+
+    def model(tile):
+        if tile.tobytes() == broken:
+            raise RuntimeError("no luck")
+        return crowd(tile)
+
+    with pytest.warns(UserWarning, match=r"1 of \d+ tiles failed \(status PARTIAL\)"):
+        found = geotile.detect(image, model, tile_size=64, overlap=16, region_size=128)
+    report = found.attrs["report"]
+    assert report.status == "PARTIAL"
+    assert report.failures == [
+        {"tile": 0, "window": [0, 64, 0, 64], "reason": "the model raised RuntimeError: no luck"}
+    ]
+    with pytest.raises(geotile.TileError, match=r"tile 0 \(rows 0:64, columns 0:64\) failed: .* no luck"):
+        geotile.detect(image, model, tile_size=64, overlap=16, errors="raise")
+
+
+def test_all_tiles_failed_is_a_failed_run(noise):
+    image = xr.DataArray(noise, dims=("band", "y", "x"))
+    with pytest.warns(UserWarning, match="FAILED"):
+        found = geotile.detect(image, lambda tile: None, tile_size=128, overlap=16)
+    assert found.attrs["report"].status == "FAILED"
+    assert len(found) == 0
+
+
+def test_a_box_far_outside_fails_its_tile_alone(noise):
+    image = xr.DataArray(noise, dims=("band", "y", "x"))
+    with pytest.warns(UserWarning, match="lies outside the tile of 128 x 128"):
+        geotile.detect(image, lambda tile: ([[1e6, 0, 2e6, 5]], [1.0]), tile_size=128, overlap=16)
+
+
+def test_blocks_that_do_not_decode_fail_their_tiles_alone(write_tiff, noise):
+    path = write_tiff(noise, compress="deflate", blockxsize=64, blockysize=64)
+    whole = geotile.detect(path, crowd, tile_size=64, overlap=16, merge=None)
+    import rasterio
+
+    with rasterio.open(path) as file:
+        offset = int(file.get_tag_item("BLOCK_OFFSET_2_1", "TIFF", bidx=1))
+    with open(path, "r+b") as raw:
+        raw.seek(offset)
+        raw.write(b"\xff" * 64)
+    with pytest.warns(UserWarning, match="PARTIAL"):
+        found = geotile.detect(path, crowd, tile_size=64, overlap=16, merge=None)
+    lost = found.attrs["report"].failures
+    assert 0 < len(lost) < 10
+    for failure in lost:
+        y0, y1, x0, x1 = failure.window
+        assert y0 < 128 < y1 + 64
+        assert x0 < 192
+        assert x1 > 128
+    kept = {tuple(r) for r in rows(found)}
+    assert kept < {tuple(r) for r in rows(whole)}
+
+
+def test_a_short_axis_gives_one_short_tile_or_a_padded_one(noise):
+    image = xr.DataArray(noise[:, :40, :50], dims=("band", "y", "x"))
+    shapes = []
+    geotile.detect(image, lambda t: (shapes.append(t.shape), ([], []))[1], tile_size=64, overlap=8)
+    geotile.detect(image, lambda t: (shapes.append(t.shape), ([], []))[1], tile_size=64, overlap=8, pad=True)
+    assert shapes == [(3, 40, 50), (3, 64, 64)]
+
+
+def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("a pixel was read")
+
+    path = write_tiff(noise)
+    monkeypatch.setattr(geotile.raster.Source, "read", never)
+    image = geotile.open_image(path)
+    work = geotile.plan(image, tile_size=64, overlap=16, region_size=128)
+    work.to_geodataframe(), repr(work), work._repr_html_()  # noqa: B018
+    from geotile.map_tiles import overlapped
+
+    overlapped(image, work.grid)
+    assert work.encoder.georeference != Georeference(None, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"score_threshold": 1.5}, "score_threshold=1.5"),
+        ({"iou_threshold": -0.1}, "iou_threshold=-0.1"),
+        ({"overlap_metric": "giou"}, "giou"),
+        ({"merge": "wbf"}, "merge='wbf'"),
+        ({"errors": "ignore"}, "errors='ignore'"),
+        ({"concurrency": 0}, "concurrency=0"),
+        ({"tile_size": 64, "overlap": 64}, "smaller than tile_size"),
+        ({"tile_size": 10.5}, "whole number"),
+        ({"region_size": "big"}, "region_size='big'"),
+        ({"tile_format": "BMP"}, "tile_format='BMP'"),
+        ({"crs": "EPSG:0"}, "crs='EPSG:0'"),
+        ({"progress": 3}, "progress=3"),
+        ({"retries": 3}, "apply to a url"),
+    ],
+)
+def test_bad_arguments_are_named_before_the_model_is_asked(write_tiff, noise, options, said):
+    def never(tile):
+        raise AssertionError("the model was asked")
+
+    with pytest.raises(geotile.ArgumentError, match=said):
+        geotile.detect(write_tiff(noise), never, **options)
