@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -16,12 +15,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from geotile.errors import ArgumentError
 from geotile.georef import Georeference
 from geotile.grid import Window
+from geotile.quiet import unplaced
 
 TileFormat = Literal["GTIFF", "NITF", "PNG", "JPEG", "NPY"]
 CONTENT_TYPES = {
@@ -111,15 +110,15 @@ class Encoder:
 
 def _gdal(pixels: NDArray[Any], driver: str) -> bytes:
     bands, height, width = pixels.shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with MemoryFile() as memory:
-            with memory.open(
-                driver=driver, count=bands, height=height, width=width, dtype=pixels.dtype.name,
-                **_OPTIONS.get(driver, {}),
-            ) as file:
-                file.write(pixels)
-            return bytes(memory.getbuffer())
+    options = _OPTIONS.get(driver, {})
+    with MemoryFile() as memory:
+        with unplaced():
+            file = memory.open(
+                driver=driver, count=bands, height=height, width=width, dtype=pixels.dtype.name, **options
+            )
+        with file:
+            file.write(pixels)
+        return bytes(memory.getbuffer())
 
 
 _SHORT, _LONG, _DOUBLE, _ASCII = 3, 4, 12, 2

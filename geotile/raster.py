@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +16,17 @@ import dask.array as da
 import numpy as np
 import rasterio
 import rasterio.windows
-import rioxarray
+import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
+from affine import Affine
 from dask.base import tokenize
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
+from rioxarray.rioxarray import affine_to_coords
 
 from geotile.errors import ImageOpenError, ImageReadError
 from geotile.grid import Pair, TileGrid, Window
+from geotile.quiet import unplaced
 from geotile.regions import plan_grid
 
 GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block again, so a larger cache earns nothing
@@ -112,7 +114,7 @@ def open_image(
     (('band', 'y', 'x'), (3, 256, 256))
     """
     name = str(os.fspath(uri))
-    source, template = _header(name)
+    source, place = _header(name)
     regions = _chunks(source, chunks)
     data = da.map_blocks(
         _read_chunk,
@@ -124,9 +126,10 @@ def open_image(
         name=f"open-image-{tokenize(source, regions)}",
     )
     data.dask.layers[data.name].collection_annotations["geotile_source"] = source
-    image = template.copy(data=data)
-    image.name, image.encoding = None, {"source": redact(name)}
-    return image if georeference else _in_pixels(image)
+    image = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": np.arange(1, source.shape[0] + 1)})
+    image = _placed(image, place if georeference else _Place())
+    image.encoding = {"source": name}
+    return image
 
 
 def source_of(image: xr.DataArray) -> Source | None:
@@ -150,32 +153,56 @@ def redact(text: str) -> str:
     return re.sub(r"([?&][\w.%-]+=)[^&\s'\")]+", r"\1***", text)
 
 
-def _header(uri: str) -> tuple[Source, xr.DataArray]:
-    """Read the header: the source, and an image without pixels that has its coordinates."""
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """What a header says of where the image lies, and of its nodata."""
+
+    transform: Affine | None = None
+    crs: Any = None
+    gcps: tuple[list[Any], Any] = ((), None)  # type: ignore[assignment]  # rasterio gives a list
+    by_rpc: bool = False
+    nodata: float | None = None
+
+
+def _header(uri: str) -> tuple[Source, _Place]:
+    """Read the header."""
     _must_be_readable(uri)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(uri) as file:
-                _must_be_usable(uri, file)
-                source = Source(
-                    uri=uri, shape=(file.count, file.height, file.width), dtype=file.dtypes[0],
-                    block_yx=file.block_shapes[0], version=_version(uri),
-                )
-                placed, tilted = not file.transform.is_identity, not file.transform.is_rectilinear
-                by_rpc = file.rpcs is not None and not placed
-            template = rioxarray.open_rasterio(uri, parse_coordinates=not tilted and placed)
-        except (RasterioError, OSError) as error:
-            raise ImageOpenError(f"cannot open {redact(uri)} as an image: {redact(str(error))}") from None
-    if not isinstance(template, xr.DataArray):
-        raise ImageOpenError(f"{redact(uri)} holds several images; open one of its subdatasets")
-    if tilted or not placed:
-        template = template.assign_coords(
-            {d: (d, np.arange(n) + 0.5, {"units": "pixel"}) for d, n in zip("yx", template.shape[1:], strict=True)}
-        )
-    if by_rpc:
-        template.coords["spatial_ref"].attrs["rpc"] = "yes"
-    return source, template
+    try:
+        with unplaced():
+            file = rasterio.open(uri)
+        with file:
+            _must_be_usable(uri, file)
+            source = Source(
+                uri=uri, shape=(file.count, file.height, file.width), dtype=file.dtypes[0],
+                block_yx=file.block_shapes[0], version=_version(uri),
+            )  # fmt: skip
+            placed = not file.transform.is_identity
+            return source, _Place(
+                transform=file.transform if placed else None, crs=file.crs, gcps=file.gcps,
+                by_rpc=file.rpcs is not None and not placed, nodata=file.nodata,
+            )  # fmt: skip
+    except (RasterioError, OSError) as error:
+        raise ImageOpenError(f"cannot open {redact(uri)} as an image: {redact(str(error))}") from None
+
+
+def _placed(image: xr.DataArray, place: _Place) -> xr.DataArray:
+    """Write the place under ``.rio``; y and x count pixels where an axis has no coordinate of its own."""
+    height, width = image.shape[1:]
+    if place.nodata is not None:
+        image = image.rio.write_nodata(place.nodata)
+    if place.crs is not None:
+        image = image.rio.write_crs(place.crs)
+    if place.transform is not None:
+        image = image.rio.write_transform(place.transform)
+    elif place.gcps[0]:
+        image = image.rio.write_gcps(*place.gcps)
+    elif place.by_rpc:
+        image = image.assign_coords(spatial_ref=xr.Variable((), 0, {"rpc": "yes"}))
+    if place.transform is not None and place.transform.is_rectilinear:
+        return image.assign_coords(affine_to_coords(place.transform, width, height))
+    return image.assign_coords(
+        {d: (d, np.arange(n) + 0.5, {"units": "pixel"}) for d, n in (("y", height), ("x", width))}
+    )
 
 
 def _must_be_readable(uri: str) -> None:
@@ -223,13 +250,6 @@ def _read_chunk(source: Source, regions: tuple[tuple[int, ...], ...], block_id: 
     return source.read(grid.region_window(row, column))
 
 
-def _in_pixels(image: xr.DataArray) -> xr.DataArray:
-    plain = image.drop_vars([name for name in image.coords if name not in image.dims])
-    return plain.assign_coords(
-        {d: (d, np.arange(plain.sizes[d]) + 0.5, {"units": "pixel"}) for d in ("y", "x")}
-    )
-
-
 def _version(uri: str) -> str:
     """Name the state of a local file; anything else counts as new each time it is opened."""
     path = Path(uri)
@@ -247,8 +267,7 @@ def _dataset(source: Source) -> rasterio.DatasetReader:
     if source not in files:
         if len(files) >= _OPEN_FILES:
             files.popitem(last=False)[1].close()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with unplaced():
             files[source] = rasterio.open(source.uri)
     files.move_to_end(source)
     return files[source]

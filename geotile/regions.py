@@ -13,7 +13,8 @@ from geotile.errors import ArgumentError
 from geotile.grid import Pair, TileGrid, as_pair, region_chunks
 from geotile.scheduler import threads
 
-_REGIONS_PER_THREAD = 4  # so that one slow region does not leave the other threads idle
+_REGIONS_PER_THREAD = 2  # at least, so that one slow region does not leave the other threads idle
+_MOST_BYTES = 32 * 2**20  # larger regions were no faster, and a worker holds one a thread
 
 
 def plan_grid(
@@ -37,8 +38,8 @@ def plan_grid(
     tile_size, overlap : int or tuple of int
         In pixels, or (y, x).
     region_size : "auto", int or tuple of int
-        In pixels, or (y, x); "auto" goes by bytes: Dask's ``array.chunk-size``, less where a
-        thread would get fewer than a few regions.
+        In pixels, or (y, x); "auto" goes by bytes: 32 MiB, less where Dask's ``array.chunk-size``
+        is less or a thread would get fewer than two regions.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def plan_grid(
 def _auto(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Pair:
     """Height and width of a region in pixels: near square, of the wanted area, no less than a block."""
     (height, width), (tile_y, tile_x) = grid.shape_yx, (axis.tile for axis in grid.axes)
-    limit = parse_bytes(dask.config.get("array.chunk-size"))
+    limit = min(_MOST_BYTES, parse_bytes(dask.config.get("array.chunk-size")))
     share = height * width * pixel_bytes // (_REGIONS_PER_THREAD * threads())
     area = max(1, min(limit, share) // pixel_bytes)
     side = int(area**0.5)

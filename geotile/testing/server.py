@@ -6,7 +6,6 @@ import io
 import json
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -14,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from geotile.decode import decode_object
 from geotile.detections import Detections
+from geotile.quiet import unplaced
 
 Model = Callable[[NDArray[Any]], Any]
 
@@ -82,9 +81,10 @@ def decode_tile(body: bytes) -> NDArray[Any]:
     """Decode a tile of any of geotile's formats, (band, y, x)."""
     if body.startswith(b"\x93NUMPY"):
         return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with MemoryFile(body) as memory, memory.open() as file:
+    with MemoryFile(body) as memory:
+        with unplaced():
+            file = memory.open()
+        with file:
             return np.asarray(file.read())
 
 

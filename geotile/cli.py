@@ -1,0 +1,186 @@
+"""The command line: ``geotile detect``, ``geotile plan``, ``geotile demo``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import geotile
+from geotile.encode import TileFormat as _TileFormat
+from geotile.nms import OverlapMetric as _OverlapMetric
+from geotile.report import Report
+
+TileFormat = StrEnum("TileFormat", {name: name for name in get_args(_TileFormat)})
+Metric = StrEnum("Metric", {name: name for name in get_args(_OverlapMetric)})
+
+app = typer.Typer(
+    help="Run object-detection models over overhead images of any size.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_out, _err = Console(), Console(stderr=True)
+
+TileSize = Annotated[int, typer.Option(help="Side of a tile in pixels: what the model sees.")]
+Overlap = Annotated[int, typer.Option(help="Least strip that neighbouring tiles share, in pixels.")]
+RegionSize = Annotated[
+    int | None, typer.Option(help="Side of a region (one task) in pixels, rounded to the file's blocks. Default: chosen.")
+]
+Format = Annotated[TileFormat, typer.Option(help="How tiles are encoded for a url. JPEG is lossy.")]
+
+
+@app.command()
+def detect(
+    image: Annotated[str, typer.Argument(help="Path or uri of the image: anything GDAL reads.")],
+    endpoint: Annotated[str, typer.Argument(help="http(s) url that speaks the OSML model contract.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Where to write: .geojson, .geojsonl, .parquet, .fgb or .gpkg.")
+    ],
+    tile_size: TileSize = 1024,
+    overlap: Overlap = 128,
+    region_size: RegionSize = None,
+    tile_format: Format = TileFormat["GTIFF"],
+    score_threshold: Annotated[float, typer.Option(help="Leave out detections below this score.")] = 0.0,
+    iou_threshold: Annotated[float, typer.Option(help="Detections that overlap by more are one.")] = 0.5,
+    overlap_metric: Annotated[Metric, typer.Option(help="Over the union, or over the smaller area.")] = Metric["iou"],
+    class_agnostic: Annotated[bool, typer.Option(help="Merge across labels.")] = False,
+    merge: Annotated[bool, typer.Option(help="Merge the duplicates of overlapping tiles.")] = True,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 32,
+    crs: Annotated[str | None, typer.Option(help="CRS of the answer, e.g. EPSG:4326. Default: the image's.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(help="'Name: value', sent with every request; may be given again.")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler. Default: threads here.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
+    stop_on_error: Annotated[bool, typer.Option(help="Stop at the first tile that fails.")] = False,
+) -> None:
+    """Run the model behind ENDPOINT over IMAGE and write what it finds.
+
+    Exit status: 0 all tiles answered, 1 the run could not be made or every tile failed, 2 wrong
+    usage, 3 some tiles failed (they are listed).
+    """
+    headers = dict(_header(each) for each in header or [])
+    with _client(scheduler):
+        report = geotile.detect_to(
+            image, endpoint, output, overwrite=overwrite, tile_size=tile_size, overlap=overlap,
+            region_size=region_size or "auto", tile_format=tile_format.value, score_threshold=score_threshold,
+            merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric.value,
+            class_agnostic=class_agnostic, concurrency=concurrency, crs=crs, progress=_err.is_terminal,
+            errors="raise" if stop_on_error else "record", **({"headers": headers} if headers else {}),
+        )  # fmt: skip
+    _show(_report_rows(report) | {"output": output})
+    for failure in report.failures[:20]:
+        _err.print(f"tile {failure.tile} {failure.window}: {failure.reason}", style="red", markup=False)
+    if len(report.failures) > 20:
+        _err.print(f"... and {len(report.failures) - 20} more tiles", style="red")
+    raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
+
+
+@app.command()
+def plan(
+    image: Annotated[str, typer.Argument(help="Path or uri of the image.")],
+    tile_size: TileSize = 1024,
+    overlap: Overlap = 128,
+    region_size: RegionSize = None,
+    tile_format: Format = TileFormat["GTIFF"],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also draw the grid, to a .png or .svg.")] = None,
+) -> None:
+    """Say what a run over IMAGE would do, without reading a pixel."""
+    work = geotile.plan(
+        image, tile_size=tile_size, overlap=overlap, region_size=region_size or "auto", tile_format=tile_format.value
+    )  # fmt: skip
+    _out.print(repr(work), markup=False, highlight=False)
+    if output is not None:
+        figure: Any = work.plot().figure
+        figure.savefig(output, dpi=120)
+
+
+@app.command()
+def demo(
+    image: Annotated[str | None, typer.Argument(help="An image of your own. Default: a painted scene.")] = None,
+    model: Annotated[str | None, typer.Option(help="ONNX model for it: YOLOX, NanoDet or FastestDet.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the results go.")] = Path("geotile-demo"),
+    size: Annotated[int, typer.Option(help="Side of the painted scene in pixels.", min=512)] = 4096,
+    tile_size: Annotated[int | None, typer.Option(help="In pixels. Default: 512, or 256 for your own image.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="In pixels. Default: 128, or 64 for your own image.")] = None,
+) -> None:
+    """Show the main job: paint a scene, serve a model on 127.0.0.1, detect, draw.
+
+    Leaves detections.geojson, detections.parquet and detections.png.
+    """
+    from geotile.demo import run_demo
+
+    began = time.perf_counter()
+    with _err.status("detecting") if _err.is_terminal else _err:
+        result = run_demo(folder, image, model, size=size, tile_size=tile_size, overlap=overlap)
+    rows = _report_rows(result.report)
+    if result.precision is not None and result.recall is not None:
+        rows |= {"precision": f"{result.precision:.3f}", "recall": f"{result.recall:.3f}"}
+    rows["seconds in all"] = f"{time.perf_counter() - began:.1f}"
+    _show(rows)
+    for path in result.files:
+        typer.echo(path)
+
+
+def main() -> None:
+    """Run the command line; errors of geotile are one line, not a traceback."""
+    try:
+        app()
+    except geotile.GeotileError as error:
+        _err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _report_rows(report: Report) -> dict[str, str]:
+    return {
+        "status": report.status,
+        "tiles": f"{report.tiles:,}",
+        "regions": f"{report.regions:,}",
+        "requests": f"{report.requests:,} ({report.retries:,} retries)",
+        "failed tiles": f"{len(report.failures):,}",
+        "detections before merging": f"{report.detections_before:,}",
+        "detections after merging": f"{report.detections_after:,}",
+        "seconds": f"{report.seconds:.2f}",
+    }
+
+
+def _show(rows: dict[str, str]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(name, value)
+    _out.print(table)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise typer.BadParameter("a header reads 'Name: value'", param_hint="--header")
+    return name.strip(), value.strip()
+
+
+def _client(address: str | None) -> Any:
+    """Return the active client for a scheduler's address, or a block that does nothing."""
+    from contextlib import nullcontext
+
+    if address is None:
+        return nullcontext()
+    from distributed import Client
+
+    try:
+        return Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise geotile.ArgumentError(f"no Dask scheduler at {address}: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The OSML contract, old words and new; and whatever else comes back."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from geotile import ResponseError
+from geotile.decode import decode_bytes, decode_object
+from geotile.detections import Detections
+
+
+def collection(*properties, **extra):
+    features = [{"type": "Feature", "geometry": None, "properties": each, **extra} for each in properties]
+    return json.dumps({"type": "FeatureCollection", "features": features}).encode()
+
+
+def one(properties, **extra):
+    found = decode_bytes(collection(properties, **extra))
+    assert len(found) == 1
+    return found
+
+
+def test_todays_words():
+    sent = {
+        "imageGeometry": {"type": "Polygon", "coordinates": [[[0, 0], [10, 2], [10, 12], [0, 12], [0, 0]]]},
+        "imageBBox": [0, 0, 10, 12],
+        "featureClasses": [{"iri": "airliner", "score": 0.75}, {"iri": "aircraft", "score": 0.90}],
+        "modelMetadata": {"modelName": "m"},
+    }
+    found = one(sent, id="a1")
+    assert found.boxes.tolist() == [[0, 0, 10, 12]]
+    assert (found.labels[0], found.scores[0]) == ("aircraft", 0.9)
+    assert found.classes[0] == sent["featureClasses"]
+    assert found.geometries[0].geom_type == "Polygon"
+    assert found.properties[0] == {"modelMetadata": {"modelName": "m"}, "id": "a1"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "box", "kind"),
+    [
+        ({"bounds_imcoords": [1, 2, 3, 4]}, [1, 2, 3, 4], None),
+        ({"geom_imcoords": [[0, 0], [4, 0], [4, 3], [0, 0]]}, [0, 0, 4, 3], "Polygon"),
+        ({"detection": {"type": "Polygon", "pixelCoordinates": [[0, 0], [4, 0], [4, 3], [0, 0]]}}, [0, 0, 4, 3], "Polygon"),
+        ({"detection": {"type": "Polygon", "pixelCoordinates": [[[0, 0], [4, 0], [4, 3], [0, 0]]]}}, [0, 0, 4, 3], "Polygon"),
+        ({"detection": {"type": "Point", "pixelCoordinates": [4, 3]}}, [4, 3, 4, 3], "Point"),
+        ({"imageGeometry": {"type": "Point", "coordinates": [4, 3]}}, [4, 3, 4, 3], "Point"),
+        ({"imageGeometry": {"type": "LineString", "coordinates": [[0, 1], [4, 1]]}}, [0, 1, 4, 1], "LineString"),
+        ({"imageGeometry": {"type": "MultiPoint", "coordinates": [[0, 1], [4, 1]]}}, [0, 1, 4, 1], "MultiPoint"),
+    ],
+)  # fmt: skip
+def test_geometry_in_all_words(sent, box, kind):
+    found = one(sent)
+    assert found.boxes.tolist() == [box]
+    assert getattr(found.geometries[0], "geom_type", None) == kind
+
+
+def test_a_dummy_point_beside_a_box_stays_a_property():
+    found = one({"imageGeometry": {"type": "Point", "coordinates": [0.0, 0.0]}, "imageBBox": [1, 2, 3, 4]})
+    assert found.geometries[0] is None
+    placed = found.placed(3, 100, 200, 64, 64)
+    assert placed.boxes.tolist() == [[101, 202, 103, 204]]
+    assert placed.properties[0]["imageGeometry"]["coordinates"] == [100, 200]
+    assert placed.tiles.tolist() == [3]
+
+
+def test_classes_in_old_words():
+    assert one({"imageBBox": [0, 0, 1, 1], "feature_types": {"a": 0.2, "b": 0.7}}).labels[0] == "b"
+    assert one({"imageBBox": [0, 0, 1, 1], "detection_score": 0.4}).scores[0] == 0.4
+    assert one({"imageBBox": [0, 0, 1, 1]}).scores[0] == 1.0
+
+
+def test_an_empty_answer_is_a_good_one():
+    assert len(decode_bytes(b'{"type": "FeatureCollection", "features": []}')) == 0
+
+
+BAD = [
+    b"", b"\xff\xfe", b"not json", b"<html>Bad Gateway</html>", b"[]", b"null", b"5", b"[" * 100_000,
+    b'{"type": "FeatureCollection"}', b'{"type": "FeatureCollection", "features": {}}',
+    b'{"type": "FeatureCollection", "features": [null]}', b'{"type": "FeatureCollection", "features": [{"type": "Feature"}]}',
+    collection({}), collection({"imageBBox": [0, 0, 1]}), collection({"imageBBox": [5, 0, 1, 1]}),
+    collection({"imageBBox": [0, 0, True, 1]}), collection({"imageBBox": "0011"}),
+    b'{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"imageBBox": [0, 0, NaN, 1]}}]}',
+    b'{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"imageBBox": [0, 0, 1e999, 1]}}]}',
+    collection({"imageBBox": [0, 0, 10**400, 1]}), collection({"imageGeometry": {"type": "Polygon", "coordinates": []}}),
+    collection({"imageGeometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}}),
+    collection({"imageGeometry": {"type": "Blob"}}), collection({"imageGeometry": 7}),
+    collection({"imageBBox": [0, 0, 1, 1], "featureClasses": [{"score": 1}]}),
+    collection({"imageBBox": [0, 0, 1, 1], "featureClasses": [{"iri": 5, "score": 1}]}),
+    collection({"imageBBox": [0, 0, 1, 1], "featureClasses": [{"iri": "a", "score": "high"}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BAD)
+def test_bad_answers_are_response_errors_with_an_excerpt(body):
+    with pytest.raises(ResponseError) as caught:
+        decode_bytes(body)
+    assert len(str(caught.value)) < 600
+
+
+jsons = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["type", "features", "properties", "imageBBox", "imageGeometry", "coordinates", "featureClasses",
+                         "iri", "score", "detection", "pixelCoordinates", "geom_imcoords", "feature_types"]), inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(jsons)
+@example({"imageGeometry": {"type": "Point", "coordinates": ["a", {}]}})
+def test_any_feature_gives_detections_or_a_response_error(properties):
+    answer = {"type": "FeatureCollection", "features": [{"type": "Feature", "properties": properties}]}
+    try:
+        found = decode_bytes(json.dumps(answer).encode())
+    except ResponseError:
+        return
+    assert np.isfinite(found.boxes).all()
+    assert np.isfinite(found.scores).all()
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_detections_or_a_response_error(body):
+    try:
+        assert isinstance(decode_bytes(body), Detections)
+    except ResponseError:
+        pass
+
+
+def test_what_callables_return():
+    assert decode_object(([[0, 0, 1, 1]], [0.5])).labels.tolist() == [""]
+    assert decode_object(([], [])).boxes.shape == (0, 4)
+    assert decode_object((np.empty((0, 4)), np.empty(0), [])).boxes.shape == (0, 4)
+    assert decode_object(([[0, 0, 1, 1]], [0.5], np.array([3]))).labels.tolist() == ["3"]
+    sv = SimpleNamespace(xyxy=np.array([[0, 0, 1, 1.0]]), confidence=np.array([0.3]), class_id=np.array([7]), data={})
+    assert decode_object(sv).labels.tolist() == ["7"]
+    sv.data = {"class_name": np.array(["ship"])}
+    assert decode_object(sv).labels.tolist() == ["ship"]
+    assert decode_object({"type": "FeatureCollection", "features": []}).scores.tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "returned NoneType"),
+        (([[0, 0, 1, 1]], [0.5, 0.6]), "boxes of shape"),
+        (([[0, 0, 1]], [0.5]), "boxes of shape"),
+        (([[0, 0, "x", 1]], [0.5]), "no numbers"),
+        (([[3, 0, 1, 1]], [0.5]), "ends before it starts"),
+        (([[0, 0, np.inf, 1]], [0.5]), "not finite"),
+        (([[0, 0, 1, 1]], [0.5], ["a", "b"]), "2 labels for 1 boxes"),
+    ],
+)
+def test_what_callables_must_not_return(answer, said):
+    with pytest.raises(ResponseError, match=said):
+        decode_object(answer)

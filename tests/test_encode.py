@@ -1,0 +1,82 @@
+"""Tiles read back by GDAL: the same pixels, at the same place."""
+
+import numpy as np
+import pytest
+from affine import Affine
+from rasterio.io import MemoryFile
+
+from geotile import ArgumentError
+from geotile.encode import Encoder
+from geotile.georef import Georeference, wkt_of
+from geotile.grid import Window
+from geotile.testing.server import decode_tile
+
+PLACE = Georeference(Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000), wkt_of("EPSG:32631"))
+ROTATED = Georeference(Affine.translation(7, 8) @ Affine.rotation(20) @ Affine.scale(2, -3), wkt_of("EPSG:3857"))
+WINDOW = Window(100, 140, 60, 130)
+
+
+def pixels(dtype, bands=3):
+    values = np.random.default_rng(0).uniform(0, 250, (bands, 40, 70))
+    return np.asarray(np.asfortranarray(values.astype(dtype)))  # not contiguous, as a cut tile is not
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64", ">u2"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 8])
+def test_gtiff_by_hand_reads_back_as_gdal_reads_its_own(dtype, bands):
+    tile = pixels(dtype, bands)
+    body = Encoder("GTIFF", PLACE, 0.0).encode(tile, WINDOW)
+    with MemoryFile(body) as memory, memory.open() as file:
+        np.testing.assert_array_equal(file.read(), tile)
+        assert file.driver == "GTiff"
+        assert file.transform == Affine(0.5, 0, 500_030, 0, -0.5, 4_999_950)
+        assert file.crs == "EPSG:32631"
+        assert file.nodata == 0
+        assert file.dtypes[0] == np.dtype(dtype).newbyteorder("=").name
+
+
+@pytest.mark.parametrize("place", [ROTATED, Georeference(None, None), Georeference(PLACE.transform, None)])
+def test_gtiff_places(place):
+    body = Encoder("GTIFF", place).encode(pixels("uint8"), WINDOW)
+    with MemoryFile(body) as memory, memory.open() as file:
+        want = Affine.identity() if place.transform is None else place.transform @ Affine.translation(60, 100)
+        assert file.transform.almost_equals(want)
+        assert (file.crs is None) == (place.crs is None)
+
+
+def test_gtiff_gives_a_model_what_gdals_writer_gives():
+    from PIL import Image
+
+    tile = pixels("uint8")
+    body = Encoder("GTIFF", PLACE).encode(tile, WINDOW)
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", width=70, height=40, count=3, dtype="uint8", photometric="RGB",
+            crs=PLACE.crs, transform=PLACE.transform @ Affine.translation(60, 100),
+        ) as file:  # fmt: skip
+            file.write(tile)
+        with memory.open() as theirs, MemoryFile(body) as mine, mine.open() as ours:
+            assert ours.profile == theirs.profile
+            assert ours.colorinterp == theirs.colorinterp
+            np.testing.assert_array_equal(ours.read(), theirs.read())
+    import io
+
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(Image.open(io.BytesIO(body))), -1, 0), tile)
+
+
+@pytest.mark.parametrize(("name", "dtype", "bands"), [("NITF", "uint16", 5), ("PNG", "uint16", 1), ("PNG", "uint8", 4), ("NPY", "float32", 2)])
+def test_the_other_lossless_formats(name, dtype, bands):
+    encoder = Encoder(name, PLACE)
+    encoder.check(dtype, bands)
+    np.testing.assert_array_equal(decode_tile(encoder.encode(pixels(dtype, bands), WINDOW)), pixels(dtype, bands))
+
+
+def test_jpeg_is_close():
+    ramp = np.broadcast_to(np.linspace(0, 200, 70).astype(np.uint8), (3, 40, 70))
+    assert np.abs(decode_tile(Encoder("JPEG").encode(ramp, WINDOW)).astype(int) - ramp).mean() < 2
+
+
+@pytest.mark.parametrize(("name", "dtype", "bands"), [("JPEG", "uint16", 3), ("PNG", "uint8", 8), ("NITF", "int8", 1), ("GTIFF", "complex64", 1), ("GTIFF", "bool", 1)])
+def test_a_format_that_cannot_hold_the_image_says_so(name, dtype, bands):
+    with pytest.raises(ArgumentError, match=f"{name}.*{dtype}"):
+        Encoder(name).check(dtype, bands)

@@ -1,0 +1,247 @@
+"""The contract over real HTTP, with a server that misbehaves."""
+
+import pickle
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import xarray as xr
+from helpers import crowd
+
+import geotile
+from geotile import ArgumentError, EndpointError, EndpointUnreachable, HttpEndpoint, ResponseError
+from geotile.testing import ModelServer
+
+GOOD = b'{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"imageBBox": [1, 2, 3, 4]}}]}'
+
+
+@contextmanager
+def serving(*script, ping=200):
+    """Answer the n-th POST with the n-th entry, the last one for ever: (status, headers, body) or a function."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.reply(ping if self.path == "/ping" else 405, {}, b"")
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            seen.append((dict(self.headers), body, time.monotonic()))
+            entry = script[min(len(seen), len(script)) - 1]
+            if callable(entry):
+                entry(self)
+            else:
+                self.reply(*entry)
+
+        def reply(self, status, headers, body):
+            self.send_response(status)
+            for name, value in ({"Content-Length": str(len(body))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/invocations", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def broken_off(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(GOOD[:20])
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def slow(handler):
+    time.sleep(1.5)
+    handler.reply(200, {}, GOOD)
+
+
+def ask(url, **options):
+    return HttpEndpoint(url, **({"backoff_s": 0.01} | options)).invoke(b"tile", "image/tiff")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [(429, {"Retry-After": "0"}, b""), (502, {}, b""), (503, {}, b"busy"), (504, {}, b""), broken_off, slow],
+)
+def test_what_may_pass_is_tried_again(first):
+    with serving(first, (200, {}, GOOD)) as (url, seen):
+        answer = ask(url, timeout_s=(5, 1))
+    assert answer.attempts == len(seen) == 2
+    assert answer.found.boxes.tolist() == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "said"),
+    [
+        ((500, {}, b"boom"), EndpointError, "HTTP 500: boom"),
+        ((400, {}, b"no"), EndpointError, "HTTP 400: no"),
+        ((413, {}, b"too large"), EndpointError, "HTTP 413"),
+        ((408, {}, b""), EndpointError, "HTTP 408"),
+        ((200, {}, b"<html>a proxy's page"), ResponseError, "not JSON.*<html>a proxy"),
+        ((200, {}, b'{"type": "FeatureCollection"}'), ResponseError, "no list of features"),
+        ((302, {"Location": "http://elsewhere.example/"}, b""), EndpointError, "HTTP 302"),
+    ],
+)
+def test_what_will_not_pass_is_not(reply, error, said):
+    with serving(reply) as (url, seen), pytest.raises(error, match=said) as caught:
+        ask(url)
+    assert len(seen) == caught.value.attempts == 1
+
+
+def test_retries_end_and_are_counted():
+    with serving((503, {}, b"busy")) as (url, seen), pytest.raises(EndpointError, match="HTTP 503: busy") as caught:
+        ask(url, retries=3)
+    assert len(seen) == caught.value.attempts == 4
+
+
+def test_retry_after_is_honoured():
+    with serving((429, {"Retry-After": "1"}, b""), (200, {}, GOOD)) as (url, seen):
+        ask(url)
+    assert seen[1][2] - seen[0][2] >= 1
+
+
+def test_a_body_without_end_is_cut_off():
+    with serving((200, {}, b" " * 200_000 + GOOD)) as (url, _), pytest.raises(ResponseError, match="max_response_bytes"):
+        ask(url, max_response_bytes=100_000)
+
+
+def test_headers_params_and_auth_arrive():
+    with serving((200, {}, GOOD)) as (url, seen):
+        ask(
+            url.replace("127.0.0.1", "me:s%40cret@127.0.0.1"), headers={"X-Key": "k"},
+            params={"CustomAttributes": "a=1", "TargetModel": "m"},
+        )  # fmt: skip
+    sent, body, _ = seen[0]
+    assert sent["Authorization"] == "Basic bWU6c0BjcmV0"
+    assert (sent["X-Key"], sent["X-Amzn-SageMaker-Custom-Attributes"], sent["TargetModel"]) == ("k", "a=1", "m")
+    assert (sent["Content-Type"], body) == ("image/tiff", b"tile")
+
+
+def test_connections_are_kept():
+    peers = set()
+
+    def note(handler):
+        peers.add(handler.client_address)
+        handler.reply(200, {}, GOOD)
+
+    with serving(note) as (url, _):
+        endpoint = HttpEndpoint(url)
+        for _ in range(5):
+            pickle.loads(pickle.dumps(endpoint)).invoke(b"tile", "image/tiff")
+    assert len(peers) == 1
+
+
+def test_no_secret_shows():
+    url = "http://me:hunter2@127.0.0.1:9/invocations?token=s3cr3t"
+    endpoint = HttpEndpoint(url, retries=0, headers={"Authorization": "Bearer t0ps"})
+    with pytest.raises(EndpointUnreachable) as ping:
+        endpoint.ready()
+    with pytest.raises(EndpointUnreachable) as post:
+        endpoint.invoke(b"", "image/tiff")
+    shown = f"{endpoint!r} {endpoint} {ping.value!r} {post.value!r}"
+    assert "refused" in shown
+    for secret in ("hunter2", "s3cr3t", "t0ps"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("url", ["htp://host/x", "http://", "http:///x", "http://host:99999/x", "/invocations", "http://host:x/"])
+def test_a_wrong_url_is_named(url):
+    with pytest.raises(ArgumentError, match="is no http"):
+        HttpEndpoint(url)
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(ArgumentError, match="timeout"):
+        HttpEndpoint("http://host/x", timeout=3)
+
+
+def test_an_endpoint_that_is_not_there_is_found_out_before_the_run():
+    image = xr.DataArray(np.zeros((1, 64, 64), np.uint8), dims=("band", "y", "x"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(EndpointUnreachable, match="connection refused"):
+        geotile.detect(image, f"http://127.0.0.1:{port}/invocations")
+    with pytest.raises(EndpointUnreachable, match="host name is unknown"):
+        geotile.detect(image, "http://no-such-host.invalid/invocations")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        with pytest.raises(EndpointError, match="check the url"):
+            geotile.detect(image, f"http://127.0.0.1:{server.server_port}/wrong")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_over_http_as_in_process(write_tiff, noise):
+    path, job = write_tiff(noise), {"tile_size": 64, "overlap": 16, "region_size": 128}
+    local = geotile.detect(path, crowd, **job)
+    for tile_format in ("GTIFF", "NITF", "PNG", "NPY"):
+        with ModelServer(crowd) as server:
+            found = geotile.detect(path, server.url, tile_format=tile_format, **job)
+            report = found.attrs["report"]
+            assert report.requests == server.requests == report.tiles
+        box = ["xmin", "ymin", "xmax", "ymax", "score", "label"]
+        assert found[box].equals(local[box])
+
+
+def test_each_bad_answer_fails_its_tile_alone(noise):
+    image = xr.DataArray(noise, dims=("band", "y", "x"))
+    script = [
+        (500, {}, b"boom"), (200, {}, b"text"), (200, {}, b'{"type": "FeatureCollection"}'), (408, {}, b""),
+        (413, {}, b""), (200, {}, b'{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"imageBBox": [0, 0, NaN, 1]}}]}'),
+        (200, {}, GOOD.replace(b"[1, 2, 3, 4]", b"[5, 2, 3, 4]")), (200, {}, GOOD.replace(b"[1, 2, 3, 4]", b"[9000, 0, 9010, 9]")),
+        (503, {}, b""), (200, {}, GOOD),
+    ]  # fmt: skip
+    with serving(*script) as (url, seen), pytest.warns(UserWarning, match="8 of 54 tiles failed"):
+        found = geotile.detect(image, url, tile_size=64, overlap=16, concurrency=1, merge=None, backoff_s=0.01)
+    report = found.attrs["report"]
+    assert (report.tiles, report.requests, report.retries, report.status) == (54, 55, 1, "PARTIAL")
+    assert len(report.failures) == 8
+    assert len(found) == 54 - 8
+    assert len(seen) == 55
+
+
+def test_no_more_requests_in_flight_than_asked_for(noise):
+    image = xr.DataArray(noise, dims=("band", "y", "x")).chunk(y=64, x=64)
+    flying, most, lock = 0, 0, threading.Lock()
+
+    def model(tile):
+        nonlocal flying, most
+        with lock:
+            flying += 1
+            most = max(most, flying)
+        time.sleep(0.01)
+        with lock:
+            flying -= 1
+        return [], []
+
+    with ModelServer(model) as server:
+        geotile.detect(image, server.url, tile_size=32, overlap=0, concurrency=5, region_size=64)
+    assert most == 5

@@ -1,0 +1,132 @@
+"""Opening: lazily, as rasterio reads, and clear about what cannot be opened."""
+
+import os
+import pickle
+
+import dask
+import numpy as np
+import pytest
+import rasterio
+
+import geotile
+from geotile import GeoreferenceError, ImageOpenError, open_image
+
+
+def test_an_image_is_what_rasterio_says(write_tiff, noise):
+    path = write_tiff(noise, nodata=7)
+    image = open_image(path, chunks={"y": 128, "x": 200})
+    assert image.dims == ("band", "y", "x")
+    assert image.dtype == np.uint8
+    assert image.chunks == ((3,), (128, 128, 44), (192, 192, 36))  # on block edges
+    with rasterio.open(path) as file:
+        assert image.rio.crs == file.crs
+        assert image.rio.transform() == file.transform
+        assert image.rio.nodata == 7
+    np.testing.assert_array_equal(image.compute(), noise)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(image))[:, 5:90, 3:300], noise[:, 5:90, 3:300])
+
+
+def test_the_same_file_has_the_same_name_and_a_changed_one_has_not(write_tiff, noise):
+    path = write_tiff(noise)
+    first = open_image(path)
+    assert first.data.name == open_image(path).data.name
+    assert (first.compute() == noise).all()
+    write_tiff(noise // 2)
+    assert first.data.name != open_image(path).data.name
+    np.testing.assert_array_equal(open_image(path), noise // 2)
+
+
+def test_a_striped_file_gets_wide_low_regions(write_tiff):
+    with dask.config.set({"array.chunk-size": "64 KiB"}):
+        path = write_tiff(np.zeros((1, 1024, 512), np.uint8), tiled=False, blockxsize=512, blockysize=4)
+        rows, columns = open_image(path).chunks[1:]
+    assert columns == (512,)
+    assert max(rows) * 512 <= 65_536
+    assert all(row % 4 == 0 for row in rows)
+
+
+def test_missing_denied_empty_and_no_image(tmp_path):
+    with pytest.raises(ImageOpenError, match="no such image"):
+        open_image(tmp_path / "none.tif")
+    (tmp_path / "empty.tif").write_bytes(b"")
+    with pytest.raises(ImageOpenError, match="empty"):
+        open_image(tmp_path / "empty.tif")
+    (tmp_path / "text.tif").write_text("no image at all")
+    with pytest.raises(ImageOpenError, match="cannot open"):
+        open_image(tmp_path / "text.tif")
+    with pytest.raises(ImageOpenError, match="cannot open"):
+        open_image(tmp_path)
+    if os.geteuid() != 0:
+        (tmp_path / "text.tif").chmod(0)
+        with pytest.raises(ImageOpenError, match="permission"):
+            open_image(tmp_path / "text.tif")
+
+
+def test_a_truncated_file_lists_the_tiles_it_lost(write_tiff, noise):
+    path = write_tiff(noise, compress="deflate")
+    os.truncate(path, os.path.getsize(path) * 2 // 3)
+    with pytest.warns(UserWarning, match="cannot read rows"):
+        found = geotile.detect(path, lambda tile: ([[0, 0, 5, 5]], [1.0]), tile_size=64, overlap=0, merge=None)
+    report = found.attrs["report"]
+    assert report.status == "PARTIAL"
+    assert len(found) == report.tiles - len(report.failures)
+
+
+def test_complex_numbers_and_no_bands(shared):
+    with pytest.raises(ImageOpenError, match="complex"):
+        open_image(shared / "formats" / "gdal_cint_sar.tif")
+    with pytest.raises(ImageOpenError, match="no bands"):
+        open_image(shared / "formats" / "gdal_U_0006A.NTF")
+
+
+@pytest.mark.parametrize("name", ["RGB.byte.gcp.vrt", "RGB.byte.rpc.vrt", "odcgeo_au-gcp.tif"])
+def test_gcps_and_rpcs_are_refused_clearly_and_pixels_work(shared, name):
+    path = shared / "formats" / name
+    with pytest.raises(GeoreferenceError, match="georeference=False"):
+        geotile.plan(path)
+    image = open_image(path, georeference=False)
+    found = geotile.detect(image, lambda tile: ([[0, 0, 5, 5]], [1.0]), merge=None)
+    assert found.crs is None
+    assert found.total_bounds[:2].tolist() == [0, 0]
+
+
+def _can_be_read(path) -> bool:
+    try:
+        with rasterio.open(path) as file:
+            return file.count > 0 and "complex" not in file.dtypes[0] and file.read() is not None
+    except rasterio.errors.RasterioError:
+        return False
+
+
+def test_every_format_reads_as_rasterio_reads_it(shared):
+    read = 0
+    for path in sorted((shared / "formats").iterdir()) + sorted((shared / "imagery").iterdir()):
+        if path.suffix.lower() in (".imd", ".rpb", ".xml", ".csv", ".json", ".geojson", ".msk") or not _can_be_read(path):
+            continue
+        with rasterio.open(path) as file:
+            want = file.read()
+        image = open_image(path, georeference=False)
+        np.testing.assert_array_equal(image.compute(), want, err_msg=path.name)
+        read += 1
+    assert read > 40
+
+
+def test_corrupt_files_end_cleanly(shared):
+    """A clear error on opening, listed failed tiles, or plain reading; never worse than rasterio."""
+    outcomes = {}
+    for path in sorted((shared / "corrupt").iterdir()):
+        if path.name in ("gdal_huge4GB.tif", "gdal_many_blocks_truncated.tif"):
+            continue  # what they claim is too large for the time that this suite has
+        try:
+            image = open_image(path, georeference=False)
+        except ImageOpenError:
+            outcomes[path.name] = "refused"
+            continue
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = geotile.detect(image, lambda tile: ([], []), tile_size=2048, overlap=0)
+        outcomes[path.name] = found.attrs["report"].status
+        assert (outcomes[path.name] == "SUCCESS") == _can_be_read(path), path.name
+    assert sum(outcome == "refused" for outcome in outcomes.values()) == 5

@@ -1,0 +1,143 @@
+"""Outputs: whole or not at all, read back by other readers."""
+
+import json
+
+import geopandas as gpd
+import numpy as np
+import pyarrow.parquet
+import pytest
+import xarray as xr
+from helpers import crowd
+
+import geotile
+from geotile import OutputError
+
+JOB = {"tile_size": 64, "overlap": 16}
+
+
+@pytest.fixture
+def detections(write_tiff, noise):
+    return geotile.detect(write_tiff(noise), crowd, **JOB)
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".geojsonl", ".parquet", ".fgb", ".gpkg"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_every_format_reads_back(detections, tmp_path, suffix, empty):
+    rows = detections.iloc[:0] if empty else detections
+    path = tmp_path / f"out{suffix}"
+    geotile.write(rows, path)
+    if suffix == ".geojsonl":
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(lines) == len(rows)
+        return
+    back = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
+    assert len(back) == len(rows)
+    if empty:
+        return
+    if suffix != ".geojson":
+        assert back.crs == rows.crs
+    want = rows.to_crs(back.crs)
+    order = np.argsort(back["score"].to_numpy(), kind="stable")
+    want_order = np.argsort(want["score"].to_numpy(), kind="stable")
+    if suffix != ".fgb":  # which sorts rows by place
+        offset = back.geometry.iloc[order].reset_index(drop=True).distance(want.geometry.iloc[want_order].reset_index(drop=True))
+        assert offset.max() < 1e-6
+    assert sorted(back["label"]) == sorted(rows["label"])
+
+
+def test_geojson_is_rfc_7946_with_osmls_properties(detections, tmp_path):
+    geotile.write(detections, tmp_path / "out.geojson")
+    collection = json.loads((tmp_path / "out.geojson").read_text())
+    assert set(collection) == {"type", "features"}  # no crs member
+    feature = collection["features"][0]
+    ring = np.array(feature["geometry"]["coordinates"][0])
+    assert ((ring >= [2.9, 45.0]) & (ring <= [3.1, 45.3])).all()
+    x, y = ring.T
+    assert (x[:-1] * y[1:] - x[1:] * y[:-1]).sum() > 0  # counterclockwise
+    assert set(feature["properties"]) >= {"imageGeometry", "imageBBox", "featureClasses", "label", "score"}
+    assert feature["properties"]["imageBBox"] == detections[["xmin", "ymin", "xmax", "ymax"]].iloc[0].tolist()
+    assert len(feature["bbox"]) == 4
+
+
+def test_parquet_is_geoparquet_1_1_with_a_bbox_column(detections, tmp_path):
+    geotile.write(detections, tmp_path / "out.parquet")
+    schema = pyarrow.parquet.read_schema(tmp_path / "out.parquet")
+    meta = json.loads(schema.metadata[b"geo"])
+    assert meta["version"] == "1.1.0"
+    assert "bbox" in schema.names
+    assert meta["columns"]["geometry"]["covering"]["bbox"]
+    assert gpd.read_parquet(tmp_path / "out.parquet").attrs["report"]["status"] == "SUCCESS"
+
+
+def test_geopandas_own_writers_take_the_result(detections, tmp_path):
+    detections.to_parquet(tmp_path / "own.parquet")
+    assert len(gpd.read_parquet(tmp_path / "own.parquet")) == len(detections)
+
+
+def test_an_image_without_a_place_gives_features_without_one(tmp_path):
+    image = xr.DataArray(np.zeros((1, 40, 50), np.uint8), dims=("band", "y", "x"))
+    report = geotile.detect_to(image, lambda tile: ([[1, 2, 3, 4]], [0.5]), tmp_path / "out.geojson")
+    feature = json.loads((tmp_path / "out.geojson").read_text())["features"][0]
+    assert feature["geometry"] is None
+    assert feature["properties"]["imageBBox"] == [1, 2, 3, 4]
+    assert report.detections_after == 1
+
+
+def test_an_output_is_checked_before_the_model_is_asked(write_tiff, noise, tmp_path):
+    def never(tile):
+        raise AssertionError("the model was asked")
+
+    path = write_tiff(noise)
+    (tmp_path / "there.parquet").write_text("mine")
+    for name, said in {
+        "out.shp": "must end in one of", "there.parquet": "overwrite=True", "none/out.parquet": "no folder",
+        ".": "must end", "memory://../x/there.txt": "must end",
+    }.items():  # fmt: skip
+        with pytest.raises(OutputError, match=said):
+            geotile.detect_to(path, never, name if "://" in name else tmp_path / name, **JOB)
+    with pytest.raises(OutputError, match="cannot write"):
+        geotile.detect_to(path, never, "/proc/out.parquet", **JOB)
+    assert (tmp_path / "there.parquet").read_text() == "mine"
+    geotile.detect_to(path, crowd, tmp_path / "there.parquet", overwrite=True, **JOB)
+    assert len(gpd.read_parquet(tmp_path / "there.parquet"))
+
+
+def test_a_failed_run_or_write_leaves_nothing(write_tiff, noise, tmp_path, detections):
+    def broken(tile):
+        raise RuntimeError("no")
+
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(geotile.TileError):
+        geotile.detect_to(write_tiff(noise), broken, folder / "a.parquet", errors="raise", **JOB)
+    bad = detections.copy()
+    bad["properties"] = [{"a": float("nan")}] * len(bad)
+    with pytest.raises(ValueError, match="JSON"):
+        geotile.write(bad, folder / "a.geojson")
+    assert list(folder.iterdir()) == []
+
+
+def test_s3(detections, monkeypatch):
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        geotile.write(detections, "s3://bucket/deep/out.parquet")
+        with pytest.raises(OutputError, match="exists"):
+            geotile.write(detections, "s3://bucket/deep/out.parquet")
+        with pytest.raises(OutputError, match="cannot write"):
+            geotile.write(detections, "s3://no-such-bucket/out.parquet")
+        assert len(gpd.read_parquet("s3://bucket/deep/out.parquet")) == len(detections)
+        listed = boto3.client("s3").list_objects_v2(Bucket="bucket")["Contents"]
+        assert [each["Key"] for each in listed] == ["deep/out.parquet"]
+    finally:
+        server.stop()
