@@ -109,7 +109,7 @@ def run_loop(path: str, size: int, url: str | None) -> int:
                     file.write(tile)
                 answer = local.session.post(url, data=memory.read()).json()
             boxes = np.array([f["properties"]["imageBBox"] for f in answer["features"]]).reshape(-1, 4)
-        return boxes + [*at, *at]
+        return boxes + np.tile(at, 2)
 
     with concurrent.futures.ThreadPoolExecutor(2 if url is None else 32) as pool:
         boxes = np.concatenate(list(pool.map(one, windows(size))))
@@ -189,8 +189,6 @@ RUNNERS = {
 
 def child(name: str, path: str, size: int, url: str | None) -> None:
     """Run one contestant and print its time, count and peak memory as JSON."""
-    import geotile  # noqa: F401 - imports are not what is timed
-    import geotile.plotting
 
     if name == "sahi":
         import sahi.predict  # noqa: F401
@@ -339,7 +337,9 @@ def main() -> None:
     args = parser.parse_args()
     import geotile
 
-    print(f"geotile {geotile.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, numpy {np.__version__}")
+    print(
+        f"geotile {geotile.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores, numpy {np.__version__}"
+    )
     if args.which in ("local", "all"):
         local(args.size or 16_384, args.rounds, args.folder)
     if args.which in ("http", "all"):

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import geotile
-from geotile.encode import TileFormat as _TileFormat
-from geotile.nms import OverlapMetric as _OverlapMetric
+from geotile.encode import TileFormat
+from geotile.nms import OverlapMetric
 from geotile.report import Report
-
-TileFormat = StrEnum("TileFormat", {name: name for name in get_args(_TileFormat)})
-Metric = StrEnum("Metric", {name: name for name in get_args(_OverlapMetric)})
 
 app = typer.Typer(
     help="Run object-detection models over overhead images of any size.",
@@ -32,7 +28,8 @@ _out, _err = Console(), Console(stderr=True)
 TileSize = Annotated[int, typer.Option(help="Side of a tile in pixels: what the model sees.")]
 Overlap = Annotated[int, typer.Option(help="Least strip that neighbouring tiles share, in pixels.")]
 RegionSize = Annotated[
-    int | None, typer.Option(help="Side of a region (one task) in pixels, rounded to the file's blocks. Default: chosen.")
+    int | None,
+    typer.Option(help="Side of a region (one task) in pixels, rounded to the file's blocks. Default: chosen."),
 ]
 Format = Annotated[TileFormat, typer.Option(help="How tiles are encoded for a url. JPEG is lossy.")]
 
@@ -47,10 +44,10 @@ def detect(
     tile_size: TileSize = 1024,
     overlap: Overlap = 128,
     region_size: RegionSize = None,
-    tile_format: Format = TileFormat["GTIFF"],
+    tile_format: Format = "GTIFF",
     score_threshold: Annotated[float, typer.Option(help="Leave out detections below this score.")] = 0.0,
     iou_threshold: Annotated[float, typer.Option(help="Detections that overlap by more are one.")] = 0.5,
-    overlap_metric: Annotated[Metric, typer.Option(help="Over the union, or over the smaller area.")] = Metric["iou"],
+    overlap_metric: Annotated[OverlapMetric, typer.Option(help="Over the union, or over the smaller area.")] = "iou",
     class_agnostic: Annotated[bool, typer.Option(help="Merge across labels.")] = False,
     merge: Annotated[bool, typer.Option(help="Merge the duplicates of overlapping tiles.")] = True,
     concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 32,
@@ -71,8 +68,8 @@ def detect(
     with _client(scheduler):
         report = geotile.detect_to(
             image, endpoint, output, overwrite=overwrite, tile_size=tile_size, overlap=overlap,
-            region_size=region_size or "auto", tile_format=tile_format.value, score_threshold=score_threshold,
-            merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric.value,
+            region_size=region_size or "auto", tile_format=tile_format, score_threshold=score_threshold,
+            merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric,
             class_agnostic=class_agnostic, concurrency=concurrency, crs=crs, progress=_err.is_terminal,
             errors="raise" if stop_on_error else "record", **({"headers": headers} if headers else {}),
         )  # fmt: skip
@@ -90,12 +87,14 @@ def plan(
     tile_size: TileSize = 1024,
     overlap: Overlap = 128,
     region_size: RegionSize = None,
-    tile_format: Format = TileFormat["GTIFF"],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also draw the grid, to a .png or .svg.")] = None,
+    tile_format: Format = "GTIFF",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also draw the grid, to a .png or .svg.")
+    ] = None,
 ) -> None:
     """Say what a run over IMAGE would do, without reading a pixel."""
     work = geotile.plan(
-        image, tile_size=tile_size, overlap=overlap, region_size=region_size or "auto", tile_format=tile_format.value
+        image, tile_size=tile_size, overlap=overlap, region_size=region_size or "auto", tile_format=tile_format
     )  # fmt: skip
     _out.print(repr(work), markup=False, highlight=False)
     if output is not None:

@@ -126,9 +126,7 @@ def concat(parts: Iterable[Detections]) -> Detections:
     kept = [part for part in parts if len(part)]
     if not kept:
         return detections(np.empty((0, 4)), np.empty(0))
-    return Detections(
-        **{f.name: np.concatenate([getattr(part, f.name) for part in kept]) for f in fields(Detections)}
-    )
+    return Detections(**{f.name: np.concatenate([getattr(part, f.name) for part in kept]) for f in fields(Detections)})
 
 
 def box_geometries(boxes: NDArray[np.float64]) -> NDArray[np.object_]:
@@ -143,8 +141,7 @@ def box_geometries(boxes: NDArray[np.float64]) -> NDArray[np.object_]:
     flat = (boxes[:, 2:] == boxes[:, :2]).any(axis=1)
     if flat.any():
         shapes[flat] = [
-            shapely.Point(b[:2]) if (b[:2] == b[2:]).all() else shapely.LineString([b[:2], b[2:]])
-            for b in boxes[flat]
+            shapely.Point(b[:2]) if (b[:2] == b[2:]).all() else shapely.LineString([b[:2], b[2:]]) for b in boxes[flat]
         ]
     return shapes
 

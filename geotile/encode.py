@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
 from geotile.errors import ArgumentError
-from geotile.georef import Georeference
+from geotile.georef import NOWHERE, Georeference
 from geotile.grid import Window
 from geotile.quiet import unplaced
 
@@ -54,7 +54,7 @@ class Encoder:
     """
 
     format: TileFormat
-    georeference: Georeference = Georeference(None, None)
+    georeference: Georeference = NOWHERE
     nodata: float | None = None
 
     def check(self, dtype: str, bands: int) -> None:

@@ -55,6 +55,9 @@ class Georeference:
         return placed
 
 
+NOWHERE = Georeference(None, None)
+
+
 def georeference_of(image: xr.DataArray) -> Georeference:
     """Read an image's georeference.
 
@@ -75,10 +78,10 @@ def georeference_of(image: xr.DataArray) -> Georeference:
     if _counts_pixels(image):
         stated = notes.get("GeoTransform")
         if stated is None:
-            return Georeference(None, None)
+            return NOWHERE
         transform = Affine.from_gdal(*map(float, str(stated).split())) @ _pixel_affine(image)
     elif transform.is_identity:
-        return Georeference(None, None)
+        return NOWHERE
     crs = image.rio.crs
     return Georeference(transform, None if crs is None else str(crs.to_wkt()))
 

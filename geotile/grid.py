@@ -164,8 +164,8 @@ class TileGrid:
         Least strip that neighbouring tiles share, in pixels, or (y, x). Smaller than the tile.
     chunks : tuple of tuple of int, optional
         Heights and widths of the regions in pixels, as Dask's ``chunks`` of the two axes. By
-        default the whole image is one region. A region too thin to give its neighbour a halo is
-        joined to the one before it.
+        default the whole image is one region. A region too thin to give its neighbour a halo,
+        or that owns no tile, is joined to the one before it.
 
     Raises
     ------
@@ -175,7 +175,7 @@ class TileGrid:
 
     Examples
     --------
-    >>> grid = TileGrid((1000, 1000), tile_size=512, overlap=64, chunks=((512, 488), (1000,)))
+    >>> grid = TileGrid((1000, 1000), tile_size=512, overlap=64, chunks=((400, 600), (1000,)))
     >>> grid.tiles_yx, grid.regions_yx
     ((3, 3), (2, 1))
     >>> grid.tile_window(2, 1)
@@ -202,16 +202,15 @@ class TileGrid:
         for axis, n in zip(chunks, shape, strict=True):
             if sum(axis) != n:
                 raise ArgumentError(f"chunks={axis} add up to {sum(axis)}, the image has {n} pixels there")
-        joined = tuple(
-            _join_thin(Axis(*args)) for args in zip(shape, tile, overlap, chunks, strict=True)
-        )
+        joined = tuple(_join_thin(Axis(*args)) for args in zip(shape, tile, overlap, chunks, strict=True))
         for field, value in (("shape_yx", shape), ("tile_size", tile), ("overlap", overlap), ("chunks", joined)):
             object.__setattr__(self, field, value)
 
     @cached_property
     def axes(self) -> tuple[Axis, Axis]:
         """The y and the x axis."""
-        assert isinstance(self.tile_size, tuple) and isinstance(self.overlap, tuple)  # normalised
+        assert isinstance(self.tile_size, tuple)  # normalised, as the overlap is
+        assert isinstance(self.overlap, tuple)
         return (
             Axis(self.shape_yx[0], self.tile_size[0], self.overlap[0], self.chunks[0]),
             Axis(self.shape_yx[1], self.tile_size[1], self.overlap[1], self.chunks[1]),
@@ -302,11 +301,13 @@ class TileGrid:
 
 
 def _join_thin(axis: Axis) -> tuple[int, ...]:
-    """Join regions thinner than the depth to their neighbour, until none is left.
+    """Join regions that own no tile, or are thinner than the depth, to their neighbour.
 
-    A halo comes from the next chunk alone, so no chunk may be thinner than it is deep.
+    A halo comes from the next chunk alone, so no chunk may be thinner than it is deep. A region
+    without tiles lies in its neighbour's halo already.
     """
-    chunks = list(axis.chunks)
+    owns = np.diff(axis.first_tile) > 0
+    chunks = [int(n) for n in np.diff([*axis.edges[:-1][owns], axis.length])]
     while len(chunks) > 1:
         depth = Axis(axis.length, axis.tile, axis.overlap, tuple(chunks)).depth
         thin = [i for i, size in enumerate(chunks) if size < depth]
@@ -322,9 +323,7 @@ def _join_thin(axis: Axis) -> tuple[int, ...]:
     return tuple(chunks)
 
 
-def region_chunks(
-    length: int, tile: int, overlap: int, block_edges: NDArray[np.int64], region: int
-) -> tuple[int, ...]:
+def region_chunks(length: int, tile: int, overlap: int, block_edges: NDArray[np.int64], region: int) -> tuple[int, ...]:
     """Cut an axis into regions on block edges, about `region` pixels long.
 
     Of the block edges in the last half of the wanted length the one that tiles reach over least

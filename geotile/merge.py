@@ -66,8 +66,11 @@ class Nms:
         ranked = found.in_order()
         codes = np.zeros(len(ranked), np.int64) if self.class_agnostic else label_codes(ranked.labels.astype(str))
         state = resolve(
-            ranked.boxes, codes, exposed(ranked.boxes, interior),
-            iou_threshold=self.iou_threshold, metric=self.metric,
+            ranked.boxes,
+            codes,
+            exposed(ranked.boxes, interior),
+            iou_threshold=self.iou_threshold,
+            metric=self.metric,
         )
         return ranked.take(state == KEPT), ranked.take(state == OPEN)
 

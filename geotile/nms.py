@@ -91,7 +91,8 @@ def nms(
         iou_threshold=iou_threshold,
         metric=metric,
     )
-    return order[state == KEPT]
+    kept: NDArray[np.int64] = order[state == KEPT]
+    return kept
 
 
 def ranking(
@@ -116,7 +117,8 @@ def ranking(
         (n,) int64 indices.
     """
     keys = (-scores, codes, *boxes.T, *more)
-    return np.lexsort(keys[::-1])
+    order: NDArray[np.int64] = np.lexsort(keys[::-1])
+    return order
 
 
 def label_codes(labels: ArrayLike) -> NDArray[np.int64]:
@@ -124,9 +126,7 @@ def label_codes(labels: ArrayLike) -> NDArray[np.int64]:
     return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)
 
 
-def overlap(
-    a: NDArray[np.float64], b: NDArray[np.float64], metric: OverlapMetric = "iou"
-) -> NDArray[np.float64]:
+def overlap(a: NDArray[np.float64], b: NDArray[np.float64], metric: OverlapMetric = "iou") -> NDArray[np.float64]:
     """Overlap of box pairs.
 
     Parameters
@@ -152,7 +152,8 @@ def overlap(
     area_b = (b[:, 2:] - b[:, :2]).prod(axis=1)
     whole = area_a + area_b - shared if metric == "iou" else np.minimum(area_a, area_b)
     equal = (a == b).all(axis=1)
-    return np.divide(shared, whole, out=equal.astype(np.float64), where=(whole > 0) & ~equal)
+    measure: NDArray[np.float64] = np.divide(shared, whole, out=equal.astype(np.float64), where=(whole > 0) & ~equal)
+    return measure
 
 
 def resolve(
@@ -211,7 +212,7 @@ def _suppressions(
     do not fill the memory with pairs.
     """
     n = len(boxes)
-    diagonals = shapely.linestrings(boxes.reshape(-1, 2, 2))  # their envelopes are the boxes
+    diagonals: Any = shapely.linestrings(boxes.reshape(-1, 2, 2))  # their envelopes are the boxes
     tree = shapely.STRtree(diagonals)
     start, size = 0, min(n, _FIRST_SLICE)
     while start < n:

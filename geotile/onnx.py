@@ -115,12 +115,13 @@ def _prepared(tile: NDArray[Any], size: int, family: Any) -> tuple[Array, NDArra
     scale = np.array([size / width, size / height])
     if family is _yolox:  # keeps the aspect: the rest is grey
         scale = np.full(2, scale.min())
-    fit = tuple(int(v) for v in np.round(np.array([width, height]) * scale))
+    fit = round(width * scale[0]), round(height * scale[1])
     canvas = np.full((size, size, 3), 114, np.float32)
     canvas[: fit[1], : fit[0]] = np.asarray(picture.resize(fit, Image.Resampling.BICUBIC), np.float32)
     bgr = canvas[..., ::-1]
     if family is _nanodet:
-        bgr = (bgr - np.float32([103.53, 116.28, 123.675])) / np.float32([57.375, 57.12, 58.395])
+        mean, deviation = np.array([103.53, 116.28, 123.675]), np.array([57.375, 57.12, 58.395])
+        bgr = ((bgr - mean) / deviation).astype(np.float32)
     elif family is _fastestdet:
         bgr = bgr / np.float32(255)
     return np.ascontiguousarray(np.moveaxis(bgr, -1, 0)[None], np.float32), scale

@@ -13,7 +13,8 @@ import numpy as np
 
 from geotile.detections import Detections, concat
 from geotile.encode import TileFormat
-from geotile.endpoints import Endpoint, endpoint as as_endpoint
+from geotile.endpoints import Endpoint
+from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
 from geotile.grid import Pair, as_int
 from geotile.map_tiles import Node, TileJob, map_tiles
@@ -153,7 +154,9 @@ def detect_to(
 
     Parameters
     ----------
-    image, endpoint
+    image : str, path or xarray.DataArray
+        As for `detect`.
+    endpoint : str, callable or Endpoint
         As for `detect`.
     output : str or path
         A path or any fsspec uri, ending in ``.geojson`` (RFC 7946, OSML's properties),

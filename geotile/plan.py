@@ -132,7 +132,10 @@ class Plan:
         return [
             ("image", self.name),
             ("size", f"{width:,} x {height:,} px, {bands} x {self.image.dtype}"),
-            ("regions", f"{self.regions:,} ({grid.regions_yx[1]} x {grid.regions_yx[0]}), up to {_mb(self.region_bytes)}"),
+            (
+                "regions",
+                f"{self.regions:,} ({grid.regions_yx[1]} x {grid.regions_yx[0]}), up to {_mb(self.region_bytes)}",
+            ),
             ("tiles", f"{self.tiles:,} ({grid.tiles_yx[1]} x {grid.tiles_yx[0]})"),
             ("requests", f"{self.requests:,} of {_mb(self.request_bytes)} ({self.encoder.format})"),
             ("pixels read", f"{self.read_ratio:.2f} x the image"),

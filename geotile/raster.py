@@ -226,9 +226,7 @@ def _must_be_usable(uri: str, file: rasterio.DatasetReader) -> None:
     if len(set(file.dtypes)) > 1:
         raise ImageOpenError(f"{redact(uri)} mixes dtypes {file.dtypes}; convert it to one")
     if "complex" in file.dtypes[0] or "cint" in file.dtypes[0].lower():
-        raise ImageOpenError(
-            f"{redact(uri)} holds complex numbers ({file.dtypes[0]}); give amplitudes, abs(image)"
-        )
+        raise ImageOpenError(f"{redact(uri)} holds complex numbers ({file.dtypes[0]}); give amplitudes, abs(image)")
 
 
 def _chunks(source: Source, chunks: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -239,9 +237,7 @@ def _chunks(source: Source, chunks: Any) -> tuple[tuple[int, ...], tuple[int, ..
         chunks = (chunks.get("y", height), chunks.get("x", width))
     if chunks is None or chunks == -1:
         return (height,), (width,)
-    return plan_grid(
-        source.shape, np.dtype(source.dtype).itemsize, source.block_edges, 1, 0, chunks
-    ).chunks
+    return plan_grid(source.shape, np.dtype(source.dtype).itemsize, source.block_edges, 1, 0, chunks).chunks
 
 
 def _read_chunk(source: Source, regions: tuple[tuple[int, ...], ...], block_id: tuple[int, ...]) -> NDArray[Any]:

@@ -106,7 +106,15 @@ def make_report(
     listed = sorted(failures, key=lambda failure: failure.tile)
     status: Status = "SUCCESS" if not listed else "FAILED" if len(listed) == tiles else "PARTIAL"
     return Report(
-        status=status, image=image, endpoint=endpoint, tiles=tiles, regions=regions,
-        requests=requests, retries=retries, detections_before=before, detections_after=after,
-        seconds=seconds, failures=listed,
+        status=status,
+        image=image,
+        endpoint=endpoint,
+        tiles=tiles,
+        regions=regions,
+        requests=requests,
+        retries=retries,
+        detections_before=before,
+        detections_after=after,
+        seconds=seconds,
+        failures=listed,
     )

@@ -66,7 +66,9 @@ class Output:
         except OutputError:
             raise
         except Exception as error:  # each file system has errors of its own; all mean the same here
-            raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error)) or type(error).__name__}") from None
+            raise OutputError(
+                f"cannot write {redact(self.uri)}: {redact(str(error)) or type(error).__name__}"
+            ) from None
 
     def put(self, fill: Callable[[str], None]) -> None:
         """Write through a temporary file, so that the output is whole or absent.

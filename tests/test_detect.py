@@ -18,14 +18,14 @@ BOX = ["xmin", "ymin", "xmax", "ymax"]
 
 def rows(table):
     """All that identifies a row, exactly."""
-    return [
-        (*row[BOX].tolist(), row.score, row.label, row.image_geometry.wkb) for _, row in table.iterrows()
-    ]
+    return [(*row[BOX].tolist(), row.score, row.label, row.image_geometry.wkb) for _, row in table.iterrows()]
 
 
 def expected(every, threshold, metric, agnostic):
     """Flat NMS over the detections of all tiles."""
-    kept = flat_nms(every[BOX].to_numpy(), every["score"].to_numpy(), every["label"].tolist(), threshold, metric, agnostic)
+    kept = flat_nms(
+        every[BOX].to_numpy(), every["score"].to_numpy(), every["label"].tolist(), threshold, metric, agnostic
+    )
     return every.iloc[kept]
 
 
@@ -71,10 +71,10 @@ def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
         pooled = geotile.detect(path, crowd, region_size=128, **job)
     assert pooled.attrs["report"].regions > 4
     seen = []
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        with Client(cluster):
-            spread = geotile.detect(path, crowd, region_size=192, progress=lambda *done: seen.append(done), **job)
-            computed = geotile.detect(geotile.open_image(path) + np.uint8(0), crowd, region_size=128, **job)
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with LocalCluster(**settings) as cluster, Client(cluster):
+        spread = geotile.detect(path, crowd, region_size=192, progress=lambda *done: seen.append(done), **job)
+        computed = geotile.detect(geotile.open_image(path) + np.uint8(0), crowd, region_size=128, **job)
     for other in (pooled, spread, computed):
         other.attrs = alone.attrs
         assert_geodataframe_equal(alone, other)
@@ -250,7 +250,7 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
     monkeypatch.setattr(geotile.raster.Source, "read", never)
     image = geotile.open_image(path)
     work = geotile.plan(image, tile_size=64, overlap=16, region_size=128)
-    work.to_geodataframe(), repr(work), work._repr_html_()  # noqa: B018
+    work.to_geodataframe(), repr(work), work._repr_html_()
     from geotile.map_tiles import overlapped
 
     overlapped(image, work.grid)

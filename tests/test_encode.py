@@ -64,7 +64,10 @@ def test_gtiff_gives_a_model_what_gdals_writer_gives():
     np.testing.assert_array_equal(np.moveaxis(np.asarray(Image.open(io.BytesIO(body))), -1, 0), tile)
 
 
-@pytest.mark.parametrize(("name", "dtype", "bands"), [("NITF", "uint16", 5), ("PNG", "uint16", 1), ("PNG", "uint8", 4), ("NPY", "float32", 2)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "bands"),
+    [("NITF", "uint16", 5), ("PNG", "uint16", 1), ("PNG", "uint8", 4), ("NPY", "float32", 2)],
+)
 def test_the_other_lossless_formats(name, dtype, bands):
     encoder = Encoder(name, PLACE)
     encoder.check(dtype, bands)
@@ -76,7 +79,10 @@ def test_jpeg_is_close():
     assert np.abs(decode_tile(Encoder("JPEG").encode(ramp, WINDOW)).astype(int) - ramp).mean() < 2
 
 
-@pytest.mark.parametrize(("name", "dtype", "bands"), [("JPEG", "uint16", 3), ("PNG", "uint8", 8), ("NITF", "int8", 1), ("GTIFF", "complex64", 1), ("GTIFF", "bool", 1)])
+@pytest.mark.parametrize(
+    ("name", "dtype", "bands"),
+    [("JPEG", "uint16", 3), ("PNG", "uint8", 8), ("NITF", "int8", 1), ("GTIFF", "complex64", 1), ("GTIFF", "bool", 1)],
+)
 def test_a_format_that_cannot_hold_the_image_says_so(name, dtype, bands):
     with pytest.raises(ArgumentError, match=f"{name}.*{dtype}"):
         Encoder(name).check(dtype, bands)

@@ -118,7 +118,10 @@ def test_retry_after_is_honoured():
 
 
 def test_a_body_without_end_is_cut_off():
-    with serving((200, {}, b" " * 200_000 + GOOD)) as (url, _), pytest.raises(ResponseError, match="max_response_bytes"):
+    with (
+        serving((200, {}, b" " * 200_000 + GOOD)) as (url, _),
+        pytest.raises(ResponseError, match="max_response_bytes"),
+    ):
         ask(url, max_response_bytes=100_000)
 
 
@@ -161,7 +164,9 @@ def test_no_secret_shows():
         assert secret not in shown
 
 
-@pytest.mark.parametrize("url", ["htp://host/x", "http://", "http:///x", "http://host:99999/x", "/invocations", "http://host:x/"])
+@pytest.mark.parametrize(
+    "url", ["htp://host/x", "http://", "http:///x", "http://host:99999/x", "/invocations", "http://host:x/"]
+)
 def test_a_wrong_url_is_named(url):
     with pytest.raises(ArgumentError, match="is no http"):
         HttpEndpoint(url)

@@ -101,7 +101,9 @@ def _can_be_read(path) -> bool:
 def test_every_format_reads_as_rasterio_reads_it(shared):
     read = 0
     for path in sorted((shared / "formats").iterdir()) + sorted((shared / "imagery").iterdir()):
-        if path.suffix.lower() in (".imd", ".rpb", ".xml", ".csv", ".json", ".geojson", ".msk") or not _can_be_read(path):
+        if path.suffix.lower() in (".imd", ".rpb", ".xml", ".csv", ".json", ".geojson", ".msk") or not _can_be_read(
+            path
+        ):
             continue
         with rasterio.open(path) as file:
             want = file.read()

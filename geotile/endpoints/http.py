@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import uuid4
 
 import requests
@@ -101,7 +101,7 @@ class HttpEndpoint:
         self.shown = redact(url)
         auth = self.options.auth
         if parts.username is not None:
-            auth = auth or (requests.utils.unquote(parts.username), requests.utils.unquote(parts.password or ""))
+            auth = auth or (unquote(parts.username), unquote(parts.password or ""))
         self._auth = auth
         self._url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         self._key = uuid4().hex  # one session a process, however often the endpoint is unpickled

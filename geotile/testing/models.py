@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import rasterio.features
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
+
+from geotile.quiet import unplaced
 
 _BRIGHT = 200
 _CUT = 0.5  # score of an object that the tile's border cuts, against a whole one
@@ -74,9 +75,9 @@ def scene_detector(tile: NDArray[Any]) -> dict[str, Any]:
 def _bright_shapes(tile: NDArray[Any]) -> Iterator[Any]:
     mask = (tile.max(axis=0) > _BRIGHT).astype(np.uint8)
     if mask.any():
-        # ^ a transform of its own, since rasterio warns of each array that has none
-        for outline, _ in rasterio.features.shapes(mask, mask.astype(bool), 8, Affine.translation(1, 1)):
-            yield shapely.transform(shapely.geometry.shape(outline), lambda xy: xy - 1)
+        with unplaced():
+            found = list(rasterio.features.shapes(mask, mask.astype(bool), connectivity=8))
+        yield from (shapely.geometry.shape(outline) for outline, _ in found)
 
 
 def _boxes(shapes: list[Any]) -> NDArray[np.float64]:

@@ -172,7 +172,7 @@ def _place_objects(
     for number in range(objects):
         label = str(rng.choice(list(KINDS), p=[0.6, 0.2, 0.2]))
         lengths, widths, colours = KINDS[label]
-        length, width = rng.integers(*lengths, endpoint=True), rng.integers(*widths, endpoint=True)
+        length, width = (float(rng.integers(*span, endpoint=True)) for span in (lengths, widths))
         colour = colours[rng.integers(len(colours))]
         for _ in range(40):
             x, y = rng.uniform(0, size, 2)

@@ -1,0 +1,73 @@
+"""The command line, as a user runs it."""
+
+import subprocess
+import sys
+
+import geopandas as gpd
+import pytest
+from helpers import crowd
+
+import geotile
+from geotile.testing import ModelServer
+
+
+def run(*args, status=0):
+    done = subprocess.run([sys.executable, "-m", "geotile.cli", *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def test_detect_writes_what_the_library_finds(write_tiff, noise, tmp_path):
+    path, out = write_tiff(noise), tmp_path / "out.parquet"
+    with ModelServer(crowd) as server:
+        done = run("detect", path, server.url, "-o", out, "--tile-size", 64, "--overlap", 16, "--score-threshold", 0.3)
+        want = geotile.detect(path, server.url, tile_size=64, overlap=16, score_threshold=0.3)
+        again = run("detect", path, server.url, "-o", out, status=1)
+    found = gpd.read_parquet(out)
+    assert found["xmin"].tolist() == want["xmin"].tolist()
+    assert "SUCCESS" in done.stdout
+    assert done.stderr == ""  # no bar where there is no terminal
+    assert "exists" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, tmp_path):
+    broken = noise[:, :64, :64].tobytes()
+
+    def model(tile):
+        if tile.tobytes() == broken:
+            raise RuntimeError("no luck")
+        return crowd(tile)
+
+    with ModelServer(model) as server:
+        args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "-o")
+        done = run(*args, tmp_path / "out.geojson", status=3)
+        stopped = run(*args, tmp_path / "stopped.geojson", "--stop-on-error", status=1)
+    assert "tile 0 [0, 64, 0, 64]" in done.stderr
+    assert "no luck" in stopped.stderr
+    assert not (tmp_path / "stopped.geojson").exists()
+
+
+def test_plan_prints_and_draws(write_tiff, noise, tmp_path):
+    done = run("plan", write_tiff(noise), "--tile-size", 64, "--overlap", 16, "-o", tmp_path / "plan.png")
+    assert "54 (9 x 6)" in done.stdout
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_help_explains():
+    assert "OSML model contract" in run("detect", "--help").stdout
+    assert {"detect", "plan", "demo"} <= set(run("--help").stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "status"),
+    [
+        (("plan", "none.tif"), "no such image: none.tif", 1),
+        (("detect", "none.tif", "http://127.0.0.1:9/x", "-o", "out.bmp"), "must end in one of", 1),
+        (("detect", "none.tif"), "Missing argument", 2),
+    ],
+)
+def test_errors_are_one_line(args, said, status):
+    done = run(*args, status=status)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

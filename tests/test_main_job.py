@@ -1,0 +1,120 @@
+"""The main job on real input: real pictures, real ONNX models, over real HTTP."""
+
+import json
+
+import geopandas as gpd
+import pytest
+import shapely
+from shapely.geometry import box
+
+import geotile
+from geotile.demo import run_demo
+from geotile.onnx import OnnxDetector
+from geotile.testing import ModelServer, match
+
+
+def over_http(image, model, **options):
+    with ModelServer(model) as server:
+        found = geotile.detect(image, server.url, **options)
+        assert server.requests == found.attrs["report"].tiles
+    return found
+
+
+@pytest.mark.parametrize(("tile_size", "overlap"), [(224, 96), (224, 128), (192, 64)])
+def test_two_airliners_are_two_whatever_the_tiles(shared, tile_size, overlap):
+    model = OnnxDetector(shared / "models" / "nanodet_m.onnx", score_threshold=0.3)
+    found = over_http(shared / "imagery" / "2_planes.tiff", model, tile_size=tile_size, overlap=overlap)
+    planes = found[found["label"] == "aeroplane"]
+    assert len(planes) == 2
+    boxes = [box(*b) for b in planes[["xmin", "ymin", "xmax", "ymax"]].to_numpy()]
+    for plane in (box(150, 127, 300, 210), box(185, 262, 343, 345)):  # measured on the picture
+        assert max(plane.intersection(b).area / b.area for b in boxes) > 0.8
+    assert found.crs is None
+
+
+def test_cars_on_a_road(shared):
+    model = OnnxDetector(shared / "models" / "nanodet_m.onnx", score_threshold=0.3)
+    small = over_http(shared / "imagery" / "small-vehicles1.jpeg", model, tile_size=256, overlap=64)
+    large = over_http(shared / "imagery" / "small-vehicles1.jpeg", model, tile_size=512, overlap=64)
+    assert 20 <= (small["label"] == "car").sum() <= 32
+    assert 10 <= (large["label"] == "car").sum() <= 20
+
+
+def test_people_whole_and_cut(shared):
+    """Halves of cut objects survive IoU; the smaller area tells them."""
+    truth = json.loads((shared / "imagery" / "sahi_terrain1_coco.json").read_text())
+    human = {c["id"] for c in truth["categories"] if c["name"] in ("human", "person")}
+    boxes = [a["bbox"] for a in truth["annotations"] if a["category_id"] in human]
+    real = gpd.GeoDataFrame(
+        [{"label": "person", "xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h} for x, y, w, h in boxes]
+    )
+    model = OnnxDetector(shared / "models" / "yolox_nano.onnx", score_threshold=0.3)
+
+    def people(**options):
+        found = over_http(shared / "imagery" / "sahi_terrain1.jpg", model, **options)
+        return match(real, found[found["label"] == "person"], iou=0.4)
+
+    assert people(tile_size=2048, overlap=0) == (1.0, 1.0)
+    cut_precision, cut_recall = people(tile_size=256, overlap=64)
+    whole_precision, whole_recall = people(tile_size=256, overlap=64, overlap_metric="ios")
+    assert cut_recall == 1.0
+    assert whole_recall >= 6 / 7
+    assert whole_precision > cut_precision + 0.2
+
+
+def test_coloured_squares_lie_where_the_labels_say(shared):
+    """raster-vision's synthetic scene has exact coordinates, in longitude and latitude."""
+    from geotile.testing import bright_objects
+
+    found = geotile.detect(
+        shared / "imagery" / "rastervision_od_image.tif", bright_objects, tile_size=300, overlap=120,
+        overlap_metric="ios",
+    )  # fmt: skip
+    labels = gpd.read_file(shared / "imagery" / "rastervision_od_labels.json")
+    assert found.crs == "EPSG:4326"
+    assert len(labels) > 0
+    for square in labels.geometry:
+        shares = shapely.area(shapely.intersection(found.geometry.to_numpy(), square)) / square.area
+        assert shares.max() > 0.9
+
+
+def test_fastestdet_finds_people(shared):
+    model = OnnxDetector(shared / "models" / "fastestdet.onnx", score_threshold=0.4)
+    found = over_http(shared / "imagery" / "sahi_terrain1.jpg", model, tile_size=512, overlap=64)
+    assert (found["label"] == "person").sum() >= 3
+
+
+def test_an_onnx_model_pickles_and_a_wrong_one_is_named(shared, tmp_path):
+    import pickle
+
+    model = OnnxDetector(shared / "models" / "nanodet_m.onnx")
+    assert repr(pickle.loads(pickle.dumps(model))) == "OnnxDetector('nanodet_m.onnx', nanodet)"
+    with pytest.raises(geotile.ArgumentError, match="there is no ONNX model"):
+        OnnxDetector(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    with pytest.raises(geotile.ArgumentError, match="no ONNX model that onnxruntime opens"):
+        OnnxDetector(tmp_path / "bad.onnx")
+
+
+def test_the_demo_finds_what_was_painted(tmp_path):
+    result = run_demo(tmp_path, size=1536)
+    assert result.precision > 0.95
+    assert result.recall > 0.97
+    report = result.report
+    assert report.status == "SUCCESS"
+    assert report.requests == report.tiles > 9
+    assert report.regions > 1
+    assert report.detections_before > report.detections_after > 50
+    assert set(result.detections["label"]) == {"car", "truck", "ship"}
+    for path in result.files:
+        assert path.stat().st_size > 10_000
+    assert len(gpd.read_parquet(tmp_path / "detections.parquet")) == report.detections_after
+    assert len(gpd.read_file(tmp_path / "detections.geojson")) == report.detections_after
+
+
+def test_the_demo_takes_the_users_own(shared, tmp_path):
+    result = run_demo(tmp_path, shared / "imagery" / "2_planes.tiff", shared / "models" / "nanodet_m.onnx")
+    assert "aeroplane" in set(result.detections["label"])
+    assert all(path.exists() for path in result.files)
+    with pytest.raises(geotile.ArgumentError, match="--model"):
+        run_demo(tmp_path, shared / "imagery" / "2_planes.tiff")

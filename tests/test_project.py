@@ -1,0 +1,106 @@
+"""The project's own rules: style, types, imports, docstrings, packaging, notebooks."""
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import geotile
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*args):
+    done = subprocess.run([sys.executable, "-m", *args], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff():
+    run("ruff", "check", ".")
+    run("ruff", "format", "--check", ".")
+
+
+def test_mypy_strict():
+    run("mypy")
+
+
+def test_import_contracts():
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", [n for n in geotile.__all__ if inspect.isfunction(getattr(geotile, n))])
+def test_public_functions_have_whole_docstrings(name):
+    from numpydoc.validate import validate
+
+    ignored = {"SA01", "ES01", "EX01", "GL01", "GL02", "GL03", "SS06", "RT03", "RT02", "PR07", "PR08", "PR09", "RT05"}
+    module = inspect.getmodule(getattr(geotile, name)).__name__
+    found = [f"{code} {text}" for code, text in validate(f"{module}.{name}")["errors"] if code not in ignored]
+    assert not found
+    assert ">>>" in inspect.getdoc(getattr(geotile, name)) or name == "plot_detections"
+
+
+def test_environment_yml_is_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {
+        re.split(r"[\[><= ]", d)[0]: d for d in project["dependencies"] + project["optional-dependencies"]["plot"]
+    }
+    lines = re.findall(r"^  - ([a-z0-9-]+)(.*)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    listed = {name: name + version for name, version in lines if name not in ("python", "pip", "conda-forge")}
+    renamed = {
+        "dask" if name == "dask-core" else "matplotlib" if name == "matplotlib-base" else name for name in listed
+    }
+    assert renamed == set(wanted)
+    for name, line in listed.items():
+        key = {"dask-core": "dask", "matplotlib-base": "matplotlib"}.get(name, name)
+        assert line.split(">=")[1] == wanted[key].split(">=")[1]
+    assert f"python{project['requires-python']}" in (ROOT / "environment.yml").read_text().replace(" ", "")
+
+
+def test_types_are_shipped_and_versions_agree():
+    assert (Path(geotile.__file__).parent / "py.typed").exists()
+    assert f"## [{geotile.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_architecture_names_every_module():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for path in sorted((ROOT / "geotile").rglob("*.py")):
+        if path.name != "__init__.py":
+            assert f"`{path.relative_to(ROOT / 'geotile')}`" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
+def test_notebooks_run_and_carry_no_outputs(path, tmp_path):
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert pictures
+    assert "image/png" in notebook.cells[-1].outputs[-1].get("data", {})
+
+
+def test_benchmarks_run_small(tmp_path):
+    for which in ("local", "http"):
+        done = subprocess.run(
+            [sys.executable, ROOT / "benchmarks" / "compare.py", which, "--size", "2048", "--rounds", "1", "--folder", tmp_path],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        counts = re.findall(r"^(loop|geotile) .* (\d+)$", done.stdout, re.MULTILINE)
+        assert len({count for name, count in counts[:2]}) == 1
+
+
+def test_modules_import_alone():
+    for path in sorted((ROOT / "geotile").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name != "geotile.__main__":
+            importlib.import_module(name)
