@@ -74,7 +74,7 @@ def georeference_of(image: xr.DataArray) -> Georeference:
                 f"the image is placed by {kind}, which geotile does not apply yet; open it with "
                 "open_image(uri, georeference=False) for detections in pixels"
             )
-    transform = image.rio.transform()
+    transform = _transform(image)
     if _counts_pixels(image):
         stated = notes.get("GeoTransform")
         if stated is None:
@@ -98,6 +98,17 @@ def wkt_of(crs: Any) -> str:
         return str(pyproj.CRS.from_user_input(crs).to_wkt())
     except pyproj.exceptions.CRSError as error:
         raise ArgumentError(f"crs={crs!r} is not a CRS pyproj knows; give e.g. 'EPSG:4326' ({error})") from None
+
+
+def _transform(image: xr.DataArray) -> Affine:
+    """Return the transform: the file's own figures, unless the array was cut or thinned since."""
+    stated: Affine = image.rio.transform()
+    if min(image.sizes["y"], image.sizes["x"]) < 2:
+        return stated
+    measured: Affine = image.rio.transform(recalc=stated.is_rectilinear)
+    pixel = max(abs(stated.a), abs(stated.e))
+    drift = np.abs(np.subtract(measured[:6], stated[:6])) * [*image.shape[:-3:-1], 1, *image.shape[:-3:-1], 1]
+    return stated if drift.max() < 1e-3 * pixel else measured
 
 
 def _counts_pixels(image: xr.DataArray) -> bool:

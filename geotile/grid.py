@@ -15,7 +15,6 @@ A tile belongs to the region that holds its upper-left pixel.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.checks import Pair, as_int, as_pair
 from geotile.errors import ArgumentError
-
-Pair = tuple[int, int]
 
 
 class Window(NamedTuple):
@@ -66,33 +64,6 @@ class Interior(NamedTuple):
     y0: float
     x1: float
     y1: float
-
-
-def as_int(value: object, name: str, minimum: int) -> int:
-    """Return `value` as an int, or say what is wrong with it.
-
-    Raises
-    ------
-    ArgumentError
-        If it is no whole number or smaller than `minimum`.
-    """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # that is the question asked
-    except TypeError:
-        raise ArgumentError(f"{name}={value!r} is not a whole number of pixels; give an int") from None
-    if isinstance(value, bool) or number < minimum:
-        raise ArgumentError(f"{name}={value!r} must be a whole number of at least {minimum} pixels")
-    return number
-
-
-def as_pair(value: object, name: str, minimum: int) -> Pair:
-    """Return an int, or a (y, x) pair of ints, as a (y, x) pair."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 2:
-            raise ArgumentError(f"{name}={value!r} must be one number or a (y, x) pair")
-        return as_int(value[0], name, minimum), as_int(value[1], name, minimum)
-    number = as_int(value, name, minimum)
-    return number, number
 
 
 @dataclass(frozen=True)
@@ -321,37 +292,3 @@ def _join_thin(axis: Axis) -> tuple[int, ...]:
                 joined.append(size)
         chunks = joined
     return tuple(chunks)
-
-
-def region_chunks(length: int, tile: int, overlap: int, block_edges: NDArray[np.int64], region: int) -> tuple[int, ...]:
-    """Cut an axis into regions on block edges, about `region` pixels long.
-
-    Of the block edges in the last half of the wanted length the one that tiles reach over least
-    is taken, since what they reach over is read twice.
-
-    Parameters
-    ----------
-    length, tile, overlap, region : int
-        In pixels.
-    block_edges : numpy.ndarray
-        Inner edges of the blocks along the axis, (n,) int64, rising, in pixels.
-
-    Returns
-    -------
-    tuple of int
-        Lengths of the regions in pixels.
-    """
-    axis = Axis(length, tile, overlap, (length,))
-    cuts = [0]
-    while length - cuts[-1] > region:
-        low, high, first = np.searchsorted(
-            block_edges, [cuts[-1] + max(1, region // 2), cuts[-1] + region + 1, cuts[-1] + 1]
-        )
-        near = block_edges[low:high]
-        if not len(near):  # a block longer than the region: one region a block
-            near = block_edges[first : first + 1]
-        if not len(near) or near[0] <= cuts[-1]:
-            break
-        reaches = np.array([axis.reach(int(edge)) for edge in near])
-        cuts.append(int(near[np.flatnonzero(reaches == reaches.min())[-1]]))
-    return tuple(int(n) for n in np.diff([*cuts, length]))

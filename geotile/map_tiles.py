@@ -7,7 +7,9 @@ pool's threads encode, send and decode them, the task waits for its own.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -17,15 +19,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from geotile.checks import Pair
 from geotile.detections import Detections, concat
 from geotile.encode import Encoder
 from geotile.endpoints.base import Endpoint
 from geotile.errors import EndpointError, GeotileError, ImageReadError, ResponseError, TileError
-from geotile.grid import Pair, Tile, TileGrid, Window
+from geotile.grid import Tile, TileGrid, Window
 from geotile.merge import Merge
-from geotile.progress import report_tile
+from geotile.progress import tile_reporter
 from geotile.raster import Source, source_of
 from geotile.report import TileFailure, tile_failure
+
+_stopped: deque[str] = deque(maxlen=100)  # runs of this process that ended early
 
 
 @dataclass(frozen=True)
@@ -159,11 +164,12 @@ def _run_region(region: RegionPixels, job: TileJob, block_id: tuple[int, int, in
     window = job.grid.read_window(row, column)
     pool = _pool(job.workers)
     tiles = job.grid.region_tiles(row, column)
-    futures = [pool.submit(_run_tile, region, tile, window, job) for tile in tiles]
+    done = tile_reporter(job.run)
+    futures = [pool.submit(_run_tile, region, tile, window, job, done) for tile in tiles]
     try:
         results = [future.result() for future in futures]
     except BaseException:
-        _abandon(futures)
+        _stopped.append(job.run)  # what this run still has queued, here and in other regions, is not sent
         raise
     found = concat(result.found for result in results)
     interior = job.grid.interior((row, row + 1), (column, column + 1))
@@ -185,7 +191,9 @@ class _TileResult:
     failure: TileFailure | None = None
 
 
-def _run_tile(region: RegionPixels, tile: Tile, window: Window, job: TileJob) -> _TileResult:
+def _run_tile(region: RegionPixels, tile: Tile, window: Window, job: TileJob, done: Callable[[], None]) -> _TileResult:
+    if job.run in _stopped:
+        raise TileError("the run was stopped before this tile")
     try:
         return _ask(region, tile, window, job)
     except GeotileError as error:
@@ -195,7 +203,7 @@ def _run_tile(region: RegionPixels, tile: Tile, window: Window, job: TileJob) ->
         attempts = error.attempts if isinstance(error, EndpointError) else 0
         return _TileResult(concat([]), attempts, tile_failure(tile, str(error)))
     finally:
-        report_tile(job.run)
+        done()
 
 
 def _ask(region: RegionPixels, tile: Tile, window: Window, job: TileJob) -> _TileResult:
@@ -234,8 +242,3 @@ def _must_touch(found: Detections, width: int, height: int) -> None:
 @lru_cache(maxsize=4)
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="geotile-tile")
-
-
-def _abandon(futures: list[Future[_TileResult]]) -> None:
-    for future in futures:
-        future.cancel()

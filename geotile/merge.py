@@ -18,9 +18,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.checks import check_unit
 from geotile.detections import Detections
 from geotile.grid import Interior
-from geotile.nms import KEPT, OPEN, OverlapMetric, check_metric, check_unit, label_codes, resolve
+from geotile.nms import KEPT, OPEN, OverlapMetric, check_metric, label_codes, resolve
 
 
 class Merge(Protocol):

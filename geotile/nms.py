@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
+from geotile.checks import check_unit
 from geotile.errors import ArgumentError
 
 OverlapMetric = Literal["iou", "ios"]
@@ -226,19 +227,6 @@ def _suppressions(
         higher, lower = higher[ahead], lower[ahead]
         close = overlap(boxes[higher], boxes[lower], metric) > iou_threshold
         yield higher[close], lower[close]
-
-
-def check_unit(value: object, name: str) -> float:
-    """Return a number of 0 to 1.
-
-    Raises
-    ------
-    ArgumentError
-        If it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
-        raise ArgumentError(f"{name}={value!r} must be a number from 0 to 1")
-    return float(value)
 
 
 def check_metric(value: object) -> None:

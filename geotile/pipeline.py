@@ -11,15 +11,15 @@ from uuid import uuid4
 import geopandas as gpd
 import numpy as np
 
+from geotile.checks import Pair, as_int, check_unit
 from geotile.detections import Detections, concat
 from geotile.encode import TileFormat
 from geotile.endpoints import Endpoint
 from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
-from geotile.grid import Pair, as_int
 from geotile.map_tiles import Node, TileJob, map_tiles
 from geotile.merge import KeepAll, Merge, Nms
-from geotile.nms import OverlapMetric, check_unit
+from geotile.nms import OverlapMetric
 from geotile.plan import ImageLike, Plan, footprint_crs, plan
 from geotile.progress import ProgressCallback, listening
 from geotile.report import Report, make_report

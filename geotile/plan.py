@@ -12,10 +12,11 @@ import numpy as np
 import shapely
 import xarray as xr
 
+from geotile.checks import Pair
 from geotile.encode import Encoder, TileFormat
 from geotile.errors import ArgumentError
 from geotile.georef import Georeference, georeference_of, wkt_of
-from geotile.grid import Pair, TileGrid
+from geotile.grid import TileGrid
 from geotile.raster import open_image, redact, source_of
 from geotile.regions import plan_grid
 

@@ -14,20 +14,26 @@ ProgressCallback = Callable[[int, int], None]
 _listeners: dict[str, Callable[[], None]] = {}
 
 
-def report_tile(run: str) -> None:
-    """Tell the run's listener that a tile is done; nothing where nobody listens."""
+def tile_reporter(run: str) -> Callable[[], None]:
+    """Return what tells the run's listener that a tile is done.
+
+    Called where the task runs: Dask knows its worker in the task's own thread alone.
+    """
     if not run.startswith("watched"):
-        return
+        return _nobody_listens
     if run in _listeners:
-        _listeners[run]()
-        return
+        return _listeners[run]
     try:
         from distributed import get_worker
 
         worker = get_worker()
     except (ImportError, ValueError):
-        return  # another process of a pool that has no way back
-    worker.log_event(run, 1)
+        return _nobody_listens  # a process pool has no way back
+    return lambda: worker.log_event(run, 1)
+
+
+def _nobody_listens() -> None:
+    """Do nothing."""
 
 
 @contextmanager
@@ -47,8 +53,9 @@ def listening(run: str, progress: bool | ProgressCallback | None, total: int) ->
     def step() -> None:
         nonlocal done
         with lock:
-            done += 1
-            call(done, total)
+            if done < total:
+                done += 1
+                call(done, total)
 
     _listeners[run] = step
     client = active_client()
@@ -57,6 +64,10 @@ def listening(run: str, progress: bool | ProgressCallback | None, total: int) ->
     call(0, total)
     try:
         yield
+        with lock:
+            if done < total:  # a cluster's last events are still on their way
+                done = total
+                call(total, total)
     finally:
         del _listeners[run]
         if client is not None:

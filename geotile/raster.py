@@ -7,7 +7,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rioxarray.rioxarray import affine_to_coords
 
+from geotile.checks import Pair
 from geotile.errors import ImageOpenError, ImageReadError
-from geotile.grid import Pair, TileGrid, Window
+from geotile.grid import TileGrid, Window
 from geotile.quiet import unplaced
 from geotile.regions import plan_grid
 
@@ -38,7 +39,8 @@ _local = threading.local()
 class Source:
     """An image file: its header, and how to read a window of it. Opened on first read."""
 
-    uri: str
+    uri: str = field(repr=False)
+    """It may hold a secret: shown nowhere."""
     shape: tuple[int, int, int]
     """Bands, height, width."""
     dtype: str

@@ -9,8 +9,9 @@ import numpy as np
 from dask.utils import parse_bytes
 from numpy.typing import NDArray
 
+from geotile.checks import Pair, as_pair
 from geotile.errors import ArgumentError
-from geotile.grid import Pair, TileGrid, as_pair, region_chunks
+from geotile.grid import Axis, TileGrid
 from geotile.scheduler import threads
 
 _REGIONS_PER_THREAD = 2  # at least, so that one slow region does not leave the other threads idle
@@ -71,3 +72,37 @@ def _auto(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64]
     region_x = min(width, max(block_x, side, 2 * tile_x))
     region_y = min(height, max(block_y, area // region_x, 2 * tile_y))
     return region_y, max(region_x, min(width, area // region_y))
+
+
+def region_chunks(length: int, tile: int, overlap: int, block_edges: NDArray[np.int64], region: int) -> tuple[int, ...]:
+    """Cut an axis into regions on block edges, about `region` pixels long.
+
+    Of the block edges in the last half of the wanted length the one that tiles reach over least
+    is taken, since what they reach over is read twice.
+
+    Parameters
+    ----------
+    length, tile, overlap, region : int
+        In pixels.
+    block_edges : numpy.ndarray
+        Inner edges of the blocks along the axis, (n,) int64, rising, in pixels.
+
+    Returns
+    -------
+    tuple of int
+        Lengths of the regions in pixels.
+    """
+    axis = Axis(length, tile, overlap, (length,))
+    cuts = [0]
+    while length - cuts[-1] > region:
+        low, high, first = np.searchsorted(
+            block_edges, [cuts[-1] + max(1, region // 2), cuts[-1] + region + 1, cuts[-1] + 1]
+        )
+        near = block_edges[low:high]
+        if not len(near):  # a block longer than the region: one region a block
+            near = block_edges[first : first + 1]
+        if not len(near) or near[0] <= cuts[-1]:
+            break
+        reaches = np.array([axis.reach(int(edge)) for edge in near])
+        cuts.append(int(near[np.flatnonzero(reaches == reaches.min())[-1]]))
+    return tuple(int(n) for n in np.diff([*cuts, length]))

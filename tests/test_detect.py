@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 from geopandas.testing import assert_geodataframe_equal
 from helpers import crowd, flat_nms
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import geotile
@@ -78,7 +78,30 @@ def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
     for other in (pooled, spread, computed):
         other.attrs = alone.attrs
         assert_geodataframe_equal(alone, other)
-    assert seen[0] == (0, alone.attrs["report"].tiles)
+    tiles = alone.attrs["report"].tiles
+    assert seen[0] == (0, tiles)
+    assert seen[-1] == (tiles, tiles)
+    assert len(seen) > 2
+
+
+@pytest.fixture(scope="module")
+def pool():
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(job=jobs(), region=st.tuples(st.integers(30, 80), st.integers(30, 80)))
+def test_equals_flat_nms_on_processes(job, region, pool):
+    image = job.pop("image")
+    with dask.config.set(scheduler="synchronous"):
+        every = geotile.detect(image, crowd, region_size=10_000, **(job | {"merge": None}))
+    with dask.config.set(scheduler="processes", pool=pool):
+        merged = geotile.detect(image.chunk(y=region[0], x=region[1]), crowd, region_size=region, **job)
+    assert rows(merged) == rows(expected(every, job["iou_threshold"], job["overlap_metric"], job["class_agnostic"]))
 
 
 @pytest.mark.parametrize("region", [64, 100, 128, 1000])
@@ -137,6 +160,35 @@ def test_world_coordinates_of_a_rotated_image(write_tiff):
     part = geotile.open_image(path)[:, 20:, 10:]
     shifted = geotile.detect(part, lambda tile: ([[0, 0, 20, 30]], [1.0]), tile_size=200, overlap=10)
     np.testing.assert_allclose(shifted.total_bounds, found.total_bounds)
+
+
+@pytest.mark.parametrize("cut", [np.s_[:, 10:, 7:], np.s_[:, ::2, ::3], np.s_[:, 5:40:2, :]])
+def test_world_coordinates_of_a_cut_or_thinned_image(write_tiff, cut):
+    """A detection of the whole array covers the pixels that the array's coordinates name."""
+    part = geotile.open_image(write_tiff(np.zeros((1, 90, 120), np.uint8)))[cut]
+    height, width = part.shape[1:]
+    found = geotile.detect(part, lambda tile: ([[0, 0, width, height]], [1.0]), tile_size=200, overlap=10)
+    x0, y0, x1, y1 = found.total_bounds
+    np.testing.assert_allclose((x0 + x1) / 2, float(part.x.mean()))
+    np.testing.assert_allclose((y0 + y1) / 2, float(part.y.mean()))
+    np.testing.assert_allclose((x1 - x0) / width, float(part.x[1] - part.x[0]))
+
+
+def test_raising_stops_the_run():
+    image = xr.DataArray(np.zeros((1, 640, 640), np.uint8), dims=("band", "y", "x"))
+    asked = []
+
+    def model(tile):
+        asked.append(1)
+        raise RuntimeError("no")
+
+    with pytest.raises(geotile.TileError):
+        geotile.detect(image, model, tile_size=32, overlap=0, region_size=320, errors="raise")
+    import time
+
+    count = len(asked)
+    time.sleep(0.3)
+    assert len(asked) <= count + 4  # what was under way; 400 tiles were planned
 
 
 def test_crs_against_pyproj(write_tiff):

@@ -204,6 +204,28 @@ def test_an_endpoint_that_is_not_there_is_found_out_before_the_run():
         server.server_close()
 
 
+def test_tls_is_verified_and_a_private_authority_can_be_named(tmp_path):
+    import ssl
+
+    import trustme
+
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with ModelServer(crowd) as server:
+        server._http.socket = context.wrap_socket(server._http.socket, server_side=True)
+        url = server.url.replace("http:", "https:")
+        with pytest.raises(EndpointUnreachable, match=r"certificate is not trusted \(verify=\)"):
+            HttpEndpoint(url).ready()
+        with pytest.raises(EndpointUnreachable, match="certificate"):
+            HttpEndpoint(url).invoke(b"", "image/tiff")
+        HttpEndpoint(url, verify=str(tmp_path / "ca.pem")).ready()
+        image = xr.DataArray(np.zeros((1, 64, 64), np.uint8), dims=("band", "y", "x"))
+        found = geotile.detect(image, url, verify=str(tmp_path / "ca.pem"))
+        assert found.attrs["report"].status == "SUCCESS"
+
+
 def test_over_http_as_in_process(write_tiff, noise):
     path, job = write_tiff(noise), {"tile_size": 64, "overlap": 16, "region_size": 128}
     local = geotile.detect(path, crowd, **job)

@@ -37,9 +37,9 @@ class _Retryable(Exception):
 class _Options:
     """How to ask."""
 
-    headers: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    auth: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    params: Mapping[str, str] = field(default_factory=dict, repr=False)
+    auth: Any = field(default=None, repr=False)
     verify: bool | str = True
     timeout_s: tuple[float, float] = (10.0, 60.0)
     retries: int = 8
@@ -94,10 +94,9 @@ class HttpEndpoint:
             reachable = False
         if not reachable:
             raise ArgumentError(f"endpoint={redact(url)!r} is no http(s) url; give e.g. https://host/invocations")
-        try:
-            self.options = _Options(**options)
-        except TypeError as error:
-            raise ArgumentError(f"{error}; HttpEndpoint takes {sorted(_Options.__annotations__)}") from None
+        if unknown := set(options) - set(_Options.__annotations__):
+            raise ArgumentError(f"no option {sorted(unknown)}; an endpoint takes {sorted(_Options.__annotations__)}")
+        self.options = _Options(**options)
         self.shown = redact(url)
         auth = self.options.auth
         if parts.username is not None:
@@ -136,8 +135,7 @@ class HttpEndpoint:
             raise EndpointError(f"{self.shown} does not exist: it and /ping beside it answer 404; check the url")
 
     def _status(self, url: str) -> int:
-        timeout = self.options.timeout_s
-        with self._session().get(url, timeout=timeout, stream=True, allow_redirects=False) as response:
+        with self._ask("GET", url) as response:
             return response.status_code
 
     def invoke(self, tile: bytes | NDArray[Any], content_type: str) -> Answer:
@@ -175,12 +173,20 @@ class HttpEndpoint:
             return min(float(asked), _LONGEST_WAIT_S)
         return tenacity.wait_random_exponential(self.options.backoff_s, _LONGEST_WAIT_S)(state)
 
+    def _ask(self, method: str, url: str, **options: Any) -> requests.Response:
+        return self._session().request(
+            method,
+            url,
+            stream=True,
+            timeout=self.options.timeout_s,
+            allow_redirects=False,
+            verify=self.options.verify,  # of the session, REQUESTS_CA_BUNDLE would go before it
+            **options,
+        )
+
     def _post(self, tile: bytes, content_type: str) -> bytes:
         try:
-            with self._session().post(
-                self._url, data=tile, headers={"Content-Type": content_type}, stream=True,
-                timeout=self.options.timeout_s, allow_redirects=False,
-            ) as response:  # fmt: skip
+            with self._ask("POST", self._url, data=tile, headers={"Content-Type": content_type}) as response:
                 body = self._read(response)
         except requests.exceptions.SSLError as error:
             raise EndpointUnreachable(f"{self.shown} could not be asked: {_cause(error)}") from None
@@ -220,7 +226,7 @@ class HttpEndpoint:
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_POOL)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
-        session.auth, session.verify = self._auth, self.options.verify
+        session.auth = self._auth
         for name, value in self.options.params.items():
             header = "X-Amzn-SageMaker-Custom-Attributes" if name == "CustomAttributes" else name
             session.headers[header] = str(value)

@@ -1,0 +1,52 @@
+"""Numbers that users give, checked where they come in."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+
+from geotile.errors import ArgumentError
+
+Pair = tuple[int, int]
+
+
+def as_int(value: object, name: str, minimum: int) -> int:
+    """Return `value` as an int, or say what is wrong with it.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no whole number or smaller than `minimum`.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # that is the question asked
+    except TypeError:
+        raise ArgumentError(f"{name}={value!r} is not a whole number of pixels; give an int") from None
+    if isinstance(value, bool) or number < minimum:
+        raise ArgumentError(f"{name}={value!r} must be a whole number of at least {minimum} pixels")
+    return number
+
+
+def as_pair(value: object, name: str, minimum: int) -> Pair:
+    """Return an int, or a (y, x) pair of ints, as a (y, x) pair."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ArgumentError(f"{name}={value!r} must be one number or a (y, x) pair")
+        return as_int(value[0], name, minimum), as_int(value[1], name, minimum)
+    number = as_int(value, name, minimum)
+    return number, number
+
+
+def check_unit(value: object, name: str) -> float:
+    """Return a number of 0 to 1.
+
+    Raises
+    ------
+    ArgumentError
+        If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise ArgumentError(f"{name}={value!r} must be a number from 0 to 1")
+    return float(value)
