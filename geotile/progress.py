@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any
 
 from geotile.errors import ArgumentError
-from geotile.scheduler import active_client
+from geotile.scheduler import active_client, loaded_distributed
 
 ProgressCallback = Callable[[int, int], None]
 _listeners: dict[str, Callable[[], None]] = {}
@@ -23,11 +23,12 @@ def tile_reporter(run: str) -> Callable[[], None]:
         return _nobody_listens
     if run in _listeners:
         return _listeners[run]
+    distributed = loaded_distributed()
     try:
-        from distributed import get_worker
-
-        worker = get_worker()
-    except (ImportError, ValueError):
+        worker = distributed.get_worker() if distributed else None
+    except ValueError:
+        worker = None
+    if worker is None:
         return _nobody_listens  # a process pool has no way back
     return lambda: worker.log_event(run, 1)
 

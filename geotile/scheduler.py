@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import dask
@@ -12,14 +13,19 @@ def active_client() -> Any | None:
     """Return the active ``distributed.Client``, or None."""
     if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed"):
         return None
+    distributed = loaded_distributed()
     try:
-        from distributed import get_client
-    except ImportError:
-        return None
-    try:
-        return get_client()
+        return distributed.get_client() if distributed else None
     except ValueError:
         return None
+
+
+def loaded_distributed() -> Any | None:
+    """Return the package `distributed` if anybody has imported it: without that, there is no client.
+
+    Importing it takes half a second or more, which a run on threads need not pay.
+    """
+    return sys.modules.get("distributed")
 
 
 def threads() -> int:
