@@ -91,8 +91,9 @@ def open_image(
     uri : str or path
         Anything GDAL reads: a path, ``s3://``, ``https://``, ``/vsi...``.
     chunks : "auto", int, tuple or mapping
-        Regions, rounded to the file's blocks: a number of bytes chosen by Dask's
-        ``array.chunk-size``, or pixels, or pixels by axis (``{"y": 4096, "x": 4096}``).
+        Regions, rounded to the file's blocks: of at most 32 MiB (less where Dask's
+        ``array.chunk-size`` is less), or in pixels, or in pixels by axis
+        (``{"y": 4096, "x": 4096}``).
     georeference : bool
         False leaves the image in pixels, whatever the file says of its place.
 

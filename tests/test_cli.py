@@ -1,7 +1,11 @@
 """The command line, as a user runs it."""
 
+import contextlib
+import os
+import pty
 import subprocess
 import sys
+import threading
 
 import geopandas as gpd
 import pytest
@@ -29,6 +33,30 @@ def test_detect_writes_what_the_library_finds(write_tiff, noise, tmp_path):
     assert done.stderr == ""  # no bar where there is no terminal
     assert "exists" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left(write_tiff, noise, tmp_path):
+    controller, terminal = pty.openpty()
+    shown = bytearray()
+
+    def watch():
+        with contextlib.suppress(OSError):  # how Linux says that the terminal is closed
+            while part := os.read(controller, 4096):
+                shown.extend(part)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with ModelServer(crowd) as server:
+        args = [write_tiff(noise), server.url, "-o", tmp_path / "out.geojson", "--tile-size", "64", "--overlap", "16"]
+        command = [sys.executable, "-m", "geotile.cli", "detect", *map(str, args)]
+        environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+        done = subprocess.run(command, stderr=terminal, stdout=subprocess.PIPE, env=environment)
+    os.close(terminal)
+    watcher.join()
+    os.close(controller)
+    assert done.returncode == 0
+    assert b"54/54" in shown
+    assert b"0:00:00" in shown
 
 
 def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, tmp_path):

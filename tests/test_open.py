@@ -117,8 +117,8 @@ def test_corrupt_files_end_cleanly(shared):
     """A clear error on opening, listed failed tiles, or plain reading; never worse than rasterio."""
     outcomes = {}
     for path in sorted((shared / "corrupt").iterdir()):
-        if path.name in ("gdal_huge4GB.tif", "gdal_many_blocks_truncated.tif"):
-            continue  # what they claim is too large for the time that this suite has
+        if path.name == "gdal_many_blocks_truncated.tif":
+            continue  # ends as it should (8,192 failed tiles, 730 MB), but takes 25 s
         try:
             image = open_image(path, georeference=False)
         except ImageOpenError:
