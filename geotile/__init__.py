@@ -26,6 +26,7 @@ from geotile.plan import Plan, plan
 from geotile.plotting import plot_detections
 from geotile.raster import open_image
 from geotile.report import Report, TileFailure
+from geotile.scaling import cast, rescale, stretch
 from geotile.sinks import write
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ __all__ = [
     "TileFailure",
     "TileGrid",
     "Window",
+    "cast",
     "detect",
     "detect_to",
     "endpoint",
@@ -59,5 +61,7 @@ __all__ = [
     "open_image",
     "plan",
     "plot_detections",
+    "rescale",
+    "stretch",
     "write",
 ]

@@ -50,3 +50,16 @@ def check_unit(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
         raise ArgumentError(f"{name}={value!r} must be a number from 0 to 1")
     return float(value)
+
+
+def positive(value: object, name: str, unit: str) -> float:
+    """Return a finite number above zero.
+
+    Raises
+    ------
+    ArgumentError
+        If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < float(value) < np.inf:
+        raise ArgumentError(f"{name}={value!r} must be a number of {unit} above 0")
+    return float(value)

@@ -1,10 +1,12 @@
-"""Where pixels lie on Earth: affine transforms, vectorised over all vertices."""
+"""From image pixels to a CRS and back, vectorised over all vertices; valid at the antimeridian and the poles."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import antimeridian
 import numpy as np
 import pyproj
 import rioxarray  # noqa: F401 - registers the .rio accessor
@@ -14,15 +16,25 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geotile.errors import ArgumentError, GeoreferenceError
+from geotile.placement import AffinePlacement, GcpPlacement, Placement, Points
+
+WGS84 = "OGC:CRS84"
+PLACEMENT = "geotile_placement"  # under this name a Placement rides in the encoding of spatial_ref
+SCALE = "geotile_scale_yx"  # and under this one, in its attributes, how much coarser than its file an image is
 
 
 @dataclass(frozen=True)
 class Georeference:
-    """An affine transform from pixels to a CRS; neither, where the image has no place."""
+    """Where an image's pixels lie; nowhere, where it has no place."""
 
-    transform: Affine | None
+    placement: Placement | None
     crs: str | None
-    """WKT of the coordinate reference system."""
+    """WKT of the coordinate reference system of the placement."""
+
+    @property
+    def transform(self) -> Affine | None:
+        """The affine transform, where the image has one."""
+        return self.placement.transform if isinstance(self.placement, AffinePlacement) else None
 
     def to_world(self, shapes: NDArray[np.object_], crs: str | None) -> NDArray[np.object_]:
         """Place geometries.
@@ -37,22 +49,57 @@ class Georeference:
         Returns
         -------
         numpy.ndarray
-            (n,) shapely geometries; in pixels where the image has no place.
+            (n,) shapely geometries; in pixels where the image has no place; None where a pixel
+            lies nowhere on Earth. In a geographic CRS longitudes lie in -180 to 180, and what
+            crosses the antimeridian or a pole is cut there (RFC 7946, 3.1.9).
         """
-        if self.transform is None or not len(shapes):
+        if self.placement is None or not len(shapes):
             return shapes
-        steps = None
-        if crs is not None and crs != self.crs:
-            steps = pyproj.Transformer.from_crs(self.crs, crs, always_xy=True)
-        a, b, c, d, e, f = self.transform[:6]
-
-        def place(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-            x, y = xy.T
-            world = np.array([a * x + b * y + c, d * x + e * y + f])
-            return (world if steps is None else np.array(steps.transform(*world))).T
-
-        placed: NDArray[np.object_] = shapely.transform(shapes, place)
+        wanted = crs or self.crs
+        starts = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(shapes))[:-1]])
+        world = self.points_to_world(shapely.get_coordinates(shapes), wanted)
+        lost = np.asarray(~np.isfinite(world).all(axis=1))
+        placed: NDArray[np.object_] = shapely.set_coordinates(shapes.copy(), np.where(lost[:, None], 0.0, world))
+        placed[np.logical_or.reduceat(lost, starts)] = None
+        if wanted is not None and _crs(wanted).is_geographic:
+            placed = wrapped(placed)
         return placed
+
+    def points_to_world(self, xy: Points, crs: str | None) -> Points:
+        """Place points of an image that has a place, (n, 2) float64; not finite where they lie nowhere."""
+        assert self.placement is not None  # the caller has looked
+        world = self.placement.to_world(xy)
+        steps = _steps(self.crs, crs)
+        return world if steps is None else np.stack(steps.transform(*world.T), axis=1)
+
+    def to_pixels(self, shape: Any, crs: str) -> Any:
+        """Return a geometry of a CRS in image pixels, its edges densified to follow the curves.
+
+        Raises
+        ------
+        GeoreferenceError
+            If the image has no place, or the geometry lies where it cannot be.
+        """
+        if self.placement is None or self.crs is None:
+            raise GeoreferenceError("the image has no place on Earth; cut it instead: open_image(uri)[:, y0:y1, x0:x1]")
+        x0, y0, x1, y1 = shape.bounds
+        dense = shapely.segmentize(shape, max(x1 - x0, y1 - y0, 1e-9) / 64)
+        steps, placement = _steps(crs, self.crs), self.placement
+
+        def place(xy: Points) -> Points:
+            world = xy if steps is None else np.stack(steps.transform(*xy.T), axis=1)
+            pixels = placement.to_pixels(world)
+            if not np.isfinite(pixels).all():
+                raise GeoreferenceError(f"the area {shape.bounds} (xmin, ymin, xmax, ymax) cannot be seen in the image")
+            return pixels
+
+        return shapely.transform(dense, place)
+
+    def seen_by(self, pixels: Affine) -> Georeference:
+        """Return the georeference of an image whose pixels `pixels` carries into this one's."""
+        if self.placement is None or pixels.is_identity:
+            return self
+        return Georeference(self.placement.seen_by(pixels), self.crs)
 
 
 NOWHERE = Georeference(None, None)
@@ -64,26 +111,39 @@ def georeference_of(image: xr.DataArray) -> Georeference:
     Raises
     ------
     GeoreferenceError
-        If it is placed by ground control points or rational polynomials.
+        If it says that it is placed by rational polynomials and no longer carries them.
     """
     spatial_ref = image.coords.get("spatial_ref")
     notes = {} if spatial_ref is None else spatial_ref.attrs
-    for kind, key in (("ground control points", "gcps"), ("rational polynomials (RPC)", "rpc")):
-        if notes.get(key):
-            raise GeoreferenceError(
-                f"the image is placed by {kind}, which geotile does not apply yet; open it with "
-                "open_image(uri, georeference=False) for detections in pixels"
-            )
+    pixels = _pixel_affine(image) if _counts_pixels(image) else Affine.identity()
+    crs = image.rio.crs
+    wkt = None if crs is None else str(crs.to_wkt())
+    if spatial_ref is not None and PLACEMENT in spatial_ref.encoding:
+        return Georeference(spatial_ref.encoding[PLACEMENT], wkt).seen_by(pixels)
+    if notes.get("rpc"):
+        raise GeoreferenceError("the image has lost its rational polynomials on the way; open it again with open_image")
+    if notes.get("gcps"):
+        points = tuple((p.col, p.row, p.x, p.y, p.z or 0.0) for p in image.rio.get_gcps())
+        return Georeference(GcpPlacement(points), wkt).seen_by(pixels)
     transform = _transform(image)
     if _counts_pixels(image):
         stated = notes.get("GeoTransform")
         if stated is None:
             return NOWHERE
-        transform = Affine.from_gdal(*map(float, str(stated).split())) @ _pixel_affine(image)
+        transform = Affine.from_gdal(*map(float, str(stated).split())) @ pixels
     elif transform.is_identity:
         return NOWHERE
-    crs = image.rio.crs
-    return Georeference(transform, None if crs is None else str(crs.to_wkt()))
+    return Georeference(AffinePlacement(transform), wkt)
+
+
+def scale_yx(image: xr.DataArray) -> tuple[float, float]:
+    """Return how many pixels of the full-resolution image a pixel covers, down and across."""
+    spatial_ref = image.coords.get("spatial_ref")
+    said = None if spatial_ref is None else spatial_ref.attrs.get(SCALE)
+    if said is None:
+        return 1.0, 1.0
+    y, x = map(float, str(said).split())
+    return y, x
 
 
 def wkt_of(crs: Any) -> str:
@@ -98,6 +158,67 @@ def wkt_of(crs: Any) -> str:
         return str(pyproj.CRS.from_user_input(crs).to_wkt())
     except pyproj.exceptions.CRSError as error:
         raise ArgumentError(f"crs={crs!r} is not a CRS pyproj knows; give e.g. 'EPSG:4326' ({error})") from None
+
+
+def pixel_size_m(georeference: Georeference, shape_yx: tuple[int, int]) -> tuple[float, float]:
+    """Return the ground size of the middle pixel in metres, down and across, along the ellipsoid.
+
+    Raises
+    ------
+    GeoreferenceError
+        If the image has no place on Earth.
+    """
+    if georeference.placement is None or georeference.crs is None:
+        raise GeoreferenceError("resolution= is in metres, but the image has no place on Earth")
+    y, x = shape_yx[0] / 2, shape_yx[1] / 2
+    world = georeference.placement.to_world(np.array([[x, y], [x, y + 1], [x + 1, y]]))
+    crs = _crs(georeference.crs)
+    lon, lat = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*world.T)
+    geod = crs.get_geod()
+    if geod is None or not np.isfinite([lon, lat]).all():
+        raise GeoreferenceError("the middle of the image lies nowhere on Earth, so it has no ground resolution")
+    _, _, metres = geod.inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
+    return float(metres[0]), float(metres[1])
+
+
+def wrapped(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Cut geographic geometries at the antimeridian and wrap them around a pole that they hold.
+
+    Parameters
+    ----------
+    shapes : numpy.ndarray
+        (n,) shapely geometries, longitude and latitude in degrees; None is left.
+    """
+    bounds = shapely.bounds(shapes).reshape(-1, 4)
+    west, east = bounds[:, 0], bounds[:, 2]
+    crossing = (east - west > 180) | (west < -180) | (east > 180)
+    if not crossing.any():
+        return shapes
+    fixed = shapes.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of every ring that it winds the other way
+        for i in np.flatnonzero(crossing):
+            fixed[i] = _wrapped(shapes[i])
+    return fixed
+
+
+def _wrapped(shape: Any) -> Any:
+    if shape.geom_type in ("Point", "MultiPoint"):
+        return shapely.transform(shape, lambda xy: np.stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]], axis=1))
+    if shape.geom_type == "GeometryCollection":
+        return shapely.GeometryCollection([_wrapped(part) for part in shape.geoms])
+    fixed = shapely.geometry.shape(antimeridian.fix_shape(shapely.geometry.mapping(shape)))
+    return fixed if fixed.is_valid else shapely.make_valid(fixed)
+
+
+def _crs(crs: str) -> pyproj.CRS:
+    return pyproj.CRS.from_user_input(crs)
+
+
+def _steps(source: str | None, target: str | None) -> pyproj.Transformer | None:
+    if source is None or target is None or source == target:
+        return None
+    return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
 def _transform(image: xr.DataArray) -> Affine:

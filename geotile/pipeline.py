@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import geopandas as gpd
 import numpy as np
+import shapely
+from numpy.typing import NDArray
 
 from geotile.checks import Pair, as_int, check_unit
 from geotile.detections import Detections, concat
@@ -17,11 +19,14 @@ from geotile.encode import TileFormat
 from geotile.endpoints import Endpoint
 from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
-from geotile.map_tiles import Node, TileJob, map_tiles
+from geotile.georef import scale_yx
+from geotile.halo import forget
+from geotile.map_tiles import Node, Reading, TileJob, map_tiles
 from geotile.merge import KeepAll, Merge, Nms
 from geotile.nms import OverlapMetric
 from geotile.plan import ImageLike, Plan, footprint_crs, plan
 from geotile.progress import ProgressCallback, listening
+from geotile.raster import OpenOptions
 from geotile.report import Report, make_report
 from geotile.scheduler import processes, threads
 from geotile.sinks import Output, write
@@ -46,7 +51,10 @@ def detect(
     errors: Literal["record", "raise"] = "record",
     progress: bool | ProgressCallback | None = None,
     crs: Any = None,
-    **endpoint_options: Any,
+    roi: Any = None,
+    outside_roi: Literal["drop", "keep"] = "drop",
+    skip_nodata: bool | float = True,
+    **options: Any,
 ) -> gpd.GeoDataFrame:
     """Run a detection model over an image of any size.
 
@@ -55,8 +63,8 @@ def detect(
 
     Parameters
     ----------
-    image : str, path or xarray.DataArray
-        A path or uri that GDAL reads, or an array with dims (band, y, x) in any order, or (y, x).
+    image : str, path, pystac.Item or xarray.DataArray
+        What `open_image` opens, or an array with dims (band, y, x) in any order, or (y, x).
     endpoint : str, callable or Endpoint
         An http(s) url that speaks the OSML contract; or ``model(tile)``, tile an ndarray
         (band, y, x), returning ``(boxes, scores)``, ``(boxes, scores, labels)``, a
@@ -87,19 +95,30 @@ def detect(
     progress : bool or callable, optional
         True for a bar in a terminal, or ``progress(done_tiles, all_tiles)``.
     crs : optional
-        CRS of the answer, as pyproj takes it; by default the image's own.
-    **endpoint_options
-        For a url, those of `HttpEndpoint`: ``auth``, ``headers``, ``params``, ``verify``,
-        ``timeout_s``, ``retries`` ...
+        CRS of the answer, as pyproj takes it; by default the image's own, or WGS 84 where RPCs
+        place it.
+    roi : str, mapping, shapely geometry or GeoDataFrame, optional
+        Region of interest: WKT, GeoJSON, a geometry, in WGS 84 longitude and latitude unless it
+        names its CRS. Only tiles that share pixels with it are read and sent.
+    outside_roi : {"drop", "keep"}
+        What becomes of detections of those tiles that do not meet the region of interest.
+    skip_nodata : bool or float
+        Least share of valid pixels, 0 to 1, of a tile that is sent; True for any at all, False
+        to send every tile. Valid is what the file's mask, alpha, nodata, NaN and empty blocks
+        leave.
+    **options
+        For a uri, those of `open_image` (``storage_options``, ``bands``, ``resolution`` ...); for
+        an endpoint's url, those of `HttpEndpoint` (``auth``, ``headers``, ``params``, ``verify``,
+        ``timeout_s``, ``retries`` ...).
 
     Returns
     -------
     geopandas.GeoDataFrame
         A row a detection, by falling score, then content. Columns ``geometry`` (world, or pixels
-        where the image has no georeference), ``score`` (float64), ``label`` (str), ``classes``
-        (list of {"iri", "score"}), ``xmin``, ``ymin``, ``xmax``, ``ymax`` (float64, image pixels,
-        clipped to the tile: the box that merging looked at), ``image_geometry`` (image pixels, as
-        the model gave it), ``properties`` (what else the model sent, or None).
+        where the image has no georeference; None off the Earth), ``score`` (float64), ``label`` (str), ``classes``
+        (list of {"iri", "score"}), ``xmin``, ``ymin``, ``xmax``, ``ymax`` (float64, pixels of
+        the full resolution, clipped to the tile: the box that merging looked at),
+        ``image_geometry`` (the same pixels, as the model gave it), ``properties`` (what else the model sent, or None).
         ``attrs["report"]`` is the `Report`.
 
     Raises
@@ -109,7 +128,7 @@ def detect(
     ImageOpenError
         If the image cannot be opened.
     GeoreferenceError
-        If the image is placed by GCPs or RPCs.
+        If the image's place cannot be made out, or a region of interest is given and it has none.
     EndpointUnreachable, EndpointError
         If the endpoint does not answer at all.
     TileError
@@ -126,22 +145,38 @@ def detect(
     began = time.perf_counter()
     if errors not in ("record", "raise"):
         raise ArgumentError(f"errors={errors!r} is unknown; choose 'record' or 'raise'")
+    if outside_roi not in ("drop", "keep"):
+        raise ArgumentError(f"outside_roi={outside_roi!r} is unknown; choose 'drop' or 'keep'")
+    least_data = _least_data(skip_nodata)
+    opening = {name: options.pop(name) for name in OpenOptions.__annotations__ if name in options}
     how = _merge(merge, iou_threshold, overlap_metric, class_agnostic)
-    model = as_endpoint(endpoint, **endpoint_options)
-    work = plan(image, tile_size=tile_size, overlap=overlap, region_size=region_size, tile_format=tile_format)
+    model = as_endpoint(endpoint, **options)
+    work = plan(
+        image, tile_size=tile_size, overlap=overlap, region_size=region_size, tile_format=tile_format, roi=roi,
+        **opening,
+    )  # fmt: skip
     wanted_crs = footprint_crs(crs, work.encoder.georeference)
+    reading = Reading(
+        grid=work.grid, selected=work.selected, look_for_data=least_data is not None,
+        run=f"{'watched' if progress else 'run'}-{uuid4().hex}",
+    )  # fmt: skip
     job = TileJob(
-        grid=work.grid, endpoint=model, encoder=work.encoder, merge=how,
+        reading=reading, endpoint=model, encoder=work.encoder, merge=how,
         score_threshold=check_unit(score_threshold, "score_threshold"),
         workers=_workers(model, as_int(concurrency, "concurrency", 1)),
         errors=errors, pad_value=(work.encoder.nodata or 0.0) if pad else None,
-        run=f"{'watched' if progress else 'run'}-{uuid4().hex}",
+        least_data=least_data,
     )  # fmt: skip
     model.ready()
     tree = tree_reduce(map_tiles(work.image, job), work.grid, how)
-    with listening(job.run, progress, work.tiles):
-        root: Node = tree.compute()
+    try:
+        with listening(job.run, progress, work.requests):
+            root: Node = tree.compute()
+    finally:
+        forget(job.run)
     found = concat(root.settled).in_order()
+    if work.roi is not None and outside_roi == "drop":
+        found = found.take(shapely.intersects(work.roi, found.image_geometries))
     table = _georeferenced(found, work, wanted_crs)
     table.attrs["report"] = _report(root, work, model, len(found), time.perf_counter() - began)
     return table
@@ -202,6 +237,12 @@ def _merge(merge: Any, iou_threshold: float, metric: OverlapMetric, class_agnost
     raise ArgumentError(f"merge={merge!r} is unknown; choose 'nms' or None")
 
 
+def _least_data(skip_nodata: bool | float) -> float | None:
+    if isinstance(skip_nodata, bool):
+        return 0.0 if skip_nodata else None
+    return check_unit(skip_nodata, "skip_nodata")
+
+
 def _workers(model: Endpoint, concurrency: int) -> int:
     share = processes()
     return model.workers(max(1, concurrency // share), max(1, threads() // share))
@@ -209,7 +250,8 @@ def _workers(model: Endpoint, concurrency: int) -> int:
 
 def _georeferenced(found: Detections, work: Plan, crs: str | None) -> gpd.GeoDataFrame:
     shapes = found.image_geometries
-    xmin, ymin, xmax, ymax = found.boxes.T
+    full = scale_yx(work.image)
+    xmin, ymin, xmax, ymax = found.boxes.T * np.array([full[1], full[0]] * 2)[:, None]
     columns = {
         "score": found.scores,
         "label": found.labels,
@@ -218,11 +260,19 @@ def _georeferenced(found: Detections, work: Plan, crs: str | None) -> gpd.GeoDat
         "ymin": ymin,
         "xmax": xmax,
         "ymax": ymax,
-        "image_geometry": gpd.GeoSeries(shapes),
+        "image_geometry": gpd.GeoSeries(_scaled(shapes, full)),
         "properties": found.properties,
     }
     placed = gpd.GeoSeries(work.encoder.georeference.to_world(shapes, crs), crs=crs)
     return gpd.GeoDataFrame(columns, geometry=placed)
+
+
+def _scaled(shapes: NDArray[np.object_], full: tuple[float, float]) -> NDArray[np.object_]:
+    """Return geometries in pixels of the full resolution."""
+    if full == (1.0, 1.0):
+        return shapes
+    scaled: NDArray[np.object_] = shapely.transform(shapes, lambda xy: xy * [full[1], full[0]])
+    return scaled
 
 
 def _classes(found: Detections) -> np.ndarray[tuple[int, ...], np.dtype[np.object_]]:
@@ -237,6 +287,7 @@ def _report(root: Node, work: Plan, model: Endpoint, after: int, seconds: float)
         image=work.name, endpoint=str(model), tiles=work.tiles, regions=work.regions,
         requests=root.requests, retries=root.retries, before=root.before, after=after,
         seconds=seconds, failures=root.failures,
+        outside_roi=work.tiles - work.requests, without_data=root.without_data,
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import html
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import geopandas as gpd
 import numpy as np
 import shapely
 import xarray as xr
+from numpy.typing import NDArray
 
 from geotile.checks import Pair
 from geotile.encode import Encoder, TileFormat
 from geotile.errors import ArgumentError
 from geotile.georef import Georeference, georeference_of, wkt_of
 from geotile.grid import TileGrid
-from geotile.raster import open_image, redact, source_of
+from geotile.raster import OpenOptions, open_image, source_of
+from geotile.redact import redact
 from geotile.regions import plan_grid
+from geotile.roi import roi_in_pixels, tiles_that_meet
+from geotile.source import Source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ImageLike = str | os.PathLike[str] | xr.DataArray
+ImageLike = Any  # str, path, STAC item, xarray.DataArray
 _MEMORY_BLOCK = 256  # an array in memory has no blocks: cut it anywhere, but not at every pixel
 
 
@@ -40,6 +45,10 @@ class Plan:
     """Dims (band, y, x)."""
     grid: TileGrid
     encoder: Encoder
+    roi: Any = None
+    """Region of interest, a shapely geometry in image pixels; None for the whole image."""
+    selected: NDArray[np.bool_] | None = None
+    """(tiles down, tiles across), the tiles that meet it; None for all."""
 
     @property
     def regions(self) -> int:
@@ -53,8 +62,14 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """Requests to the endpoint, without retries: one a tile."""
-        return self.grid.n_tiles
+        """Requests to the endpoint at most, without retries: one a tile that meets the region of interest."""
+        return self.grid.n_tiles if self.selected is None else int(self.selected.sum())
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """What will be slow or large, and why."""
+        source = source_of(self.image)
+        return () if source is None else tuple(slow_reasons(source, self.grid))
 
     @property
     def region_bytes(self) -> int:
@@ -138,9 +153,11 @@ class Plan:
                 f"{self.regions:,} ({grid.regions_yx[1]} x {grid.regions_yx[0]}), up to {_mb(self.region_bytes)}",
             ),
             ("tiles", f"{self.tiles:,} ({grid.tiles_yx[1]} x {grid.tiles_yx[0]})"),
+            *([] if self.roi is None else [("in the roi", f"{self.requests:,} tiles")]),
             ("requests", f"{self.requests:,} of {_mb(self.request_bytes)} ({self.encoder.format})"),
             ("pixels read", f"{self.read_ratio:.2f} x the image"),
             ("graph", f"{self.tasks:,} tasks"),
+            *(("slow", reason) for reason in self.slow),
         ]
 
     def __repr__(self) -> str:
@@ -161,6 +178,8 @@ def plan(
     overlap: int | Pair = 128,
     region_size: int | Pair | str = "auto",
     tile_format: TileFormat = "GTIFF",
+    roi: Any = None,
+    **open_options: Unpack[OpenOptions],
 ) -> Plan:
     """Say what a run would do, without reading a pixel.
 
@@ -174,6 +193,10 @@ def plan(
         In pixels, or (y, x), rounded to the file's blocks.
     tile_format : {"GTIFF", "NITF", "PNG", "JPEG", "NPY"}
         What an endpoint behind a url would be sent.
+    roi : str, mapping, shapely geometry or GeoDataFrame, optional
+        Region of interest, as `detect` takes it.
+    **open_options
+        For a uri, those of `open_image`: ``storage_options``, ``bands``, ``resolution`` ...
 
     Returns
     -------
@@ -191,21 +214,21 @@ def plan(
     >>> job.tiles, job.request_bytes
     (9, 49152)
     """
-    name, array = as_image(image)
-    edges = _block_edges(array) if isinstance(image, xr.DataArray) else None
+    name, array = as_image(image, **open_options)
     source = source_of(array)
-    if edges is None:
-        assert source is not None  # open_image made it
-        edges = source.block_edges
+    edges = source.block_edges if source is not None and not isinstance(image, xr.DataArray) else _block_edges(array)
     shape = (array.shape[0], array.shape[1], array.shape[2])
-    grid = plan_grid(shape, array.dtype.itemsize, edges, tile_size, overlap, region_size)
+    whole = source is not None and source.sequential
+    grid = plan_grid(shape, array.dtype.itemsize, edges, tile_size, overlap, region_size, whole=whole)
     nodata = array.rio.nodata
     encoder = Encoder(tile_format, georeference_of(array), None if nodata is None else float(nodata))
     encoder.check(str(array.dtype), shape[0])
-    return Plan(name=name, image=array, grid=grid, encoder=encoder)
+    area = None if roi is None else roi_in_pixels(roi, encoder.georeference, grid.shape_yx)
+    selected = None if area is None else tiles_that_meet(grid, area)
+    return Plan(name=name, image=array, grid=grid, encoder=encoder, roi=area, selected=selected)
 
 
-def as_image(image: ImageLike) -> tuple[str, xr.DataArray]:
+def as_image(image: ImageLike, **open_options: Unpack[OpenOptions]) -> tuple[str, xr.DataArray]:
     """Return an image's name and the image, dims (band, y, x).
 
     Raises
@@ -213,10 +236,12 @@ def as_image(image: ImageLike) -> tuple[str, xr.DataArray]:
     ArgumentError
         If it is neither a path nor an array of these dims, or of complex numbers.
     """
-    if isinstance(image, str | os.PathLike):
-        return redact(os.fspath(image)), open_image(image)
     if not isinstance(image, xr.DataArray):
-        raise ArgumentError(f"image is {type(image).__name__}; give a path, a uri or an xarray.DataArray")
+        if not (isinstance(image, str | os.PathLike | Mapping) or hasattr(image, "assets")):
+            raise ArgumentError(f"image is {type(image).__name__}; give a path, a uri or an xarray.DataArray")
+        image = open_image(image, **open_options)
+    elif open_options:
+        raise ArgumentError(f"{sorted(open_options)} apply to a uri; give them to open_image")
     if set(image.dims) not in ({"y", "x"}, {"band", "y", "x"}):
         raise ArgumentError(f"image has dims {image.dims}; rename them to (band, y, x) or (y, x)")
     if 0 in image.shape:
@@ -248,6 +273,34 @@ def footprint_crs(crs: Any, georeference: Georeference) -> str | None:
     if georeference.crs is None:
         raise ArgumentError(f"crs={crs!r} was asked for, but the image has no CRS; leave crs out")
     return wkt_of(crs)
+
+
+_LARGE_REGION = 256 * 2**20
+_BIG_BLOCK = 64 * 2**20
+
+
+def slow_reasons(source: Source, grid: TileGrid) -> Iterator[str]:
+    """Say what makes an image slow or large to read, and what would help."""
+    bands, _, width = source.shape
+    pixel = bands * np.dtype(source.dtype).itemsize
+    block_y, block_x = source.block_yx
+    cog = "convert it to a COG (rio cogeo create, gdal_translate -of COG)"
+    if source.sequential:
+        if grid.n_regions == 1:
+            yield f"{source.driver} is decoded from the top: the whole image is one region, read by one thread; {cog}"
+        else:
+            yield f"{source.driver} is decoded from the top, again for each of {grid.n_regions} regions; {cog}"
+    elif source.driver.startswith("JP2") and not source.resampled and grid.n_regions > 1 and source.one_codestream:
+        yield f"a JPEG 2000 of one tile: its code-stream is gone through for each of {grid.n_regions} regions; {cog}"
+    elif block_y * block_x * pixel > _BIG_BLOCK:
+        yield f"a block is {block_x} x {block_y} pixels ({_mb(block_y * block_x * pixel)}): it is decoded whole; {cog}"
+    elif block_x >= width > 2 * grid.axes[1].tile and block_y < grid.axes[0].tile and not source.sequential:
+        yield f"the file is in strips {block_x} pixels wide: regions are wide and low, and their halos long; {cog}"
+    if source.interleave == "pixel" and bands * 2 <= source.file_bands:
+        yield f"{bands} of {source.file_bands} bands, stored pixel by pixel: the others are decoded too"
+    largest = max(int(np.prod(grid.read_window(row, 0).shape_yx)) for row in range(grid.regions_yx[0])) * pixel
+    if largest > _LARGE_REGION:
+        yield f"a region takes {_mb(largest)} in each thread: give a smaller tile_size or overlap, or {cog}"
 
 
 def _mb(size: int) -> str:

@@ -3,99 +3,103 @@
 from __future__ import annotations
 
 import os
-import re
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import dask.array as da
 import numpy as np
-import rasterio
-import rasterio.windows
 import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from affine import Affine
 from dask.base import tokenize
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rioxarray.rioxarray import affine_to_coords
 
-from geotile.checks import Pair
-from geotile.errors import ImageOpenError, ImageReadError
-from geotile.grid import TileGrid, Window
-from geotile.quiet import unplaced
+from geotile.catalog import is_stac, is_zarr, open_zarr, stac_asset
+from geotile.checks import positive
+from geotile.errors import ArgumentError
+from geotile.georef import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
+from geotile.grid import TileGrid
+from geotile.header import NO_PLACE, BandNames, Header, Place, read_header
+from geotile.placement import GcpPlacement, Placement, RpcPlacement
 from geotile.regions import plan_grid
+from geotile.sar import SarRemap, remapped, sar_placement
+from geotile.source import Source
+from geotile.storage import locate
 
-GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block again, so a larger cache earns nothing
-_OPEN_FILES = 4  # datasets kept open per thread
-_local = threading.local()
 
+class OpenOptions(TypedDict, total=False):
+    """What `open_image` takes besides the uri; `detect` and `plan` take them too."""
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """An image file: its header, and how to read a window of it. Opened on first read."""
-
-    uri: str = field(repr=False)
-    """It may hold a secret: shown nowhere."""
-    shape: tuple[int, int, int]
-    """Bands, height, width."""
-    dtype: str
-    block_yx: Pair
-    """Height and width of a block in pixels."""
-    version: str
-    """Tells this file from a later one of the same name."""
-
-    @property
-    def block_edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Inner edges of the blocks on y and x, in pixels."""
-        _, height, width = self.shape
-        return (
-            np.arange(self.block_yx[0], height, self.block_yx[0], dtype=np.int64),
-            np.arange(self.block_yx[1], width, self.block_yx[1], dtype=np.int64),
-        )
-
-    def read(self, window: Window) -> NDArray[Any]:
-        """Read a window of all bands, (band, y, x).
-
-        Raises
-        ------
-        ImageReadError
-            If a block in it cannot be read.
-        """
-        area = rasterio.windows.Window.from_slices(*window.slices)
-        try:
-            with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
-                pixels: NDArray[Any] = _dataset(self).read(window=area)
-        except (RasterioError, OSError) as error:
-            raise ImageReadError(
-                f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
-                f"{redact(self.uri)}: {redact(str(error))}"
-            ) from None
-        return pixels
+    storage_options: Mapping[str, Any] | None
+    bands: Sequence[int | str] | int | str | None
+    subdataset: int | str | None
+    asset: str | None
+    resolution: float | None
+    georeference: bool
+    dem: str | None
+    height: float | None
+    sar: SarRemap | None
+    allow_vrt: bool
+    sidecars: bool | None
 
 
 def open_image(
-    uri: str | os.PathLike[str],
+    uri: Any,
     *,
     chunks: str | int | Mapping[str, int] | tuple[Any, ...] | None = "auto",
+    storage_options: Mapping[str, Any] | None = None,
+    bands: BandNames = None,
+    subdataset: int | str | None = None,
+    asset: str | None = None,
+    resolution: float | None = None,
     georeference: bool = True,
+    dem: str | os.PathLike[str] | None = None,
+    height: float | None = None,
+    sar: SarRemap | None = None,
+    allow_vrt: bool = False,
+    sidecars: bool | None = None,
 ) -> xr.DataArray:
     """Open an image lazily: only its header is read.
 
     Parameters
     ----------
-    uri : str or path
-        Anything GDAL reads: a path, ``s3://``, ``https://``, ``/vsi...``.
+    uri : str, path or pystac.Item
+        Anything GDAL reads: a path, ``s3://``, ``https://``, ``gs://``, ``az://``, ``/vsi...``; a
+        Zarr store; a STAC item.
     chunks : "auto", int, tuple or mapping
         Regions, rounded to the file's blocks: of at most 32 MiB (less where Dask's
         ``array.chunk-size`` is less), or in pixels, or in pixels by axis
         (``{"y": 4096, "x": 4096}``).
+    storage_options : mapping, optional
+        How to reach it, in the words of fsspec, s3fs, gcsfs and adlfs: ``key``, ``secret``,
+        ``token``, ``profile``, ``role_arn``, ``anon``, ``endpoint_url``, ``requester_pays``,
+        ``client_kwargs``, ``headers``, ``timeout`` (seconds without a byte) ... It travels to
+        every worker, and is shown nowhere.
+    bands : int, str or sequence, optional
+        Bands by number, from 1, or by name, in the order wanted; by default all but alpha.
+    subdataset : int or str, optional
+        Number, from 0, or end of the name of an image inside the file (a NITF's image segments);
+        in a Zarr group, the name of the variable.
+    asset : str, optional
+        Key of a STAC item's asset.
+    resolution : float, optional
+        Ground size of a pixel in metres to resample to, from the nearest overview. Detections
+        come back in pixels of the full resolution.
     georeference : bool
         False leaves the image in pixels, whatever the file says of its place.
+    dem : str or path, optional
+        Elevation model (metres) for an image placed by RPCs.
+    height : float, optional
+        Metres above the ellipsoid for an image placed by RPCs, or a SICD; by default its own.
+    sar : {"amplitude", "quarter_power"}, optional
+        Turn complex pixels into their magnitude, or its square root.
+    allow_vrt : bool
+        Open formats that name further files or hosts too (VRT, DIMAP, SAFE, WMS ...): what they
+        name is read with your rights, so allow it for images that you trust.
+    sidecars : bool, optional
+        Look for files beside a remote image (``_RPB.TXT``, ``.ovr``, ``.msk``, ``.aux.xml``), for a
+        few requests more; by default only where it has no place of its own.
 
     Returns
     -------
@@ -107,32 +111,39 @@ def open_image(
     ImageOpenError
         If the file is missing, denied, no image, without bands, or of complex numbers.
     ArgumentError
-        If the chunks cannot be used.
+        If an option cannot be used.
+    GeoreferenceError
+        If `resolution` is asked of an image without a place.
 
     Examples
     --------
     >>> from geotile.testing import write_example
-    >>> image = open_image(write_example())
+    >>> image = open_image(write_example(), bands=["red", "green"])
     >>> image.dims, image.shape
-    (('band', 'y', 'x'), (3, 256, 256))
+    (('band', 'y', 'x'), (2, 256, 256))
     """
+    if is_stac(uri, asset):
+        uri = stac_asset(uri, asset)
     name = str(os.fspath(uri))
-    source, place = _header(name)
-    regions = _chunks(source, chunks)
-    data = da.map_blocks(
-        _read_chunk,
-        chunks=((source.shape[0],), *regions),
-        dtype=source.dtype,
-        meta=np.empty((0, 0, 0), source.dtype),
-        source=source,
-        regions=regions,
-        name=f"open-image-{tokenize(source, regions)}",
-    )
-    data.dask.layers[data.name].collection_annotations["geotile_source"] = source
-    image = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": np.arange(1, source.shape[0] + 1)})
-    image = _placed(image, place if georeference else _Place())
+    if is_zarr(name):
+        return open_zarr(name, storage_options, subdataset, bands)
+    location = locate(name, storage_options)
+    header = read_header(location, subdataset=subdataset, bands=bands, allow_vrt=allow_vrt, sidecars=sidecars)
+    place = header.place if georeference else NO_PLACE
+    source = remapped(header.source, sar)
+    placement = _placement(place, source, dem, height, storage_options) if georeference else None
+    image = _lazy(source, chunks, place, placement, header)
+    if resolution is not None:
+        source = _resampled(source, image, resolution)
+        image = _lazy(source, chunks, place, placement, header)
     image.encoding = {"source": name}
     return image
+
+
+def from_source(source: Source, like: xr.DataArray) -> xr.DataArray:
+    """Return the image of a source, placed and cut into regions as another one is."""
+    assert like.chunks is not None
+    return like.copy(data=_array(source, (like.chunks[-2], like.chunks[-1])))
 
 
 def source_of(image: xr.DataArray) -> Source | None:
@@ -144,92 +155,89 @@ def source_of(image: xr.DataArray) -> Source | None:
     return source
 
 
-def redact(text: str) -> str:
-    """Mask passwords in urls and the values of their query parameters.
-
-    Examples
-    --------
-    >>> redact("https://me:secret@host/a.tif?token=abc&x=1")
-    'https://***@host/a.tif?token=***&x=***'
-    """
-    text = re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", text)
-    return re.sub(r"([?&][\w.%-]+=)[^&\s'\")]+", r"\1***", text)
+def _lazy(source: Source, chunks: Any, place: Place, placement: Placement | None, header: Header) -> xr.DataArray:
+    data = _array(source, _chunks(source, chunks))
+    image = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": _band_numbers(source)})
+    if any(header.band_names) and len(header.band_names) == len(image):
+        image.attrs["long_name"] = header.band_names
+    return _placed(image, place, placement, source)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """What a header says of where the image lies, and of its nodata."""
-
-    transform: Affine | None = None
-    crs: Any = None
-    gcps: tuple[list[Any], Any] = ((), None)  # type: ignore[assignment]  # rasterio gives a list
-    by_rpc: bool = False
-    nodata: float | None = None
-
-
-def _header(uri: str) -> tuple[Source, _Place]:
-    """Read the header."""
-    _must_be_readable(uri)
-    try:
-        with unplaced():
-            file = rasterio.open(uri)
-        with file:
-            _must_be_usable(uri, file)
-            source = Source(
-                uri=uri, shape=(file.count, file.height, file.width), dtype=file.dtypes[0],
-                block_yx=file.block_shapes[0], version=_version(uri),
-            )  # fmt: skip
-            placed = not file.transform.is_identity
-            return source, _Place(
-                transform=file.transform if placed else None, crs=file.crs, gcps=file.gcps,
-                by_rpc=file.rpcs is not None and not placed, nodata=file.nodata,
-            )  # fmt: skip
-    except (RasterioError, OSError) as error:
-        raise ImageOpenError(f"cannot open {redact(uri)} as an image: {redact(str(error))}") from None
+def _array(source: Source, regions: tuple[tuple[int, ...], tuple[int, ...]]) -> da.Array:
+    data = da.map_blocks(
+        _read_chunk,
+        chunks=((source.shape[0],), *regions),
+        dtype=source.dtype,
+        meta=np.empty((0, 0, 0), source.dtype),
+        source=source,
+        regions=regions,
+        name=f"open-image-{tokenize(source, regions)}",
+    )
+    data.dask.layers[data.name].collection_annotations["geotile_source"] = source
+    return data
 
 
-def _placed(image: xr.DataArray, place: _Place) -> xr.DataArray:
-    """Write the place under ``.rio``; y and x count pixels where an axis has no coordinate of its own."""
+def _band_numbers(source: Source) -> NDArray[np.int64]:
+    own = len(source.bands) == source.shape[0]
+    return np.asarray(source.bands if own else range(1, source.shape[0] + 1), np.int64)
+
+
+def _placement(
+    place: Place, source: Source, dem: Any, height: float | None, storage_options: Mapping[str, Any] | None
+) -> Placement | None:
+    """Return what places an image that no affine transform places."""
+    if place.rpcs is not None:
+        where = None if dem is None else locate(str(os.fspath(dem)), _if_remote(dem, storage_options))
+        return RpcPlacement(tuple(sorted(place.rpcs.items())), height, where)
+    if dem is not None:
+        raise ArgumentError("dem= applies to images placed by RPCs; this one is not: leave it out")
+    if (found := sar_placement(source, height)) is not None:
+        return found
+    if height is not None:
+        raise ArgumentError("height= applies to images placed by RPCs or a SICD's header; leave it out")
+    if place.gcps:
+        return GcpPlacement(tuple((p.col, p.row, p.x, p.y, p.z or 0.0) for p in place.gcps))
+    return None
+
+
+def _if_remote(uri: Any, storage_options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return storage_options if "://" in str(uri) else None
+
+
+def _placed(image: xr.DataArray, place: Place, placement: Placement | None, source: Source) -> xr.DataArray:
+    """Write the place under ``.rio``; y and x count pixels of the file where an axis has no coordinate of its own."""
     height, width = image.shape[1:]
-    if place.nodata is not None:
-        image = image.rio.write_nodata(place.nodata)
-    if place.crs is not None:
-        image = image.rio.write_crs(place.crs)
-    if place.transform is not None:
-        image = image.rio.write_transform(place.transform)
-    elif place.gcps[0]:
-        image = image.rio.write_gcps(*place.gcps)
-    elif place.by_rpc:
-        image = image.assign_coords(spatial_ref=xr.Variable((), 0, {"rpc": "yes"}))
-    if place.transform is not None and place.transform.is_rectilinear:
-        return image.assign_coords(affine_to_coords(place.transform, width, height))
+    sy, sx = source.scale_yx
+    if source.nodata is not None and not source.steps:
+        image = image.rio.write_nodata(source.nodata)
+    geographic = placement is not None and not isinstance(placement, GcpPlacement)
+    crs = wkt_of("OGC:CRS84") if geographic else place.crs
+    image = image.rio.write_crs(crs) if crs is not None else image.assign_coords(spatial_ref=xr.Variable((), 0))
+    if placement is not None:
+        notes = {"gcps" if isinstance(placement, GcpPlacement) else "rpc": type(placement).__name__}
+        image.spatial_ref.attrs |= notes
+        image.spatial_ref.encoding[PLACEMENT] = placement
+    elif place.transform is not None:
+        image = image.rio.write_transform(place.transform @ Affine.scale(sx, sy))
+    if source.resampled:
+        image.spatial_ref.attrs[SCALE] = f"{sy!r} {sx!r}"
+    if placement is None and place.transform is not None and place.transform.is_rectilinear:
+        return image.assign_coords(affine_to_coords(place.transform @ Affine.scale(sx, sy), width, height))
     return image.assign_coords(
-        {d: (d, np.arange(n) + 0.5, {"units": "pixel"}) for d, n in (("y", height), ("x", width))}
+        {
+            d: (d, (np.arange(n) + 0.5) * scale, {"units": "pixel"})
+            for d, n, scale in (("y", height, sy), ("x", width, sx))
+        }
     )
 
 
-def _must_be_readable(uri: str) -> None:
-    if "://" in uri or uri.startswith("/vsi"):
-        return
-    path = Path(uri)
-    if ":" in uri and not path.exists():
-        return  # a subdataset (NITF_IM:0:file), which GDAL alone can resolve
-    if not path.exists():
-        raise ImageOpenError(f"no such image: {path} (in {Path.cwd()})")
-    if path.is_file() and not os.access(path, os.R_OK):
-        raise ImageOpenError(f"no permission to read {path}")
-    if path.is_file() and path.stat().st_size == 0:
-        raise ImageOpenError(f"{path} is empty (0 bytes)")
-
-
-def _must_be_usable(uri: str, file: rasterio.DatasetReader) -> None:
-    if file.count == 0:
-        inside = ", ".join(redact(name) for name in file.subdatasets) or "nothing"
-        raise ImageOpenError(f"{redact(uri)} has no bands; it holds {inside}: open one of these")
-    if len(set(file.dtypes)) > 1:
-        raise ImageOpenError(f"{redact(uri)} mixes dtypes {file.dtypes}; convert it to one")
-    if "complex" in file.dtypes[0] or "cint" in file.dtypes[0].lower():
-        raise ImageOpenError(f"{redact(uri)} holds complex numbers ({file.dtypes[0]}); give amplitudes, abs(image)")
+def _resampled(source: Source, image: xr.DataArray, resolution: float) -> Source:
+    wanted = positive(resolution, "resolution", "metres")
+    own_y, own_x = pixel_size_m(georeference_of(image), (source.shape[1], source.shape[2]))
+    height, width = (max(1, round(n * own / wanted)) for n, own in ((source.shape[1], own_y), (source.shape[2], own_x)))
+    if max(height, width) > 2**31 - 1 or height * width > 2**10 * source.shape[1] * source.shape[2]:
+        raise ArgumentError(f"resolution={resolution} m: the image has {own_x:.3g} m; ask for no finer than a 32nd")
+    return source.at_shape(height, width)
 
 
 def _chunks(source: Source, chunks: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -240,33 +248,11 @@ def _chunks(source: Source, chunks: Any) -> tuple[tuple[int, ...], tuple[int, ..
         chunks = (chunks.get("y", height), chunks.get("x", width))
     if chunks is None or chunks == -1:
         return (height,), (width,)
-    return plan_grid(source.shape, np.dtype(source.dtype).itemsize, source.block_edges, 1, 0, chunks).chunks
+    itemsize = np.dtype(source.dtype).itemsize
+    return plan_grid(source.shape, itemsize, source.block_edges, 1, 0, chunks, whole=source.sequential).chunks
 
 
 def _read_chunk(source: Source, regions: tuple[tuple[int, ...], ...], block_id: tuple[int, ...]) -> NDArray[Any]:
     _, row, column = block_id
     grid = TileGrid(source.shape[1:], 1, 0, regions)  # type: ignore[arg-type]  # two axes
-    return source.read(grid.region_window(row, column))
-
-
-def _version(uri: str) -> str:
-    """Name the state of a local file; anything else counts as new each time it is opened."""
-    path = Path(uri)
-    if path.is_file():
-        state = path.stat()
-        return f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
-    return uuid4().hex
-
-
-def _dataset(source: Source) -> rasterio.DatasetReader:
-    """Open a file once a thread: GDAL's handles must not be shared between threads."""
-    files: OrderedDict[Source, rasterio.DatasetReader] | None = getattr(_local, "files", None)
-    if files is None:
-        files = _local.files = OrderedDict()
-    if source not in files:
-        if len(files) >= _OPEN_FILES:
-            files.popitem(last=False)[1].close()
-        with unplaced():
-            files[source] = rasterio.open(source.uri)
-    files.move_to_end(source)
-    return files[source]
+    return source.read(grid.region_window(row, column)).values

@@ -16,6 +16,8 @@ from geotile.scheduler import threads
 
 _REGIONS_PER_THREAD = 2  # at least, so that one slow region does not leave the other threads idle
 _MOST_BYTES = 32 * 2**20  # larger regions were no faster, and a worker holds one a thread
+_WHOLE_BYTES = 2**30
+_MOST_REGIONS = 2**22  # 130 TB in regions of 32 MiB
 
 
 def plan_grid(
@@ -25,6 +27,7 @@ def plan_grid(
     tile_size: int | Pair,
     overlap: int | Pair,
     region_size: Any = "auto",
+    whole: bool = False,
 ) -> TileGrid:
     """Choose regions on block edges and lay the tiles over them.
 
@@ -41,24 +44,50 @@ def plan_grid(
     region_size : "auto", int or tuple of int
         In pixels, or (y, x); "auto" goes by bytes: 32 MiB, less where Dask's ``array.chunk-size``
         is less or a thread would get fewer than two regions.
+    whole : bool
+        With "auto", one region of up to 1 GiB: for files that only read from the top.
 
     Returns
     -------
     TileGrid
+
+    Raises
+    ------
+    ArgumentError
+        If there would be more regions than anybody can run.
     """
     bands, height, width = shape
-    whole = TileGrid((height, width), tile_size, overlap)  # checks the sizes
+    image = TileGrid((height, width), tile_size, overlap)  # checks the sizes
     if isinstance(region_size, str):
         if region_size != "auto":
             raise ArgumentError(f"region_size={region_size!r} must be 'auto', pixels, or (y, x) pixels")
-        target = _auto(whole, bands * itemsize, block_edges)
+        target = _from_the_top(shape, itemsize) if whole else _auto(image, bands * itemsize, block_edges)
     else:
         target = as_pair(region_size, "region_size", 1)
+    count = int(
+        np.prod(
+            [
+                min(n // size, len(edges)) + 1
+                for n, size, edges in zip((height, width), target, block_edges, strict=True)
+            ]
+        )
+    )
+    if count > _MOST_REGIONS:
+        raise ArgumentError(
+            f"{width} x {height} pixels in regions of {target[1]} x {target[0]} would be {count:,} regions, more than "
+            f"{_MOST_REGIONS:,}: check the image's header, or give a larger region_size"
+        )
     y, x = (
         region_chunks(axis.length, axis.tile, axis.overlap, edges, size)
-        for axis, edges, size in zip(whole.axes, block_edges, target, strict=True)
+        for axis, edges, size in zip(image.axes, block_edges, target, strict=True)
     )
     return TileGrid((height, width), tile_size, overlap, (y, x))
+
+
+def _from_the_top(shape: tuple[int, int, int], itemsize: int) -> Pair:
+    """Height and width of a region of a file whose rows are decoded one after the other: all of it, if it fits."""
+    bands, height, width = shape
+    return max(1, min(height, _WHOLE_BYTES // (bands * itemsize * width))), width
 
 
 def _auto(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Pair:

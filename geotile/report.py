@@ -44,11 +44,13 @@ class Report(_Record):
     Attributes
     ----------
     status : {"SUCCESS", "PARTIAL", "FAILED"}
-        Whether all, some or none of the tiles were answered.
+        Whether all, some or none of the tiles that were to be sent were answered.
     image, endpoint : str
         What was run on what; no secrets.
     tiles, regions : int
-        How many there were.
+        How many the grid has.
+    tiles_outside_roi, tiles_without_data : int
+        Tiles that were not sent: off the region of interest, or with too little data.
     requests, retries : int
         Requests sent, retries among them.
     detections_before, detections_after : int
@@ -61,7 +63,7 @@ class Report(_Record):
     Examples
     --------
     >>> report = make_report(image="a.tif", endpoint="f", tiles=4, regions=1, requests=4, retries=0,
-    ...                      before=9, after=7, seconds=0.5, failures=[])
+    ...                      before=9, after=7, seconds=0.5, failures=[], outside_roi=0, without_data=0)
     >>> report.status, report["detections_after"]
     ('SUCCESS', 7)
     """
@@ -71,6 +73,8 @@ class Report(_Record):
     endpoint: str
     tiles: int
     regions: int
+    tiles_outside_roi: int
+    tiles_without_data: int
     requests: int
     retries: int
     detections_before: int
@@ -101,16 +105,21 @@ def make_report(
     after: int,
     seconds: float,
     failures: Iterable[TileFailure],
+    outside_roi: int,
+    without_data: int,
 ) -> Report:
     """Make the report of a run, its status from the number of failures."""
     listed = sorted(failures, key=lambda failure: failure.tile)
-    status: Status = "SUCCESS" if not listed else "FAILED" if len(listed) == tiles else "PARTIAL"
+    asked = tiles - outside_roi - without_data
+    status: Status = "SUCCESS" if not listed else "FAILED" if len(listed) == asked else "PARTIAL"
     return Report(
         status=status,
         image=image,
         endpoint=endpoint,
         tiles=tiles,
         regions=regions,
+        tiles_outside_roi=outside_roi,
+        tiles_without_data=without_data,
         requests=requests,
         retries=retries,
         detections_before=before,

@@ -16,7 +16,7 @@ import shapely
 from fsspec.core import url_to_fs
 
 from geotile.errors import OutputError
-from geotile.raster import redact
+from geotile.redact import redact
 
 _LONGITUDE_DIGITS = 9  # about 0.1 mm; RFC 7946, 11.2 asks for no more than is meant
 

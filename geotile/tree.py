@@ -64,6 +64,7 @@ def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Me
         requests=sum(part.requests for part in parts),
         retries=sum(part.retries for part in parts),
         before=sum(part.before for part in parts),
+        without_data=sum(part.without_data for part in parts),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import geotile
 from geotile.georef import Georeference
-from geotile.map_tiles import RegionPixels, overlapped
+from geotile.map_tiles import Reading, RegionPixels, overlapped
 
 BOX = ["xmin", "ymin", "xmax", "ymax"]
 
@@ -112,7 +112,9 @@ def test_two_sources_of_the_halo_are_equal(write_tiff, noise, region):
     computed = image.copy(data=image.data + np.uint8(0))
 
     def blocks(array) -> list[RegionPixels]:
-        return [block.pixels for block in dask.compute(*overlapped(array, work.grid).to_delayed().ravel())]
+        return [
+            block.pixels for block in dask.compute(*overlapped(array, Reading(grid=work.grid)).to_delayed().ravel())
+        ]
 
     by_window, by_overlap = blocks(image), blocks(computed)
     assert len(by_window) == work.regions
@@ -303,9 +305,9 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
     image = geotile.open_image(path)
     work = geotile.plan(image, tile_size=64, overlap=16, region_size=128)
     work.to_geodataframe(), repr(work), work._repr_html_()
-    from geotile.map_tiles import overlapped
+    from geotile.map_tiles import Reading, overlapped
 
-    overlapped(image, work.grid)
+    overlapped(image, Reading(grid=work.grid))
     assert work.encoder.georeference != Georeference(None, None)
 
 

@@ -9,10 +9,13 @@ from geotile import ArgumentError
 from geotile.encode import Encoder
 from geotile.georef import Georeference, wkt_of
 from geotile.grid import Window
+from geotile.placement import AffinePlacement
 from geotile.testing.server import decode_tile
 
-PLACE = Georeference(Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000), wkt_of("EPSG:32631"))
-ROTATED = Georeference(Affine.translation(7, 8) @ Affine.rotation(20) @ Affine.scale(2, -3), wkt_of("EPSG:3857"))
+PLACE = Georeference(AffinePlacement(Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)), wkt_of("EPSG:32631"))
+ROTATED = Georeference(
+    AffinePlacement(Affine.translation(7, 8) @ Affine.rotation(20) @ Affine.scale(2, -3)), wkt_of("EPSG:3857")
+)
 WINDOW = Window(100, 140, 60, 130)
 
 
@@ -35,7 +38,7 @@ def test_gtiff_by_hand_reads_back_as_gdal_reads_its_own(dtype, bands):
         assert file.dtypes[0] == np.dtype(dtype).newbyteorder("=").name
 
 
-@pytest.mark.parametrize("place", [ROTATED, Georeference(None, None), Georeference(PLACE.transform, None)])
+@pytest.mark.parametrize("place", [ROTATED, Georeference(None, None), Georeference(PLACE.placement, None)])
 def test_gtiff_places(place):
     body = Encoder("GTIFF", place).encode(pixels("uint8"), WINDOW)
     with MemoryFile(body) as memory, memory.open() as file:

@@ -27,7 +27,7 @@ def test_numbers_hold_in_the_run(write_tiff, noise):
 
 
 def test_the_graph_is_as_large_as_said_and_small(write_tiff):
-    from geotile.map_tiles import TileJob, map_tiles
+    from geotile.map_tiles import Reading, TileJob, map_tiles
     from geotile.merge import Nms
     from geotile.tree import tree_reduce
 
@@ -35,8 +35,8 @@ def test_the_graph_is_as_large_as_said_and_small(write_tiff):
     path = write_tiff(np.zeros((1, 2048, 2048), np.uint8))
     work = geotile.plan(path, tile_size=64, overlap=16, region_size=128)
     job = TileJob(
-        grid=work.grid, endpoint=geotile.endpoint(crowd), encoder=work.encoder, merge=Nms(), score_threshold=0,
-        workers=1, errors="record", pad_value=None, run="run",
+        reading=Reading(grid=work.grid, run="run"), endpoint=geotile.endpoint(crowd), encoder=work.encoder, merge=Nms(), score_threshold=0,
+        workers=1, errors="record", pad_value=None,
     )  # fmt: skip
     tree = tree_reduce(map_tiles(work.image, job), work.grid, job.merge)
     assert len(dict(tree.dask)) == work.tasks

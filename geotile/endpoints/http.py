@@ -20,7 +20,7 @@ from requests.adapters import HTTPAdapter
 from geotile.decode import decode_bytes, excerpt
 from geotile.endpoints.base import Answer
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
-from geotile.raster import redact
+from geotile.redact import redact
 
 RETRY_STATUSES = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT_S = 60.0

@@ -1,0 +1,106 @@
+"""AWS credentials as botocore finds them, and how they travel."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from geotile.errors import ArgumentError
+
+_MARGIN_S = 300.0  # temporary credentials are renewed this long before they end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """What signs a request to S3. Pickles; shows nothing."""
+
+    key: str = field(repr=False)
+    secret: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+    profile: str | None = field(default=None, repr=False)
+    role_arn: str | None = field(default=None, repr=False)
+    expires: float | None = field(default=None, repr=False)
+    """Seconds since the epoch; None where they do not end."""
+
+    def settings(self) -> dict[str, str]:
+        """Return GDAL's configuration of them."""
+        found = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+        return found | ({"AWS_SESSION_TOKEN": self.token} if self.token else {})
+
+    def fresh(self, now: float) -> Credentials:
+        """Return these, or where they are about to end, what this process finds in their place."""
+        if self.expires is None or now < self.expires - _MARGIN_S:
+            return self
+        key = self.profile, self.role_arn
+        held = _renewed.get(key)
+        if held is None or held.expires is None or now >= held.expires - _MARGIN_S:
+            found = resolve(*key).credentials
+            if found is None:
+                return self  # nothing better here: S3 will say that they have ended
+            held = _renewed[key] = found
+        return held
+
+
+_renewed: dict[tuple[str | None, str | None], Credentials] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the user's AWS configuration says."""
+
+    credentials: Credentials | None
+    region: str | None
+    endpoint_url: str | None
+
+
+def resolve(
+    profile: str | None,
+    role_arn: str | None,
+    *,
+    key: str | None = None,
+    secret: str | None = None,
+    token: str | None = None,
+    anonymous: bool = False,
+) -> Found:
+    """Find credentials: those given, else those of a profile or of the environment, then a role's.
+
+    Raises
+    ------
+    ArgumentError
+        If the profile does not exist, or the role cannot be assumed.
+    """
+    import botocore.exceptions
+    import botocore.session
+
+    try:
+        session = botocore.session.Session(profile=profile)
+        region = session.get_config_variable("region")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if anonymous:
+            return Found(credentials=None, region=region, endpoint_url=endpoint)
+        if key is not None:
+            session.set_credentials(key, secret, token)
+        source = session.get_credentials()
+        if role_arn is not None:
+            source = _assume(session, source, role_arn)
+        frozen = source.get_frozen_credentials() if source is not None else None
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise ArgumentError(f"no AWS credentials for profile={profile!r}, role_arn={role_arn!r}: {error}") from None
+    if frozen is None:
+        return Found(credentials=None, region=region, endpoint_url=endpoint)
+    until = getattr(source, "_expiry_time", None)
+    held = Credentials(
+        key=frozen.access_key, secret=frozen.secret_key, token=frozen.token, profile=profile, role_arn=role_arn,
+        expires=None if until is None else until.timestamp(),
+    )  # fmt: skip
+    return Found(credentials=held, region=region, endpoint_url=endpoint)
+
+
+def _assume(session: Any, source: Any, role_arn: str) -> Any:
+    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+
+    if source is None:
+        raise ArgumentError(f"role_arn={role_arn!r} needs credentials that may assume it; none were found")
+    fetcher = AssumeRoleCredentialFetcher(session.create_client, source, role_arn)
+    return DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)

@@ -1,0 +1,138 @@
+"""A real S3 API (moto's server) behind a proxy that counts, slows down and misbehaves on request."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+BUCKET = "imagery"
+KEYS = {"key": "test-key-AKIA", "secret": "test-secret-hush"}
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    range: str | None
+    headers: dict[str, str]
+    status: int
+    bytes: int
+
+
+class CountingProxy:
+    """Forwards to a server on 127.0.0.1; `fault(method, path)` may give a (status, headers, body) of its own."""
+
+    def __init__(self, port: int, latency_s: float = 0.0) -> None:
+        self.port, self.latency_s = port, latency_s
+        self.requests: list[Request] = []
+        self.fault: Callable[[str, str], tuple[int, dict[str, str], bytes] | None] = lambda method, path: None
+        self._lock = threading.Lock()
+        self._http = _Server(("127.0.0.1", 0), _handler(self))
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def bytes(self) -> int:
+        return sum(request.bytes for request in self.requests)
+
+    def clear(self) -> None:
+        self.requests.clear()
+
+    def count(self, request: Request) -> None:
+        with self._lock:
+            self.requests.append(request)
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+
+def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def forward(self) -> None:
+            time.sleep(proxy.latency_s)
+            length = int(self.headers.get("Content-Length") or 0)
+            sent = self.rfile.read(length) if length else None
+            headers = dict(self.headers.items())
+            answer = proxy.fault(self.command, self.path)
+            if answer is None:
+                behind = http.client.HTTPConnection("127.0.0.1", proxy.port)
+                behind.request(self.command, self.path, sent, headers)
+                got = behind.getresponse()
+                answer = got.status, dict(got.getheaders()), got.read()
+                behind.close()
+            status, given, body = answer
+            proxy.count(Request(self.command, self.path, headers.get("Range"), headers, status, len(body)))
+            self.send_response(status)
+            skipped = ("transfer-encoding", "connection", "content-length", "server", "date")
+            for name, value in given.items():
+                if name.lower() not in skipped:
+                    self.send_header(name, value)
+            size = given.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+            self.send_header("Content-Length", size)
+            self.end_headers()
+            if self.command != "HEAD":
+                try:
+                    self.wfile.write(body)
+                except OSError:  # the client has what it wanted
+                    self.close_connection = True
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815 - names of http.server
+
+        def log_message(self, *args: object) -> None:
+            """Stay silent."""
+
+    return Handler
+
+
+@contextmanager
+def object_store(latency_s: float = 0.0) -> Iterator[CountingProxy]:
+    """Serve an S3 API with one bucket; yields the proxy in front of it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        proxy = CountingProxy(server.get_host_and_port()[1], latency_s)
+        client(proxy).create_bucket(Bucket=BUCKET)
+        proxy.clear()
+        yield proxy
+        proxy.close()
+    finally:
+        server.stop()
+
+
+def client(proxy: CountingProxy):
+    import boto3
+
+    return boto3.client(
+        "s3", endpoint_url=proxy.url, region_name="us-east-1",
+        aws_access_key_id=KEYS["key"], aws_secret_access_key=KEYS["secret"],
+    )  # fmt: skip
+
+
+def upload(proxy: CountingProxy, path: str, key: str) -> str:
+    """Put a file into the bucket; return its uri."""
+    client(proxy).upload_file(str(path), BUCKET, key)
+    proxy.clear()
+    return f"s3://{BUCKET}/{key}"
+
+
+def options(proxy: CountingProxy, **more) -> dict:
+    """The storage options that reach it."""
+    return KEYS | {"endpoint_url": proxy.url, "client_kwargs": {"region_name": "us-east-1"}} | more
