@@ -62,6 +62,7 @@ def resolve(
     secret: str | None = None,
     token: str | None = None,
     anonymous: bool = False,
+    region: str | None = None,
 ) -> Found:
     """Find credentials: those given, else those of a profile or of the environment, then a role's.
 
@@ -75,7 +76,7 @@ def resolve(
 
     try:
         session = botocore.session.Session(profile=profile)
-        region = session.get_config_variable("region")
+        region = region or session.get_config_variable("region")
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if anonymous:
             return Found(credentials=None, region=region, endpoint_url=endpoint)
@@ -83,6 +84,7 @@ def resolve(
             session.set_credentials(key, secret, token)
         source = session.get_credentials()
         if role_arn is not None:
+            session.set_config_variable("region", region or "us-east-1")  # STS answers in any
             source = _assume(session, source, role_arn)
         frozen = source.get_frozen_credentials() if source is not None else None
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +28,8 @@ _OPEN_FILES = 4  # datasets kept open per thread
 CELL = 512  # a resampled image is computed in cells of this size, so that no window changes its pixels
 _MARGIN = 4  # pixels of a cell's surroundings that resampling may look at
 _MOST_EDGES = 2**20
+_STRIPS = 8  # of a region, read at once from a remote file
+_READERS = 16  # threads of a process that wait for remote files
 _local = threading.local()
 
 # Formats whose files hold all of their image. The others (VRT, DIMAP, SAFE, WMS ...) name further
@@ -193,9 +197,36 @@ class Source:
         return True
 
     def _raw(self, window: Window, valid: bool) -> Pixels:
-        area = rasterio.windows.Window.from_slices(*window.slices)
-        values = dataset(self).read(list(self.bands), window=area)
+        parts = self._strips(window)
+        if len(parts) == 1:
+            values = self._strip(window)
+        else:
+            values = np.empty((len(self.bands), *window.shape_yx), self.file_dtype)
+            for part, strip in zip(parts, _readers().map(self._strip_elsewhere, parts), strict=True):
+                values[:, *part.within(window).slices] = strip
         return Pixels(values, self._valid(values, window, None) if valid else None)
+
+    def _strips(self, window: Window) -> list[Window]:
+        """Cut a window of a remote TIFF into rows of blocks, which are asked for at once.
+
+        GDAL asks for one row of blocks after the other, so the store's latency would be paid for
+        each.
+        """
+        if not self.location.is_remote or self.driver != "GTiff":
+            return [window]
+        rows = range(window.y0 // self.block_yx[0], -(-window.y1 // self.block_yx[0]))
+        step = self.block_yx[0] * max(1, -(-len(rows) // _STRIPS))
+        edges = [window.y0, *range((rows[0] * self.block_yx[0]) + step, window.y1, step), window.y1]
+        return [Window(y0, y1, window.x0, window.x1) for y0, y1 in pairwise(edges)]
+
+    def _strip(self, window: Window) -> NDArray[Any]:
+        area = rasterio.windows.Window.from_slices(*window.slices)
+        values: NDArray[Any] = dataset(self).read(list(self.bands), window=area)
+        return values
+
+    def _strip_elsewhere(self, window: Window) -> NDArray[Any]:
+        with self.location.environment():
+            return self._strip(window)
 
     def _valid(self, values: NDArray[Any], window: Window, out_shape: Pair | None) -> NDArray[np.bool_] | None:
         """Where a window has data, by the file's mask, its empty blocks, its nodata and NaN."""
@@ -252,6 +283,11 @@ class Source:
     def key(self) -> tuple[Any, ...]:
         """What an open file is kept by."""
         return self.location, self.version, self.trusted
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_READERS, thread_name_prefix="geotile-reader")
 
 
 def has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:

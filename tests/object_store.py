@@ -58,6 +58,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
+    def handle_error(self, request, client_address) -> None:
+        """A client that hung up is no news."""
+
 
 def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
@@ -68,7 +71,7 @@ def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
             time.sleep(proxy.latency_s)
             length = int(self.headers.get("Content-Length") or 0)
             sent = self.rfile.read(length) if length else None
-            headers = dict(self.headers.items())
+            headers = {name.lower(): value for name, value in self.headers.items()}
             answer = proxy.fault(self.command, self.path)
             if answer is None:
                 behind = http.client.HTTPConnection("127.0.0.1", proxy.port)
@@ -77,7 +80,7 @@ def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
                 answer = got.status, dict(got.getheaders()), got.read()
                 behind.close()
             status, given, body = answer
-            proxy.count(Request(self.command, self.path, headers.get("Range"), headers, status, len(body)))
+            proxy.count(Request(self.command, self.path, headers.get("range"), headers, status, len(body)))
             self.send_response(status)
             skipped = ("transfer-encoding", "connection", "content-length", "server", "date")
             for name, value in given.items():
@@ -92,7 +95,7 @@ def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
                 except OSError:  # the client has what it wanted
                     self.close_connection = True
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815 - names of http.server
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
 
         def log_message(self, *args: object) -> None:
             """Stay silent."""

@@ -1,0 +1,267 @@
+"""Images in object storage: a real S3 API behind a proxy that counts, workers without credentials, faults."""
+
+import logging
+import pickle
+import zlib
+
+import dask
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from geopandas.testing import assert_geodataframe_equal
+from helpers import crowd
+from object_store import BUCKET, KEYS, CountingProxy, client, object_store, options, upload
+
+import geotile
+from geotile import ArgumentError, ImageOpenError, open_image
+from geotile.storage import locate
+from geotile.testing import bright_objects, write_example
+
+
+@pytest.fixture(scope="module")
+def store():
+    with object_store() as proxy:
+        yield proxy
+
+
+@pytest.fixture(autouse=True)
+def no_faults(request):
+    yield
+    if "store" in request.fixturenames:
+        proxy = request.getfixturevalue("store")
+        proxy.fault, proxy.latency_s = (lambda method, path: None), 0.0
+
+
+@pytest.fixture(scope="module")
+def cog(tmp_path_factory):
+    """8,192 x 8,192 x 3, 512-px blocks, overviews; and the bytes of its full resolution."""
+    folder = tmp_path_factory.mktemp("cog")
+    size, rng = 8192, np.random.default_rng(0)
+    profile = {
+        "driver": "GTiff", "count": 3, "height": size, "width": size, "dtype": "uint8", "tiled": True,
+        "blockxsize": 512, "blockysize": 512, "crs": "EPSG:32631", "transform": Affine(0.3, 0, 430_000, 0, -0.3, 5_780_000),
+    }  # fmt: skip
+    with rasterio.open(folder / "plain.tif", "w", **profile) as file:
+        for y in range(0, size, 512):
+            file.write(rng.integers(60, 62, (3, 512, size), np.uint8), window=rasterio.windows.Window(0, y, size, 512))
+    path = str(folder / "cog.tif")
+    rasterio.shutil.copy(folder / "plain.tif", path, driver="COG", compress="DEFLATE", blocksize=512, num_threads="2")
+    (folder / "plain.tif").unlink()
+    with rasterio.open(path) as file:
+        sizes = [file.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=1) for x in range(16) for y in range(16)]
+    return path, sum(map(int, sizes))
+
+
+def test_hardly_a_byte_twice_whatever_the_tiles(store, cog):
+    path, full = cog
+    uri = upload(store, path, "cog.tif")
+    image = open_image(uri, storage_options=options(store))
+    assert image.shape == (3, 8192, 8192)
+    assert len(store.requests) <= 3
+    for tile_size, overlap in ((512, 64), (1024, 128), (2048, 1024), (700, 333)):
+        store.clear()
+        found = geotile.detect(
+            uri, lambda tile: ([], []), tile_size=tile_size, overlap=overlap, storage_options=options(store)
+        )
+        assert found.attrs["report"].status == "SUCCESS"
+        assert found.attrs["report"].regions >= 4
+        assert store.bytes <= 1.15 * full, (tile_size, overlap, store.bytes / full)
+
+
+def test_a_roi_fetches_its_part_alone(store, cog):
+    path, full = cog
+    uri = upload(store, path, "roi.tif")
+    found = geotile.detect(
+        uri, lambda tile: ([], []), tile_size=512, overlap=64, storage_options=options(store),
+        roi=f"SRID=32631;POINT({430_000 + 0.3 * 4000} {5_780_000 - 0.3 * 4000})",
+    )  # fmt: skip
+    report = found.attrs["report"]
+    assert report.requests + report.tiles_outside_roi == report.tiles
+    assert 1 <= report.requests <= 4
+    assert store.bytes < 0.05 * full
+
+
+def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise):
+    from distributed import Client, LocalCluster
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    uri = upload(store, write_tiff(noise), "noise.tif")
+    job = {"tile_size": 64, "overlap": 24, "region_size": 128, "storage_options": options(store)}
+    alone = geotile.detect(uri, crowd, **job)
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with LocalCluster(**settings) as cluster, Client(cluster):
+        spread = geotile.detect(uri, crowd, **job)
+    assert spread.attrs["report"].failures == []
+    spread.attrs = alone.attrs
+    assert_geodataframe_equal(alone, spread)
+
+
+def test_secrets_are_shown_nowhere(store, caplog, tmp_path):
+    uri = upload(store, write_example(), "hush.tif")
+    caplog.set_level(logging.DEBUG)
+    how = options(store, token="test-token-hush")
+    image = open_image(uri, storage_options=how)
+    work = geotile.plan(uri, storage_options=how, tile_size=128, overlap=32)
+    report = geotile.detect_to(
+        uri, bright_objects, tmp_path / "found.geojson", tile_size=128, overlap=32, storage_options=how
+    )
+    geotile.detect_to(uri, bright_objects, tmp_path / "found.parquet", tile_size=128, overlap=32, storage_options=how)
+    shown = [repr(image), image._repr_html_(), repr(work), work._repr_html_(), repr(report), str(dict(image.attrs))]
+    shown += [repr(locate(uri, how)), repr(geotile.raster.source_of(image)), str(image.spatial_ref.attrs)]
+    shown += [str(key) for key in image.data.dask] + [repr(image.data.dask)]
+    shown += [(tmp_path / name).read_bytes().decode("latin1") for name in ("found.geojson", "found.parquet")]
+    store.fault = lambda method, path: (403, {}, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+    with pytest.raises(ImageOpenError) as error:
+        open_image(f"s3://{BUCKET}/denied.tif", storage_options=how)
+    shown += [str(error.value), repr(error.value), caplog.text]
+    signed = f"{store.url}/{BUCKET}/x.tif?X-Amz-Signature=test-secret-hush&X-Amz-Credential=test-key-AKIA"
+    with pytest.raises(ImageOpenError) as error:
+        open_image(signed)
+    shown += [str(error.value)]
+    for text in shown:
+        assert "hush" not in text.replace("hush.tif", "")
+        assert KEYS["key"] not in text
+
+
+def test_who_asks(store, tmp_path, monkeypatch):
+    """Anonymous, requester-pays, profiles and roles, as S3 sees them."""
+    uri = upload(store, write_example(), "who.tif")
+
+    def asked(**more):
+        store.clear()
+        given = {name: value for name, value in (options(store) | more).items() if value is not None}
+        try:
+            open_image(uri.replace("who", f"who-{len(more)}-{next(iter(more), '')}"), storage_options=given)
+        except ImageOpenError:
+            pass  # there is no such object: what was asked counts
+        return store.requests[0].headers
+
+    assert KEYS["key"] in asked()["authorization"]
+    assert "authorization" not in asked(anon=True, key=None, secret=None)
+    assert asked(requester_pays=True)["x-amz-request-payer"] == "requester"
+    assert asked(token="temporary")["x-amz-security-token"] == "temporary"
+    config = tmp_path / "credentials"
+    config.write_text("[field]\naws_access_key_id = AKIAFIELD\naws_secret_access_key = s\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(config))
+    assert "AKIAFIELD" in asked(profile="field", key=None, secret=None)["authorization"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", store.url)
+    headers = asked(role_arn="arn:aws:iam::123456789012:role/reader")
+    assert headers["x-amz-security-token"]
+    assert KEYS["key"] not in headers["authorization"]
+    with pytest.raises(ArgumentError, match="none-such"):
+        asked(profile="none-such", key=None, secret=None)
+
+
+def test_temporary_credentials_are_renewed():
+    from geotile.aws import Credentials
+
+    old = Credentials(key="a", secret="b", token="c", expires=1000.0)
+    assert old.fresh(100.0) is old
+    assert pickle.loads(pickle.dumps(old)) == old
+    assert "b" not in repr(old).replace("Credentials()", "")
+
+
+def test_web_servers_google_and_azure(store, tmp_path):
+    path = write_example()
+    upload(store, path, "folder/a.tif")
+    client(store).put_object_acl(Bucket=BUCKET, Key="folder/a.tif", ACL="public-read")
+    want = open_image(path).to_numpy()
+    web = f"{store.url}/{BUCKET}/folder/a.tif"
+    np.testing.assert_array_equal(open_image(web, storage_options={"headers": {"X-Team": "a, b"}}), want)
+    assert store.requests[-1].headers["x-team"] == "a, b"
+    assert len(open_image(web, storage_options={"client_kwargs": {"auth": ("me", "pw")}}).shape) == 3
+    google = {"token": "anon", "endpoint_url": store.url}
+    np.testing.assert_array_equal(open_image(f"gs://{BUCKET}/folder/a.tif", storage_options=google), want)
+    azure = {
+        "connection_string": f"DefaultEndpointsProtocol=http;AccountName={BUCKET};AccountKey=aGk=;BlobEndpoint={store.url}/{BUCKET}"
+    }
+    np.testing.assert_array_equal(open_image("az://folder/a.tif", storage_options=azure), want)
+    assert locate("abfs://c@acc.dfs.core.windows.net/a.tif", {"account_key": "k"}).path == "/vsiaz/c/a.tif"
+    assert locate("gs://b/a.tif", {"token": "key.json"}).path == "/vsigs/b/a.tif"
+
+
+@pytest.mark.parametrize(
+    ("uri", "given", "said"),
+    [
+        ("s3://b/a.tif", {"key": "k"}, "both key and secret"),
+        ("s3://b/a.tif", {"key": "k", "secret": "s", "nonsense": 1}, "nonsense"),
+        ("a.tif", {"anon": True}, "do not apply"),
+        ("gs://b/a.tif", {"requester_pays": True}, "needs project"),
+        ("gs://b/a.tif", {"token": {"type": "x"}}, "path to a .json"),
+    ],
+)
+def test_options_that_cannot_be_used(uri, given, said):
+    with pytest.raises(ArgumentError, match=said):
+        locate(uri, given)
+
+
+def test_missing_denied_and_silent_hosts(store):
+    how = options(store)
+    with pytest.raises(ImageOpenError, match="does not exist"):
+        open_image(f"s3://{BUCKET}/none.tif", storage_options=how)
+    store.fault = lambda method, path: (
+        403,
+        {},
+        b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+    )
+    with pytest.raises(ImageOpenError, match=r"Access Denied|403"):
+        open_image(f"s3://{BUCKET}/denied.tif", storage_options=how)
+    store.fault = lambda method, path: None
+    with pytest.raises(ImageOpenError, match=r"resolve host|refused|connect"):
+        open_image("https://no-such-host.invalid/a.tif", storage_options={"timeout": 1})
+    store.latency_s = 3
+    with pytest.raises(ImageOpenError, match="too slow"):
+        open_image(f"s3://{BUCKET}/slow.tif", storage_options=how | {"timeout": 1})
+
+
+def test_a_bucket_in_another_region_is_followed():
+    with object_store() as store:
+        uri = upload(store, write_example(), "a.tif")
+        malformed = (
+            b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>x</Message><Region>eu-central-1</Region></Error>"
+        )
+        moved = (400, {"x-amz-bucket-region": "eu-central-1", "Content-Type": "application/xml"}, malformed)
+        store.fault = lambda method, path: None if store.requests else moved
+        assert open_image(uri, storage_options=options(store)).shape == (3, 256, 256)
+        assert "eu-central-1" in store.requests[-1].headers["authorization"]
+
+
+FAULTS = {
+    "every other request 503": lambda n: (503, {}, b"SlowDown") if n % 2 == 0 else None,
+    "a short body": lambda n: (206, {}, b"xx") if n == 5 else None,
+    "a proxy's page": lambda n: (200, {}, b"<html>hello</html>") if n == 5 else None,
+    "denied under way": lambda n: (403, {}, b"no") if n > 4 else None,
+    "gone under way": lambda n: (404, {}, b"no") if n > 4 else None,
+}
+
+
+@pytest.mark.parametrize("compress", ["none", "deflate"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_fault_of_a_store_makes_a_wrong_pixel(store: CountingProxy, write_tiff, fault, compress):
+    """GDAL with several threads of its own takes a refused range for zeros: the model would see black."""
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 512, 512), np.uint8)
+    uri = upload(store, write_tiff(pixels, compress=compress), f"{zlib.crc32(fault.encode())}-{compress}.tif")
+    store.fault = lambda method, path: FAULTS[fault](len(store.requests) + 1)
+    seen = []
+
+    def look(tile):
+        seen.append(tile.copy())
+        return [], []
+
+    with dask.config.set(scheduler="synchronous"):
+        try:
+            image = open_image(uri, storage_options=options(store), chunks=256)
+        except ImageOpenError:
+            return
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            report = geotile.detect(image, look, tile_size=128, overlap=0, region_size=256).attrs["report"]
+    real = {pixels[:, y : y + 128, x : x + 128].tobytes() for y in range(0, 512, 128) for x in range(0, 512, 128)}
+    assert all(tile.tobytes() in real for tile in seen)
+    assert len(seen) + len(report.failures) == report.tiles == 16
+    if fault.endswith("under way"):
+        assert report.failures
