@@ -57,12 +57,19 @@ class Georeference:
             return shapes
         wanted = crs or self.crs
         starts = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(shapes))[:-1]])
-        world = self.points_to_world(shapely.get_coordinates(shapes), wanted)
+        own = self.placement.to_world(shapely.get_coordinates(shapes))
+        steps = _steps(self.crs, wanted)
+        world = own if steps is None else np.stack(steps.transform(*own.T), axis=1)
         lost = np.asarray(~np.isfinite(world).all(axis=1))
         placed: NDArray[np.object_] = shapely.set_coordinates(shapes.copy(), np.where(lost[:, None], 0.0, world))
         placed[np.logical_or.reduceat(lost, starts)] = None
-        if wanted is not None and _crs(wanted).is_geographic:
-            placed = wrapped(placed)
+        if wanted is None or not _crs(wanted).is_geographic:
+            return placed
+        crossing = np.flatnonzero(_crosses(placed))
+        if len(crossing):  # which side of a ring holds the pole is told by its winding, seen from above
+            seen = shapely.orient_polygons(shapely.set_coordinates(shapes.copy(), np.nan_to_num(own))[crossing])
+            flat = seen if steps is None else shapely.transform(seen, steps.transform, interleaved=False)
+            placed[crossing] = [_wrapped(shape) for shape in flat]
         return placed
 
     def points_to_world(self, xy: Points, crs: str | None) -> Points:
@@ -181,33 +188,23 @@ def pixel_size_m(georeference: Georeference, shape_yx: tuple[int, int]) -> tuple
     return float(metres[0]), float(metres[1])
 
 
-def wrapped(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Cut geographic geometries at the antimeridian and wrap them around a pole that they hold.
-
-    Parameters
-    ----------
-    shapes : numpy.ndarray
-        (n,) shapely geometries, longitude and latitude in degrees; None is left.
-    """
-    bounds = shapely.bounds(shapes).reshape(-1, 4)
-    west, east = bounds[:, 0], bounds[:, 2]
-    crossing = (east - west > 180) | (west < -180) | (east > 180)
-    if not crossing.any():
-        return shapes
-    fixed = shapes.copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells of every ring that it winds the other way
-        for i in np.flatnonzero(crossing):
-            fixed[i] = _wrapped(shapes[i])
-    return fixed
+def _crosses(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Tell which geographic geometries leave -180 to 180 degrees, or jump across the antimeridian."""
+    west, _, east, _ = shapely.bounds(shapes).reshape(-1, 4).T
+    return np.asarray((east - west > 180) | (west < -180) | (east > 180))
 
 
 def _wrapped(shape: Any) -> Any:
-    if shape.geom_type in ("Point", "MultiPoint"):
-        return shapely.transform(shape, lambda xy: np.stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]], axis=1))
+    """Cut a geographic geometry at the antimeridian, and wrap one that holds a pole around it."""
     if shape.geom_type == "GeometryCollection":
         return shapely.GeometryCollection([_wrapped(part) for part in shape.geoms])
-    fixed = shapely.geometry.shape(antimeridian.fix_shape(shapely.geometry.mapping(shape)))
+    if "Polygon" not in shape.geom_type:
+        shape = shapely.transform(shape, lambda xy: np.stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]], axis=1))
+    if "Point" in shape.geom_type:
+        return shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it tells of every ring that it winds the other way
+        fixed = shapely.geometry.shape(antimeridian.fix_shape(shapely.geometry.mapping(shape)))
     return fixed if fixed.is_valid else shapely.make_valid(fixed)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.errors import RasterioError
 from rasterio.rpc import RPC
@@ -89,7 +90,7 @@ class GcpPlacement:
     def _transformer(self) -> Any:
         try:
             return GCPTransformer(self.gcps)
-        except (RasterioError, ValueError) as error:
+        except (RasterioError, CPLE_BaseError, ValueError) as error:
             raise GeoreferenceError(
                 f"no polynomial fits the image's {len(self.points)} ground control points ({error}); open it with "
                 "georeference=False for detections in pixels"
@@ -147,7 +148,7 @@ class RpcPlacement:
         try:
             with self.dem.environment(), RPCTransformer(self.rpc, **options) as fit:
                 return _finite(ask(fit), n)
-        except (RasterioError, ValueError) as error:
+        except (RasterioError, CPLE_BaseError, ValueError) as error:
             raise GeoreferenceError(f"dem={self.dem.shown} cannot be used: {error}") from None
 
 

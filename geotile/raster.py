@@ -188,6 +188,8 @@ def _placement(
     """Return what places an image that no affine transform places."""
     if place.rpcs is not None:
         where = None if dem is None else locate(str(os.fspath(dem)), _if_remote(dem, storage_options))
+        if where is not None:
+            where = read_header(where).source.location  # found missing now, not at the end of the run
         return RpcPlacement(tuple(sorted(place.rpcs.items())), height, where)
     if dem is not None:
         raise ArgumentError("dem= applies to images placed by RPCs; this one is not: leave it out")
