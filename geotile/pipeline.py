@@ -26,10 +26,11 @@ from geotile.merge import KeepAll, Merge, Nms
 from geotile.nms import OverlapMetric
 from geotile.plan import ImageLike, Plan, footprint_crs, plan
 from geotile.progress import ProgressCallback, listening
-from geotile.raster import OpenOptions
+from geotile.raster import OpenOptions, source_of
 from geotile.report import Report, make_report
 from geotile.scheduler import processes, threads
 from geotile.sinks import Output, write
+from geotile.survey import empty_tiles
 from geotile.tree import tree_reduce
 
 
@@ -156,8 +157,9 @@ def detect(
         **opening,
     )  # fmt: skip
     wanted_crs = footprint_crs(crs, work.encoder.georeference)
+    empty = _known_empty(work) if least_data is not None else None
     reading = Reading(
-        grid=work.grid, selected=work.selected, look_for_data=least_data is not None,
+        grid=work.grid, selected=_but(work.selected, empty), look_for_data=least_data is not None,
         run=f"{'watched' if progress else 'run'}-{uuid4().hex}",
     )  # fmt: skip
     job = TileJob(
@@ -170,7 +172,7 @@ def detect(
     model.ready()
     tree = tree_reduce(map_tiles(work.image, job), work.grid, how)
     try:
-        with listening(job.run, progress, work.requests):
+        with listening(job.run, progress, work.requests if reading.selected is None else int(reading.selected.sum())):
             root: Node = tree.compute()
     finally:
         forget(job.run)
@@ -178,7 +180,8 @@ def detect(
     if work.roi is not None and outside_roi == "drop":
         found = found.take(shapely.intersects(work.roi, found.image_geometries))
     table = _georeferenced(found, work, wanted_crs)
-    table.attrs["report"] = _report(root, work, model, len(found), time.perf_counter() - began)
+    skipped = 0 if empty is None else int((empty if work.selected is None else empty & work.selected).sum())
+    table.attrs["report"] = _report(root, work, model, len(found), skipped, time.perf_counter() - began)
     return table
 
 
@@ -243,6 +246,19 @@ def _least_data(skip_nodata: bool | float) -> float | None:
     return check_unit(skip_nodata, "skip_nodata")
 
 
+def _known_empty(work: Plan) -> NDArray[np.bool_] | None:
+    """Return the tiles that need no reading to know that they are empty."""
+    source = source_of(work.image)
+    whole = source is not None and work.grid.shape_yx == source.shape[1:]
+    return empty_tiles(source, work.grid) if source is not None and whole else None
+
+
+def _but(selected: NDArray[np.bool_] | None, empty: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    if empty is None or not empty.any():
+        return selected
+    return ~empty if selected is None else selected & ~empty
+
+
 def _workers(model: Endpoint, concurrency: int) -> int:
     share = processes()
     return model.workers(max(1, concurrency // share), max(1, threads() // share))
@@ -282,12 +298,12 @@ def _classes(found: Detections) -> np.ndarray[tuple[int, ...], np.dtype[np.objec
     return column
 
 
-def _report(root: Node, work: Plan, model: Endpoint, after: int, seconds: float) -> Report:
+def _report(root: Node, work: Plan, model: Endpoint, after: int, empty: int, seconds: float) -> Report:
     report = make_report(
         image=work.name, endpoint=str(model), tiles=work.tiles, regions=work.regions,
         requests=root.requests, retries=root.retries, before=root.before, after=after,
         seconds=seconds, failures=root.failures,
-        outside_roi=work.tiles - work.requests, without_data=root.without_data,
+        outside_roi=work.tiles - work.requests, without_data=root.without_data + empty,
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]

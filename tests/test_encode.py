@@ -5,11 +5,12 @@ import pytest
 from affine import Affine
 from rasterio.io import MemoryFile
 
-from geotile import ArgumentError
+import geotile
+from geotile import ArgumentError, open_image
 from geotile.encode import Encoder
-from geotile.georef import Georeference, wkt_of
+from geotile.georef import Georeference, georeference_of, wkt_of
 from geotile.grid import Window
-from geotile.placement import AffinePlacement
+from geotile.placement import AffinePlacement, GcpPlacement, RpcPlacement
 from geotile.testing.server import decode_tile
 
 PLACE = Georeference(AffinePlacement(Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)), wkt_of("EPSG:32631"))
@@ -89,3 +90,74 @@ def test_jpeg_is_close():
 def test_a_format_that_cannot_hold_the_image_says_so(name, dtype, bands):
     with pytest.raises(ArgumentError, match=f"{name}.*{dtype}"):
         Encoder(name).check(dtype, bands)
+
+
+def read_back(body):
+    with MemoryFile(body) as memory, memory.open() as file:
+        return file.transform, file.crs, file.gcps, file.tags(ns="RPC"), file.driver
+
+
+@pytest.mark.parametrize("pixels_of", [Affine.identity(), Affine.translation(40, 30), Affine.scale(2)])
+def test_a_gtiff_chip_of_an_rpc_image_has_shifted_rpcs(shared, pixels_of):
+    """GDAL places the chip's pixels where it places the same pixels of the whole image."""
+    whole = georeference_of(open_image(shared / "formats" / "rioxarray_test_rpcs.tif"))
+    body = Encoder("GTIFF", whole.seen_by(pixels_of)).encode(pixels("uint16"), WINDOW)
+    metadata = read_back(body)[3]
+    assert metadata.keys() >= {"LINE_OFF", "SAMP_NUM_COEFF"}
+    chip = RpcPlacement(tuple(metadata.items()))
+    xy = np.array([[0.0, 0.0], [70.0, 40.0], [33.0, 12.0]])
+    there = np.array([pixels_of @ Affine.translation(WINDOW.x0, WINDOW.y0) @ tuple(p) for p in xy])
+    lonlat = whole.placement.to_world(there)
+    np.testing.assert_allclose(chip.to_pixels(lonlat), xy, atol=0.01)
+
+
+def test_a_gtiff_chip_of_a_gcp_image_has_shifted_points(shared):
+    whole = georeference_of(open_image(shared / "formats" / "riotiler_cog_gcps.tif"))
+    _, _, (points, crs), _, _ = read_back(Encoder("GTIFF", whole).encode(pixels("uint16"), WINDOW))
+    assert len(points) == 210
+    assert crs == "EPSG:4326"
+    chip = GcpPlacement(tuple((p.col, p.row, p.x, p.y, p.z) for p in points))
+    xy = np.array([[0.0, 0.0], [70.0, 40.0]])
+    np.testing.assert_allclose(chip.to_world(xy), whole.placement.to_world(xy + np.array([60, 100])), atol=1e-9)
+
+
+def test_a_nitf_tile_says_where_it_lies(shared):
+    import pyproj
+
+    transform, crs, _, _, driver = read_back(Encoder("NITF", PLACE).encode(pixels("uint8"), WINDOW))
+    assert driver == "NITF"
+    assert crs == "EPSG:4326"
+    to_lonlat = pyproj.Transformer.from_crs("EPSG:32631", "OGC:CRS84", always_xy=True)
+    for x, y in ((0, 0), (70, 0), (35, 20), (70, 40)):
+        want = to_lonlat.transform(*(PLACE.transform @ (x + WINDOW.x0, y + WINDOW.y0)))
+        off_m = pyproj.Geod(ellps="WGS84").inv(*(transform @ (x, y)), *want)[2]
+        assert off_m < 0.15  # BLOCKA holds millionths of a degree
+    whole = georeference_of(open_image(shared / "formats" / "rioxarray_test_rpcs.tif"))
+    metadata = read_back(Encoder("NITF", whole).encode(pixels("uint16"), WINDOW))[3]
+    assert float(metadata["LINE_OFF"]) == 2295 - WINDOW.y0
+    assert float(metadata["SAMP_OFF"]) == 2792 - WINDOW.x0
+    nowhere = read_back(Encoder("NITF").encode(pixels("uint8"), WINDOW))
+    assert nowhere[1] is None
+
+
+def test_an_rpc_image_reaches_a_model_with_its_place(shared):
+    """Over real HTTP: the model's server opens each tile with GDAL and finds RPCs."""
+    from geotile.testing import ModelServer
+
+    seen = []
+
+    class Server(ModelServer):
+        def answer(self, body):
+            seen.append(read_back(body)[3])
+            return super().answer(body)
+
+    with Server(lambda tile: ([], [])) as server:
+        geotile.detect(shared / "formats" / "rioxarray_test_rpcs.tif", server.url, tile_size=128, overlap=16)
+    offsets = {(float(each["SAMP_OFF"]), float(each["LINE_OFF"])) for each in seen}
+    windows = [
+        window
+        for _, window in geotile.plan(
+            shared / "formats" / "rioxarray_test_rpcs.tif", tile_size=128, overlap=16
+        ).grid.tiles()
+    ]
+    assert offsets == {(2792.0 - w.x0, 2295.0 - w.y0) for w in windows}
