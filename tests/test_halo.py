@@ -1,0 +1,107 @@
+"""Overlapping windows of a run: the same pixels as read alone, each block decoded once."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import geotile
+from geotile import ImageReadError, halo
+from geotile.grid import Window
+from geotile.raster import source_of
+from geotile.source import Source
+
+
+@pytest.fixture
+def source(write_tiff, noise):
+    return source_of(geotile.open_image(write_tiff(noise)))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(10, 120),
+    st.integers(0, 9),
+    st.tuples(st.integers(20, 200), st.integers(20, 200)),
+    st.integers(1, 4),
+    st.randoms(),
+)
+def test_reads_what_the_file_holds_in_any_order(source, noise, tile, overlap, region, threads, random):
+    chunks = tuple(tuple(np.diff([*range(0, n, r), n]).tolist()) for n, r in zip(noise.shape[1:], region, strict=True))
+    grid = geotile.TileGrid(noise.shape[1:], tile, min(overlap, tile - 1), chunks)
+    regions = list(np.ndindex(grid.regions_yx))
+    random.shuffle(regions)
+
+    def read(at):
+        window = grid.read_window(*at)
+        got = halo.read_shared(source, grid, window, True, f"run-{tile}-{overlap}-{region}")
+        np.testing.assert_array_equal(got.values, noise[:, *window.slices])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(read, regions))
+    assert not halo._store.coming
+    assert halo._store.size == sum(halo._size(kept.pixels) for kept in halo._store.kept.values()) == 0
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(64, 16), (128, 64), (100, 99)])
+def test_no_block_is_decoded_twice(write_tiff, noise, monkeypatch, tile, overlap):
+    counts, lock = np.zeros((5, 7), int), threading.Lock()
+    real = Source.read
+
+    def counted(self, window, valid=False):
+        with lock:
+            counts[window.y0 // 64 : -(-window.y1 // 64), window.x0 // 64 : -(-window.x1 // 64)] += 1
+        return real(self, window, valid)
+
+    monkeypatch.setattr(Source, "read", counted)
+    report = geotile.detect(
+        write_tiff(noise), lambda tile: ([], []), tile_size=tile, overlap=overlap, region_size=128
+    ).attrs["report"]
+    assert report.regions >= 4
+    assert (counts == 1).all()
+
+
+def test_the_store_is_bounded(source, noise, monkeypatch):
+    """Thrown out is read again: the pixels stay the same."""
+    monkeypatch.setattr(halo, "KEPT_BYTES", 30_000)
+    grid = geotile.TileGrid(noise.shape[1:], 100, 50, ((128, 128, 44), (128, 128, 128, 36)))
+    for at in np.ndindex(grid.regions_yx):
+        window = grid.read_window(*at)
+        got = halo.read_shared(source, grid, window, False, "bounded").values
+        np.testing.assert_array_equal(got, noise[:, *window.slices])
+        assert halo._store.size <= 30_000
+    halo.forget("bounded")
+    assert halo._store.size == 0
+
+
+def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):
+    grid = geotile.TileGrid(noise.shape[1:], 100, 50, ((128, 172), (128, 292)))
+    real, first = Source.read, threading.Event()
+
+    def fails_once(self, window, valid=False):
+        if not first.is_set():
+            first.set()
+            raise ImageReadError("broken")
+        return real(self, window, valid)
+
+    monkeypatch.setattr(Source, "read", fails_once)
+    windows = [grid.read_window(*at) for at in np.ndindex(grid.regions_yx)]
+    with pytest.raises(ImageReadError):
+        halo.read_shared(source, grid, windows[0], False, "fails")
+    for window in windows:
+        got = halo.read_shared(source, grid, window, False, "fails").values
+        np.testing.assert_array_equal(got, noise[:, *window.slices])
+    halo.forget("fails")
+    assert not halo._store.coming
+
+
+def test_rectangles_cover_what_is_wanted_once():
+    wanted = np.random.default_rng(0).random((9, 11)) < 0.6
+    seen = np.zeros(wanted.shape, int)
+    for rows, columns in halo._rectangles(wanted):
+        seen[slice(*rows), slice(*columns)] += 1
+    assert (seen == wanted).all()
+    assert list(halo._rectangles(np.ones((3, 4), bool))) == [((0, 3), (0, 4))]
+    assert Window(0, 1, 0, 1).shape_yx == (1, 1)
