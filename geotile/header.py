@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,15 @@ class Place:
     gcps: tuple[Any, ...] = ()
     rpcs: dict[str, str] | None = None
     """GDAL's RPC metadata."""
+    sar_xml: bytes | None = None
+    """The XML of a SICD or SIDD."""
+    segment: int = 0
+    """Number of the image inside a NITF."""
 
     @property
     def known(self) -> bool:
         """Whether there is any."""
-        return self.transform is not None or bool(self.gcps) or self.rpcs is not None
+        return self.transform is not None or bool(self.gcps) or self.rpcs is not None or self.sar_xml is not None
 
 
 NO_PLACE = Place()
@@ -120,21 +125,35 @@ def _described(location: Location, file: rasterio.DatasetReader, bands: BandName
 
 
 def _place(file: rasterio.DatasetReader) -> Place:
+    """Return the best place that the file gives: in a NITF its corners (IGEOLO) are the last resort."""
     transform = None if file.transform.is_identity else file.transform
     rpcs = file.tags(ns="RPC") or None
-    if file.driver == "NITF" and rpcs is not None:
-        transform = None  # from the corners of IGEOLO, which are only about right
-    gcps, gcp_crs = file.gcps
+    if file.driver == "NITF":
+        if (xml := _sar_xml(file)) is not None:
+            inside = file.name.split(":")
+            return Place(sar_xml=xml, segment=int(inside[1]) if inside[0] == "NITF_IM" else 0)
+        if rpcs is not None:
+            transform = None
     if transform is not None:
         return Place(transform=transform, crs=file.crs)
     if rpcs is not None:
         return Place(rpcs=rpcs)
+    gcps, gcp_crs = file.gcps
     return Place(gcps=tuple(gcps), crs=gcp_crs) if gcps else Place(crs=file.crs)
 
 
 def _one_codestream(file: rasterio.DatasetReader) -> bool:
     """Tell whether a JPEG 2000 has a single tile; GDAL then cuts it into blocks of its own making."""
     return bool(file.driver.startswith("JP2") and max(file.block_shapes[0]) <= 1024 < max(file.shape))
+
+
+def _sar_xml(file: rasterio.DatasetReader) -> bytes | None:
+    """Return the XML of a SICD or SIDD, out of the data extension segments that GDAL lists."""
+    listed = file.tags(ns="xml:DES").get("xml:DES", "")
+    for kind in ("SIDD", "SICD"):  # a SIDD may carry the SICD that it was made from
+        if found := re.search(rf"<((?:\w+:)?{kind})\b.*?</\1>", listed, re.DOTALL):
+            return found[0].encode()
+    return None
 
 
 def _names(file: rasterio.DatasetReader) -> list[str]:

@@ -48,11 +48,11 @@ class AffinePlacement:
 
     def to_world(self, xy: Points) -> Points:
         """Return world coordinates, (n, 2) float64."""
-        return _apply(self.transform, xy)
+        return carried(self.transform, xy)
 
     def to_pixels(self, xy: Points) -> Points:
         """Return pixels, (n, 2) float64."""
-        return _apply(~self.transform, xy)
+        return carried(~self.transform, xy)
 
     def seen_by(self, pixels: Affine) -> AffinePlacement:
         """Return the placement of a part of the image, or of one resampled."""
@@ -152,7 +152,8 @@ class RpcPlacement:
             raise GeoreferenceError(f"dem={self.dem.shown} cannot be used: {error}") from None
 
 
-def _apply(transform: Affine, xy: Points) -> Points:
+def carried(transform: Affine, xy: Points) -> Points:
+    """Apply a transform to points, (n, 2) float64."""
     a, b, c, d, e, f = transform[:6]
     x, y = xy.T
     return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)

@@ -130,8 +130,8 @@ def open_image(
     location = locate(name, storage_options)
     header = read_header(location, subdataset=subdataset, bands=bands, allow_vrt=allow_vrt, sidecars=sidecars)
     place = header.place if georeference else NO_PLACE
-    source = remapped(header.source, sar)
-    placement = _placement(place, source, dem, height, storage_options) if georeference else None
+    source = remapped(header.source, sar, header.place)
+    placement = _placement(place, dem, height, storage_options) if georeference else None
     image = _lazy(source, chunks, place, placement, header)
     if resolution is not None:
         source = _resampled(source, image, resolution)
@@ -183,7 +183,7 @@ def _band_numbers(source: Source) -> NDArray[np.int64]:
 
 
 def _placement(
-    place: Place, source: Source, dem: Any, height: float | None, storage_options: Mapping[str, Any] | None
+    place: Place, dem: Any, height: float | None, storage_options: Mapping[str, Any] | None
 ) -> Placement | None:
     """Return what places an image that no affine transform places."""
     if place.rpcs is not None:
@@ -193,7 +193,7 @@ def _placement(
         return RpcPlacement(tuple(sorted(place.rpcs.items())), height, where)
     if dem is not None:
         raise ArgumentError("dem= applies to images placed by RPCs; this one is not: leave it out")
-    if (found := sar_placement(source, height)) is not None:
+    if (found := sar_placement(place, height)) is not None:
         return found
     if height is not None:
         raise ArgumentError("height= applies to images placed by RPCs or a SICD's header; leave it out")

@@ -122,7 +122,7 @@ def sharp(write_tiff):
 @pytest.mark.parametrize("resolution", [0.25, 0.5, 1.0, 1.7, 2.0])
 def test_boxes_come_back_in_full_resolution(sharp, resolution):
     image = open_image(sharp, resolution=resolution)
-    assert image.shape[1:] == (round(512 * 0.5 / resolution), round(640 * 0.5 / resolution)) or resolution == 1.7
+    assert image.shape[1:] == (round(512 * 0.5 / resolution), round(640 * 0.5 / resolution))
     found = geotile.detect(
         sharp, bright_objects, tile_size=400, overlap=200, resolution=resolution, overlap_metric="ios"
     )
@@ -171,11 +171,7 @@ def test_the_coarse_image_comes_from_an_overview(sharp, monkeypatch):
 
 
 def test_resolution_of_images_placed_otherwise(shared):
-    for name, crs in (
-        ("riotiler_cog_gcps.tif", None),
-        ("rioxarray_test_rpcs.tif", None),
-        ("rastervision_small-uint16-tile.tif", "EPSG:4326"),
-    ):
+    for name in ("riotiler_cog_gcps.tif", "rioxarray_test_rpcs.tif", "rastervision_small-uint16-tile.tif"):
         path = shared / "formats" / name
         full = open_image(path)
         from geotile.georef import georeference_of, pixel_size_m
