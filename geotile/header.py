@@ -21,7 +21,7 @@ from geotile.source import DRIVERS, Source, has_mask, open_file
 from geotile.storage import Location
 
 BandNames = Sequence[int | str] | int | str | None
-_LARGEST_SIDE = 2**31 - 1  # GDAL counts pixels of a side in 32 bits
+_LARGEST_SIDE = 2**24  # pixels; at 0.3 m this is 5,000 km
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,10 @@ def _described(location: Location, file: rasterio.DatasetReader, bands: BandName
         inside = ", ".join(redact(name) for name in file.subdatasets) or "nothing"
         raise ImageOpenError(f"{shown} has no bands; it holds {inside}: choose one with subdataset=")
     if max(file.shape) > _LARGEST_SIDE or 0 in file.shape:
-        raise ImageOpenError(f"{shown} claims a size of {file.width} x {file.height} pixels: its header is wrong")
+        raise ImageOpenError(
+            f"{shown} claims {file.width} x {file.height} pixels; from 1 to {_LARGEST_SIDE:,} a side are opened: "
+            "its header is wrong"
+        )
     names = _names(file)
     numbers = _numbers(file, names, bands, shown)
     dtypes = {file.dtypes[number - 1] for number in numbers}
@@ -119,7 +122,7 @@ def _described(location: Location, file: rasterio.DatasetReader, bands: BandName
         interleave=str(file.interleaving.value if file.interleaving else "band").lower(),
         overviews=tuple(file.overviews(numbers[0])), nodata=None if file.nodata is None else float(file.nodata),
         masked=has_mask(file), trusted=trusted, file_shape_yx=(file.height, file.width),
-        file_bands=file.count, one_codestream=_one_codestream(file),
+        file_bands=file.count, one_codestream=_one_codestream(file), from_the_top=_from_the_top(file),
     )  # fmt: skip
     return Header(source=source, place=_place(file), band_names=tuple(names[number - 1] for number in numbers))
 
@@ -145,6 +148,16 @@ def _place(file: rasterio.DatasetReader) -> Place:
 def _one_codestream(file: rasterio.DatasetReader) -> bool:
     """Tell whether a JPEG 2000 has a single tile; GDAL then cuts it into blocks of its own making."""
     return bool(file.driver.startswith("JP2") and max(file.block_shapes[0]) <= 1024 < max(file.shape))
+
+
+def _from_the_top(file: rasterio.DatasetReader) -> bool:
+    """Tell whether rows are decoded one after the other: by format, or in a TIFF of one long strip."""
+    if file.driver != "GTiff":
+        return file.driver in ("JPEG", "PNG", "GIF", "WEBP")
+    if file.block_shapes[0][0] > 1 or file.height == 1:
+        return False
+    first, second = (file.get_tag_item(f"BLOCK_OFFSET_0_{row}", "TIFF", bidx=1) for row in (0, 1))
+    return first is not None and second is None  # GDAL shows a strip too long for it as rows
 
 
 def _sar_xml(file: rasterio.DatasetReader) -> bytes | None:

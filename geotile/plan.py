@@ -284,14 +284,15 @@ def slow_reasons(source: Source, grid: TileGrid) -> Iterator[str]:
     bands, _, width = source.shape
     pixel = bands * np.dtype(source.dtype).itemsize
     block_y, block_x = source.block_yx
+    name = "a TIFF of one strip" if source.driver == "GTiff" else source.driver
     cog = "convert it to a COG (rio cogeo create, gdal_translate -of COG)"
     if source.sequential:
         if grid.n_regions == 1:
-            yield f"{source.driver} is decoded from the top: the whole image is one region, read by one thread; {cog}"
+            yield f"{name} is decoded from the top: the whole image is one region, read by one thread; {cog}"
         else:
-            yield f"{source.driver} is decoded from the top, again for each of {grid.n_regions} regions; {cog}"
-    elif source.driver.startswith("JP2") and not source.resampled and grid.n_regions > 1 and source.one_codestream:
-        yield f"a JPEG 2000 of one tile: its code-stream is gone through for each of {grid.n_regions} regions; {cog}"
+            yield f"{name} is decoded from the top, again for each of {grid.n_regions} regions; {cog}"
+    elif source.one_codestream and not source.resampled:
+        yield f"a JPEG 2000 of one tile: its code-stream is gone through again for each block; {cog}"
     elif block_y * block_x * pixel > _BIG_BLOCK:
         yield f"a block is {block_x} x {block_y} pixels ({_mb(block_y * block_x * pixel)}): it is decoded whole; {cog}"
     elif block_x >= width > 2 * grid.axes[1].tile and block_y < grid.axes[0].tile and not source.sequential:

@@ -18,6 +18,7 @@ _REGIONS_PER_THREAD = 2  # at least, so that one slow region does not leave the 
 _MOST_BYTES = 32 * 2**20  # larger regions were no faster, and a worker holds one a thread
 _WHOLE_BYTES = 2**30
 _MOST_REGIONS = 2**22  # 130 TB in regions of 32 MiB
+_LARGEST_REGION_BYTES = 2**33
 
 
 def plan_grid(
@@ -54,7 +55,7 @@ def plan_grid(
     Raises
     ------
     ArgumentError
-        If there would be more regions than anybody can run.
+        If there would be more regions, or larger ones, than anybody can run.
     """
     bands, height, width = shape
     image = TileGrid((height, width), tile_size, overlap)  # checks the sizes
@@ -81,7 +82,14 @@ def plan_grid(
         region_chunks(axis.length, axis.tile, axis.overlap, edges, size)
         for axis, edges, size in zip(image.axes, block_edges, target, strict=True)
     )
-    return TileGrid((height, width), tile_size, overlap, (y, x))
+    grid = TileGrid((height, width), tile_size, overlap, (y, x))
+    largest = max(grid.chunks[0]) * max(grid.chunks[1]) * bands * itemsize
+    if largest > _LARGEST_REGION_BYTES:
+        raise ArgumentError(
+            f"a region would take {largest / 1e9:.1f} GB, more than {_LARGEST_REGION_BYTES / 1e9:.1f}: the image's "
+            f"blocks are that large, or region_size={region_size!r} is; convert it to a COG, or choose fewer bands"
+        )
+    return grid
 
 
 def _from_the_top(shape: tuple[int, int, int], itemsize: int) -> Pair:

@@ -90,6 +90,8 @@ class Source:
     file_bands: int = 1
     one_codestream: bool = False
     """Whether a JPEG 2000 has a single tile."""
+    from_the_top: bool = False
+    """Whether a row can only be decoded after all the rows above it."""
 
     @property
     def dtype(self) -> str:
@@ -116,7 +118,7 @@ class Source:
     @property
     def sequential(self) -> bool:
         """Whether a row can only be read after all the rows above it."""
-        return self.driver in ("JPEG", "PNG", "GIF", "WEBP") and not self.resampled
+        return self.from_the_top and not self.resampled
 
     def then(self, step: Step) -> Source:
         """Return the source with one more step."""
@@ -169,8 +171,8 @@ class Source:
             (blocks down, blocks across) bool, from the block of the window's first pixel; None
             where the format does not say.
         """
-        if self.driver != "GTiff" or self.resampled:
-            return None
+        if self.driver != "GTiff" or self.resampled or self.block_yx[0] == 1:
+            return None  # rows of one pixel may be GDAL's own view of a longer strip
         rows, columns = (
             range(low // size, -(-high // size))
             for low, high, size in zip(window[::2], window[1::2], self.block_yx, strict=True)
