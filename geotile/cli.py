@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import geopandas as gpd
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +16,9 @@ from rich.table import Table
 import geotile
 from geotile.encode import TileFormat
 from geotile.nms import OverlapMetric
+from geotile.raster import OpenOptions
 from geotile.report import Report
+from geotile.sar import SarRemap
 
 app = typer.Typer(
     help="Run object-detection models over overhead images of any size.",
@@ -31,6 +35,25 @@ RegionSize = Annotated[
     int | None,
     typer.Option(help="Side of a region (one task) in pixels, rounded to the file's blocks. Default: chosen."),
 ]
+Bands = Annotated[
+    list[str] | None,
+    typer.Option("--band", help="Band by number or name; give it again for more. Default: all but alpha."),
+]
+Subdataset = Annotated[str | None, typer.Option(help="Number, from 0, or end of the name of an image inside the file.")]
+Asset = Annotated[str | None, typer.Option(help="IMAGE is a STAC item: the key of its asset.")]
+Resolution = Annotated[float | None, typer.Option(help="Ground size of a pixel in metres to resample to.")]
+Roi = Annotated[
+    str | None,
+    typer.Option(help="Region of interest: WKT or GeoJSON, longitude and latitude; or a file that geopandas reads."),
+]
+Storage = Annotated[
+    list[str] | None,
+    typer.Option("--storage", help="'name=value' of fsspec's storage options (anon=true, profile=X); may be repeated."),
+]
+Dem = Annotated[str | None, typer.Option(help="Elevation model (metres) for an image placed by RPCs.")]
+Height = Annotated[float | None, typer.Option(help="Metres above the ellipsoid, for images placed by RPCs and SICDs.")]
+Sar = Annotated[SarRemap | None, typer.Option(help="Turn complex pixels into magnitudes.")]
+AllowVrt = Annotated[bool, typer.Option("--allow-vrt", help="Open VRTs and others that name further files or hosts.")]
 Format = Annotated[TileFormat, typer.Option(help="How tiles are encoded for a url. JPEG is lossy.")]
 
 
@@ -45,6 +68,17 @@ def detect(
     overlap: Overlap = 128,
     region_size: RegionSize = None,
     tile_format: Format = "GTIFF",
+    band: Bands = None,
+    subdataset: Subdataset = None,
+    asset: Asset = None,
+    resolution: Resolution = None,
+    roi: Roi = None,
+    storage: Storage = None,
+    dem: Dem = None,
+    height: Height = None,
+    sar: Sar = None,
+    allow_vrt: AllowVrt = False,
+    all_tiles: Annotated[bool, typer.Option("--all-tiles", help="Send tiles without data too.")] = False,
     score_threshold: Annotated[float, typer.Option(help="Leave out detections below this score.")] = 0.0,
     iou_threshold: Annotated[float, typer.Option(help="Detections that overlap by more are one.")] = 0.5,
     overlap_metric: Annotated[OverlapMetric, typer.Option(help="Over the union, or over the smaller area.")] = "iou",
@@ -65,13 +99,15 @@ def detect(
     usage, 3 some tiles failed (they are listed).
     """
     headers = dict(_header(each) for each in header or [])
+    opening = _opening(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt)
     with _client(scheduler):
         report = geotile.detect_to(
             image, endpoint, output, overwrite=overwrite, tile_size=tile_size, overlap=overlap,
             region_size=region_size or "auto", tile_format=tile_format, score_threshold=score_threshold,
             merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric,
             class_agnostic=class_agnostic, concurrency=concurrency, crs=crs, progress=_err.is_terminal,
-            errors="raise" if stop_on_error else "record", **({"headers": headers} if headers else {}),
+            errors="raise" if stop_on_error else "record", roi=_roi(roi), skip_nodata=not all_tiles, **opening,
+            **({"headers": headers} if headers else {}),
         )  # fmt: skip
     _show(_report_rows(report) | {"output": output})
     for failure in report.failures[:20]:
@@ -88,13 +124,24 @@ def plan(
     overlap: Overlap = 128,
     region_size: RegionSize = None,
     tile_format: Format = "GTIFF",
+    band: Bands = None,
+    subdataset: Subdataset = None,
+    asset: Asset = None,
+    resolution: Resolution = None,
+    roi: Roi = None,
+    storage: Storage = None,
+    dem: Dem = None,
+    height: Height = None,
+    sar: Sar = None,
+    allow_vrt: AllowVrt = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also draw the grid, to a .png or .svg.")
     ] = None,
 ) -> None:
     """Say what a run over IMAGE would do, without reading a pixel."""
     work = geotile.plan(
-        image, tile_size=tile_size, overlap=overlap, region_size=region_size or "auto", tile_format=tile_format
+        image, tile_size=tile_size, overlap=overlap, region_size=region_size or "auto", tile_format=tile_format,
+        roi=_roi(roi), **_opening(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt),
     )  # fmt: skip
     _out.print(repr(work), markup=False, highlight=False)
     if output is not None:
@@ -143,6 +190,7 @@ def _report_rows(report: Report) -> dict[str, str]:
         "status": report.status,
         "tiles": f"{report.tiles:,}",
         "regions": f"{report.regions:,}",
+        "tiles off the roi, without data": f"{report.tiles_outside_roi:,}, {report.tiles_without_data:,}",
         "requests": f"{report.requests:,} ({report.retries:,} retries)",
         "failed tiles": f"{len(report.failures):,}",
         "detections before merging": f"{report.detections_before:,}",
@@ -165,6 +213,39 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise typer.BadParameter("a header reads 'Name: value'", param_hint="--header")
     return name.strip(), value.strip()
+
+
+def _opening(
+    band: list[str] | None, subdataset: str | None, asset: str | None, resolution: float | None,
+    storage: list[str] | None, dem: str | None, height: float | None, sar: SarRemap | None, allow_vrt: bool,
+) -> OpenOptions:  # fmt: skip
+    """Return what was said of how to open the image."""
+    number = int(subdataset) if subdataset is not None and subdataset.isdigit() else subdataset
+    said: OpenOptions = {
+        "bands": [int(each) if each.isdigit() else each for each in band] if band else None,
+        "subdataset": number, "asset": asset, "resolution": resolution, "dem": dem, "height": height, "sar": sar,
+        "allow_vrt": allow_vrt, "storage_options": dict(_storage(each) for each in storage) if storage else None,
+    }  # fmt: skip
+    return said
+
+
+def _storage(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter("a storage option reads 'name=value'", param_hint="--storage")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _roi(text: str | None) -> Any:
+    if text is None or not Path(text).is_file():
+        return text
+    try:
+        return gpd.read_file(text)
+    except Exception as error:  # GDAL has an error for each way a file can be wrong
+        raise geotile.ArgumentError(f"--roi {text} is no file of areas: {error}") from None
 
 
 def _client(address: str | None) -> Any:

@@ -86,7 +86,10 @@ class Plan:
 
     @property
     def read_ratio(self) -> float:
-        """Pixels read over pixels of the image: how much the halo costs."""
+        """Pixels of all regions' windows over pixels of the image.
+
+        How much the halo costs in memory; a process decodes the blocks that windows share once.
+        """
         y = sum(self.grid.read_window(row, 0).shape_yx[0] for row in range(self.grid.regions_yx[0]))
         x = sum(self.grid.read_window(0, col).shape_yx[1] for col in range(self.grid.regions_yx[1]))
         return y * x / (self.grid.shape_yx[0] * self.grid.shape_yx[1])
@@ -153,7 +156,7 @@ class Plan:
                 f"{self.regions:,} ({grid.regions_yx[1]} x {grid.regions_yx[0]}), up to {_mb(self.region_bytes)}",
             ),
             ("tiles", f"{self.tiles:,} ({grid.tiles_yx[1]} x {grid.tiles_yx[0]})"),
-            *([] if self.roi is None else [("in the roi", f"{self.requests:,} tiles")]),
+            *([] if self.roi is None else [("in the roi", f"{self.requests:,} of them")]),
             ("requests", f"{self.requests:,} of {_mb(self.request_bytes)} ({self.encoder.format})"),
             ("pixels read", f"{self.read_ratio:.2f} x the image"),
             ("graph", f"{self.tasks:,} tasks"),

@@ -199,13 +199,13 @@ class Source:
         return True
 
     def _raw(self, window: Window, valid: bool) -> Pixels:
+        values = np.empty((len(self.bands), *window.shape_yx), self.file_dtype)
         parts = self._strips(window)
+        into = [values[:, *part.within(window).slices] for part in parts]
         if len(parts) == 1:
-            values = self._strip(window)
+            self._strip(window, values)
         else:
-            values = np.empty((len(self.bands), *window.shape_yx), self.file_dtype)
-            for part, strip in zip(parts, _readers().map(self._strip_elsewhere, parts), strict=True):
-                values[:, *part.within(window).slices] = strip
+            list(_readers().map(self._strip_elsewhere, parts, into))
         return Pixels(values, self._valid(values, window, None) if valid else None)
 
     def _strips(self, window: Window) -> list[Window]:
@@ -221,14 +221,13 @@ class Source:
         edges = [window.y0, *range((rows[0] * self.block_yx[0]) + step, window.y1, step), window.y1]
         return [Window(y0, y1, window.x0, window.x1) for y0, y1 in pairwise(edges)]
 
-    def _strip(self, window: Window) -> NDArray[Any]:
+    def _strip(self, window: Window, out: NDArray[Any]) -> None:
         area = rasterio.windows.Window.from_slices(*window.slices)
-        values: NDArray[Any] = dataset(self).read(list(self.bands), window=area)
-        return values
+        dataset(self).read(list(self.bands), window=area, out=out)
 
-    def _strip_elsewhere(self, window: Window) -> NDArray[Any]:
+    def _strip_elsewhere(self, window: Window, out: NDArray[Any]) -> None:
         with self.location.environment():
-            return self._strip(window)
+            self._strip(window, out)
 
     def _valid(self, values: NDArray[Any], window: Window, out_shape: Pair | None) -> NDArray[np.bool_] | None:
         """Where a window has data, by the file's mask, its empty blocks, its nodata and NaN."""

@@ -10,6 +10,8 @@ import threading
 import geopandas as gpd
 import pytest
 from helpers import crowd
+from rasterio.shutil import copy as copy_file
+from shapely.geometry import box
 
 import geotile
 from geotile.testing import ModelServer
@@ -99,3 +101,24 @@ def test_errors_are_one_line(args, said, status):
     done = run(*args, status=status)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_images_are_opened_as_the_options_say(write_tiff, noise, tmp_path):
+    path, out = write_tiff(noise), tmp_path / "out.parquet"
+    area = gpd.GeoDataFrame(geometry=[box(500_010, 4_999_950, 500_040, 4_999_990)], crs="EPSG:32631")
+    area.to_file(tmp_path / "area.geojson")
+    lonlat = area.to_crs("OGC:CRS84").geometry[0].wkt
+    options = ["--tile-size", 64, "--overlap", 16, "--band", 3, "--band", "red", "--roi"]
+    planned = run("plan", path, *options, tmp_path / "area.geojson").stdout
+    assert planned == run("plan", path, *options, lonlat).stdout
+    want = geotile.plan(path, tile_size=64, overlap=16, bands=[3, 1], roi=area)
+    assert f"{want.requests} of them" in planned
+    with ModelServer(crowd) as server:
+        run("detect", path, server.url, "-o", out, *options, lonlat)
+        assert server.requests == want.requests
+    copy_file(path, tmp_path / "a.vrt", driver="VRT")
+    assert "allow_vrt=True" in run("plan", tmp_path / "a.vrt", status=1).stderr
+    run("plan", tmp_path / "a.vrt", "--allow-vrt")
+    assert "name=value" in run("plan", path, "--storage", "nonsense", status=2).stderr
+    assert "do not apply" in run("plan", path, "--storage", "anon=true", status=1).stderr
+    assert "resolution=-1" in run("plan", path, "--resolution", -1, status=1).stderr

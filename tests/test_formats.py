@@ -27,9 +27,9 @@ def counted(monkeypatch):
     asked = []
     real = Source._strip
 
-    def strip(self, window):
+    def strip(self, window, out):
         asked.append(window)
-        return real(self, window)
+        real(self, window, out)
 
     monkeypatch.setattr(Source, "_strip", strip)
     return asked

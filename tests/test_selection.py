@@ -84,7 +84,7 @@ def test_a_roi_in_any_form(write_tiff, noise, form):
     assert report.tiles_outside_roi == report.tiles - len(meet)
     work = geotile.plan(path, tile_size=50, overlap=0, roi=forms()[form])
     assert work.requests == len(meet)
-    assert f"{len(meet)} tiles" in repr(work)
+    assert f"{len(meet)} of them" in repr(work)
 
 
 def test_detections_outside_are_dropped_or_kept():
