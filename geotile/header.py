@@ -17,8 +17,9 @@ from rasterio.errors import RasterioError
 
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.redact import redact
-from geotile.source import DRIVERS, Source, has_mask, open_file
+from geotile.source import DRIVERS, Source, open_file
 from geotile.storage import Location
+from geotile.valid import has_mask
 
 BandNames = Sequence[int | str] | int | str | None
 _LARGEST_SIDE = 2**24  # pixels; at 0.3 m this is 5,000 km

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -25,55 +25,13 @@ from geotile.detections import Detections, concat
 from geotile.encode import Encoder
 from geotile.endpoints.base import Endpoint
 from geotile.errors import EndpointError, GeotileError, ImageReadError, ResponseError, TileError
-from geotile.grid import Tile, TileGrid, Window
-from geotile.halo import read_shared
+from geotile.grid import Tile, TileGrid
 from geotile.merge import Merge
 from geotile.progress import tile_reporter
-from geotile.raster import source_of
+from geotile.reading import Reading, RegionPixels, overlapped
 from geotile.report import TileFailure, tile_failure
-from geotile.source import Pixels, Source, has_data
 
 _stopped: deque[str] = deque(maxlen=100)  # runs of this process that ended early
-
-
-@dataclass(frozen=True)
-class RegionPixels:
-    """What was read of a region."""
-
-    pixels: NDArray[Any]
-    """(band, y, x), the region and as much halo as its own tiles need."""
-    window: Window
-    """Where they lie."""
-    valid: NDArray[np.bool_] | None = None
-    """(y, x), where there is data; None where all of it is, or nobody asked."""
-    unreadable: dict[int, str] = field(default_factory=dict)
-    """Why a tile's pixels could not be read, by its number."""
-    blank: frozenset[int] = frozenset()
-    """Numbers of the tiles that the file holds no block of."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """Which tiles to read, and whether to look for data in them."""
-
-    grid: TileGrid
-    selected: NDArray[np.bool_] | None = None
-    """(tiles down, tiles across); None for all."""
-    look_for_data: bool = False
-    run: str = ""
-    """Names the run: what its regions share is read once."""
-
-    def tiles(self, row: int, column: int) -> list[Tile]:
-        """Return a region's tiles that are to be read."""
-        tiles = self.grid.region_tiles(row, column)
-        return tiles if self.selected is None else [tile for tile in tiles if self.selected.flat[tile.number]]
-
-    def regions(self) -> NDArray[np.bool_]:
-        """Tell which regions have a tile to be read, (regions down, regions across)."""
-        if self.selected is None:
-            return np.ones(self.grid.regions_yx, bool)
-        y, x = (axis.first_tile[:-1] for axis in self.grid.axes)
-        return np.logical_or.reduceat(np.logical_or.reduceat(self.selected, y, axis=0), x, axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,107 +116,6 @@ def _only(nodes: da.Array, reading: Reading) -> da.Array:
     }
     graph = HighLevelGraph.from_collections(name, layer, dependencies=[nodes])
     return da.Array(graph, name, nodes.chunks, dtype=object, meta=np.empty((0, 0, 0), object))
-
-
-def overlapped(image: xr.DataArray, reading: Reading) -> da.Array:
-    """Return the regions with their halo, each chunk a `RegionPixels`.
-
-    A plain file is read window by window; anything computed goes through `map_overlap`. Both give
-    the same pixels: this is the only place that knows the difference (DESIGN 4).
-    """
-    grid, bands = reading.grid, image.shape[0]
-    rows, columns = range(grid.regions_yx[0]), range(grid.regions_yx[1])
-    shape = (
-        (bands,),
-        tuple(grid.read_window(row, 0).shape_yx[0] for row in rows),
-        tuple(grid.read_window(0, column).shape_yx[1] for column in columns),
-    )
-    known: dict[str, Any] = {"dtype": image.dtype, "meta": np.empty((0, 0, 0), image.dtype), "chunks": shape}
-    source = source_of(image)
-    if source is not None:
-        return da.map_blocks(_read_region, source=source, reading=reading, **known)
-    data = image.data if isinstance(image.data, da.Array) else da.from_array(image.data, (-1, *grid.chunks))
-    deep_y, deep_x = grid.depth_yx
-    return da.map_overlap(
-        _trim_region,
-        data.rechunk((-1, *grid.chunks)),
-        depth={0: 0, 1: (0, deep_y), 2: (0, deep_x)},
-        boundary="none",
-        trim=False,
-        allow_rechunk=False,
-        reading=reading,
-        nodata=image.rio.nodata,
-        **known,
-    )
-
-
-def _read_region(source: Source, reading: Reading, block_id: tuple[int, int, int]) -> RegionPixels:
-    _, row, column = block_id
-    tiles = reading.tiles(row, column)
-    blank = _blank(source, tiles) if reading.look_for_data else frozenset()
-    tiles = [tile for tile in tiles if tile.number not in blank]
-    if not tiles:
-        nothing = Window(0, 0, 0, 0)
-        return RegionPixels(np.empty((source.shape[0], 0, 0), source.dtype), nothing, blank=blank)
-    window = _around(tiles)
-    if reading.selected is None and not blank:
-        window = reading.grid.read_window(row, column)
-    try:
-        pixels = read_shared(source, reading.grid, window, reading.look_for_data, reading.run)
-        return RegionPixels(pixels.values, window, pixels.valid, blank=blank)
-    except ImageReadError:
-        return _read_by_tiles(source, window, tiles, blank, reading.look_for_data)
-
-
-def _read_by_tiles(
-    source: Source, window: Window, tiles: list[Tile], blank: frozenset[int], look_for_data: bool
-) -> RegionPixels:
-    """Read a region with blocks that do not decode: only the tiles on them are lost."""
-    pixels = np.zeros((source.shape[0], *window.shape_yx), source.dtype)
-    valid = np.ones(window.shape_yx, bool) if look_for_data else None
-    unreadable = {}
-    for tile in tiles:
-        try:
-            part: Pixels = source.read(tile.window, look_for_data)
-        except ImageReadError as error:
-            unreadable[tile.number] = str(error)
-            continue
-        place = tile.window.within(window).slices
-        pixels[:, *place] = part.values
-        if valid is not None and part.valid is not None:
-            valid[place] = part.valid
-    return RegionPixels(pixels, window, valid, unreadable, blank)
-
-
-def _blank(source: Source, tiles: list[Tile]) -> frozenset[int]:
-    """Return the tiles that the file holds no block of: they need not be read."""
-    if not tiles:
-        return frozenset()
-    window, (height, width) = _around(tiles), source.block_yx
-    empty = source.empty_blocks(window)
-    if empty is None or not empty.any():
-        return frozenset()
-    top, left = window.y0 // height, window.x0 // width
-    return frozenset(
-        number
-        for number, (y0, y1, x0, x1) in tiles
-        if empty[y0 // height - top : -(-y1 // height) - top, x0 // width - left : -(-x1 // width) - left].all()
-    )
-
-
-def _around(tiles: list[Tile]) -> Window:
-    """Return the window that holds all of some tiles."""
-    y0, y1, x0, x1 = np.array([tile.window for tile in tiles]).T
-    return Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))
-
-
-def _trim_region(pixels: NDArray[Any], reading: Reading, nodata: Any, block_id: tuple[int, int, int]) -> RegionPixels:
-    """Cut Dask's halo, which is the deepest of all regions, to what this region needs."""
-    _, row, column = block_id
-    window = reading.grid.read_window(row, column)
-    cut = pixels[:, : window.shape_yx[0], : window.shape_yx[1]]
-    valid = has_data(cut, None if nodata is None else float(nodata)) if reading.look_for_data else None
-    return RegionPixels(cut, window, valid)
 
 
 def _run_region(region: RegionPixels, job: TileJob, block_id: tuple[int, int, int]) -> Node:

@@ -14,23 +14,24 @@ import shapely
 from numpy.typing import NDArray
 
 from geotile.checks import Pair, as_int, check_unit
-from geotile.detections import Detections, concat
+from geotile.detections import concat
 from geotile.encode import TileFormat
 from geotile.endpoints import Endpoint
 from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
-from geotile.georef import scale_yx
 from geotile.halo import forget
-from geotile.map_tiles import Node, Reading, TileJob, map_tiles
+from geotile.map_tiles import Node, TileJob, map_tiles
 from geotile.merge import KeepAll, Merge, Nms
 from geotile.nms import OverlapMetric
 from geotile.plan import ImageLike, Plan, footprint_crs, plan
 from geotile.progress import ProgressCallback, listening
 from geotile.raster import OpenOptions, source_of
+from geotile.reading import Reading
 from geotile.report import Report, make_report
 from geotile.scheduler import processes, threads
 from geotile.sinks import Output, write
 from geotile.survey import empty_tiles
+from geotile.table import as_table
 from geotile.tree import tree_reduce
 
 
@@ -179,7 +180,7 @@ def detect(
     found = concat(root.settled).in_order()
     if work.roi is not None and outside_roi == "drop":
         found = found.take(shapely.intersects(work.roi, found.image_geometries))
-    table = _georeferenced(found, work, wanted_crs)
+    table = as_table(found, work, wanted_crs)
     skipped = 0 if empty is None else int((empty if work.selected is None else empty & work.selected).sum())
     table.attrs["report"] = _report(root, work, model, len(found), skipped, time.perf_counter() - began)
     return table
@@ -262,40 +263,6 @@ def _but(selected: NDArray[np.bool_] | None, empty: NDArray[np.bool_] | None) ->
 def _workers(model: Endpoint, concurrency: int) -> int:
     share = processes()
     return model.workers(max(1, concurrency // share), max(1, threads() // share))
-
-
-def _georeferenced(found: Detections, work: Plan, crs: str | None) -> gpd.GeoDataFrame:
-    shapes = found.image_geometries
-    full = scale_yx(work.image)
-    xmin, ymin, xmax, ymax = found.boxes.T * np.array([full[1], full[0]] * 2)[:, None]
-    columns = {
-        "score": found.scores,
-        "label": found.labels,
-        "classes": _classes(found),
-        "xmin": xmin,
-        "ymin": ymin,
-        "xmax": xmax,
-        "ymax": ymax,
-        "image_geometry": gpd.GeoSeries(_scaled(shapes, full)),
-        "properties": found.properties,
-    }
-    placed = gpd.GeoSeries(work.encoder.georeference.to_world(shapes, crs), crs=crs)
-    return gpd.GeoDataFrame(columns, geometry=placed)
-
-
-def _scaled(shapes: NDArray[np.object_], full: tuple[float, float]) -> NDArray[np.object_]:
-    """Return geometries in pixels of the full resolution."""
-    if full == (1.0, 1.0):
-        return shapes
-    scaled: NDArray[np.object_] = shapely.transform(shapes, lambda xy: xy * [full[1], full[0]])
-    return scaled
-
-
-def _classes(found: Detections) -> np.ndarray[tuple[int, ...], np.dtype[np.object_]]:
-    column = found.classes.copy()
-    for i in np.flatnonzero(column == None):  # noqa: E711 - element by element
-        column[i] = [{"iri": found.labels[i], "score": float(found.scores[i])}]
-    return column
 
 
 def _report(root: Node, work: Plan, model: Endpoint, after: int, empty: int, seconds: float) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -23,7 +23,7 @@ from geotile.raster import OpenOptions, open_image, source_of
 from geotile.redact import redact
 from geotile.regions import plan_grid
 from geotile.roi import roi_in_pixels, tiles_that_meet
-from geotile.source import Source
+from geotile.slow import megabytes, slow_reasons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,12 +153,12 @@ class Plan:
             ("size", f"{width:,} x {height:,} px, {bands} x {self.image.dtype}"),
             (
                 "regions",
-                f"{self.regions:,} ({grid.regions_yx[1]} x {grid.regions_yx[0]}), up to {_mb(self.region_bytes)}",
+                f"{self.regions:,} ({grid.regions_yx[1]} x {grid.regions_yx[0]}), up to {megabytes(self.region_bytes)}",
             ),
             ("tiles", f"{self.tiles:,} ({grid.tiles_yx[1]} x {grid.tiles_yx[0]})"),
             *([] if self.roi is None else [("in the roi", f"{self.requests:,} of them")]),
-            ("requests", f"{self.requests:,} of {_mb(self.request_bytes)} ({self.encoder.format})"),
-            ("pixels read", f"{self.read_ratio:.2f} x the image"),
+            ("requests", f"{self.requests:,} of {megabytes(self.request_bytes)} ({self.encoder.format})"),
+            ("windows", f"{self.read_ratio:.2f} x the image; what they share is decoded once a process"),
             ("graph", f"{self.tasks:,} tasks"),
             *(("slow", reason) for reason in self.slow),
         ]
@@ -276,36 +276,3 @@ def footprint_crs(crs: Any, georeference: Georeference) -> str | None:
     if georeference.crs is None:
         raise ArgumentError(f"crs={crs!r} was asked for, but the image has no CRS; leave crs out")
     return wkt_of(crs)
-
-
-_LARGE_REGION = 256 * 2**20
-_BIG_BLOCK = 64 * 2**20
-
-
-def slow_reasons(source: Source, grid: TileGrid) -> Iterator[str]:
-    """Say what makes an image slow or large to read, and what would help."""
-    bands, _, width = source.shape
-    pixel = bands * np.dtype(source.dtype).itemsize
-    block_y, block_x = source.block_yx
-    name = "a TIFF of one strip" if source.driver == "GTiff" else source.driver
-    cog = "convert it to a COG (rio cogeo create, gdal_translate -of COG)"
-    if source.sequential:
-        if grid.n_regions == 1:
-            yield f"{name} is decoded from the top: the whole image is one region, read by one thread; {cog}"
-        else:
-            yield f"{name} is decoded from the top, again for each of {grid.n_regions} regions; {cog}"
-    elif source.one_codestream and not source.resampled:
-        yield f"a JPEG 2000 of one tile: its code-stream is gone through again for each block; {cog}"
-    elif block_y * block_x * pixel > _BIG_BLOCK:
-        yield f"a block is {block_x} x {block_y} pixels ({_mb(block_y * block_x * pixel)}): it is decoded whole; {cog}"
-    elif block_x >= width > 2 * grid.axes[1].tile and block_y < grid.axes[0].tile and not source.sequential:
-        yield f"the file is in strips {block_x} pixels wide: regions are wide and low, and their halos long; {cog}"
-    if source.interleave == "pixel" and bands * 2 <= source.file_bands:
-        yield f"{bands} of {source.file_bands} bands, stored pixel by pixel: the others are decoded too"
-    largest = max(int(np.prod(grid.read_window(row, 0).shape_yx)) for row in range(grid.regions_yx[0])) * pixel
-    if largest > _LARGE_REGION:
-        yield f"a region takes {_mb(largest)} in each thread: give a smaller tile_size or overlap, or {cog}"
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

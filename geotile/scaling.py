@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from geotile.errors import ArgumentError
 from geotile.raster import from_source, source_of
-from geotile.source import has_data
+from geotile.valid import has_data
 
 _LOOK_PX = 1024  # side of the picture that percentiles are taken from
 

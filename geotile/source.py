@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from itertools import pairwise
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import rasterio
 import rasterio.windows
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
 from geotile.checks import Pair
@@ -23,13 +21,12 @@ from geotile.grid import Window
 from geotile.quiet import unplaced
 from geotile.redact import redact
 from geotile.storage import Location
+from geotile.valid import has_data, spread_blocks
 
 _OPEN_FILES = 4  # datasets kept open per thread
 CELL = 512  # a resampled image is computed in cells of this size, so that no window changes its pixels
 _MARGIN = 4  # pixels of a cell's surroundings that resampling may look at
 _MOST_EDGES = 2**20
-_STRIPS = 8  # of a region, read at once from a remote file
-_READERS = 16  # threads of a process that wait for remote files
 _local = threading.local()
 
 # Formats whose files hold all of their image. The others (VRT, DIMAP, SAFE, WMS ...) name further
@@ -163,35 +160,48 @@ class Source:
         return small.read(Window(0, small.shape[1], 0, small.shape[2]), valid=True)
 
     def empty_blocks(self, window: Window) -> NDArray[np.bool_] | None:
-        """Tell which blocks on a window the file does not hold at all.
+        """Tell which blocks on a window the file does not hold at all, before it is read.
 
         Returns
         -------
         numpy.ndarray or None
             (blocks down, blocks across) bool, from the block of the window's first pixel; None
-            where the format does not say.
+            where the file does not say, or would have to be asked over a network: what a remote
+            file does not hold costs nothing to read.
+        """
+        if self.location.is_remote:
+            return None
+        with self.location.environment():
+            empty = self._without_place(window)
+            return empty if empty is None or self._meant(empty, window) else None
+
+    def _without_place(self, window: Window) -> NDArray[np.bool_] | None:
+        """Tell which blocks have no place in the file, by this thread's handle.
+
+        rasterio keeps the interpreter's lock while GDAL looks a place up, so it must not have to
+        be fetched: ask before reading a local file, or after reading the very blocks.
         """
         if self.driver != "GTiff" or self.resampled or self.block_yx[0] == 1:
             return None  # rows of one pixel may be GDAL's own view of a longer strip
-        rows, columns = (
-            range(low // size, -(-high // size))
+        (y0, y1), (x0, x1) = (
+            (low // size, -(-high // size))
             for low, high, size in zip(window[::2], window[1::2], self.block_yx, strict=True)
         )
-        with self.location.environment():
-            file = dataset(self)
-            band = self.bands[0]
-            empty = [
-                [file.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band) is None for x in columns] for y in rows
-            ]
-            found = np.array(empty, bool)
-            return found if self._reads_empty(found, rows.start, columns.start) else None
+        file, bands = dataset(self), self.bands if self.interleave == "band" else self.bands[:1]
+        empty = [
+            all(file.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band) is None for band in bands)
+            for y in range(y0, y1)
+            for x in range(x0, x1)
+        ]
+        return np.array(empty, bool).reshape(y1 - y0, x1 - x0)
 
-    def _reads_empty(self, empty: NDArray[np.bool_], row: int, column: int) -> bool:
+    def _meant(self, empty: NDArray[np.bool_], window: Window) -> bool:
         """Tell whether blocks without a place in the file are meant: a damaged file cannot read them."""
         if not empty.any():
             return True
         down, across = np.argwhere(empty)[0]
-        y, x = (int(down) + row) * self.block_yx[0], (int(across) + column) * self.block_yx[1]
+        y = (int(down) + window.y0 // self.block_yx[0]) * self.block_yx[0]
+        x = (int(across) + window.x0 // self.block_yx[1]) * self.block_yx[1]
         try:
             self._raw(Window(y, y + 1, x, x + 1), valid=False)
         except (RasterioError, OSError):
@@ -199,50 +209,16 @@ class Source:
         return True
 
     def _raw(self, window: Window, valid: bool) -> Pixels:
-        values = np.empty((len(self.bands), *window.shape_yx), self.file_dtype)
-        parts = self._strips(window)
-        into = [values[:, *part.within(window).slices] for part in parts]
-        if len(parts) == 1:
-            self._strip(window, values)
-        else:
-            list(_readers().map(self._strip_elsewhere, parts, into))
-        return Pixels(values, self._valid(values, window, None) if valid else None)
-
-    def _strips(self, window: Window) -> list[Window]:
-        """Cut a window of a remote TIFF into rows of blocks, which are asked for at once.
-
-        GDAL asks for one row of blocks after the other, so the store's latency would be paid for
-        each.
-        """
-        if not self.location.is_remote or self.driver != "GTiff":
-            return [window]
-        rows = range(window.y0 // self.block_yx[0], -(-window.y1 // self.block_yx[0]))
-        step = self.block_yx[0] * max(1, -(-len(rows) // _STRIPS))
-        edges = [window.y0, *range((rows[0] * self.block_yx[0]) + step, window.y1, step), window.y1]
-        return [Window(y0, y1, window.x0, window.x1) for y0, y1 in pairwise(edges)]
-
-    def _strip(self, window: Window, out: NDArray[Any]) -> None:
-        area = rasterio.windows.Window.from_slices(*window.slices)
-        dataset(self).read(list(self.bands), window=area, out=out)
-
-    def _strip_elsewhere(self, window: Window, out: NDArray[Any]) -> None:
-        with self.location.environment():
-            self._strip(window, out)
-
-    def _valid(self, values: NDArray[Any], window: Window, out_shape: Pair | None) -> NDArray[np.bool_] | None:
-        """Where a window has data, by the file's mask, its empty blocks, its nodata and NaN."""
-        found: NDArray[np.bool_] | None = None
-        if self.masked:
-            area = rasterio.windows.Window.from_slices(*window.slices)
-            found = dataset(self).dataset_mask(window=area, out_shape=out_shape) > 0
-        elif (data := has_data(values, self.nodata)) is not None:
-            found = data
-        empty = self.empty_blocks(window)
-        if empty is not None and empty.any():
-            held = np.ones(values.shape[1:], bool) if found is None else found
-            held &= ~_spread(empty, window, self.block_yx)
-            found = held
-        return found
+        file, area = dataset(self), rasterio.windows.Window.from_slices(*window.slices)
+        values: NDArray[Any] = file.read(list(self.bands), window=area)
+        if not valid:
+            return Pixels(values, None)
+        found = file.dataset_mask(window=area) > 0 if self.masked else has_data(values, self.nodata)
+        empty = self._without_place(window)
+        if empty is None or not empty.any():
+            return Pixels(values, found)
+        held = ~spread_blocks(empty, window, self.block_yx)
+        return Pixels(values, held if found is None else found & held)
 
     def _cells(self, window: Window, valid: bool) -> Pixels:
         """Put a window of a resampled image together from the cells that it meets."""
@@ -286,31 +262,6 @@ class Source:
         return self.location, self.version, self.trusted
 
 
-@cache
-def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_READERS, thread_name_prefix="geotile-reader")
-
-
-def has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
-    """Return where any band is neither nodata nor NaN, (y, x) bool; None where that is everywhere."""
-    floating = values.dtype.kind == "f"
-    if nodata is None and not floating:
-        return None
-    found = np.zeros(values.shape[1:], bool)
-    for band in values:
-        data = ~np.isnan(band) if floating else np.ones(band.shape, bool)
-        if nodata is not None and not np.isnan(nodata):
-            data &= band != (band.dtype.type(nodata) if floating else nodata)
-        found |= data
-    return found
-
-
-def has_mask(file: rasterio.DatasetReader) -> bool:
-    """Tell whether a file has a mask of its own, or an alpha band."""
-    flags = file.mask_flag_enums[0] if file.count else []
-    return MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
-
-
 def dataset(source: Source) -> rasterio.DatasetReader:
     """Open a file once a thread: GDAL's handles must not be shared between threads."""
     files: OrderedDict[Any, rasterio.DatasetReader] | None = getattr(_local, "files", None)
@@ -329,15 +280,6 @@ def open_file(location: Location, trusted: bool) -> rasterio.DatasetReader:
     with unplaced():
         return rasterio.DatasetReader(location.path, driver=None if trusted else list(DRIVERS))
         #      ^ rasterio.open takes one driver; what it returns takes several
-
-
-def _spread(blocks: NDArray[np.bool_], window: Window, block_yx: Pair) -> NDArray[np.bool_]:
-    """Blow a value a block up to a value a pixel of a window."""
-    y0, x0 = window.y0 % block_yx[0], window.x0 % block_yx[1]
-    height, width = window.shape_yx
-    rows = (np.arange(y0, y0 + height) // block_yx[0])[:, None]
-    columns = (np.arange(x0, x0 + width) // block_yx[1])[None, :]
-    return np.asarray(blocks[rows, columns])
 
 
 def _first(error: BaseException) -> str:

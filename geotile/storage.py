@@ -27,6 +27,7 @@ _TIMEOUT_S = 20  # without a byte
 # What GDAL is told wherever it reads over a network.
 _REMOTE: Settings = {
     "GDAL_NUM_THREADS": "1",  # with more, GDAL 3.10 takes a refused range request for zeros, without an error
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": f"{64 * 2**20}",  # a region's ranges are asked for at once, not row by row
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "0.5",

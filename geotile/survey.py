@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from geotile.grid import TileGrid
-from geotile.source import DRIVERS, Source, has_data
+from geotile.source import DRIVERS, Source
+from geotile.valid import has_data
 
 # Averaging counts every pixel that has data, however few. Nearest neighbour and cubic lose small
 # objects in nodata (3 x 3 pixels at a reduction of 8), and most files do not say how they were made.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import geotile
 from geotile.georef import Georeference
-from geotile.map_tiles import Reading, RegionPixels, overlapped
+from geotile.reading import Reading, RegionPixels, overlapped
 
 BOX = ["xmin", "ymin", "xmax", "ymax"]
 
@@ -305,7 +305,7 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
     image = geotile.open_image(path)
     work = geotile.plan(image, tile_size=64, overlap=16, region_size=128)
     work.to_geodataframe(), repr(work), work._repr_html_()
-    from geotile.map_tiles import Reading, overlapped
+    from geotile.reading import Reading, overlapped
 
     overlapped(image, Reading(grid=work.grid))
     assert work.encoder.georeference != Georeference(None, None)

@@ -25,13 +25,13 @@ COLUMNS = ["xmin", "ymin", "xmax", "ymax", "score", "label"]
 def counted(monkeypatch):
     """Pixels asked of the file, band by band."""
     asked = []
-    real = Source._strip
+    real = Source._raw
 
-    def strip(self, window, out):
+    def raw(self, window, valid):
         asked.append(window)
-        real(self, window, out)
+        return real(self, window, valid)
 
-    monkeypatch.setattr(Source, "_strip", strip)
+    monkeypatch.setattr(Source, "_raw", raw)
     return asked
 
 
@@ -75,6 +75,18 @@ def test_only_the_bands_asked_for_are_decoded_of_a_planar_file(write_tiff):
     np.testing.assert_array_equal(open_image(broken, bands=[5, 2]), values[[4, 1]])
     with pytest.raises(geotile.ImageReadError):
         open_image(broken).compute()
+
+
+def test_a_band_that_is_there_makes_a_block_of_a_sparse_planar_file_one(tmp_path):
+    path = str(tmp_path / "sparse.tif")
+    profile = {"width": 128, "height": 128, "tiled": True, "blockxsize": 64, "blockysize": 64, "sparse_ok": True}
+    with rasterio.open(path, "w", driver="GTiff", count=2, dtype="uint8", interleave="band", **profile) as file:
+        file.write(np.full((64, 64), 9, np.uint8), 2, window=rasterio.windows.Window(64, 0, 64, 64))
+    seen = []
+    report = geotile.detect(path, lambda tile: (seen.append(tile.max()), ([], []))[1], tile_size=64, overlap=0).attrs[
+        "report"
+    ]
+    assert (seen, report.tiles_without_data) == ([9], 3)
 
 
 def test_mixed_dtypes_need_a_choice(tmp_path, write_tiff, noise):

@@ -27,8 +27,9 @@ def test_numbers_hold_in_the_run(write_tiff, noise):
 
 
 def test_the_graph_is_as_large_as_said_and_small(write_tiff):
-    from geotile.map_tiles import Reading, TileJob, map_tiles
+    from geotile.map_tiles import TileJob, map_tiles
     from geotile.merge import Nms
+    from geotile.reading import Reading
     from geotile.tree import tree_reduce
 
     image = xr.DataArray(dask.array.zeros((3, 4096, 4096), chunks=(3, 64, 64), dtype="uint8"), dims=("band", "y", "x"))

@@ -11,8 +11,8 @@ from affine import Affine
 
 import geotile
 from geotile import ArgumentError, GeoreferenceError, open_image
-from geotile.map_tiles import Reading, overlapped
 from geotile.raster import source_of
+from geotile.reading import Reading, overlapped
 from geotile.testing import bright_objects, write_example
 
 

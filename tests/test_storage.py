@@ -83,6 +83,23 @@ def test_a_roi_fetches_its_part_alone(store, cog):
     assert store.bytes < 0.05 * full
 
 
+def test_empty_blocks_of_a_remote_file_are_no_data(store, tmp_path):
+    path = tmp_path / "sparse.tif"
+    profile = {"width": 1024, "height": 1024, "tiled": True, "blockxsize": 64, "blockysize": 64, "sparse_ok": True}
+    with rasterio.open(path, "w", driver="GTiff", count=1, dtype="uint8", **profile) as file:
+        file.write(np.full((1, 64, 64), 9, np.uint8), window=rasterio.windows.Window(640, 128, 64, 64))
+    uri, seen = upload(store, path, "sparse.tif"), []
+    report = geotile.detect(
+        uri,
+        lambda tile: (seen.append(tile.max()), ([], []))[1],
+        tile_size=128,
+        overlap=0,
+        storage_options=options(store),
+    ).attrs["report"]
+    assert (seen, report.tiles_without_data) == ([9], 63)
+    assert store.bytes < 64 * 1024
+
+
 def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise):
     from distributed import Client, LocalCluster
 
