@@ -102,6 +102,8 @@ class Axis:
 
     def reach(self, edge: int) -> int:
         """How far the tiles that start before `edge` reach over it, in pixels."""
+        if self.tile == 1:  # chunks planned without tiles: do not count every pixel of a side
+            return 0
         before = int(np.searchsorted(self.starts, edge, side="left"))
         return max(0, self.stop(before - 1) - edge) if before else 0
 
@@ -277,6 +279,8 @@ def _join_thin(axis: Axis) -> tuple[int, ...]:
     A halo comes from the next chunk alone, so no chunk may be thinner than it is deep. A region
     without tiles lies in its neighbour's halo already.
     """
+    if axis.tile == 1:
+        return axis.chunks
     owns = np.diff(axis.first_tile) > 0
     chunks = [int(n) for n in np.diff([*axis.edges[:-1][owns], axis.length])]
     while len(chunks) > 1:

@@ -29,6 +29,7 @@ class CountingProxy:
     def __init__(self, port: int, latency_s: float = 0.0) -> None:
         self.port, self.latency_s = port, latency_s
         self.requests: list[Request] = []
+        self.most_at_once = self._under_way = 0
         self.fault: Callable[[str, str], tuple[int, dict[str, str], bytes] | None] = lambda method, path: None
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", 0), _handler(self))
@@ -49,6 +50,17 @@ class CountingProxy:
         with self._lock:
             self.requests.append(request)
 
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        with self._lock:
+            self._under_way += 1
+            self.most_at_once = max(self.most_at_once, self._under_way)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
     def close(self) -> None:
         self._http.shutdown()
         self._http.server_close()
@@ -68,6 +80,10 @@ def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def forward(self) -> None:
+            with proxy.under_way():
+                self.pass_on()
+
+        def pass_on(self) -> None:
             time.sleep(proxy.latency_s)
             length = int(self.headers.get("Content-Length") or 0)
             sent = self.rfile.read(length) if length else None

@@ -124,6 +124,33 @@ def test_image_segments_of_a_nitf(shared):
     )
 
 
+@pytest.mark.parametrize(("code", "exact"), [("NC", True), ("C3", False), ("C8", True)])
+def test_nitfs_of_every_compression(tmp_path, code, exact):
+    """Uncompressed, JPEG and JPEG 2000, written with GDAL."""
+    values = (np.add.outer(np.arange(300), np.arange(400))[None] // 4 % 200 + np.arange(3)[:, None, None]).astype(
+        np.uint8
+    )
+    path, plain = str(tmp_path / "a.ntf"), str(tmp_path / "a.tif")
+    with rasterio.open(
+        plain, "w", driver="GTiff", width=400, height=300, count=3, dtype="uint8", photometric="RGB"
+    ) as file:
+        file.write(values)
+    lossless = (
+        {"QUALITY": "100", "JPEG2000_DRIVER": "JP2OpenJPEG", "PROFILE": "NPJE_NUMERICALLY_LOSSLESS"}
+        if code == "C8"
+        else {}
+    )
+    copy_file(plain, path, driver="NITF", IC=code, **lossless)
+    image = open_image(path)
+    assert source_of(image).driver == "NITF"
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(image, file.read())
+    assert np.abs(image.to_numpy().astype(int) - values).max() <= (0 if exact else 30)
+    found = geotile.detect(path, crowd, tile_size=128, overlap=16, region_size=128)
+    want = geotile.detect(xr.DataArray(image.to_numpy(), dims=("band", "y", "x")), crowd, tile_size=128, overlap=16)
+    assert found[COLUMNS].equals(want[COLUMNS])
+
+
 @pytest.mark.parametrize("kind", ["object", "mapping", "file"])
 def test_a_stac_items_asset(tmp_path, write_tiff, noise, kind):
     import datetime

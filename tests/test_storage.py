@@ -70,6 +70,17 @@ def test_hardly_a_byte_twice_whatever_the_tiles(store, cog):
         assert store.bytes <= 1.15 * full, (tile_size, overlap, store.bytes / full)
 
 
+def test_a_regions_ranges_are_merged_and_asked_for_at_once(store, cog):
+    path, _ = cog
+    image = open_image(upload(store, path, "ranges.tif"), storage_options=options(store), chunks=4096)
+    store.clear()
+    store.latency_s, store.most_at_once = 0.05, 0
+    with dask.config.set(scheduler="synchronous"):
+        image[:, :4096, :4096].compute()  # 8 x 8 blocks
+    assert 8 <= len(store.requests) <= 10  # a row of blocks lies together in the file
+    assert store.most_at_once >= 6
+
+
 def test_a_roi_fetches_its_part_alone(store, cog):
     path, full = cog
     uri = upload(store, path, "roi.tif")
@@ -225,6 +236,9 @@ def test_missing_denied_and_silent_hosts(store):
     with pytest.raises(ImageOpenError, match=r"Access Denied|403"):
         open_image(f"s3://{BUCKET}/denied.tif", storage_options=how)
     store.fault = lambda method, path: None
+    client(store).put_object(Bucket=BUCKET, Key="nothing.tif", Body=b"")
+    with pytest.raises(ImageOpenError, match=r"nothing\.tif"):
+        open_image(f"s3://{BUCKET}/nothing.tif", storage_options=how)
     with pytest.raises(ImageOpenError, match=r"resolve host|refused|connect"):
         open_image("https://no-such-host.invalid/a.tif", storage_options={"timeout": 1})
     store.latency_s = 3
