@@ -158,9 +158,9 @@ def detect(
         **opening,
     )  # fmt: skip
     wanted_crs = footprint_crs(crs, work.encoder.georeference)
-    empty = _known_empty(work) if least_data is not None else None
+    selected, empty = _selection(work, least_data is not None)
     reading = Reading(
-        grid=work.grid, selected=_but(work.selected, empty), look_for_data=least_data is not None,
+        grid=work.grid, selected=selected, look_for_data=least_data is not None,
         run=f"{'watched' if progress else 'run'}-{uuid4().hex}",
     )  # fmt: skip
     job = TileJob(
@@ -173,7 +173,7 @@ def detect(
     model.ready()
     tree = tree_reduce(map_tiles(work.image, job), work.grid, how)
     try:
-        with listening(job.run, progress, work.requests if reading.selected is None else int(reading.selected.sum())):
+        with listening(job.run, progress, work.requests - empty):
             root: Node = tree.compute()
     finally:
         forget(job.run)
@@ -181,8 +181,7 @@ def detect(
     if work.roi is not None and outside_roi == "drop":
         found = found.take(shapely.intersects(work.roi, found.image_geometries))
     table = as_table(found, work, wanted_crs)
-    skipped = 0 if empty is None else int((empty if work.selected is None else empty & work.selected).sum())
-    table.attrs["report"] = _report(root, work, model, len(found), skipped, time.perf_counter() - began)
+    table.attrs["report"] = _report(root, work, model, len(found), empty, time.perf_counter() - began)
     return table
 
 
@@ -247,17 +246,16 @@ def _least_data(skip_nodata: bool | float) -> float | None:
     return check_unit(skip_nodata, "skip_nodata")
 
 
-def _known_empty(work: Plan) -> NDArray[np.bool_] | None:
-    """Return the tiles that need no reading to know that they are empty."""
+def _selection(work: Plan, look_for_data: bool) -> tuple[NDArray[np.bool_] | None, int]:
+    """Return the tiles to read, None for all, and how many more are known to be empty without reading."""
     source = source_of(work.image)
-    whole = source is not None and work.grid.shape_yx == source.shape[1:]
-    return empty_tiles(source, work.grid) if source is not None and whole else None
-
-
-def _but(selected: NDArray[np.bool_] | None, empty: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    if not look_for_data or source is None or work.grid.shape_yx != source.shape[1:]:
+        return work.selected, 0
+    empty = empty_tiles(source, work.grid)
     if empty is None or not empty.any():
-        return selected
-    return ~empty if selected is None else selected & ~empty
+        return work.selected, 0
+    wanted = np.ones_like(empty) if work.selected is None else work.selected
+    return wanted & ~empty, int((wanted & empty).sum())
 
 
 def _workers(model: Endpoint, concurrency: int) -> int:

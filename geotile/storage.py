@@ -29,8 +29,8 @@ _REMOTE: Settings = {
     "GDAL_NUM_THREADS": "1",  # with more, GDAL 3.10 takes a refused range request for zeros, without an error
     "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": f"{64 * 2**20}",  # a region's ranges are asked for at once, not row by row
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_HTTP_MAX_RETRY": "3",
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.2",
     "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",

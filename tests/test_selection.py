@@ -266,6 +266,18 @@ def test_an_averaged_overview_tells_what_is_empty(write_tiff, monkeypatch, resam
     assert (sum(np.prod(window.shape_yx) for window in read) < 2048 * 2048 / 8) == (resampling == "average")
 
 
+def test_an_image_that_an_overview_shows_to_be_empty(write_tiff):
+    path = write_tiff(np.zeros((1, 512, 512), np.uint8), nodata=0)
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4], rasterio.enums.Resampling.average)
+    steps = []
+    found = geotile.detect(path, crowd, tile_size=64, overlap=0, progress=lambda *done: steps.append(done))
+    report = found.attrs["report"]
+    assert (report.requests, report.tiles_without_data, report.status) == (0, 64, "SUCCESS")
+    assert steps == [(0, 0)]
+    assert len(found) == 0
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32), st.integers(20, 70), st.integers(30, 200))
 def test_what_is_skipped_does_not_depend_on_the_regions(seed, tile, region):
