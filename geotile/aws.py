@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from geotile.errors import ArgumentError
@@ -18,10 +19,10 @@ class Credentials:
     key: str = field(repr=False)
     secret: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
-    profile: str | None = field(default=None, repr=False)
-    role_arn: str | None = field(default=None, repr=False)
     expires: float | None = field(default=None, repr=False)
     """Seconds since the epoch; None where they do not end."""
+    origin: tuple[tuple[str, str | None], ...] = field(default=(), repr=False)
+    """Arguments of `resolve` that find their like again."""
 
     def settings(self) -> dict[str, str]:
         """Return GDAL's configuration of them."""
@@ -30,19 +31,26 @@ class Credentials:
 
     def fresh(self, now: float) -> Credentials:
         """Return these, or where they are about to end, what this process finds in their place."""
-        if self.expires is None or now < self.expires - _MARGIN_S:
+        if self._lasts(now):
             return self
-        key = self.profile, self.role_arn
-        held = _renewed.get(key)
-        if held is None or held.expires is None or now >= held.expires - _MARGIN_S:
-            found = resolve(*key).credentials
-            if found is None:
-                return self  # nothing better here: S3 will say that they have ended
-            held = _renewed[key] = found
-        return held
+        with _lock:
+            held = _renewed.get(self.origin)
+            if held is None or not held._lasts(now):
+                try:
+                    held = resolve(**dict(self.origin)).credentials  # type: ignore[arg-type]  # its own arguments
+                except ArgumentError:
+                    held = None
+                if held is None:
+                    return self  # nothing better here: S3 will say that they have ended
+                _renewed[self.origin] = held
+            return held
+
+    def _lasts(self, now: float) -> bool:
+        return self.expires is None or now < self.expires - _MARGIN_S
 
 
-_renewed: dict[tuple[str | None, str | None], Credentials] = {}
+_renewed: dict[tuple[tuple[str, str | None], ...], Credentials] = {}
+_lock = Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +100,10 @@ def resolve(
     if frozen is None:
         return Found(credentials=None, region=region, endpoint_url=endpoint)
     until = getattr(source, "_expiry_time", None)
+    origin = {"profile": profile, "role_arn": role_arn, "key": key, "secret": secret, "token": token, "region": region}
     held = Credentials(
-        key=frozen.access_key, secret=frozen.secret_key, token=frozen.token, profile=profile, role_arn=role_arn,
-        expires=None if until is None else until.timestamp(),
+        key=frozen.access_key, secret=frozen.secret_key, token=frozen.token,
+        expires=None if until is None else until.timestamp(), origin=tuple(origin.items()),
     )  # fmt: skip
     return Found(credentials=held, region=region, endpoint_url=endpoint)
 

@@ -2,8 +2,10 @@
 
 import logging
 import pickle
+import time
 import zlib
 from contextlib import suppress
+from dataclasses import replace
 
 import dask
 import numpy as np
@@ -181,13 +183,27 @@ def test_who_asks(store, tmp_path, monkeypatch):
         asked(profile="none-such", key=None, secret=None)
 
 
-def test_temporary_credentials_are_renewed():
-    from geotile.aws import Credentials
+def test_temporary_credentials_are_renewed(store, monkeypatch):
+    """A worker renews a role's credentials itself, once, with the keys that assumed it before."""
+    from geotile import aws
 
-    old = Credentials(key="a", secret="b", token="c", expires=1000.0)
-    assert old.fresh(100.0) is old
-    assert pickle.loads(pickle.dumps(old)) == old
-    assert "b" not in repr(old).replace("Credentials()", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", store.url)
+    monkeypatch.setattr(aws, "_renewed", {})
+    first = aws.resolve(
+        None, "arn:aws:iam::123456789012:role/reader", key=KEYS["key"], secret=KEYS["secret"]
+    ).credentials
+    now = time.time()
+    assert first.fresh(now) is first
+    travelled = pickle.loads(pickle.dumps(replace(first, expires=now + 10)))
+    store.clear()
+    renewed = [travelled.fresh(now) for _ in range(3)]
+    assert len({each.token for each in renewed}) == 1
+    assert renewed[0].token != first.token
+    assert len(store.requests) == 1
+    assert KEYS["secret"] not in repr(travelled)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
+    monkeypatch.setattr(aws, "_renewed", {})
+    assert travelled.fresh(now) is travelled  # S3 will say what is wrong
 
 
 def test_web_servers_google_and_azure(store, tmp_path):
