@@ -6,6 +6,7 @@ GDAL reads object storage itself (`benchmarks/README.md` says why). Its settings
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Location:
     @property
     def is_remote(self) -> bool:
         """Whether it is read over a network."""
-        return self.path.startswith("/vsi") and not self.path.startswith(
+        return re.search(r"/vsi(?!mem/|zip/|tar/|gzip/|subfile/|sparse/)", self.path) is not None
             ("/vsimem/", "/vsizip/", "/vsitar/", "/vsigzip/")
         )
 

@@ -113,6 +113,15 @@ def test_empty_blocks_of_a_remote_file_are_no_data(store, tmp_path):
     assert store.bytes < 64 * 1024
 
 
+def test_an_image_inside_a_remote_file(store, shared):
+    path = shared / "formats" / "gdal_two_images_jp2.ntf"
+    uri = upload(store, path, "two.ntf")
+    for number in (0, 1):
+        image = open_image(uri, subdataset=number, storage_options=options(store))
+        np.testing.assert_array_equal(image, open_image(path, subdataset=number))
+        assert geotile.raster.source_of(image).location.is_remote
+
+
 def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise):
     from distributed import Client, LocalCluster
 
