@@ -55,8 +55,6 @@ class Location:
     def is_remote(self) -> bool:
         """Whether it is read over a network."""
         return re.search(r"/vsi(?!mem/|zip/|tar/|gzip/|subfile/|sparse/)", self.path) is not None
-            ("/vsimem/", "/vsizip/", "/vsitar/", "/vsigzip/")
-        )
 
     @contextmanager
     def environment(self, **more: Any) -> Iterator[None]:
