@@ -140,3 +140,20 @@ def test_a_sidd_lies_on_its_grid(sidd):
     assert found.crs.is_geographic
     with pytest.raises(ArgumentError, match="does not apply to a SIDD"):
         open_image(path, height=3.0)
+
+
+def test_what_of_sar_is_not_done_is_said(sicd, monkeypatch):
+    from geotile import GeoreferenceError
+    from geotile.header import Place
+    from geotile.raster import source_of
+    from geotile.sar import remapped, sar_placement
+
+    path, _, _ = sicd
+    with pytest.raises(GeoreferenceError, match="image segment 1"):
+        sar_placement(Place(sar_xml=b"<SICD/>", segment=1), None)
+    with pytest.raises(ArgumentError, match="AMP8I_PHS8I"):
+        remapped(source_of(open_image(path)), "amplitude", Place(sar_xml=b"<PixelType>AMP8I_PHS8I</PixelType>"))
+    monkeypatch.setitem(__import__("sys").modules, "sarkit.sicd", None)
+    with pytest.raises(ArgumentError, match=r"geotile\[sar\]"):
+        open_image(path)
+    assert open_image(path, georeference=False).rio.crs is None
