@@ -240,6 +240,8 @@ def _why(location: Location, error: Exception, trusted: bool) -> str:
     if location.credentials is not None:
         for secret in (location.credentials.secret, location.credentials.token, location.credentials.key):
             said = said.replace(secret, "***") if secret else said
+    if location.is_remote and ("does not exist" in said or "404" in said):
+        said += " (if it has come since: GDAL remembers for the life of a process that it was missing)"
     if "not recognized" in said and not trusted:
         said += (
             f" (of the formats that hold their whole image: {', '.join(DRIVERS[:8])} ...; "
