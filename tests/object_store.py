@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,7 +138,36 @@ def object_store(latency_s: float = 0.0) -> Iterator[CountingProxy]:
         server.stop()
 
 
-def client(proxy: CountingProxy):
+class Elsewhere(NamedTuple):
+    """An S3 API in a process of its own.
+
+    rasterio holds the interpreter's lock while GDAL looks for what lies beside an image; a server in
+    the same process could not answer.
+    """
+
+    url: str
+
+    def clear(self) -> None: ...
+
+
+@contextmanager
+def object_store_elsewhere() -> Iterator[Elsewhere]:
+    """Serve an S3 API with one bucket from another process."""
+    code = (
+        "import time; from moto.server import ThreadedMotoServer as S; s = S('127.0.0.1', 0, verbose=False); s.start(); "
+        "print(s.get_host_and_port()[1], flush=True); time.sleep(200)"
+    )
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **quiet) as server:
+        try:
+            store = Elsewhere(f"http://127.0.0.1:{server.stdout.readline().strip()}")
+            client(store).create_bucket(Bucket=BUCKET)
+            yield store
+        finally:
+            server.kill()
+
+
+def client(proxy: CountingProxy | Elsewhere):
     import boto3
 
     return boto3.client(
@@ -145,13 +176,13 @@ def client(proxy: CountingProxy):
     )  # fmt: skip
 
 
-def upload(proxy: CountingProxy, path: str, key: str) -> str:
+def upload(proxy: CountingProxy | Elsewhere, path: str, key: str) -> str:
     """Put a file into the bucket; return its uri."""
     client(proxy).upload_file(str(path), BUCKET, key)
     proxy.clear()
     return f"s3://{BUCKET}/{key}"
 
 
-def options(proxy: CountingProxy, **more) -> dict:
+def options(proxy: CountingProxy | Elsewhere, **more) -> dict:
     """The storage options that reach it."""
     return KEYS | {"endpoint_url": proxy.url, "client_kwargs": {"region_name": "us-east-1"}} | more

@@ -14,7 +14,16 @@ import rasterio
 from affine import Affine
 from geopandas.testing import assert_geodataframe_equal
 from helpers import crowd
-from object_store import BUCKET, KEYS, CountingProxy, client, object_store, options, upload
+from object_store import (
+    BUCKET,
+    KEYS,
+    CountingProxy,
+    client,
+    object_store,
+    object_store_elsewhere,
+    options,
+    upload,
+)
 
 import geotile
 from geotile import ArgumentError, ImageOpenError, open_image
@@ -120,6 +129,30 @@ def test_an_image_inside_a_remote_file(store, shared):
         image = open_image(uri, subdataset=number, storage_options=options(store))
         np.testing.assert_array_equal(image, open_image(path, subdataset=number))
         assert geotile.raster.source_of(image).location.is_remote
+
+
+def test_what_lies_beside_a_remote_image(shared, tmp_path):
+    """Looked for where an image has no place of its own, or on request."""
+    from geotile.georef import georeference_of
+    from geotile.placement import RpcPlacement
+
+    with rasterio.open(
+        tmp_path / "plain.tif", "w", driver="GTiff", width=50, height=50, count=1, dtype="uint8"
+    ) as file:
+        file.write(np.ones((1, 50, 50), np.uint8))
+    masked = "riotiler_201404_13SED190110_201404_0x1500m_CL_1_extmask.tif"
+    with object_store_elsewhere() as store:
+        for ending in ("RPB", "IMD"):
+            upload(store, shared / "formats" / f"gdal_md_dg.{ending}", f"beside/plain.{ending}")
+        uri = upload(store, tmp_path / "plain.tif", "beside/plain.tif")
+        image = open_image(uri, storage_options=options(store))
+        assert isinstance(georeference_of(image).placement, RpcPlacement)
+        assert georeference_of(open_image(uri, storage_options=options(store), sidecars=False)).placement is None
+        upload(store, shared / "formats" / f"{masked}.msk", f"mask/{masked}.msk")
+        uri = upload(store, shared / "formats" / masked, f"mask/{masked}")
+        for sidecars, seen in ((True, True), (None, False)):
+            source = geotile.raster.source_of(open_image(uri, storage_options=options(store), sidecars=sidecars))
+            assert source.masked == seen
 
 
 def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise):
