@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import rasterio
 from affine import Affine
@@ -16,6 +15,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from geotile.errors import ArgumentError, ImageOpenError
+from geotile.identity import has_changed, version_of
 from geotile.redact import redact
 from geotile.source import DRIVERS, Source, open_file
 from geotile.storage import Location
@@ -114,12 +114,18 @@ def _described(location: Location, file: rasterio.DatasetReader, bands: BandName
         )
     names = _names(file)
     numbers = _numbers(file, names, bands, shown)
+    version = version_of(location)
+    if has_changed(location, version):
+        raise ImageOpenError(
+            f"{shown} has been written anew since this process first read it, and GDAL still holds its old header: "
+            "start a new process (restart the kernel, the workers)"
+        )
     dtypes = {file.dtypes[number - 1] for number in numbers}
     if len(dtypes) > 1:
         raise ImageOpenError(f"{shown} mixes dtypes {sorted(dtypes)}; choose bands= of one")
     source = Source(
         location=location, shape=(len(numbers), file.height, file.width), file_dtype=dtypes.pop(),
-        block_yx=file.block_shapes[numbers[0] - 1], version=_version(location), bands=numbers, driver=file.driver,
+        block_yx=file.block_shapes[numbers[0] - 1], version=version, bands=numbers, driver=file.driver,
         interleave=str(file.interleaving.value if file.interleaving else "band").lower(),
         overviews=tuple(file.overviews(numbers[0])), nodata=None if file.nodata is None else float(file.nodata),
         masked=has_mask(file), trusted=trusted, file_shape_yx=(file.height, file.width),
@@ -248,12 +254,3 @@ def _why(location: Location, error: Exception, trusted: bool) -> str:
             "allow_vrt=True opens VRTs and others that name further files, where you trust the image)"
         )
     return said
-
-
-def _version(location: Location) -> str:
-    """Name the state of a local file; anything else counts as new each time it is opened."""
-    path = Path(location.path)
-    if path.is_file():
-        state = path.stat()
-        return f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
-    return uuid4().hex

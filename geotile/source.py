@@ -18,6 +18,7 @@ from rasterio.errors import RasterioError
 from geotile.checks import Pair
 from geotile.errors import ImageReadError
 from geotile.grid import Window
+from geotile.identity import has_changed
 from geotile.quiet import unplaced
 from geotile.redact import redact
 from geotile.storage import Location
@@ -268,6 +269,8 @@ def dataset(source: Source) -> rasterio.DatasetReader:
     if files is None:
         files = _local.files = OrderedDict()
     if source.key not in files:
+        if has_changed(source.location, source.version):
+            raise OSError("it has been written anew since this process first read it; start a new worker")
         if len(files) >= _OPEN_FILES:
             files.popitem(last=False)[1].close()
         files[source.key] = open_file(source.location, source.trusted)
