@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from affine import Affine
 from helpers import crowd
 from rasterio.shutil import copy as copy_file
 
@@ -60,8 +59,6 @@ def test_only_the_bands_asked_for_are_decoded_of_a_planar_file(write_tiff):
     path = write_tiff(values, interleave="band")
     assert source_of(open_image(path)).interleave == "band"
     np.testing.assert_array_equal(open_image(path, bands=[5, 2]), values[[4, 1]])
-    with rasterio.open(path) as file:
-        spans = [(int(file.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=band)), 64 * 64) for band in (1, 3, 4, 6)]
     broken = write_tiff(values, "broken.tif", interleave="band", compress="deflate")
     with rasterio.open(broken) as file:
         spans = [
@@ -387,4 +384,3 @@ def test_a_source_pickles_and_its_options_are_its_own(write_tiff, noise):
     assert dask.base.tokenize(again.data) == dask.base.tokenize(image.data)
     with pytest.raises(ArgumentError, match="give them to open_image"):
         geotile.detect(image, crowd, bands=[1])
-    assert Affine.identity() != image.rio.transform()

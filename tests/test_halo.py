@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import geotile
 from geotile import ImageReadError, halo
-from geotile.grid import Window
 from geotile.raster import source_of
 from geotile.source import Source
 
@@ -104,4 +103,3 @@ def test_rectangles_cover_what_is_wanted_once():
         seen[slice(*rows), slice(*columns)] += 1
     assert (seen == wanted).all()
     assert list(halo._rectangles(np.ones((3, 4), bool))) == [((0, 3), (0, 4))]
-    assert Window(0, 1, 0, 1).shape_yx == (1, 1)

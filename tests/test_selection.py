@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import geotile
 from geotile import ArgumentError, GeoreferenceError, TileGrid
 from geotile.roi import tiles_that_meet
+from geotile.source import Source
 from geotile.testing import bright_objects, write_example
 
 UTM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
@@ -25,6 +26,16 @@ UTM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 def world(x0, y0, x1, y1):
     """A box of the test images, pixels to EPSG:32631."""
     return shapely.box(*(UTM @ (x0, y1)), *(UTM @ (x1, y0)))
+
+
+@pytest.fixture
+def windows_read(monkeypatch):
+    """Windows that are read of the file."""
+    read, real = [], Source.read
+    monkeypatch.setattr(
+        Source, "read", lambda self, window, valid=False: read.append(window) or real(self, window, valid)
+    )
+    return read
 
 
 def sent(image, **options):
@@ -223,47 +234,33 @@ def test_real_masks(shared):
     assert (report.requests, report.tiles_without_data, report.status) == (0, report.tiles, "SUCCESS")
 
 
-def test_blocks_that_the_file_does_not_hold_are_not_read(tmp_path, monkeypatch):
+def test_blocks_that_the_file_does_not_hold_are_not_read(tmp_path, windows_read):
     """A sparse file without a nodata value: what it does not hold is no data, and is not even read."""
     path = str(tmp_path / "sparse.tif")
     profile = {"width": 2048, "height": 2048, "tiled": True, "blockxsize": 64, "blockysize": 64, "sparse_ok": True}
     with rasterio.open(path, "w", driver="GTiff", count=1, dtype="uint8", **profile) as file:
         file.write(np.full((1, 64, 64), 5, np.uint8), window=rasterio.windows.Window(640, 640, 64, 64))
-    read = []
-    from geotile.source import Source
-
-    real = Source.read
-    monkeypatch.setattr(
-        Source, "read", lambda self, window, valid=False: read.append(window) or real(self, window, valid)
-    )
     tiles, report = sent(path, tile_size=128, overlap=0, region_size=512)
     assert report.requests == 1
     assert report.tiles_without_data == 255
-    assert sum(np.prod(window.shape_yx) for window in read) <= 128 * 128
+    assert sum(np.prod(window.shape_yx) for window in windows_read) <= 128 * 128
     assert tiles[0].max() == 5
     assert sent(path, tile_size=128, overlap=0, skip_nodata=False)[1].requests == 256
 
 
 @pytest.mark.parametrize("resampling", ["average", "nearest"])
-def test_an_averaged_overview_tells_what_is_empty(write_tiff, monkeypatch, resampling):
+def test_an_averaged_overview_tells_what_is_empty(write_tiff, windows_read, resampling):
     """Any other overview may have lost a small object: it is not asked."""
     pixels = np.zeros((1, 2048, 2048), np.uint8)
     pixels[0, 700:703, 900:903] = 9
     path = write_tiff(pixels, nodata=0, compress="deflate")
     with rasterio.open(path, "r+") as file:
         file.build_overviews([2, 4, 8], rasterio.enums.Resampling[resampling])
-    read = []
-    from geotile.source import Source
-
-    real = Source.read
-    monkeypatch.setattr(
-        Source, "read", lambda self, window, valid=False: read.append(window) or real(self, window, valid)
-    )
     tiles, report = sent(path, tile_size=128, overlap=0, region_size=512)
     assert report.requests == 1
     assert report.tiles_without_data == 255
     assert tiles[0].max() == 9
-    assert (sum(np.prod(window.shape_yx) for window in read) < 2048 * 2048 / 8) == (resampling == "average")
+    assert (sum(np.prod(window.shape_yx) for window in windows_read) < 2048 * 2048 / 8) == (resampling == "average")
 
 
 def test_an_image_that_an_overview_shows_to_be_empty(write_tiff):
