@@ -12,7 +12,7 @@ from geotile.errors import ArgumentError
 Pair = tuple[int, int]
 
 
-def as_int(value: object, name: str, minimum: int) -> int:
+def as_int(value: object, name: str, minimum: int, unit: str = "pixels") -> int:
     """Return `value` as an int, or say what is wrong with it.
 
     Raises
@@ -23,9 +23,9 @@ def as_int(value: object, name: str, minimum: int) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # that is the question asked
     except TypeError:
-        raise ArgumentError(f"{name}={value!r} is not a whole number of pixels; give an int") from None
+        raise ArgumentError(f"{name}={value!r} is not a whole number of {unit}; give an int") from None
     if isinstance(value, bool) or number < minimum:
-        raise ArgumentError(f"{name}={value!r} must be a whole number of at least {minimum} pixels")
+        raise ArgumentError(f"{name}={value!r} must be a whole number of at least {minimum} {unit}")
     return number
 
 
@@ -62,4 +62,17 @@ def positive(value: object, name: str, unit: str) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < float(value) < np.inf:
         raise ArgumentError(f"{name}={value!r} must be a number of {unit} above 0")
+    return float(value)
+
+
+def check_seconds(value: object, name: str) -> float:
+    """Return a number of seconds, 0 or more.
+
+    Raises
+    ------
+    ArgumentError
+        If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= float(value) < np.inf:
+        raise ArgumentError(f"{name}={value!r} must be a number of seconds, 0 or more")
     return float(value)

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import geopandas as gpd
 import typer
@@ -54,6 +54,9 @@ Dem = Annotated[str | None, typer.Option(help="Elevation model (metres) for an i
 Height = Annotated[float | None, typer.Option(help="Metres above the ellipsoid, for images placed by RPCs and SICDs.")]
 Sar = Annotated[SarRemap | None, typer.Option(help="Turn complex pixels into magnitudes.")]
 AllowVrt = Annotated[bool, typer.Option("--allow-vrt", help="Open VRTs and others that name further files or hosts.")]
+Headers = Annotated[
+    list[str] | None, typer.Option("--header", help="'Name: value', sent with every request; may be given again.")
+]
 Format = Annotated[TileFormat, typer.Option(help="How tiles are encoded for a url. JPEG is lossy.")]
 
 
@@ -84,11 +87,14 @@ def detect(
     overlap_metric: Annotated[OverlapMetric, typer.Option(help="Over the union, or over the smaller area.")] = "iou",
     class_agnostic: Annotated[bool, typer.Option(help="Merge across labels.")] = False,
     merge: Annotated[bool, typer.Option(help="Merge the duplicates of overlapping tiles.")] = True,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 32,
-    crs: Annotated[str | None, typer.Option(help="CRS of the answer, e.g. EPSG:4326. Default: the image's.")] = None,
-    header: Annotated[
-        list[str] | None, typer.Option(help="'Name: value', sent with every request; may be given again.")
+    concurrency: Annotated[
+        str, typer.Option(help="Requests in flight at most; auto finds what keeps the endpoint busy.")
+    ] = "auto",
+    retries: Annotated[
+        int | None, typer.Option(help="Further tries of a tile after failures that may pass. Default: 8.")
     ] = None,
+    crs: Annotated[str | None, typer.Option(help="CRS of the answer, e.g. EPSG:4326. Default: the image's.")] = None,
+    header: Headers = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler. Default: threads here.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
     stop_on_error: Annotated[bool, typer.Option(help="Stop at the first tile that fails.")] = False,
@@ -105,9 +111,9 @@ def detect(
             image, endpoint, output, overwrite=overwrite, tile_size=tile_size, overlap=overlap,
             region_size=region_size or "auto", tile_format=tile_format, score_threshold=score_threshold,
             merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric,
-            class_agnostic=class_agnostic, concurrency=concurrency, crs=crs, progress=_err.is_terminal,
+            class_agnostic=class_agnostic, concurrency=_concurrency(concurrency), crs=crs, progress=_err.is_terminal,
             errors="raise" if stop_on_error else "record", roi=_roi(roi), skip_nodata=not all_tiles, **opening,
-            **({"headers": headers} if headers else {}),
+            **({"headers": headers} if headers else {}), **({} if retries is None else {"retries": retries}),
         )  # fmt: skip
     _show(_report_rows(report) | {"output": output})
     for failure in report.failures[:20]:
@@ -147,6 +153,22 @@ def plan(
     if output is not None:
         figure: Any = work.plot().figure
         figure.savefig(output, dpi=120)
+
+
+@app.command()
+def check(
+    endpoint: Annotated[str, typer.Argument(help="What `geotile detect` takes as ENDPOINT.")],
+    tile_format: Format = "GTIFF",
+    header: Headers = None,
+) -> None:
+    """Ask whether the model behind ENDPOINT is there, send it one tile, and say what is wrong.
+
+    Exit status: 0 it answered with detections, 1 it did not.
+    """
+    headers = dict(_header(each) for each in header or [])
+    found = geotile.endpoint(endpoint, **({"headers": headers} if headers else {})).check(tile_format=tile_format)
+    (_out if found else _err).print(found.message, style="" if found else "bold red", markup=False, highlight=False)
+    raise typer.Exit(0 if found else 1)
 
 
 @app.command()
@@ -206,6 +228,14 @@ def _show(rows: dict[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     _out.print(table)
+
+
+def _concurrency(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdigit():
+        raise typer.BadParameter("give a number of requests, or auto", param_hint="--concurrency")
+    return int(text)
 
 
 def _header(text: str) -> tuple[str, str]:

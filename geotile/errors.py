@@ -49,6 +49,16 @@ class EndpointError(GeotileError):
 
     attempts: int = 1
     """Requests that were sent before it was given up."""
+    may_pass: bool = False
+    """Whether the same request may be answered later."""
+    refused: bool = False
+    """Whether the endpoint said that it has too much to do."""
+    timed_out: bool = False
+    """Whether it did not answer in time."""
+    retry_after_s: float | None = None
+    """Seconds after which the endpoint wants to be asked again."""
+    http_status: int | None = None
+    """Of the answer, if there was one."""
 
 
 class EndpointUnreachable(EndpointError):

@@ -13,25 +13,26 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geotile.checks import Pair, as_int, check_unit
+from geotile.checks import Pair, check_unit
 from geotile.detections import concat
 from geotile.encode import TileFormat
 from geotile.endpoints import Endpoint
 from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
 from geotile.halo import forget
-from geotile.map_tiles import Node, TileJob, map_tiles
+from geotile.map_tiles import Node, map_tiles
 from geotile.merge import KeepAll, Merge, Nms
 from geotile.nms import OverlapMetric
 from geotile.plan import ImageLike, Plan, footprint_crs, plan
 from geotile.progress import ProgressCallback, listening
 from geotile.raster import OpenOptions, source_of
 from geotile.reading import Reading
-from geotile.report import Report, make_report
-from geotile.scheduler import processes, threads
+from geotile.report import Report, Traffic, make_report
 from geotile.sinks import Output, write
 from geotile.survey import empty_tiles
 from geotile.table import as_table
+from geotile.tiles import TileJob
+from geotile.traffic import as_concurrency, end_traffic, rules_for, threads_for, wait_until_ready
 from geotile.tree import tree_reduce
 
 
@@ -49,7 +50,7 @@ def detect(
     iou_threshold: float = 0.5,
     overlap_metric: OverlapMetric = "iou",
     class_agnostic: bool = False,
-    concurrency: int = 32,
+    concurrency: int | Literal["auto"] = "auto",
     errors: Literal["record", "raise"] = "record",
     progress: bool | ProgressCallback | None = None,
     crs: Any = None,
@@ -68,7 +69,7 @@ def detect(
     image : str, path, pystac.Item or xarray.DataArray
         What `open_image` opens, or an array with dims (band, y, x) in any order, or (y, x).
     endpoint : str, callable or Endpoint
-        An http(s) url that speaks the OSML contract; or ``model(tile)``, tile an ndarray
+        What `geotile.endpoint` takes: an http(s) url that speaks the OSML contract; or ``model(tile)``, tile an ndarray
         (band, y, x), returning ``(boxes, scores)``, ``(boxes, scores, labels)``, a
         FeatureCollection, or an object with ``xyxy``, ``confidence`` and ``class_id``; boxes
         (n, 4) xyxy in pixels of the tile.
@@ -90,8 +91,10 @@ def detect(
         Intersection over union, or over the smaller area (a cut half against the whole object).
     class_agnostic : bool
         Let detections of different labels suppress each other.
-    concurrency : int
-        Requests in flight, over all workers (never fewer than one a worker).
+    concurrency : int or "auto"
+        Requests in flight at most, over the whole cluster. "auto" finds the number that keeps the
+        endpoint busy without drowning it (`geotile.traffic.limit` says how). A model in the process
+        has no more than there are threads.
     errors : {"record", "raise"}
         List failed tiles in the report and go on, or stop at the first.
     progress : bool or callable, optional
@@ -110,8 +113,9 @@ def detect(
         leave.
     **options
         For a uri, those of `open_image` (``storage_options``, ``bands``, ``resolution`` ...); for
-        an endpoint's url, those of `HttpEndpoint` (``auth``, ``headers``, ``params``, ``verify``,
-        ``timeout_s``, ``retries`` ...).
+        an endpoint, those of its kind (``auth``, ``headers``, ``verify``, ``timeout_s`` of
+        `HttpEndpoint`, ``batch_size`` of a callable ...) and of `Patience` (``retries``,
+        ``ready_timeout``, ``outage_timeout`` ...).
 
     Returns
     -------
@@ -153,9 +157,10 @@ def detect(
     opening = {name: options.pop(name) for name in OpenOptions.__annotations__ if name in options}
     how = _merge(merge, iou_threshold, overlap_metric, class_agnostic)
     model = as_endpoint(endpoint, **options)
+    most = as_concurrency(concurrency)
     work = plan(
         image, tile_size=tile_size, overlap=overlap, region_size=region_size, tile_format=tile_format, roi=roi,
-        **opening,
+        endpoint=model, **opening,
     )  # fmt: skip
     wanted_crs = footprint_crs(crs, work.encoder.georeference)
     selected, empty = _selection(work, least_data is not None)
@@ -163,25 +168,26 @@ def detect(
         grid=work.grid, selected=selected, look_for_data=least_data is not None,
         run=f"{'watched' if progress else 'run'}-{uuid4().hex}",
     )  # fmt: skip
+    model = wait_until_ready(model)
     job = TileJob(
         reading=reading, endpoint=model, encoder=work.encoder, merge=how,
         score_threshold=check_unit(score_threshold, "score_threshold"),
-        workers=_workers(model, as_int(concurrency, "concurrency", 1)),
+        rules=rules_for(model, most), threads=threads_for(model, most),
         errors=errors, pad_value=(work.encoder.nodata or 0.0) if pad else None,
         least_data=least_data,
     )  # fmt: skip
-    model.ready()
     tree = tree_reduce(map_tiles(work.image, job), work.grid, how)
     try:
         with listening(job.run, progress, work.requests - empty):
             root: Node = tree.compute()
     finally:
         forget(job.run)
+        traffic = end_traffic(job.run) if job.rules else None
     found = concat(root.settled).in_order()
     if work.roi is not None and outside_roi == "drop":
         found = found.take(shapely.intersects(work.roi, found.image_geometries))
     table = as_table(found, work, wanted_crs)
-    table.attrs["report"] = _report(root, work, model, len(found), empty, time.perf_counter() - began)
+    table.attrs["report"] = _report(root, work, model, traffic, len(found), empty, time.perf_counter() - began)
     return table
 
 
@@ -258,17 +264,15 @@ def _selection(work: Plan, look_for_data: bool) -> tuple[NDArray[np.bool_] | Non
     return wanted & ~empty, int((wanted & empty).sum())
 
 
-def _workers(model: Endpoint, concurrency: int) -> int:
-    share = processes()
-    return model.workers(max(1, concurrency // share), max(1, threads() // share))
-
-
-def _report(root: Node, work: Plan, model: Endpoint, after: int, empty: int, seconds: float) -> Report:
+def _report(
+    root: Node, work: Plan, model: Endpoint, traffic: Traffic | None, after: int, empty: int, seconds: float
+) -> Report:  # fmt: skip
     report = make_report(
         image=work.name, endpoint=str(model), tiles=work.tiles, regions=work.regions,
         requests=root.requests, retries=root.retries, before=root.before, after=after,
         seconds=seconds, failures=root.failures,
         outside_roi=work.tiles - work.requests, without_data=root.without_data + empty,
+        traffic=traffic, steps=root.steps,
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]

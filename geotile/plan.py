@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from geotile.checks import Pair
 from geotile.encode import Encoder, TileFormat
+from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
 from geotile.georef import Georeference, georeference_of, wkt_of
 from geotile.grid import TileGrid
+from geotile.payload import must_fit
 from geotile.raster import OpenOptions, open_image, source_of
 from geotile.redact import redact
 from geotile.regions import plan_grid
@@ -182,6 +184,7 @@ def plan(
     region_size: int | Pair | str = "auto",
     tile_format: TileFormat = "GTIFF",
     roi: Any = None,
+    endpoint: Any = None,
     **open_options: Unpack[OpenOptions],
 ) -> Plan:
     """Say what a run would do, without reading a pixel.
@@ -198,6 +201,8 @@ def plan(
         What an endpoint behind a url would be sent.
     roi : str, mapping, shapely geometry or GeoDataFrame, optional
         Region of interest, as `detect` takes it.
+    endpoint : str, callable or Endpoint, optional
+        As `detect` takes it: whether its requests hold such tiles.
     **open_options
         For a uri, those of `open_image`: ``storage_options``, ``bands``, ``resolution`` ...
 
@@ -226,6 +231,8 @@ def plan(
     nodata = array.rio.nodata
     encoder = Encoder(tile_format, georeference_of(array), None if nodata is None else float(nodata))
     encoder.check(str(array.dtype), shape[0])
+    if endpoint is not None:
+        must_fit(as_endpoint(endpoint), encoder, (shape[0], *grid.tile_window(0, 0).shape_yx), array.dtype)
     area = None if roi is None else roi_in_pixels(roi, encoder.georeference, grid.shape_yx)
     selected = None if area is None else tiles_that_meet(grid, area)
     return Plan(name=name, image=array, grid=grid, encoder=encoder, roi=area, selected=selected)

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any
 
 from geotile.errors import ArgumentError
-from geotile.scheduler import active_client, loaded_distributed
+from geotile.scheduler import active_client, this_worker
 
 ProgressCallback = Callable[[int, int], None]
 _listeners: dict[str, Callable[[], None]] = {}
@@ -23,11 +23,7 @@ def tile_reporter(run: str) -> Callable[[], None]:
         return _nobody_listens
     if run in _listeners:
         return _listeners[run]
-    distributed = loaded_distributed()
-    try:
-        worker = distributed.get_worker() if distributed else None
-    except ValueError:
-        worker = None
+    worker = this_worker()
     if worker is None:
         return _nobody_listens  # a process pool has no way back
     return lambda: worker.log_event(run, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import thread_time
 from typing import Any
 
 import dask.array as da
@@ -32,6 +33,8 @@ class RegionPixels:
     """Why a tile's pixels could not be read, by its number."""
     blank: frozenset[int] = frozenset()
     """Numbers of the tiles that the file holds no block of."""
+    read_s: float = 0.0
+    """Seconds of CPU that reading took this thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +104,10 @@ def _read_region(source: Source, reading: Reading, block_id: tuple[int, int, int
     window = _around(tiles)
     if reading.selected is None and not blank:
         window = reading.grid.read_window(row, column)
+    began = thread_time()
     try:
         pixels = read_shared(source, reading.grid, window, reading.look_for_data, reading.run)
-        return RegionPixels(pixels.values, window, pixels.valid, blank=blank)
+        return RegionPixels(pixels.values, window, pixels.valid, blank=blank, read_s=thread_time() - began)
     except ImageReadError:
         return _read_by_tiles(source, window, tiles, blank, reading.look_for_data)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from geotile.grid import Tile, Window
@@ -38,6 +39,15 @@ class TileFailure(_Record):
     reason: str
 
 
+class Traffic(_Record):
+    """What came of a run's requests over all processes; part of `Report`."""
+
+    concurrency: int
+    refused: int
+    outages: int
+    seconds_out: float
+
+
 class Report(_Record):
     """What a run did.
 
@@ -53,10 +63,21 @@ class Report(_Record):
         Tiles that were not sent: off the region of interest, or with too little data.
     requests, retries : int
         Requests sent, retries among them.
+    concurrency : int
+        Requests that were allowed in flight at the end; 0 where the model runs in the process.
+    refused : int
+        Requests that the endpoint had no room for: 429, 503 and time-outs.
+    outages : int
+        How often the endpoint was found to be away under way.
+    seconds_out : float
+        How long no requests were sent for that.
     detections_before, detections_after : int
         Before and after merging.
     seconds : float
         Wall time.
+    steps : dict of str to float
+        Seconds of CPU that the processes themselves took, by step: decode, cut, encode, send (and
+        receive) or, for a model in the process, model, parse, merge.
     failures : list of TileFailure
         Every tile that failed, by number.
 
@@ -77,9 +98,14 @@ class Report(_Record):
     tiles_without_data: int
     requests: int
     retries: int
+    concurrency: int
+    refused: int
+    outages: int
+    seconds_out: float
     detections_before: int
     detections_after: int
     seconds: float
+    steps: dict[str, float]
     failures: list[TileFailure]
 
 
@@ -107,6 +133,8 @@ def make_report(
     failures: Iterable[TileFailure],
     outside_roi: int,
     without_data: int,
+    traffic: Traffic | None = None,
+    steps: Mapping[str, float] = MappingProxyType({}),
 ) -> Report:
     """Make the report of a run, its status from the number of failures."""
     listed = sorted(failures, key=lambda failure: failure.tile)
@@ -122,8 +150,10 @@ def make_report(
         tiles_without_data=without_data,
         requests=requests,
         retries=retries,
+        **(traffic or Traffic(concurrency=0, refused=0, outages=0, seconds_out=0.0)),
         detections_before=before,
         detections_after=after,
         seconds=seconds,
+        steps={name: round(value, 6) for name, value in steps.items()},
         failures=listed,
     )

@@ -28,6 +28,15 @@ def loaded_distributed() -> Any | None:
     return sys.modules.get("distributed")
 
 
+def this_worker() -> Any | None:
+    """Return the Dask worker whose task calls, or None. It is known in the task's own thread alone."""
+    distributed = loaded_distributed()
+    try:
+        return distributed.get_worker() if distributed else None
+    except ValueError:
+        return None
+
+
 def threads() -> int:
     """Return how many threads Dask would compute with, over all workers."""
     client = active_client()

@@ -13,6 +13,7 @@ from geotile.detections import concat
 from geotile.grid import TileGrid
 from geotile.map_tiles import Node
 from geotile.merge import Merge
+from geotile.steps import added, step, taken
 
 _SPLIT_EVERY = {0: 2, 1: 2, 2: 2}  # neighbouring 2 x 2 nodes; the first axis has one
 
@@ -55,7 +56,8 @@ def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Me
     parts = list(_flat(nodes))
     rows = min(part.rows[0] for part in parts), max(part.rows[1] for part in parts)
     columns = min(part.columns[0] for part in parts), max(part.columns[1] for part in parts)
-    settled, still_open = merge.settle(concat(part.open for part in parts), grid.interior(rows, columns))
+    with step("merge"):
+        settled, still_open = merge.settle(concat(part.open for part in parts), grid.interior(rows, columns))
     return Node(
         rows=rows, columns=columns,
         settled=(*(each for part in parts for each in part.settled if len(each)), settled),
@@ -65,6 +67,7 @@ def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Me
         retries=sum(part.retries for part in parts),
         before=sum(part.before for part in parts),
         without_data=sum(part.without_data for part in parts),
+        steps=added(*(part.steps for part in parts), taken()),
     )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, 
         return crowd(tile)
 
     with ModelServer(model) as server:
-        args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "-o")
+        args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "--retries", 1, "-o")
         done = run(*args, tmp_path / "out.geojson", status=3)
         stopped = run(*args, tmp_path / "stopped.geojson", "--stop-on-error", status=1)
     assert "tile 0 [0, 64, 0, 64]" in done.stderr

@@ -326,7 +326,7 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
         ({"tile_format": "BMP"}, "tile_format='BMP'"),
         ({"crs": "EPSG:0"}, "crs='EPSG:0'"),
         ({"progress": 3}, "progress=3"),
-        ({"retries": 3}, "apply to a url"),
+        ({"retries": 3}, "a callable takes"),
     ],
 )
 def test_bad_arguments_are_named_before_the_model_is_asked(write_tiff, noise, options, said):

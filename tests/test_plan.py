@@ -27,9 +27,10 @@ def test_numbers_hold_in_the_run(write_tiff, noise):
 
 
 def test_the_graph_is_as_large_as_said_and_small(write_tiff):
-    from geotile.map_tiles import TileJob, map_tiles
+    from geotile.map_tiles import map_tiles
     from geotile.merge import Nms
     from geotile.reading import Reading
+    from geotile.tiles import TileJob
     from geotile.tree import tree_reduce
 
     image = xr.DataArray(dask.array.zeros((3, 4096, 4096), chunks=(3, 64, 64), dtype="uint8"), dims=("band", "y", "x"))
@@ -37,7 +38,7 @@ def test_the_graph_is_as_large_as_said_and_small(write_tiff):
     work = geotile.plan(path, tile_size=64, overlap=16, region_size=128)
     job = TileJob(
         reading=Reading(grid=work.grid, run="run"), endpoint=geotile.endpoint(crowd), encoder=work.encoder, merge=Nms(), score_threshold=0,
-        workers=1, errors="record", pad_value=None,
+        threads=1, rules=None, errors="record", pad_value=None,
     )  # fmt: skip
     tree = tree_reduce(map_tiles(work.image, job), work.grid, job.merge)
     assert len(dict(tree.dask)) == work.tasks
@@ -94,7 +95,7 @@ def test_reports_endpoints_and_attempts_pickle(write_tiff, noise):
     assert back == report
     assert back.status == "SUCCESS"
     endpoint = pickle.loads(pickle.dumps(geotile.endpoint("http://host/x", retries=3)))
-    assert (repr(endpoint), endpoint.options.retries) == ("HttpEndpoint('http://host/x')", 3)
+    assert (repr(endpoint), endpoint.patience.retries) == ("HttpEndpoint('http://host/x')", 3)
     error = geotile.EndpointError("x")
     error.attempts = 4
     assert pickle.loads(pickle.dumps(error)).attempts == 4

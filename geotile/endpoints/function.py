@@ -1,46 +1,97 @@
-"""A Python callable as an endpoint."""
+"""Python callables as endpoints: of a tile, of a batch, or built once a process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
+from uuid import uuid4
 
+import numpy as np
 from numpy.typing import NDArray
 
-from geotile.decode import decode_object
-from geotile.endpoints.base import Answer
-from geotile.errors import EndpointError, GeotileError
+from geotile.checks import as_int
+from geotile.endpoints.base import Endpoint
+from geotile.errors import ArgumentError, EndpointError, GeotileError
+
+_KEPT = 8  # models of factories, a process
+_built: OrderedDict[str, Callable[..., Any] | str] = OrderedDict()
+_lock = Lock()
 
 
-@dataclass(frozen=True)
-class FunctionEndpoint:
-    """A model in this process: ``model(tile)``, tile an ndarray (band, y, x).
+class FunctionEndpoint(Endpoint):
+    """A model in this process.
 
-    It computes, so no more tiles are under way than there are threads.
+    It computes, so no more requests are under way than there are threads.
+
+    Parameters
+    ----------
+    model : callable
+        ``model(tile)``, tile an ndarray (band, y, x), returning what `detect` takes; with `batch_size`,
+        ``model(tiles)``, tiles (n, band, y, x), n up to `batch_size`, returning a sequence of n of these.
+    batch_size : int, optional
+        Most tiles in a call.
+    factory : bool
+        The callable given is ``factory()`` and returns the model. It is called once in each process,
+        before the first tile: for a model that takes long to load or does not pickle.
+
+    Raises
+    ------
+    ArgumentError
+        If the model cannot be called, or `batch_size` is no number of tiles.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = FunctionEndpoint(lambda tiles: [([[0, 0, 2, 2]], [0.5]) for _ in tiles], batch_size=8)
+    >>> len(model.invoke([np.zeros((1, 4, 4))] * 3, ""))
+    3
     """
 
-    model: Callable[[NDArray[Any]], Any]
-    wants_bytes = False
+    wants_bytes = remote = False
 
-    def invoke(self, tile: bytes | NDArray[Any], content_type: str) -> Answer:
-        """Call the model."""
-        assert not isinstance(tile, bytes)
-        try:
-            answer = self.model(tile)
-        except GeotileError:
-            raise
-        except Exception as error:  # whatever a user's model raises fails this tile alone
-            raise EndpointError(f"the model raised {type(error).__name__}: {error}") from error
-        return Answer(decode_object(answer), 1)
+    def __init__(self, model: Callable[..., Any], *, batch_size: int | None = None, factory: bool = False) -> None:
+        if not callable(model):
+            raise ArgumentError(f"the model is {type(model).__name__}; give a callable")
+        self._given, self._is_factory, self._batched = model, factory, batch_size is not None
+        self.batch_size = 1 if batch_size is None else as_int(batch_size, "batch_size", 1, unit="tiles")
+        self._key = uuid4().hex
 
-    def ready(self) -> None:
-        """Do nothing: a function is always there."""
-
-    def workers(self, concurrency: int, threads: int) -> int:
-        """Return the number of threads, or fewer if so asked."""
-        return min(concurrency, threads)
+    def __repr__(self) -> str:
+        return f"FunctionEndpoint({self})"
 
     def __str__(self) -> str:
-        """Name the model."""
-        return getattr(self.model, "__qualname__", None) or type(self.model).__name__
+        return getattr(self._given, "__qualname__", None) or type(self._given).__name__
+
+    def invoke(self, tiles: Sequence[NDArray[Any]], content_type: str) -> Sequence[Any]:
+        """Call the model."""
+        model = self._model()
+        try:
+            answers = model(np.stack(tiles)) if self._batched else [model(tiles[0])]
+            return answers if isinstance(answers, Sequence) else list(answers)
+        except GeotileError:
+            raise
+        except Exception as error:  # whatever a user's model raises fails this request alone
+            raise EndpointError(f"the model raised {type(error).__name__}: {error}") from error
+
+    def _model(self) -> Callable[..., Any]:
+        if not self._is_factory:
+            return self._given
+        with _lock:
+            if self._key not in _built:
+                while len(_built) >= _KEPT:
+                    _built.popitem(last=False)
+                _built[self._key] = self._build()
+            model = _built[self._key]
+        if isinstance(model, str):
+            raise EndpointError(model)
+        return model
+
+    def _build(self) -> Callable[..., Any] | str:
+        """Return the model, or what is wrong with it: it is not built again for every tile."""
+        try:
+            model = self._given()
+        except Exception as error:  # whatever a user's factory raises
+            return f"the factory {self} raised {type(error).__name__}: {error}"
+        return model if callable(model) else f"the factory {self} returned {type(model).__name__}, no callable"

@@ -1,0 +1,150 @@
+"""One request for its tiles, as often as it is worth it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tenacity
+
+from geotile.endpoints.base import Endpoint
+from geotile.errors import EndpointError, EndpointUnreachable
+from geotile.traffic.gate import Gate
+
+_LONGEST_PAUSE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of a request."""
+
+    answers: Sequence[Any]
+    attempts: int
+
+
+def ask(
+    endpoint: Endpoint, gate: Gate, prepare: Callable[[], Sequence[Any]], content_type: str
+) -> Asked:  # fmt: skip
+    """Ask about one tile, or a batch: wait for a place, send, try again.
+
+    A failure that may pass is tried again up to ``patience.retries`` times. A failure that counts is
+    one of the tile: while nobody else is answered either it is the model's, which the circuit waits
+    for, and tries in an outage are not counted.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+    gate : Gate
+    prepare : callable
+        Returns the tiles as `Endpoint.invoke` takes them; called for each try, so that what waits
+        holds no memory.
+    content_type : str
+
+    Returns
+    -------
+    Asked
+
+    Raises
+    ------
+    EndpointError
+        The last failure; its ``attempts`` counts the requests.
+    """
+    request = _Request(endpoint, gate, prepare, content_type)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, EndpointError) and error.may_pass),
+        stop=request.is_enough,
+        wait=request.pause,
+        sleep=request.sleep,
+        reraise=True,
+    )
+    try:
+        return Asked(retrying(request.once), request.attempts)
+    except EndpointError as error:
+        if gate.ended and gate.ended not in str(error):
+            error = EndpointUnreachable(f"{error}; {gate.ended}")
+        error.attempts = request.attempts
+        raise error from None
+    finally:
+        request.leave()
+
+
+@dataclass
+class _Request:
+    endpoint: Endpoint
+    gate: Gate
+    prepare: Callable[[], Sequence[Any]]
+    content_type: str
+    attempts: int = 0
+    _counted: int = 0  # failures of the tile, not of the model
+    _outages: int = 0
+    _sent: float = 0.0
+    _sent_before: float = 0.0
+    _inside: bool = False
+    _trial: bool = False
+
+    def once(self) -> Sequence[Any]:
+        self.leave()
+        with self.gate.room():
+            tiles = self.prepare()
+            self.gate.enter()
+            self._inside, self._trial = True, self.gate.trial
+            if self.gate.outages != self._outages and self.attempts:
+                self._counted = max(0, self._counted - 1)  # the last failure was of an outage
+            self._outages = self.gate.outages
+            self.attempts += 1
+            self._sent_before, self._sent = self._sent, time.monotonic()
+            try:
+                answers = self.endpoint.invoke(tiles, self.content_type)
+            except EndpointError as error:
+                if error.may_pass:
+                    self._counted += 1
+                    self.gate.failed(error)
+                else:
+                    self.gate.answered(time.monotonic() - self._sent)
+                if not error.refused:
+                    self.leave()
+                raise
+            except BaseException:
+                self.leave()
+                raise
+            self.gate.answered(time.monotonic() - self._sent)
+            self.leave()
+            return answers
+
+    def leave(self) -> None:
+        if self._inside:
+            self._inside = False
+            self.gate.leave()
+
+    def is_enough(self, state: tenacity.RetryCallState) -> bool:
+        """Tell whether the tile is to be given up."""
+        if self.gate.ended:
+            return True
+        retries = self.endpoint.patience.retries
+        if self._counted <= retries:
+            return False
+        all_fail = retries > 0 and self.gate.silent_since(self._sent_before)
+        if all_fail and (_failure(state).refused or not self._trial):
+            self.gate.suspect()
+            return False
+        return True
+
+    def pause(self, state: tenacity.RetryCallState) -> float:
+        """Seconds until the next try: what the endpoint asks for, else exponential with full jitter."""
+        asked = _failure(state).retry_after_s
+        if asked is not None:
+            return min(asked, _LONGEST_PAUSE_S)
+        exponential = tenacity.wait_random_exponential(self.endpoint.patience.backoff_s, _LONGEST_PAUSE_S)
+        return exponential(state)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; a request that was refused keeps its place meanwhile, so that no other is refused in it."""
+        self.gate.sleep(seconds)
+
+
+def _failure(state: tenacity.RetryCallState) -> EndpointError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, EndpointError)
+    return error

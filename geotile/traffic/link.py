@@ -1,0 +1,112 @@
+"""Where a run's coordinator is, and how its gates reach it."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from geotile.errors import ArgumentError
+from geotile.report import Traffic
+from geotile.scheduler import active_client, this_worker
+from geotile.traffic.coordinator import Coordinator, Grant, Rules, Word
+from geotile.traffic.gate import Gate, Link
+
+_STALE_S = 6 * 3600.0  # a run that nobody speaks of is over: its client died
+
+
+class Runs:
+    """The coordinators of all runs, in one place."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: dict[str, Coordinator] = {}
+
+    def hear(self, run: str, rules: Rules, word: Word) -> Grant:
+        """Take a word to its run's coordinator."""
+        now = time.monotonic()
+        with self._lock:
+            if run not in self._runs:
+                self._runs = {key: each for key, each in self._runs.items() if now - each.heard < _STALE_S}
+                self._runs[run] = Coordinator(rules)
+            return self._runs[run].hear(word, now)
+
+    def end(self, run: str) -> Traffic | None:
+        """Forget a run; return what came of it, None if no word was said."""
+        with self._lock:
+            coordinator = self._runs.pop(run, None)
+        return coordinator.traffic() if coordinator else None
+
+    def gone(self, worker: str) -> None:
+        """Forget a worker."""
+        with self._lock:
+            for each in self._runs.values():
+                each.gone(worker)
+
+
+_here = Runs()
+_gates: dict[str, Gate] = {}
+_lock = threading.Lock()
+
+
+def open_traffic() -> None:
+    """Have a cluster's scheduler keep the coordinators, if there is a cluster.
+
+    Raises
+    ------
+    ArgumentError
+        If the scheduler cannot.
+    """
+    client = active_client()
+    if client is None:
+        return
+    from geotile.traffic.plugin import TrafficPlugin
+
+    try:
+        client.register_plugin(TrafficPlugin(), name=TrafficPlugin.name)
+    except Exception as error:  # unpickling fails in any way where geotile is not, or is another
+        raise ArgumentError(
+            f"the Dask scheduler at {client.scheduler.address} cannot keep count of requests "
+            f"({type(error).__name__}: {error}); install the same geotile there as here"
+        ) from None
+
+
+def end_traffic(run: str) -> Traffic:
+    """Forget a run; return what came of it."""
+    gate = _gates.pop(run, None)
+    if gate is not None:
+        gate.end("the run is over")
+    client = active_client()
+    if client is None:
+        ended = _here.end(run)
+    else:
+        ended = pickle.loads(client.sync(client.scheduler.geotile_traffic_end, run=run))
+    return ended or Traffic(concurrency=0, refused=0, outages=0, seconds_out=0.0)
+
+
+def gate_of(run: str, rules: Rules, probe: Callable[[], None]) -> Gate:
+    """Return this process's gate of a run. Called in a task's own thread."""
+    with _lock:
+        if run not in _gates:
+            for over in [key for key, gate in _gates.items() if gate.idle][:-8]:
+                del _gates[over]
+            worker = this_worker()
+            link = _to_scheduler(worker, run, rules) if worker else lambda word: _here.hear(run, rules, word)
+            _gates[run] = Gate(link, probe, worker.address if worker else None)
+        return _gates[run]
+
+
+def _to_scheduler(worker: Any, run: str, rules: Rules) -> Link:
+    from distributed.utils import sync
+
+    async def tell(word: Word) -> bytes:
+        answer: bytes = await worker.scheduler.geotile_traffic(run=run, said=pickle.dumps((rules, word)))
+        return answer
+
+    def link(word: Word) -> Grant:
+        grant: Grant = pickle.loads(sync(worker.loop, tell, word))
+        return grant
+
+    return link
