@@ -28,6 +28,7 @@ from geotile.progress import ProgressCallback, listening
 from geotile.raster import OpenOptions, source_of
 from geotile.reading import Reading
 from geotile.report import Report, Traffic, make_report
+from geotile.scheduler import threads_ahead
 from geotile.sinks import Output, write
 from geotile.survey import empty_tiles
 from geotile.table import as_table
@@ -179,7 +180,7 @@ def detect(
     tree = tree_reduce(map_tiles(work.image, job), work.grid, how)
     try:
         with listening(job.run, progress, work.requests - empty):
-            root: Node = tree.compute()
+            root: Node = tree.compute(**(threads_ahead() if model.remote else {}))
     finally:
         forget(job.run)
         traffic = end_traffic(job.run) if job.rules else None

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import dask
+
+_SYNCHRONOUS = ("sync", "synchronous", "single-threaded")
 
 
 def active_client() -> Any | None:
@@ -42,7 +47,7 @@ def threads() -> int:
     client = active_client()
     if client is not None:
         return sum(client.nthreads().values()) or 1
-    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
+    if dask.config.get("scheduler", None) in _SYNCHRONOUS:
         return 1
     return int(dask.config.get("num_workers", None) or os.cpu_count() or 1)
 
@@ -55,3 +60,33 @@ def processes() -> int:
     if dask.config.get("scheduler", None) in ("processes", "multiprocessing"):
         return threads()
     return 1
+
+
+_AHEAD = 8  # regions that wait for their model while others are read, at most; no more than threads
+_waiting = 0
+_lock = Lock()
+
+
+@contextmanager
+def waiting_elsewhere() -> Iterator[None]:
+    """Let Dask's worker go on with another task while this one waits for answers, within bounds."""
+    global _waiting
+    worker = this_worker()
+    with _lock:
+        leaves = worker is not None and _waiting < min(_AHEAD, worker.state.nthreads)
+        _waiting += leaves
+    if leaves:
+        distributed = loaded_distributed()
+        distributed.secede()  # type: ignore[union-attr]  # there is a worker, so there is that
+    try:
+        yield
+    finally:
+        with _lock:
+            _waiting -= leaves
+
+
+def threads_ahead() -> dict[str, int]:
+    """Return Dask's options for a run that waits elsewhere: on threads, as many more of them."""
+    if active_client() is not None or processes() > 1 or dask.config.get("scheduler", None) in _SYNCHRONOUS:
+        return {}
+    return {"num_workers": threads() + min(_AHEAD, threads())}

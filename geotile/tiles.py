@@ -28,6 +28,7 @@ from geotile.merge import Merge
 from geotile.progress import tile_reporter
 from geotile.reading import Reading, RegionPixels
 from geotile.report import TileFailure, tile_failure
+from geotile.scheduler import waiting_elsewhere
 from geotile.steps import Seconds, step, taken
 from geotile.traffic import Asked, Gate, Rules, ask, gate_of
 
@@ -93,8 +94,9 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
         pool = _pool(job.threads)
         futures = [pool.submit(_run_batch, region, batch, job, gate, passed, done) for batch in batches]
         try:
-            for future in futures:
-                yield from future.result()
+            with waiting_elsewhere() if gate else nullcontext():
+                for future in futures:
+                    yield from future.result()
         except BaseException:
             _stopped.append(job.run)  # what this run still has queued, here and in other regions, is not sent
             if gate:

@@ -190,4 +190,6 @@ def _cause(error: BaseException) -> tuple[str, bool]:
     ):  # fmt: skip
         if sign in text:
             return f"{said} ({type(error).__name__})", lasting
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"TLS failed; it may want a client certificate (cert=) ({type(error).__name__})", False
     return type(error).__name__, isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import tenacity
 
 from geotile.endpoints.base import Endpoint
 from geotile.errors import EndpointError, EndpointUnreachable
@@ -31,7 +30,8 @@ def ask(
 
     A failure that may pass is tried again up to ``patience.retries`` times. A failure that counts is
     one of the tile: while nobody else is answered either it is the model's, which the circuit waits
-    for, and tries in an outage are not counted.
+    for, and tries in an outage are not counted. Where the model is there, and still fails the one
+    request that tries it, it is the tile's again; a refusal only if no other request is left.
 
     Parameters
     ----------
@@ -52,15 +52,14 @@ def ask(
         The last failure; its ``attempts`` counts the requests.
     """
     request = _Request(endpoint, gate, prepare, content_type)
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, EndpointError) and error.may_pass),
-        stop=request.is_enough,
-        wait=request.pause,
-        sleep=request.sleep,
-        reraise=True,
-    )
     try:
-        return Asked(retrying(request.once), request.attempts)
+        while True:
+            try:
+                return Asked(request.once(), request.attempts)
+            except EndpointError as error:
+                if not error.may_pass or request.is_enough(error):
+                    raise
+                gate.sleep(request.pause(error))
     except EndpointError as error:
         if gate.ended and gate.ended not in str(error):
             error = EndpointUnreachable(f"{error}; {gate.ended}")
@@ -68,6 +67,11 @@ def ask(
         raise error from None
     finally:
         request.leave()
+
+
+# ^ a loop of its own, not tenacity's: what counts as a try is not of one request alone; and each Retrying
+#   holds a threading.local, whose end in the garbage collector locks Python 3.11 up (cpython #106883) under
+#   the profiler of Dask's workers
 
 
 @dataclass
@@ -80,7 +84,8 @@ class _Request:
     _counted: int = 0  # failures of the tile, not of the model
     _outages: int = 0
     _sent: float = 0.0
-    _sent_before: float = 0.0
+    _failed: float = 0.0
+    _failed_before: float = 0.0
     _inside: bool = False
     _trial: bool = False
 
@@ -94,10 +99,11 @@ class _Request:
                 self._counted = max(0, self._counted - 1)  # the last failure was of an outage
             self._outages = self.gate.outages
             self.attempts += 1
-            self._sent_before, self._sent = self._sent, time.monotonic()
+            self._sent = time.monotonic()
             try:
                 answers = self.endpoint.invoke(tiles, self.content_type)
             except EndpointError as error:
+                self._failed_before, self._failed = self._failed, time.monotonic()
                 if error.may_pass:
                     self._counted += 1
                     self.gate.failed(error)
@@ -118,33 +124,26 @@ class _Request:
             self._inside = False
             self.gate.leave()
 
-    def is_enough(self, state: tenacity.RetryCallState) -> bool:
+    def is_enough(self, error: EndpointError) -> bool:
         """Tell whether the tile is to be given up."""
         if self.gate.ended:
             return True
         retries = self.endpoint.patience.retries
         if self._counted <= retries:
             return False
-        all_fail = retries > 0 and self.gate.silent_since(self._sent_before)
-        if all_fail and (_failure(state).refused or not self._trial):
+        all_fail = retries > 0 and self.gate.silent_since(self._failed_before)
+        shown = self._trial and (self.gate.alone or not error.refused)  # the model was there, and yet
+        if all_fail and not shown:
             self.gate.suspect()
             return False
         return True
 
-    def pause(self, state: tenacity.RetryCallState) -> float:
-        """Seconds until the next try: what the endpoint asks for, else exponential with full jitter."""
-        asked = _failure(state).retry_after_s
-        if asked is not None:
-            return min(asked, _LONGEST_PAUSE_S)
-        exponential = tenacity.wait_random_exponential(self.endpoint.patience.backoff_s, _LONGEST_PAUSE_S)
-        return exponential(state)
+    def pause(self, error: EndpointError) -> float:
+        """Seconds until the next try: what the endpoint asks for, else exponential with full jitter.
 
-    def sleep(self, seconds: float) -> None:
-        """Wait; a request that was refused keeps its place meanwhile, so that no other is refused in it."""
-        self.gate.sleep(seconds)
-
-
-def _failure(state: tenacity.RetryCallState) -> EndpointError:
-    error = state.outcome.exception() if state.outcome else None
-    assert isinstance(error, EndpointError)
-    return error
+        A request that was refused keeps its place meanwhile, so that no other is refused in it.
+        (Brooker, "Exponential backoff and jitter", AWS Architecture Blog, 2015.)
+        """
+        if error.retry_after_s is not None:
+            return min(error.retry_after_s, _LONGEST_PAUSE_S)
+        return random.uniform(0, min(_LONGEST_PAUSE_S, self.endpoint.patience.backoff_s * 2 ** min(self.attempts, 30)))

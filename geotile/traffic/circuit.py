@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 _FAILURES = 5  # that open it, if no answer came for
-_AT_LEAST_S = 1.0  # or three times what an answer takes
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_AT_LEAST_S = 0.5  # or three times what an answer takes
+_LEAST_PAUSE_S, _LONGEST_PAUSE_S, _PAUSE = 0.25, 30.0, 0.25  # a quarter of the time that it has been away
 _PROBE_S = 60.0  # a probe that is not heard of for so long is lost with its process
 
 
@@ -36,14 +36,13 @@ class Circuit:
     _latency: float = 0.0
     _opened: float = 0.0
     _confirmed: bool = False
-    _pause: float = _FIRST_PAUSE_S
     _next_probe: float = 0.0
 
     def answered(self, now: float, latency_s: float) -> None:
         """Take in that an answer came, whenever it was asked for."""
         self._ever, self._failures, self._latency = True, 0, latency_s
         if self.state != "closed":
-            self.state, self._pause = "closed", _FIRST_PAUSE_S
+            self.state = "closed"
             self.seconds_open += now - self._opened
 
     def failed(self, now: float, failures: int, refused: bool, reason: str) -> None:
@@ -90,8 +89,8 @@ class Circuit:
             self.outages, self._confirmed = self.outages + 1, True
 
     def _again(self, now: float) -> None:
-        self.state, self._next_probe = "open", now + self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)
+        pause = min(max(_LEAST_PAUSE_S, _PAUSE * (now - self._since)), _LONGEST_PAUSE_S)
+        self.state, self._next_probe = "open", now + pause
         self._give_up(now)
 
     def _give_up(self, now: float) -> None:

@@ -59,6 +59,8 @@ class Grant:
     state: Literal["closed", "open", "trial"] = "closed"
     outages: int = 0
     ended: str | None = None
+    alone: bool = False
+    """Whether no other request is wanted anywhere."""
     next_s: float = _TALK_S
     """Seconds until its next word."""
 
@@ -108,7 +110,9 @@ class Coordinator:
         if word.wanted == process.held == 0:
             del self._processes[word.process]
         return Grant(
-            cap=process.cap, probe=probe, state=self.circuit.state, outages=self.circuit.outages, ended=self.circuit.ended,
+            cap=process.cap, probe=probe, state=self.circuit.state,
+            outages=self.circuit.outages, ended=self.circuit.ended,
+            alone=sum(each.wanted for each in self._processes.values()) == 1,
             next_s=max(_TALK_S, len(self._processes) / _WORDS_A_SECOND),
         )  # fmt: skip
 

@@ -51,6 +51,11 @@ class Gate:
         return self._grant.state == "trial"
 
     @property
+    def alone(self) -> bool:
+        """Whether no other request is wanted, anywhere."""
+        return self._grant.alone
+
+    @property
     def outages(self) -> int:
         """How often the model was found to be away, so far."""
         return self._grant.outages

@@ -6,8 +6,6 @@ import logging
 import time
 from typing import Literal
 
-import tenacity
-
 from geotile.checks import as_int
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError
@@ -17,7 +15,7 @@ from geotile.traffic.limit import AutoLimit
 from geotile.traffic.link import open_traffic
 
 _log = logging.getLogger(__name__)
-_LONGEST_PAUSE_S = 10.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
 
 
 def as_concurrency(concurrency: int | str) -> int | Literal["auto"]:
@@ -81,18 +79,15 @@ def wait_until_ready(model: Endpoint) -> Endpoint:
     if not model.remote:
         model.ready()
         return model.for_run()
-    limit, began = model.patience.ready_timeout, time.monotonic()
-
-    def say(state: tenacity.RetryCallState) -> None:
-        if state.attempt_number == 1 and state.outcome:
-            _log.warning("waiting up to ready_timeout=%g s for the model: %s", limit, state.outcome.exception())
-
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, EndpointError) and error.may_pass),
-        stop=lambda state: time.monotonic() - began >= limit,
-        wait=tenacity.wait_exponential(0.25, _LONGEST_PAUSE_S),
-        before_sleep=say,
-        reraise=True,
-    )
-    retrying(model.ready)
-    return retrying(model.for_run)
+    limit, began, pause = model.patience.ready_timeout, time.monotonic(), _FIRST_PAUSE_S
+    while True:
+        try:
+            model.ready()
+            return model.for_run()
+        except EndpointError as error:
+            if not error.may_pass or time.monotonic() - began >= limit:
+                raise
+            if pause == _FIRST_PAUSE_S:
+                _log.warning("waiting up to ready_timeout=%g s for the model: %s", limit, error)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)

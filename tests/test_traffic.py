@@ -1,0 +1,237 @@
+"""How many requests at once, in whose hands, and when none: the law, the shares, the circuit."""
+
+import heapq
+import math
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import geotile
+from geotile.testing import ModelServer
+from geotile.traffic.circuit import Circuit
+from geotile.traffic.coordinator import Coordinator, Rules, Word
+from geotile.traffic.limit import AutoLimit, Tally
+
+
+def simulate(slots, queue, latency, seconds=180.0, seed=1):
+    """Discrete events: a server of `slots(t)` places and a queue; what is refused waits up to half a second.
+
+    Returns throughput over the best possible, and the share of requests refused, both after the first minute.
+    """
+    rng, limit, now, events, order = random.Random(seed), AutoLimit(), 0.0, [], 0
+    busy = flying = answered = refused = 0
+    waiting, tally = [], []
+
+    def put(at, kind, sent=0.0):
+        nonlocal order
+        order += 1
+        heapq.heappush(events, (at, order, kind, sent))
+
+    put(0, "tell")
+    while now < seconds:
+        now, _, kind, sent = heapq.heappop(events)
+        late = now > 60
+        if kind == "done":
+            busy, flying, answered = busy - 1, flying - 1, answered + late
+            tally.append(Tally(answered=1, latency_s=now - sent, latency_s2=(now - sent) ** 2, words=0, busy=0))
+        elif kind == "refused":
+            refused += late
+            tally.append(Tally(refused=1, words=0, busy=0))
+            put(now + rng.uniform(0, 0.5), "free")
+        elif kind == "free":
+            flying -= 1
+        elif kind == "tell":
+            limit.observe(now, sum(tally, Tally()))
+            tally = []
+            put(now + 0.1, "tell")
+        while flying < limit.limit:
+            flying += 1
+            if busy + len(waiting) < slots(now) + queue:
+                waiting.append(now)
+            else:
+                put(now + 0.002, "refused")
+        while waiting and busy < slots(now):
+            busy += 1
+            put(now + latency(rng), "done", waiting.pop(0))
+    best = sum(slots(60 + k) for k in range(int(seconds) - 60)) / latency.mean
+    return answered / best, refused / max(1, answered + refused)
+
+
+class Latency:
+    def __init__(self, mean, sigma):
+        self.mean, self.sigma, self.mu = mean, sigma, math.log(mean) - sigma**2 / 2
+
+    def __call__(self, rng):
+        return rng.lognormvariate(self.mu, self.sigma)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5])
+@pytest.mark.parametrize("queue", [0, 16, 10_000])
+@pytest.mark.parametrize(
+    "slots",
+    [lambda t: 16, lambda t: 1, lambda t: 8 if t < 90 else 24, lambda t: 24 if t < 90 else 12],
+    ids=["16", "1", "8 to 24", "24 to 12"],
+)
+def test_the_law_keeps_the_server_busy_and_is_hardly_refused(slots, queue, sigma):
+    throughput, refused = simulate(slots, queue, Latency(0.05, sigma))
+    assert throughput >= 0.9
+    assert refused < 0.01
+
+
+def word(process, wanted, in_flight, **more):
+    given = {"tally": Tally(), "streak": 0, "reason": "", "all_refused": True, "probed": None, "suspects": False}
+    return Word(process=process, worker=f"tcp://{process}", wanted=wanted, in_flight=in_flight, **given | more)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(1, 12),
+    st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20), st.integers(0, 20)), max_size=60),
+)
+def test_no_more_in_flight_than_the_number_however_words_come(concurrency, story):
+    """Processes start what they are granted between word and grant, and end what they like."""
+    coordinator = Coordinator(Rules(concurrency=concurrency, ready_timeout=1, outage_timeout=1))
+    cap, flying = dict.fromkeys("abcde", 0), dict.fromkeys("abcde", 0)
+    for now, (name, wanted, ended) in enumerate(story):
+        flying[name] = max(0, flying[name] - ended)
+        said = word(name, max(wanted, flying[name]), flying[name])
+        flying[name] = max(flying[name], min(cap[name], wanted))  # between the word and its answer
+        grant = coordinator.hear(said, now)
+        cap[name] = grant.cap
+        assert sum(max(cap[each], flying[each]) for each in cap) <= concurrency + sum(
+            max(0, flying[each] - cap[each]) for each in cap
+        )
+        flying[name] = max(flying[name], min(cap[name], wanted))
+        assert sum(flying.values()) <= concurrency
+
+
+def test_the_share_moves_to_those_that_have_tiles_and_back_from_the_dead():
+    coordinator = Coordinator(Rules(concurrency=9, ready_timeout=1, outage_timeout=1))
+    assert coordinator.hear(word("a", 50, 0), 0).cap == 9
+    assert coordinator.hear(word("b", 50, 0), 0).cap == 0  # a has it all, until it has heard
+    assert coordinator.hear(word("a", 50, 9), 0.1).cap == 5
+    assert coordinator.hear(word("b", 50, 0), 0.1).cap == 0
+    assert coordinator.hear(word("a", 50, 5), 0.2).cap == 5
+    assert coordinator.hear(word("b", 50, 0), 0.2).cap == 4
+    assert coordinator.hear(word("a", 2, 2), 0.3).cap == 2  # its last tiles
+    assert coordinator.hear(word("a", 2, 2), 0.4).cap == 2
+    assert coordinator.hear(word("b", 50, 4), 0.4).cap == 7
+    coordinator.gone("tcp://a")
+    assert coordinator.hear(word("b", 50, 7), 0.5).cap == 9
+
+
+def test_the_circuit_opens_probes_tries_and_closes():
+    circuit = Circuit(ready_timeout=5, outage_timeout=60)
+    circuit.answered(0, 0.1)
+    for now in (1, 1.1, 1.2, 1.3, 1.4):
+        circuit.failed(now, 1, False, "reset")
+        assert circuit.state == "closed"
+    circuit.failed(1.6, 1, False, "reset")
+    assert circuit.state == "open"
+    assert circuit.probe(1.6)
+    assert not circuit.probe(1.7)  # one at a time
+    circuit.probed(1.8, "refused")
+    assert (circuit.state, circuit.outages, circuit.probe(1.9)) == ("open", 1, False)
+    assert circuit.probe(2.1)
+    circuit.probed(2.1, None)
+    assert circuit.state == "trial"
+    circuit.failed(2.2, 1, False, "500")
+    assert circuit.state == "open"
+    assert circuit.probe(3)
+    circuit.probed(3, None)
+    circuit.answered(3.5, 0.1)
+    assert (circuit.state, round(circuit.seconds_open, 1), circuit.ended) == ("closed", 1.9, None)
+    circuit.failed(10, 9, False, "reset")
+    circuit.failed(11, 1, False, "reset")
+    assert (circuit.probe(11), circuit.probe(75), circuit.ended.split(";")[0]) == (
+        True, False, "the model did not answer for outage_timeout=60 s",
+    )  # fmt: skip
+
+
+class Counting:
+    """A model that knows how many are in it."""
+
+    def __init__(self, latency_s=0.02):
+        self.now = self.most = 0
+        self.lock, self.latency_s = threading.Lock(), latency_s
+
+    def __call__(self, tile):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.latency_s)
+        with self.lock:
+            self.now -= 1
+        return [], []
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, 12])
+def test_one_number_over_a_cluster_of_processes(cluster, write_tiff, concurrency):
+    path = write_tiff(np.random.default_rng(0).integers(1, 255, (1, 512, 512), np.uint8))
+    model = Counting()
+    with ModelServer(model) as server:
+        found = geotile.detect(
+            path, server.url, tile_size=32, overlap=0, region_size=128, concurrency=concurrency, tile_format="NPY"
+        )
+    report = found.attrs["report"]
+    assert (report.status, report.requests, report.concurrency) == ("SUCCESS", 256, concurrency)
+    assert model.most == concurrency
+    assert set(report.steps) == {"decode", "cut", "encode", "send", "parse", "merge"}
+
+
+def test_an_outage_stops_all_workers_of_a_cluster(cluster, write_tiff):
+    from misbehaving import misbehaving, outage
+
+    path, again = write_tiff(np.random.default_rng(0).integers(1, 255, (1, 512, 512), np.uint8)), []
+    with misbehaving(outage(again, after=60, seconds=3)) as (url, _):
+        found = geotile.detect(path, url, tile_size=32, overlap=0, region_size=128, concurrency=6, tile_format="NPY")
+        again[0].shutdown()
+        again[0].server_close()
+    report = found.attrs["report"]
+    assert (report.status, len(found), report.outages) == ("SUCCESS", 256, 1)
+    assert report.retries < 100
+
+
+def test_a_process_scheduler_divides_the_number_or_says_that_it_cannot(write_tiff, noise):
+    import dask
+
+    model = Counting()
+    job = {"tile_size": 64, "overlap": 16, "region_size": 128}
+    with ModelServer(model) as server, dask.config.set(scheduler="processes", num_workers=2):
+        with pytest.raises(geotile.ArgumentError, match="less than the 2 processes"):
+            geotile.detect(write_tiff(noise), server.url, concurrency=1, **job)
+        geotile.detect(write_tiff(noise), server.url, concurrency=5, **job)
+    assert 2 <= model.most <= 4
+
+
+def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
+    path = write_tiff(np.random.default_rng(0).integers(1, 255, (1, 640, 640), np.uint8))
+    model = Counting(0.03)
+    with ModelServer(model) as server:
+        report = geotile.detect(path, server.url, tile_size=32, overlap=0, concurrency="auto").attrs["report"]
+    assert report.status == "SUCCESS"
+    assert model.most > AutoLimit().limit
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(0, "at least 1 requests"), ("many", "or 'auto'"), (1.5, "whole number of requests")]
+)
+def test_a_wrong_concurrency_is_named(given, said):
+    with pytest.raises(geotile.ArgumentError, match=said):
+        geotile.detect("x.tif", "http://127.0.0.1:9/invocations", concurrency=given)
