@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import dask
 
@@ -60,6 +61,18 @@ def processes() -> int:
     if dask.config.get("scheduler", None) in ("processes", "multiprocessing"):
         return threads()
     return 1
+
+
+def threads_on_a_host() -> int:
+    """Return how many threads Dask has on the machine that has most of them."""
+    client = active_client()
+    if client is None:
+        return threads()
+    hosts: dict[str | None, int] = {}
+    for address, threads_there in client.nthreads().items():
+        host = urlsplit(address).hostname
+        hosts[host] = hosts.get(host, 0) + threads_there
+    return max(hosts.values(), default=1)
 
 
 _AHEAD = 8  # regions that wait for their model while others are read, at most; no more than threads

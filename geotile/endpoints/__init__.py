@@ -16,6 +16,7 @@ ENTRY_POINTS = "geotile.endpoints"
 _KINDS = {
     "http": "http:HttpEndpoint",
     "https": "http:HttpEndpoint",
+    "onnx": "onnx:OnnxEndpoint",
 }
 
 
@@ -25,8 +26,8 @@ def endpoint(spec: Any, **options: Any) -> Endpoint:
     Parameters
     ----------
     spec : str, callable or Endpoint
-        An http(s) url that speaks the OSML contract (`HttpEndpoint`); a Python callable
-        (`FunctionEndpoint`); what a package offers as an entry point of the group
+        An http(s) url that speaks the OSML contract (`HttpEndpoint`); ``onnx:PATH`` (`OnnxEndpoint`); a
+        Python callable (`FunctionEndpoint`); what a package offers as an entry point of the group
         ``geotile.endpoints``; or an endpoint, which is returned as it is.
     **options
         Those of the kind.

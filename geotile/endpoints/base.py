@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,7 @@ class Endpoint(ABC):
     max_request_bytes: int | None = None
     """Largest body of a request, where that is known."""
     patience: Patience = Patience()
-    sample_shape: ClassVar[tuple[int, int, int]] = (3, 512, 512)
+    sample_shape: tuple[int, int, int] = (3, 512, 512)
     """(band, y, x) of the tile that `check` sends."""
 
     @abstractmethod
@@ -121,8 +121,14 @@ class Endpoint(ABC):
             If it is not. Its ``may_pass`` says whether it may come.
         """
 
-    def for_run(self) -> Endpoint:
-        """Return the endpoint with what is settled once a run."""
+    def for_run(self, tile_threads: int = 1) -> Endpoint:
+        """Return the endpoint with what is settled once a run.
+
+        Parameters
+        ----------
+        tile_threads : int
+            How many tiles of the run a machine works on at once.
+        """
         return self
 
     def check(self, tile: NDArray[Any] | None = None, *, tile_format: TileFormat = "GTIFF") -> Check:

@@ -9,7 +9,7 @@ from typing import Literal
 from geotile.checks import as_int
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError
-from geotile.scheduler import active_client, processes, threads
+from geotile.scheduler import active_client, processes, threads, threads_on_a_host
 from geotile.traffic.coordinator import Rules
 from geotile.traffic.limit import AutoLimit
 from geotile.traffic.link import open_traffic
@@ -78,12 +78,12 @@ def wait_until_ready(model: Endpoint) -> Endpoint:
     """
     if not model.remote:
         model.ready()
-        return model.for_run()
+        return model.for_run(threads_on_a_host())
     limit, began, pause = model.patience.ready_timeout, time.monotonic(), _FIRST_PAUSE_S
     while True:
         try:
             model.ready()
-            return model.for_run()
+            return model.for_run(threads_on_a_host())
         except EndpointError as error:
             if not error.may_pass or time.monotonic() - began >= limit:
                 raise
