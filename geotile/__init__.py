@@ -4,7 +4,8 @@
 >>> detections = geotile.detect("scene.tif", "https://models.example/invocations")  # doctest: +SKIP
 """
 
-from geotile.endpoints import Endpoint, HttpEndpoint, endpoint
+from geotile.endpoints import Check, Endpoint, HttpEndpoint, Patience, endpoint
+from geotile.endpoints.sigv4 import SigV4
 from geotile.errors import (
     ArgumentError,
     EndpointError,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Check",
     "Endpoint",
     "EndpointError",
     "EndpointUnreachable",
@@ -46,9 +48,11 @@ __all__ = [
     "Merge",
     "Nms",
     "OutputError",
+    "Patience",
     "Plan",
     "Report",
     "ResponseError",
+    "SigV4",
     "TileError",
     "TileFailure",
     "TileGrid",

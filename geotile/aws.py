@@ -108,6 +108,30 @@ def resolve(
     return Found(credentials=held, region=region, endpoint_url=endpoint)
 
 
+def aws_session(profile: str | None, role_arn: str | None, region: str | None) -> Any:
+    """Return a botocore session whose credentials renew themselves: a profile's or the environment's, or a role's.
+
+    Raises
+    ------
+    ArgumentError
+        If the profile does not exist, or nothing may assume the role.
+    """
+    import botocore.exceptions
+    import botocore.session
+
+    try:
+        session = botocore.session.Session(profile=profile)
+        if region is not None:
+            session.set_config_variable("region", region)
+        if role_arn is not None:
+            if session.get_config_variable("region") is None:
+                session.set_config_variable("region", "us-east-1")  # STS answers in any
+            session._credentials = _assume(session, session.get_credentials(), role_arn)
+    except botocore.exceptions.BotoCoreError as error:
+        raise ArgumentError(f"no AWS credentials for profile={profile!r}, role_arn={role_arn!r}: {error}") from None
+    return session
+
+
 def _assume(session: Any, source: Any, role_arn: str) -> Any:
     from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 

@@ -255,6 +255,10 @@ def raw_outputs(family):
         queries = np.full((20, 4), 0.5)
         queries[[3, 9]] = unit
         return {"pred_boxes": queries[None], "logits": np.log(shares)[None]}
+    if family == "rtdetr-ul":
+        out = np.zeros((300, 6), np.float32)
+        out[[0, 1]] = np.hstack([unit, SCORES[:, None], CLASSES[:, None]])
+        return {"output0": out[None]}
     if family == "rtdetr":
         scores, queries = np.full((30, 4), 1e-6), np.full((30, 4), 0.5)
         scores[[3, 9]], queries[[3, 9]] = np.maximum(one_hot, 1e-6), unit
@@ -286,7 +290,7 @@ def test_every_family_says_its_boxes_in_pixels_of_the_tile(family, tile_yx, tmp_
     more = ["pixel_mask"] if family == "detr" else []
     shape = (3, "y", "x") if family == "torchvision" else (1, 3, *INPUT)
     path = save_onnx(tmp_path / "m.onnx", raw_outputs(family), shape, more)
-    options = {"family": "rtdetr"} if family == "rtdetr" else {}
+    options = {"family": family} if family.startswith("rtdetr") else {}
     model = geotile.endpoint(f"onnx:{path}", labels=["a", "b", "c"], score_threshold=0.4, **options)
     assert f", {family}," in repr(model)
     boxes, scores, labels = model.invoke([np.zeros((3, *tile_yx), np.uint8)], "")[0]

@@ -119,11 +119,12 @@ class Detector:
 
     def _chosen(self, raw: Raw, placed: Placed) -> Found:
         if raw.labels is None:
-            classes = raw.scores
+            rows, label = np.nonzero(raw.scores >= self._score)
             if self._how.best_class_alone:
-                classes = np.where(classes == classes.max(axis=1, keepdims=True), classes, 0)
-            rows, label = np.nonzero(classes >= self._score)
-            scores = classes[rows, label].astype(np.float64)
+                best = raw.scores.argmax(axis=1)
+                rows = np.flatnonzero(raw.scores[np.arange(len(best)), best] >= self._score)
+                label = best[rows]
+            scores = raw.scores[rows, label].astype(np.float64)
         else:
             rows = np.flatnonzero(raw.scores >= self._score)
             label, scores = raw.labels[rows], raw.scores[rows].astype(np.float64)

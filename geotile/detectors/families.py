@@ -13,6 +13,8 @@ fastestdet  (n, 5 + classes, rows, columns)         dog-qiuqiu/FastestDet, READM
 detr        logits (n, k, classes + 1), pred_boxes  facebookresearch/detr, ``PostProcess``: softmax, the
             (n, k, 4) of 0 to 1, cx cy w h          last class is none
 rtdetr      the same without the last class         transformers, ``RTDetrImageProcessor``: sigmoid
+rtdetr-ul   (n, k, 6): cx cy w h of 0 to 1, score,  ultralytics, ``export`` of RT-DETR; looks like yolo-nms,
+            class                                   so it must be named
 torchvision boxes (k, 4), labels (k), scores (k),   torchvision, detection models' ``eval`` output
             in pixels, or with n before k
 =========== ======================================= ===================================================
@@ -140,6 +142,11 @@ def _rtdetr(outputs: list[Array], size: Size) -> Raw:
     return _of_queries(outputs[1], _sigmoid(outputs[0]), size)
 
 
+def _rtdetr_ul(outputs: list[Array], size: Size) -> Raw:
+    out = outputs[0]
+    return Raw(_of_queries(out[:, :4], out[:, 4:5], size).boxes, out[:, 4], out[:, 5].astype(np.int64))
+
+
 def _torchvision(outputs: list[Array], size: Size) -> Raw:
     boxes, scores, labels = outputs
     return Raw(boxes.reshape(-1, 4), scores.reshape(-1), labels.reshape(-1).astype(np.int64))
@@ -165,5 +172,6 @@ FAMILIES: dict[str, Family] = {
     ),
     "detr": Family(prepare=_IMAGENET, decode=_detr, needs_nms=False),
     "rtdetr": Family(prepare=Preparation(fit="stretch", scale=255.0), decode=_rtdetr, needs_nms=False),
+    "rtdetr-ul": Family(prepare=Preparation(fit="stretch", scale=255.0), decode=_rtdetr_ul, needs_nms=False),
     "torchvision": Family(prepare=Preparation(fit="as it is", scale=255.0), decode=_torchvision, needs_nms=False),
 }  # fmt: skip

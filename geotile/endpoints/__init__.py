@@ -17,6 +17,9 @@ _KINDS = {
     "http": "http:HttpEndpoint",
     "https": "http:HttpEndpoint",
     "onnx": "onnx:OnnxEndpoint",
+    "sagemaker": "sagemaker:SageMakerEndpoint",
+    "oip+http": "oip:OipEndpoint",
+    "oip+https": "oip:OipEndpoint",
 }
 
 
@@ -26,9 +29,10 @@ def endpoint(spec: Any, **options: Any) -> Endpoint:
     Parameters
     ----------
     spec : str, callable or Endpoint
-        An http(s) url that speaks the OSML contract (`HttpEndpoint`); ``onnx:PATH`` (`OnnxEndpoint`); a
-        Python callable (`FunctionEndpoint`); what a package offers as an entry point of the group
-        ``geotile.endpoints``; or an endpoint, which is returned as it is.
+        An http(s) url that speaks the OSML contract (`HttpEndpoint`); ``sagemaker://NAME``
+        (`SageMakerEndpoint`); ``oip+http://host/v2/models/NAME`` (`OipEndpoint`); ``onnx:PATH``
+        (`OnnxEndpoint`); a Python callable (`FunctionEndpoint`); what a package offers as an entry point
+        of the group ``geotile.endpoints``; or an endpoint, which is returned as it is.
     **options
         Those of the kind.
 

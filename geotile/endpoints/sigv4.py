@@ -1,0 +1,63 @@
+"""Requests signed for AWS, as `requests` takes an auth."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+import requests
+from requests.auth import AuthBase
+
+from geotile.aws import aws_session
+from geotile.errors import EndpointError
+
+_lock = Lock()
+
+
+class SigV4(AuthBase):
+    """Sign requests with AWS Signature Version 4: for API Gateway, a Lambda url and the like.
+
+    Credentials are found by botocore in each process, and renewed.
+
+    Parameters
+    ----------
+    region : str
+    service : str
+        As the signature names it: "execute-api", "lambda", "sagemaker", "es" ...
+    profile : str, optional
+        Of the AWS configuration.
+    role_arn : str, optional
+        Role to assume.
+
+    Examples
+    --------
+    >>> import geotile
+    >>> geotile.endpoint("https://x.execute-api.us-west-2.amazonaws.com/invocations", auth=SigV4("us-west-2"))
+    HttpEndpoint('https://x.execute-api.us-west-2.amazonaws.com/invocations')
+    """
+
+    def __init__(
+        self, region: str, service: str = "execute-api", *, profile: str | None = None, role_arn: str | None = None
+    ) -> None:
+        self._region, self._service, self._login = region, service, (profile, role_arn, region)
+        self._session: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_session": None}
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Sign a request that is about to be sent."""
+        import botocore.auth
+        import botocore.awsrequest
+
+        with _lock:
+            if self._session is None:
+                self._session = aws_session(*self._login)
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            raise EndpointError("no AWS credentials were found to sign requests with")
+        signed = botocore.awsrequest.AWSRequest(method=request.method, url=request.url, data=request.body or b"")
+        signed.headers["Content-Type"] = request.headers.get("Content-Type", "")
+        botocore.auth.SigV4Auth(credentials.get_frozen_credentials(), self._service, self._region).add_auth(signed)
+        request.headers.update(dict(signed.headers.items()))
+        return request

@@ -1,0 +1,252 @@
+"""SageMaker by the real botocore client, against a server on 127.0.0.1 that speaks the runtime's protocol."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+import numpy as np
+import pytest
+import xarray as xr
+from helpers import crowd
+
+import geotile
+from geotile import ArgumentError
+from geotile.testing.server import as_collection, decode_object, decode_tile
+
+ROLE = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
+<AccessKeyId>ASIAROLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>
+<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials><AssumedRoleUser><Arn>{arn}</Arn><AssumedRoleId>x:y</AssumedRoleId>
+</AssumedRoleUser></AssumeRoleResult></AssumeRoleResponse>"""
+
+
+class Service:
+    """The runtime's REST, the control plane's JSON, and STS's query protocol."""
+
+    def __init__(self):
+        self.invocations, self.described, self.roles = [], 0, []
+        self.status, self.variants, self.answer = "InService", [("blue", 0.9), ("green", 0.1)], None
+
+
+def _handler(service):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            assert "AWS4-HMAC-SHA256" in self.headers.get("Authorization", "")
+            if self.headers.get("X-Amz-Target") == "SageMaker.DescribeEndpoint":
+                service.described += 1
+                if service.status == "denied":
+                    return self.error(400, "AccessDeniedException", "not you")
+                if json.loads(body)["EndpointName"] != "planes":
+                    return self.error(400, "ValidationException", "Could not find endpoint")
+                variants = [{"VariantName": name, "CurrentWeight": weight} for name, weight in service.variants]
+                return self.reply(
+                    200,
+                    {
+                        "EndpointName": "planes",
+                        "EndpointArn": "arn",
+                        "EndpointConfigName": "c",
+                        "EndpointStatus": service.status,
+                        "CreationTime": 0,
+                        "LastModifiedTime": 0,
+                        "ProductionVariants": variants,
+                    },
+                )
+            if self.path == "/":
+                asked = parse_qs(body.decode())
+                service.roles.append(asked["RoleArn"][0])
+                return self.send(200, ROLE.format(arn=asked["RoleArn"][0]).encode(), "text/xml")
+            assert self.path == "/endpoints/planes/invocations"
+            service.invocations.append((dict(self.headers), len(body)))
+            if service.answer is not None:
+                answer = service.answer(len(service.invocations))
+                if answer is not None:
+                    return self.error(*answer)
+            return self.reply(200, as_collection(decode_object(crowd(decode_tile(body)))))
+
+        def error(self, status, code, message, **more):
+            self.send(
+                status,
+                json.dumps({"__type": code, "Message": message} | more).encode(),
+                "application/x-amz-json-1.1",
+                {"x-amzn-ErrorType": code},
+            )
+
+        def reply(self, status, said):
+            self.send(status, json.dumps(said).encode(), "application/json")
+
+        def send(self, status, body, kind, more=None):
+            self.send_response(status)
+            for name, value in ({"Content-Type": kind, "Content-Length": str(len(body))} | (more or {})).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    return Handler
+
+
+@contextmanager
+def _serving(service):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def service(monkeypatch):
+    made = Service()
+    with _serving(made) as url:
+        for name in ("SAGEMAKER_RUNTIME", "SAGEMAKER", "STS"):
+            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{name}", url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAME")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+        monkeypatch.delenv("AWS_PROFILE", raising=False)
+        yield made
+
+
+@pytest.fixture
+def image(noise):
+    return xr.DataArray(noise, dims=("band", "y", "x"))
+
+
+JOB = {"tile_size": 64, "overlap": 16, "region_size": 128, "backoff_s": 0.01}
+SPEC = "sagemaker://planes?region=us-west-2"
+COLUMNS = ["xmin", "ymin", "xmax", "ymax", "score", "label"]
+
+
+def test_the_answer_is_that_of_the_model_and_every_parameter_arrives(service, image):
+    params = {
+        "CustomAttributes": "a=1", "TargetModel": "m.tar.gz", "TargetContainerHostname": "second", "InferenceId": "id-1",
+        "EnableExplanations": "`true`", "SessionId": "s1", "Accept": "application/json",
+    }  # fmt: skip
+    found = geotile.detect(image, f"{SPEC}&variant=green", params=params, tile_format="GTIFF", **JOB)
+    local = geotile.detect(image, crowd, **{name: JOB[name] for name in ("tile_size", "overlap", "region_size")})
+    assert found[COLUMNS].equals(local[COLUMNS])
+    sent = {name.lower(): value for name, value in service.invocations[0][0].items()}
+    wanted = {
+        "custom-attributes": "a=1", "target-model": "m.tar.gz", "target-container-hostname": "second", "inference-id": "id-1",
+        "enable-explanations": "`true`", "session-id": "s1", "target-variant": "green",
+    }  # fmt: skip
+    assert {name: sent[f"x-amzn-sagemaker-{name}"] for name in wanted} == wanted
+    assert (sent["content-type"], sent["accept"]) == ("image/tiff", "application/json")
+    assert "Credential=AKIAME/" in sent["authorization"]
+    component = geotile.endpoint(SPEC, params={"InferenceComponentName": "part"}).check(image.values[:, :64, :64])
+    assert component
+    assert service.invocations[-1][0]["X-Amzn-SageMaker-Inference-Component"] == "part"
+
+
+def test_a_variant_is_chosen_once_a_run_by_the_weights(service, image):
+    chosen = []
+    for _ in range(12):
+        service.invocations.clear()
+        geotile.detect(image, SPEC, tile_size=300, overlap=0, backoff_s=0.01)
+        names = {headers["X-Amzn-SageMaker-Target-Variant"] for headers, _ in service.invocations}
+        assert len(names) == 1
+        chosen.extend(names)
+    assert chosen.count("blue") >= 6  # 0.9 of them: fewer is one in 5,000
+    service.variants = [("only", 1.0)]
+    geotile.detect(image, SPEC, tile_size=300, overlap=0)
+    assert "X-Amzn-SageMaker-Target-Variant" not in service.invocations[-1][0]
+
+
+def test_a_role_is_assumed(service, image):
+    geotile.detect(image, f"{SPEC}&variant=blue", role_arn="arn:aws:iam::1:role/runner", **JOB)
+    assert set(service.roles) == {"arn:aws:iam::1:role/runner"}
+    assert "Credential=ASIAROLE/" in service.invocations[0][0]["Authorization"]
+
+
+def test_tiles_over_the_body_limit_are_refused_in_the_plan(service):
+    large = xr.DataArray(np.zeros((3, 2048, 2048), np.uint8), dims=("band", "y", "x"))
+    with pytest.raises(
+        ArgumentError,
+        match=r"12,58\d,\d+ bytes as GTIFF, more than the 6,291,456.*'JPEG' fits.*'PNG' may fit, by content.*tile_size=1433 fits",
+    ):
+        geotile.plan(large, tile_size=2048, endpoint=SPEC)
+    with pytest.raises(ArgumentError, match="max_request_bytes="):
+        geotile.detect(large, SPEC, tile_size=2048)
+    assert not service.invocations
+    floats = xr.DataArray(np.zeros((1, 1280, 1280), np.float32), dims=("band", "y", "x"))
+    with pytest.raises(ArgumentError, match="more than the 6,291,456"):
+        geotile.plan(floats, tile_size=1280, endpoint=SPEC)
+    assert geotile.plan(large, tile_size=1433, endpoint=SPEC).tiles
+    bigger = geotile.endpoint(SPEC, max_request_bytes=26_214_400)
+    assert geotile.plan(large, tile_size=2048, endpoint=bigger).tiles == 1
+    grey = xr.DataArray(np.zeros((1, 2600, 2600), np.uint8), dims=("band", "y", "x"))
+    with pytest.raises(ArgumentError, match="tile_format='JPEG' fits"):
+        geotile.plan(grey, tile_size=2600, endpoint=SPEC)
+    geotile.plan(large, tile_size=2048, endpoint=SPEC, tile_format="PNG")  # by content
+    noise = xr.DataArray(np.random.default_rng(0).integers(0, 255, (3, 2048, 2048), np.uint8), dims=("band", "y", "x"))
+    with pytest.warns(UserWarning, match="more than max_request_bytes=6,291,456"):
+        geotile.detect(noise, f"{SPEC}&variant=blue", tile_size=2048, tile_format="PNG")
+
+
+@pytest.mark.parametrize(
+    ("first", "requests"),
+    [
+        ((429, "ModelNotReadyException", "loading"), 2),
+        ((503, "ServiceUnavailable", "busy"), 2),
+        ((400, "ThrottlingException", "slow down"), 2),
+        ((424, "ModelError", "the container says 500"), 1),
+        ((400, "ValidationError", "no such model"), 1),
+    ],
+)
+def test_what_may_pass_is_tried_again(service, image, first, requests):
+    service.answer = lambda number: first if number == 1 else None
+    if requests == 2:
+        report = geotile.detect(image, f"{SPEC}&variant=blue", tile_size=420, backoff_s=0.01).attrs["report"]
+    else:
+        with pytest.warns(UserWarning, match=first[1]):
+            report = geotile.detect(image, f"{SPEC}&variant=blue", tile_size=420, backoff_s=0.01).attrs["report"]
+    assert len(service.invocations) == report.requests == report.tiles + requests - 1
+
+
+def test_check_and_what_it_shows(service):
+    endpoint = geotile.endpoint(SPEC, params={"CustomAttributes": "token=s3cr3t"})
+    assert endpoint.check()
+    assert "s3cr3t" not in repr(endpoint)
+    assert "hunter2" not in repr(endpoint)
+    service.status = "Failed"
+    assert "its status is Failed" in endpoint.check().message
+    service.status = "denied"
+    assert endpoint.check()  # one may invoke without being allowed to describe
+    service.status = "InService"
+    assert "Could not find endpoint" in geotile.endpoint("sagemaker://none?region=us-west-2").check().message
+
+
+def test_wrong_specs(service):
+    for spec, options, said in (
+        ("sagemaker://", {}, "give sagemaker://endpoint-name"),
+        ("sagemaker://planes?colour=red", {}, "give sagemaker://endpoint-name"),
+        ("sagemaker://planes", {}, "in no region"),
+        (SPEC, {"params": {"Colour": "red"}}, r"params has \['Colour'\]"),
+        (SPEC, {"profile": "nobody"}, "nobody"),
+        (SPEC, {"verify": False}, "no option"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            geotile.endpoint(spec, **options)
+
+
+def test_a_url_signed_for_aws(service, monkeypatch, noise):
+    from geotile.testing import ModelServer
+
+    seen = []
+    with ModelServer(crowd) as server:
+        handler = server._http.RequestHandlerClass
+        post = handler.do_POST
+        monkeypatch.setattr(handler, "do_POST", lambda self: (seen.append(dict(self.headers)), post(self)))
+        image = xr.DataArray(noise, dims=("band", "y", "x"))
+        found = geotile.detect(image, server.url, auth=geotile.SigV4("eu-west-1", "lambda"), **JOB)
+    assert found.attrs["report"].status == "SUCCESS"
+    assert "/eu-west-1/lambda/aws4_request" in seen[0]["Authorization"]
+    assert "content-type;host;x-amz-date" in seen[0]["Authorization"]
