@@ -63,7 +63,9 @@ Format = Annotated[TileFormat, typer.Option(help="How tiles are encoded for a ur
 @app.command()
 def detect(
     image: Annotated[str, typer.Argument(help="Path or uri of the image: anything GDAL reads.")],
-    endpoint: Annotated[str, typer.Argument(help="http(s) url that speaks the OSML model contract.")],
+    endpoint: Annotated[
+        str, typer.Argument(help="http(s) url of the OSML contract, sagemaker://, oip+http:// or onnx:FILE.")
+    ],
     output: Annotated[
         str, typer.Option("--output", "-o", help="Where to write: .geojson, .geojsonl, .parquet, .fgb or .gpkg.")
     ],
@@ -174,7 +176,7 @@ def check(
 @app.command()
 def demo(
     image: Annotated[str | None, typer.Argument(help="An image of your own. Default: a painted scene.")] = None,
-    model: Annotated[str | None, typer.Option(help="ONNX model for it: YOLOX, NanoDet or FastestDet.")] = None,
+    model: Annotated[str | None, typer.Option(help="ONNX model for it.")] = None,
     folder: Annotated[Path, typer.Option(help="Where the results go.")] = Path("geotile-demo"),
     size: Annotated[int, typer.Option(help="Side of the painted scene in pixels.", min=512)] = 4096,
     tile_size: Annotated[int | None, typer.Option(help="In pixels. Default: 512, or 256 for your own image.")] = None,

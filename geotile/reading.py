@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from geotile.ended import why_ended
 from geotile.errors import ImageReadError
 from geotile.grid import Tile, TileGrid, Window
 from geotile.halo import read_shared
@@ -96,6 +97,10 @@ def overlapped(image: xr.DataArray, reading: Reading) -> da.Array:
 def _read_region(source: Source, reading: Reading, block_id: tuple[int, int, int]) -> RegionPixels:
     _, row, column = block_id
     tiles = reading.tiles(row, column)
+    if reason := why_ended(reading.run):  # the model is gone for good: reading on would be for nothing
+        nothing = Window(0, 0, 0, 0)
+        unreadable = {tile.number: reason for tile in tiles}
+        return RegionPixels(np.empty((source.shape[0], 0, 0), source.dtype), nothing, unreadable=unreadable)
     blank = _blank(source, tiles) if reading.look_for_data else frozenset()
     tiles = [tile for tile in tiles if tile.number not in blank]
     if not tiles:

@@ -7,7 +7,6 @@ decode them, the task waits for its own. Requests that wait elsewhere pass the r
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 
 from geotile.detections import Detections, concat
 from geotile.encode import Encoder
+from geotile.ended import end_run, why_ended
 from geotile.endpoints.base import Endpoint, decoded
-from geotile.errors import EndpointError, GeotileError, ImageReadError, ResponseError, TileError
+from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, ResponseError, TileError
 from geotile.grid import Tile, TileGrid
 from geotile.merge import Merge
 from geotile.progress import tile_reporter
@@ -31,8 +31,6 @@ from geotile.report import TileFailure, tile_failure
 from geotile.scheduler import waiting_elsewhere
 from geotile.steps import Seconds, step, taken
 from geotile.traffic import Asked, Gate, Rules, ask, gate_of
-
-_stopped: deque[str] = deque(maxlen=100)  # runs of this process that ended early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +96,9 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
                 for future in futures:
                     yield from future.result()
         except BaseException:
-            _stopped.append(job.run)  # what this run still has queued, here and in other regions, is not sent
             if gate:
                 gate.end("the run was stopped")
+            end_run(job.run, "the run was stopped")  # what it still has queued, here and in other regions, is not sent
             raise
 
 
@@ -145,9 +143,10 @@ def _results(
     region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None
 ) -> Iterator[TileResult]:  # fmt: skip
     """Ask about tiles together; one by one where that fails, so that a tile fails alone."""
-    if job.run in _stopped:
-        raise TileError("the run was stopped before this tile")
     first = tiles[0]
+    if reason := why_ended(job.run):
+        yield from (_failed(tile, job, EndpointUnreachable(reason), first=False) for tile in tiles)
+        return
     if first.number in region.unreadable:
         yield _failed(first, job, ImageReadError(region.unreadable[first.number]))
         return

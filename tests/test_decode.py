@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -156,3 +159,15 @@ def test_what_callables_return():
 def test_what_callables_must_not_return(answer, said):
     with pytest.raises(ResponseError, match=said):
         decode_object(answer)
+
+
+def test_the_fuzzer_finds_nothing(tmp_path):
+    pytest.importorskip("atheris")
+    fuzzer = Path(__file__).with_name("fuzz_answers.py")
+    done = subprocess.run(
+        [sys.executable, fuzzer, "-runs=20000", "-seed=1", f"-artifact_prefix={tmp_path}/"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Done 20000 runs" in done.stderr

@@ -13,6 +13,7 @@ from geotile.errors import EndpointError, EndpointUnreachable
 from geotile.traffic.gate import Gate
 
 _LONGEST_PAUSE_S = 60.0
+_TRIALS = 2  # that a tile must fail in, where it failed when nobody was answered: one may be of the outage's end
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,14 @@ class _Request:
     _failed: float = 0.0
     _failed_before: float = 0.0
     _inside: bool = False
-    _trial: bool = False
+    _trials: int = 0  # failed ones
 
     def once(self) -> Sequence[Any]:
         self.leave()
         with self.gate.room():
             tiles = self.prepare()
             self.gate.enter()
-            self._inside, self._trial = True, self.gate.trial
+            self._inside, trial = True, self.gate.trial
             if self.gate.outages != self._outages and self.attempts:
                 self._counted = max(0, self._counted - 1)  # the last failure was of an outage
             self._outages = self.gate.outages
@@ -104,6 +105,7 @@ class _Request:
                 answers = self.endpoint.invoke(tiles, self.content_type)
             except EndpointError as error:
                 self._failed_before, self._failed = self._failed, time.monotonic()
+                self._trials += trial
                 if error.may_pass:
                     self._counted += 1
                     self.gate.failed(error)
@@ -132,7 +134,7 @@ class _Request:
         if self._counted <= retries:
             return False
         all_fail = retries > 0 and self.gate.silent_since(self._failed_before)
-        shown = self._trial and (self.gate.alone or not error.refused)  # the model was there, and yet
+        shown = self._trials >= _TRIALS and (self.gate.alone or not error.refused)  # the model was there, and yet
         if all_fail and not shown:
             self.gate.suspect()
             return False

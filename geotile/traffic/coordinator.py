@@ -174,6 +174,8 @@ class Coordinator:
         if self.circuit.ended:
             _log.error("the run ends with what it has: %s", self.circuit.ended)
         elif was == "closed":
-            _log.warning("the model does not answer (%s); no more requests until it does", self.circuit.reason)
+            _log.warning(
+                "nothing but failures from the model (%s); requests wait until it answers", self.circuit.reason
+            )
         elif self.circuit.state == "closed":
             _log.warning("the model answers again")

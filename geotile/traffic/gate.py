@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+from geotile.ended import end_run
 from geotile.errors import EndpointError, EndpointUnreachable
 from geotile.traffic.coordinator import Grant, Word
 from geotile.traffic.limit import Tally
@@ -27,12 +28,14 @@ class Gate:
         ``link(word) -> grant``: the coordinator.
     probe : callable
         Raises EndpointError if the model is not there.
+    run : str
+        Names the run.
     worker : str, optional
         Address of the Dask worker that this process is.
     """
 
-    def __init__(self, link: Link, probe: Callable[[], None], worker: str | None = None) -> None:
-        self._link, self._probe, self._worker = link, probe, worker
+    def __init__(self, link: Link, probe: Callable[[], None], run: str, worker: str | None = None) -> None:
+        self._link, self._probe, self._run, self._worker = link, probe, run, worker
         self._name = uuid4().hex
         self._lock = threading.Lock()
         self._room, self._free = threading.Condition(self._lock), threading.Condition(self._lock)
@@ -73,9 +76,7 @@ class Gate:
     def end(self, reason: str) -> None:
         """Let nobody pass from now on."""
         with self._lock:
-            self._ended = self._ended or reason
-            self._room.notify_all()
-            self._free.notify_all()
+            self._end(reason)
 
     @contextmanager
     def expecting(self, requests: int) -> Iterator[Callable[[], None]]:
@@ -211,10 +212,17 @@ class Gate:
         """Obey a grant; return the cap before."""
         with self._lock:
             before, self._grant = self._grant.cap, grant
-            self._ended = self._ended or grant.ended
+            if grant.ended:
+                self._end(grant.ended)
             self._room.notify_all()
             self._free.notify_all()
             return before
+
+    def _end(self, reason: str) -> None:
+        self._ended = self._ended or reason
+        end_run(self._run, reason)
+        self._room.notify_all()
+        self._free.notify_all()
 
     def _ask(self) -> str | None:
         try:

@@ -94,7 +94,7 @@ def gate_of(run: str, rules: Rules, probe: Callable[[], None]) -> Gate:
                 del _gates[over]
             worker = this_worker()
             link = _to_scheduler(worker, run, rules) if worker else lambda word: _here.hear(run, rules, word)
-            _gates[run] = Gate(link, probe, worker.address if worker else None)
+            _gates[run] = Gate(link, probe, run, worker.address if worker else None)
         return _gates[run]
 
 

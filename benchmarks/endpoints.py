@@ -1,0 +1,220 @@
+"""How busy endpoints are kept: the efficiency table, and "auto" against the best fixed number.
+
+``python benchmarks/endpoints.py efficiency`` and ``python benchmarks/endpoints.py auto``. The model is a server in a
+process of its own on 127.0.0.1 that waits and finds nothing: k slots, a queue, refusals (503) beyond it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import requests
+import xarray as xr
+
+import geotile
+
+ANSWER = b'{"type": "FeatureCollection", "features": []}'
+
+
+class Model:
+    """k slots, a queue; what does not fit is refused at once."""
+
+    def __init__(self, latency_s: float, slots: int, queue: int) -> None:
+        self.latency_s, self.slots, self.queue = latency_s, slots, queue
+        self.busy, self.waiting, self.answered, self.refused = 0, [], 0, 0
+
+    async def reply(self) -> tuple[int, bytes]:
+        if self.busy >= self.slots:
+            if len(self.waiting) >= self.queue:
+                self.refused += 1
+                return 503, b"full"
+            turn = asyncio.get_running_loop().create_future()
+            self.waiting.append(turn)
+            await turn
+        self.busy += 1
+        await asyncio.sleep(self.latency_s)
+        self.busy -= 1
+        self.answered += 1
+        self.wake()
+        return 200, ANSWER
+
+    def wake(self) -> None:
+        free = self.slots - self.busy
+        for turn in self.waiting[: max(0, free)]:
+            turn.set_result(None)
+        del self.waiting[: max(0, free)]
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                method, path, _ = line.split()
+                length = 0
+                while (header := await reader.readline()) != b"\r\n":
+                    if header.lower().startswith(b"content-length:"):
+                        length = int(header.split(b":")[1])
+                await reader.readexactly(length)
+                status, body = 200, f'{{"answered": {self.answered}, "refused": {self.refused}}}'.encode()
+                if method == b"POST":
+                    status, body = await self.reply()
+                elif path.startswith(b"/slots/"):
+                    self.slots = int(path.rsplit(b"/", 1)[1])
+                    self.wake()
+                writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
+                await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+def serve(pipe, latency_s: float, slots: int, queue: int) -> None:
+    async def run() -> None:
+        server = await asyncio.start_server(Model(latency_s, slots, queue).serve, "127.0.0.1", 0, backlog=1024)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+class Server:
+    def __init__(self, latency_s: float, slots: int = 10**6, queue: int = 0) -> None:
+        here, there = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self.process = context.Process(target=serve, args=(there, latency_s, slots, queue), daemon=True)
+        self.process.start()
+        self.root = f"http://127.0.0.1:{here.recv()}"
+        self.url = f"{self.root}/invocations"
+
+    def ask(self, path: str) -> dict[str, int]:
+        return requests.get(self.root + path, timeout=10).json()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+def write_image(folder: Path, size: int) -> str:
+    path = folder / f"{size}.tif"
+    profile = {
+        "driver": "GTiff",
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "compress": "deflate",
+        "zlevel": 1,
+    }
+    block = np.random.default_rng(0).integers(0, 64, (3, 2048, 2048), np.uint8)
+    with rasterio.open(path, "w", width=size, height=size, count=3, dtype="uint8", **profile) as file:
+        for y in range(0, size, 2048):
+            for x in range(0, size, 2048):
+                file.write(block, window=rasterio.windows.Window(x, y, 2048, 2048))
+    return str(path)
+
+
+def efficiency(folder: Path, rounds: int, sizes: list[int]) -> None:
+    images = [write_image(folder, size) for size in sizes]
+    small, middle, large = images[0], images[len(images) // 2], images[-1]
+    steps = ("decode", "cut", "encode", "send", "parse", "merge")
+    print("tiles of 512 x 512 x 3 uint8, overlap 64, GTIFF; own time in ms of CPU a tile")
+    print("model    in flight  tiles  seconds  ideal  share   " + "".join(f"{name:>8}" for name in steps) + "     all")
+    for latency_s in (0.05, 0.005):
+        with Server(latency_s) as server:
+            geotile.detect(small, server.url, tile_size=512, overlap=64, concurrency=8)
+            for concurrency, image in (
+                (1, small if latency_s > 0.01 else middle),
+                (8, middle),
+                (64, large),
+                ("auto", large),
+            ):
+                runs = [
+                    geotile.detect(image, server.url, tile_size=512, overlap=64, concurrency=concurrency).attrs[
+                        "report"
+                    ]
+                    for _ in range(rounds)
+                ]
+                report = min(runs, key=lambda each: each.seconds)
+                ideal = report.tiles * latency_s / concurrency if concurrency != "auto" else float("nan")
+                own = [1000 * report.steps.get(name, 0) / report.tiles for name in steps]
+                print(
+                    f"{1000 * latency_s:3.0f} ms  {concurrency!s:>9} {report.tiles:7} {report.seconds:8.2f} {ideal:6.2f} "
+                    f"{ideal / report.seconds:6.2f}   " + "".join(f"{each:8.2f}" for each in own) + f"{sum(own):8.2f}",
+                    flush=True,
+                )
+
+
+STORIES = {"16": (16, 16), "8-24": (8, 24), "24-12": (24, 12)}
+
+
+def auto(seconds: float, latency_s: float, stories: list[str]) -> None:
+    """Run one job on a server that changes; count what it answered and refused after a third of the time."""
+    print(f"a model of {1000 * latency_s:.0f} ms; throughput and refusals after the first third of {seconds:.0f} s")
+    print("capacity     queue  concurrency   answers/s  of best   refused  in flight at the end")
+    for name, (first, then) in ((each, STORIES[each]) for each in stories):
+        for queue in (0, 32):
+            best = 0.0
+            for concurrency in (then, 2 * then, "auto"):
+                rate, refused, end = _one(seconds, latency_s, first, then, queue, concurrency)
+                best = max(best, rate) if concurrency != "auto" else best
+                print(
+                    f"{name:>9} {queue:8} {concurrency!s:>12} {rate:11.1f} {rate / best:8.2f} {refused:9.2%} {end:8}",
+                    flush=True,
+                )
+
+
+def _one(seconds, latency_s, first, then, queue, concurrency):
+    side = int((seconds * max(first, then) / latency_s * 1.6) ** 0.5) + 2
+    image = xr.DataArray(np.zeros((1, 16 * side, 16 * side), np.uint8), dims=("band", "y", "x"))
+    with Server(latency_s, first, queue) as server:
+        counts, began = [], time.monotonic()
+
+        def change() -> None:
+            time.sleep(seconds / 3)
+            counts.append((time.monotonic(), server.ask("/count")))
+            time.sleep(seconds / 6)
+            server.ask(f"/slots/{then}")
+            time.sleep(max(0.0, seconds - (time.monotonic() - began)))
+            counts.append((time.monotonic(), server.ask("/count")))
+            server.process.kill()  # the job has served its purpose
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        report = geotile.detect(
+            image, server.url, tile_size=16, overlap=0, region_size=512, tile_format="NPY", concurrency=concurrency,
+            outage_timeout=0.5, skip_nodata=False,
+        ).attrs["report"]  # fmt: skip
+        thread.join()
+    (t0, a), (t1, b) = counts
+    answered, refused = b["answered"] - a["answered"], b["refused"] - a["refused"]
+    return answered / (t1 - t0), refused / max(1, answered + refused), report.concurrency
+
+
+if __name__ == "__main__":
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("geotile").setLevel(logging.CRITICAL)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", choices=["efficiency", "auto"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 16384])
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--latency", type=float, default=0.1)
+    parser.add_argument("--stories", nargs="+", choices=STORIES, default=list(STORIES))
+    given = parser.parse_args()
+    if given.which == "efficiency":
+        with tempfile.TemporaryDirectory() as folder:
+            efficiency(Path(folder), given.rounds, given.sizes)
+    else:
+        auto(given.seconds, given.latency, given.stories)
