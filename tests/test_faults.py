@@ -116,7 +116,7 @@ def test_an_outage_of_five_seconds_costs_five_seconds(retries):
     image = xr.DataArray(numbered(15, 16), dims=("band", "y", "x"))
     with misbehaving(outage(again, after=40, seconds=5)) as (url, _):
         began = time.perf_counter()
-        found = geotile.detect(image, url, **JOB | {"region_size": 256}, retries=retries)
+        found = geotile.detect(image, url, **JOB | {"region_size": 256, "backoff_s": 0.3}, retries=retries)
         seconds = time.perf_counter() - began
         again[0].shutdown()
         again[0].server_close()
