@@ -1,24 +1,42 @@
-"""The command line: ``geotile detect``, ``geotile plan``, ``geotile demo``."""
+"""The command line: ``geotile detect``, ``plan``, ``check`` and ``demo``."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import geopandas as gpd
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import geotile
-from geotile.encode import TileFormat
+from geotile.cli_options import (
+    AllowVrt,
+    Asset,
+    Bands,
+    Dem,
+    Format,
+    Headers,
+    Height,
+    Options,
+    Overlap,
+    RegionSize,
+    Resolution,
+    Roi,
+    Sar,
+    Storage,
+    Subdataset,
+    TileSize,
+    as_concurrency,
+    as_roi,
+    client_at,
+    endpoint_options,
+    opening_options,
+)  # fmt: skip
 from geotile.nms import OverlapMetric
-from geotile.raster import OpenOptions
 from geotile.report import Report
-from geotile.sar import SarRemap
 
 app = typer.Typer(
     help="Run object-detection models over overhead images of any size.",
@@ -28,36 +46,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _out, _err = Console(), Console(stderr=True)
-
-TileSize = Annotated[int, typer.Option(help="Side of a tile in pixels: what the model sees.")]
-Overlap = Annotated[int, typer.Option(help="Least strip that neighbouring tiles share, in pixels.")]
-RegionSize = Annotated[
-    int | None,
-    typer.Option(help="Side of a region (one task) in pixels, rounded to the file's blocks. Default: chosen."),
-]
-Bands = Annotated[
-    list[str] | None,
-    typer.Option("--band", help="Band by number or name; give it again for more. Default: all but alpha."),
-]
-Subdataset = Annotated[str | None, typer.Option(help="Number, from 0, or end of the name of an image inside the file.")]
-Asset = Annotated[str | None, typer.Option(help="IMAGE is a STAC item: the key of its asset.")]
-Resolution = Annotated[float | None, typer.Option(help="Ground size of a pixel in metres to resample to.")]
-Roi = Annotated[
-    str | None,
-    typer.Option(help="Region of interest: WKT or GeoJSON, longitude and latitude; or a file that geopandas reads."),
-]
-Storage = Annotated[
-    list[str] | None,
-    typer.Option("--storage", help="'name=value' of fsspec's storage options (anon=true, profile=X); may be repeated."),
-]
-Dem = Annotated[str | None, typer.Option(help="Elevation model (metres) for an image placed by RPCs.")]
-Height = Annotated[float | None, typer.Option(help="Metres above the ellipsoid, for images placed by RPCs and SICDs.")]
-Sar = Annotated[SarRemap | None, typer.Option(help="Turn complex pixels into magnitudes.")]
-AllowVrt = Annotated[bool, typer.Option("--allow-vrt", help="Open VRTs and others that name further files or hosts.")]
-Headers = Annotated[
-    list[str] | None, typer.Option("--header", help="'Name: value', sent with every request; may be given again.")
-]
-Format = Annotated[TileFormat, typer.Option(help="How tiles are encoded for a url. JPEG is lossy.")]
 
 
 @app.command()
@@ -92,11 +80,9 @@ def detect(
     concurrency: Annotated[
         str, typer.Option(help="Requests in flight at most; auto finds what keeps the endpoint busy.")
     ] = "auto",
-    retries: Annotated[
-        int | None, typer.Option(help="Further tries of a tile after failures that may pass. Default: 8.")
-    ] = None,
     crs: Annotated[str | None, typer.Option(help="CRS of the answer, e.g. EPSG:4326. Default: the image's.")] = None,
     header: Headers = None,
+    option: Options = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler. Default: threads here.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
     stop_on_error: Annotated[bool, typer.Option(help="Stop at the first tile that fails.")] = False,
@@ -106,16 +92,15 @@ def detect(
     Exit status: 0 all tiles answered, 1 the run could not be made or every tile failed, 2 wrong
     usage, 3 some tiles failed (they are listed).
     """
-    headers = dict(_header(each) for each in header or [])
-    opening = _opening(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt)
-    with _client(scheduler):
+    opening = opening_options(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt)
+    with client_at(scheduler):
         report = geotile.detect_to(
             image, endpoint, output, overwrite=overwrite, tile_size=tile_size, overlap=overlap,
             region_size=region_size or "auto", tile_format=tile_format, score_threshold=score_threshold,
             merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric,
-            class_agnostic=class_agnostic, concurrency=_concurrency(concurrency), crs=crs, progress=_err.is_terminal,
-            errors="raise" if stop_on_error else "record", roi=_roi(roi), skip_nodata=not all_tiles, **opening,
-            **({"headers": headers} if headers else {}), **({} if retries is None else {"retries": retries}),
+            class_agnostic=class_agnostic, concurrency=as_concurrency(concurrency), crs=crs, progress=_err.is_terminal,
+            errors="raise" if stop_on_error else "record", roi=as_roi(roi), skip_nodata=not all_tiles, **opening,
+            **endpoint_options(option, header),
         )  # fmt: skip
     _show(_report_rows(report) | {"output": output})
     for failure in report.failures[:20]:
@@ -149,7 +134,7 @@ def plan(
     """Say what a run over IMAGE would do, without reading a pixel."""
     work = geotile.plan(
         image, tile_size=tile_size, overlap=overlap, region_size=region_size or "auto", tile_format=tile_format,
-        roi=_roi(roi), **_opening(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt),
+        roi=as_roi(roi), **opening_options(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt),
     )  # fmt: skip
     _out.print(repr(work), markup=False, highlight=False)
     if output is not None:
@@ -162,13 +147,13 @@ def check(
     endpoint: Annotated[str, typer.Argument(help="What `geotile detect` takes as ENDPOINT.")],
     tile_format: Format = "GTIFF",
     header: Headers = None,
+    option: Options = None,
 ) -> None:
     """Ask whether the model behind ENDPOINT is there, send it one tile, and say what is wrong.
 
     Exit status: 0 it answered with detections, 1 it did not.
     """
-    headers = dict(_header(each) for each in header or [])
-    found = geotile.endpoint(endpoint, **({"headers": headers} if headers else {})).check(tile_format=tile_format)
+    found = geotile.endpoint(endpoint, **endpoint_options(option, header)).check(tile_format=tile_format)
     (_out if found else _err).print(found.message, style="" if found else "bold red", markup=False, highlight=False)
     raise typer.Exit(0 if found else 1)
 
@@ -230,68 +215,6 @@ def _show(rows: dict[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     _out.print(table)
-
-
-def _concurrency(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not text.isdigit():
-        raise typer.BadParameter("give a number of requests, or auto", param_hint="--concurrency")
-    return int(text)
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise typer.BadParameter("a header reads 'Name: value'", param_hint="--header")
-    return name.strip(), value.strip()
-
-
-def _opening(
-    band: list[str] | None, subdataset: str | None, asset: str | None, resolution: float | None,
-    storage: list[str] | None, dem: str | None, height: float | None, sar: SarRemap | None, allow_vrt: bool,
-) -> OpenOptions:  # fmt: skip
-    """Return what was said of how to open the image."""
-    number = int(subdataset) if subdataset is not None and subdataset.isdigit() else subdataset
-    said: OpenOptions = {
-        "bands": [int(each) if each.isdigit() else each for each in band] if band else None,
-        "subdataset": number, "asset": asset, "resolution": resolution, "dem": dem, "height": height, "sar": sar,
-        "allow_vrt": allow_vrt, "storage_options": dict(_storage(each) for each in storage) if storage else None,
-    }  # fmt: skip
-    return said
-
-
-def _storage(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise typer.BadParameter("a storage option reads 'name=value'", param_hint="--storage")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
-def _roi(text: str | None) -> Any:
-    if text is None or not Path(text).is_file():
-        return text
-    try:
-        return gpd.read_file(text)
-    except Exception as error:  # GDAL has an error for each way a file can be wrong
-        raise geotile.ArgumentError(f"--roi {text} is no file of areas: {error}") from None
-
-
-def _client(address: str | None) -> Any:
-    """Return the active client for a scheduler's address, or a block that does nothing."""
-    from contextlib import nullcontext
-
-    if address is None:
-        return nullcontext()
-    from distributed import Client
-
-    try:
-        return Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise geotile.ArgumentError(f"no Dask scheduler at {address}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, 
         return crowd(tile)
 
     with ModelServer(model) as server:
-        args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "--retries", 1, "-o")
+        args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "-O", "retries=1", "-o")
         done = run(*args, tmp_path / "out.geojson", status=3)
         stopped = run(*args, tmp_path / "stopped.geojson", "--stop-on-error", status=1)
     assert "tile 0 [0, 64, 0, 64]" in done.stderr
@@ -85,7 +85,7 @@ def test_plan_prints_and_draws(write_tiff, noise, tmp_path):
 
 
 def test_help_explains():
-    assert "OSML model contract" in run("detect", "--help").stdout
+    assert "sagemaker://" in run("detect", "--help").stdout
     assert {"detect", "plan", "demo"} <= set(run("--help").stdout.split())
 
 
@@ -122,3 +122,14 @@ def test_images_are_opened_as_the_options_say(write_tiff, noise, tmp_path):
     assert "name=value" in run("plan", path, "--storage", "nonsense", status=2).stderr
     assert "do not apply" in run("plan", path, "--storage", "anon=true", status=1).stderr
     assert "resolution=-1" in run("plan", path, "--resolution", -1, status=1).stderr
+
+
+def test_check_says_what_is_wrong_and_takes_the_endpoints_options(shared):
+    with ModelServer(crowd) as server:
+        assert "answered a tile of 3 x 512 x 512" in run("check", server.url).stdout
+        missing = run("check", server.url.replace("invocations", "predict"), status=1)
+    assert "check the url" in missing.stderr.replace("\n", " ")
+    model = f"onnx:{shared / 'models' / 'nanodet_m.onnx'}"
+    assert "with 0 detections" in run("check", model, "-O", "score_threshold=0.9").stdout.replace("\n", " ")
+    assert "no option" in run("check", model, "-O", "colour=red", status=1).stderr
+    assert "name=value" in run("check", model, "-O", "colour", status=2).stderr

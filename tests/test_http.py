@@ -298,3 +298,29 @@ def test_no_more_requests_in_flight_than_asked_for(noise):
     with ModelServer(model) as server:
         geotile.detect(image, server.url, tile_size=32, overlap=0, concurrency=5, region_size=64)
     assert most == 5
+
+
+def test_a_bearer_goes_before_a_netrc_and_cookies_stick(tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serving((200, {"Set-Cookie": "AWSALB=replica-3; Path=/"}, GOOD)) as (url, seen):
+        endpoint = HttpEndpoint(url, bearer="t0ken")
+        for _ in range(2):
+            endpoint.invoke([b"tile"], "image/tiff")
+        HttpEndpoint(url, headers={"Authorization": "Key k"}).invoke([b"tile"], "image/tiff")
+    assert [sent["Authorization"] for sent, _, _ in seen] == ["Bearer t0ken", "Bearer t0ken", "Key k"]
+    assert [sent.get("Cookie") for sent, _, _ in seen] == [None, "AWSALB=replica-3", None]
+    with pytest.raises(ArgumentError, match="give one"):
+        HttpEndpoint(url.replace("127", "me:pw@127"), bearer="t0ken")
+
+
+def test_any_auth_of_requests_is_taken():
+    from requests.auth import HTTPDigestAuth
+
+    def challenge(handler):
+        handler.reply(401, {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'}, b"")
+
+    with serving(challenge, (200, {}, GOOD)) as (url, seen):
+        HttpEndpoint(url, auth=HTTPDigestAuth("me", "pw")).invoke([b"tile"], "image/tiff")
+    assert seen[1][0]["Authorization"].startswith('Digest username="me"')
+    assert seen[1][1] == b"tile"

@@ -99,6 +99,15 @@ def test_benchmarks_run_small(tmp_path):
         assert len({count for name, count in counts[:2]}) == 1
 
 
+def test_the_efficiency_table_is_printed():
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^ +(?:50|5) ms +(?:1|8|64|auto) +25 ", done.stdout, re.MULTILINE)) == 8
+
+
 def test_modules_import_alone():
     for path in sorted((ROOT / "geotile").rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
