@@ -76,3 +76,16 @@ def check_seconds(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= float(value) < np.inf:
         raise ArgumentError(f"{name}={value!r} must be a number of seconds, 0 or more")
     return float(value)
+
+
+def as_timeouts(value: object) -> tuple[float, float]:
+    """Return seconds to wait for a connection and for an answer.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no pair of seconds above 0.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ArgumentError(f"timeout_s={value!r} must be a pair of seconds: for a connection, and for an answer")
+    return positive(value[0], "timeout_s", "seconds"), positive(value[1], "timeout_s", "seconds")

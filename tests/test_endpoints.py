@@ -39,7 +39,7 @@ def test_options_that_nobody_reads_are_refused():
     assert geotile.endpoint(made) is made
     with pytest.raises(ArgumentError, match="is made"):
         geotile.endpoint(made, retries=2)
-    for wrong in ({"retries": -1}, {"backoff_s": "x"}, {"ready_timeout": -1}, {"timeout_s": (0, 1)}):
+    for wrong in ({"retries": -1}, {"backoff_s": "x"}, {"ready_timeout": -1}, {"timeout_s": (0, 1)}, {"timeout_s": 5}):
         with pytest.raises(ArgumentError, match=next(iter(wrong))):
             geotile.endpoint("http://host/x", **wrong)
 

@@ -16,7 +16,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from geotile.checks import as_int, positive
+from geotile.checks import as_int, as_timeouts
 from geotile.decode import excerpt
 from geotile.endpoints.deadline import TimelyAdapter, answer_within
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
@@ -76,7 +76,7 @@ class Client:
             self._headers["Authorization"] = f"Bearer {bearer}"
         self._auth = auth or _Headers()
         self._verify, self._cert = verify, cert
-        self._connect_s, self._answer_s = (positive(each, "timeout_s", "seconds") for each in timeout_s)
+        self._connect_s, self._answer_s = as_timeouts(timeout_s)
         self._most = as_int(max_response_bytes, "max_response_bytes", 1, unit="bytes")
         self._key = uuid4().hex
 

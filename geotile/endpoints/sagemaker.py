@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 from geotile.aws import aws_session
-from geotile.checks import as_int, positive
+from geotile.checks import as_int, as_timeouts
 from geotile.decode import decode_bytes
 from geotile.endpoints.base import Endpoint, split_options
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
@@ -83,7 +83,7 @@ class SageMakerEndpoint(Endpoint):
         self.name, self.variant, self.region = parts.netloc, asked.get("variant"), asked.get("region")
         self._params = dict(params or {})
         self._login = {"profile": profile, "role_arn": role_arn, "region": self.region}
-        self._timeouts = tuple(positive(each, "timeout_s", "seconds") for each in timeout_s)
+        self._timeouts = as_timeouts(timeout_s)
         self.max_request_bytes = as_int(max_request_bytes, "max_request_bytes", 1, unit="bytes")
         self._most = as_int(max_response_bytes, "max_response_bytes", 1, unit="bytes")
         self._key = uuid4().hex
