@@ -38,8 +38,9 @@ class Model:
                 return 503, b"full"
             turn = asyncio.get_running_loop().create_future()
             self.waiting.append(turn)
-            await turn
-        self.busy += 1
+            await turn  # who wakes it takes the slot for it
+        else:
+            self.busy += 1
         await asyncio.sleep(self.latency_s)
         self.busy -= 1
         self.answered += 1
@@ -47,10 +48,9 @@ class Model:
         return 200, ANSWER
 
     def wake(self) -> None:
-        free = self.slots - self.busy
-        for turn in self.waiting[: max(0, free)]:
-            turn.set_result(None)
-        del self.waiting[: max(0, free)]
+        while self.waiting and self.busy < self.slots:
+            self.busy += 1
+            self.waiting.pop(0).set_result(None)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -156,12 +156,12 @@ def efficiency(folder: Path, rounds: int, sizes: list[int]) -> None:
 STORIES = {"16": (16, 16), "8-24": (8, 24), "24-12": (24, 12)}
 
 
-def auto(seconds: float, latency_s: float, stories: list[str]) -> None:
+def auto(seconds: float, latency_s: float, stories: list[str], queues: list[int]) -> None:
     """Run one job on a server that changes; count what it answered and refused after a third of the time."""
     print(f"a model of {1000 * latency_s:.0f} ms; throughput and refusals after the first third of {seconds:.0f} s")
     print("capacity     queue  concurrency   answers/s  of best   refused  in flight at the end")
     for name, (first, then) in ((each, STORIES[each]) for each in stories):
-        for queue in (0, 32):
+        for queue in queues:
             best = 0.0
             for concurrency in (then, 2 * then, "auto"):
                 rate, refused, end = _one(seconds, latency_s, first, then, queue, concurrency)
@@ -212,9 +212,10 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--latency", type=float, default=0.1)
     parser.add_argument("--stories", nargs="+", choices=STORIES, default=list(STORIES))
+    parser.add_argument("--queues", type=int, nargs="+", default=[0, 32])
     given = parser.parse_args()
     if given.which == "efficiency":
         with tempfile.TemporaryDirectory() as folder:
             efficiency(Path(folder), given.rounds, given.sizes)
     else:
-        auto(given.seconds, given.latency, given.stories)
+        auto(given.seconds, given.latency, given.stories, given.queues)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from geotile.detections import Detections, concat
 from geotile.encode import Encoder
 from geotile.ended import end_run, why_ended
-from geotile.endpoints.base import Endpoint, decoded
+from geotile.endpoints.base import Endpoint, decoded, invoked
 from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, ResponseError, TileError
 from geotile.grid import Tile, TileGrid
 from geotile.merge import Merge
@@ -180,14 +180,8 @@ def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate
 
     with step("send" if gate else "model"):
         if gate:
-            asked = ask(job.endpoint, gate, prepare, job.encoder.content_type)
-        else:
-            asked = Asked(job.endpoint.invoke(prepare(), job.encoder.content_type), 1)
-    if len(asked.answers) != len(tiles):
-        error = ResponseError(f"the model gave {len(asked.answers)} answers to {len(tiles)} tiles")
-        error.attempts = asked.attempts
-        raise error
-    return asked
+            return ask(job.endpoint, gate, prepare, job.encoder.content_type)
+        return Asked(invoked(job.endpoint, prepare(), job.encoder.content_type), 1)
 
 
 def _placed(tile: Tile, answer: Any, region: RegionPixels, job: TileJob, attempts: int) -> TileResult:

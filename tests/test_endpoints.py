@@ -62,6 +62,29 @@ def test_other_packages_add_kinds(tmp_path, monkeypatch):
     assert geotile.detect(image, "mine://there", score=0.25)["score"].tolist() == [0.25]
 
 
+class Buggy(geotile.Endpoint):
+    wants_bytes = False
+
+    def __init__(self, remote, answers):
+        self.remote, self.answers = remote, answers
+
+    def invoke(self, tiles, content_type):
+        if self.answers is None:
+            raise KeyError("a bug")
+        return self.answers
+
+
+@pytest.mark.parametrize("remote", [True, False])
+@pytest.mark.parametrize(
+    ("answers", "said"), [(None, "raised KeyError: 'a bug'"), ([], "0 answers to 1 tiles"), (3, "raised TypeError")]
+)
+def test_a_bug_in_somebody_elses_endpoint_fails_its_tiles(remote, answers, said):
+    image = xr.DataArray(np.zeros((1, 64, 64), np.uint8), dims=("band", "y", "x"))
+    assert said in Buggy(remote, answers).check().message
+    with pytest.warns(UserWarning, match=said.replace("'", ".")):
+        assert geotile.detect(image, Buggy(remote, answers)).attrs["report"].status == "FAILED"
+
+
 # --- check ---
 
 

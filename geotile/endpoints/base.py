@@ -15,7 +15,7 @@ from geotile.checks import as_int, check_seconds
 from geotile.decode import decode_object
 from geotile.detections import Detections
 from geotile.encode import CONTENT_TYPES, Encoder, TileFormat
-from geotile.errors import ArgumentError, EndpointError, GeotileError
+from geotile.errors import ArgumentError, EndpointError, GeotileError, ResponseError
 from geotile.grid import Window
 
 
@@ -161,13 +161,26 @@ class Endpoint(ABC):
             window = Window(0, pixels.shape[1], 0, pixels.shape[2])
             body = encoder.encode(pixels, window) if self.wants_bytes else pixels
             began = time.perf_counter()
-            found = decoded(ready.invoke([body], CONTENT_TYPES[tile_format])[0])
+            found = decoded(invoked(ready, [body], CONTENT_TYPES[tile_format])[0])
         except GeotileError as error:
             return Check(ok=False, message=str(error) + _remedy(error))
         seconds = time.perf_counter() - began
         bands, height, width = pixels.shape
         said = f"{self} answered a tile of {bands} x {height} x {width} in {seconds:.3f} s with {len(found)} detections"
         return Check(ok=True, message=said, seconds=seconds, found=found)
+
+
+def invoked(endpoint: Endpoint, tiles: Sequence[Any], content_type: str) -> list[Any]:
+    """Ask an endpoint once, whatever it is made of: an answer a tile, or a GeotileError."""
+    try:
+        answers = list(endpoint.invoke(tiles, content_type))
+    except GeotileError:
+        raise
+    except Exception as error:  # an endpoint of somebody else's: what it raises fails this request alone
+        raise EndpointError(f"{endpoint} raised {type(error).__name__}: {error}") from error
+    if len(answers) != len(tiles):
+        raise ResponseError(f"the model gave {len(answers)} answers to {len(tiles)} tiles")
+    return answers
 
 
 def decoded(answer: Any) -> Detections:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from geotile.endpoints.base import Endpoint
+from geotile.endpoints.base import Endpoint, invoked
 from geotile.errors import EndpointError, EndpointUnreachable
 from geotile.traffic.gate import Gate
 
@@ -102,7 +102,7 @@ class _Request:
             self.attempts += 1
             self._sent = time.monotonic()
             try:
-                answers = self.endpoint.invoke(tiles, self.content_type)
+                answers = invoked(self.endpoint, tiles, self.content_type)
             except EndpointError as error:
                 self._failed_before, self._failed = self._failed, time.monotonic()
                 self._trials += trial
