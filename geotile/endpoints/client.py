@@ -25,6 +25,7 @@ from geotile.redact import redact
 CLIENT_OPTIONS = ("headers", "auth", "bearer", "verify", "cert", "timeout_s", "max_response_bytes")
 _MAY_PASS = frozenset({408, 425, 429})  # and 5xx
 _REFUSED = frozenset({429, 503})
+_PROBE_S = 5.0  # OSML waits 2 s for a /ping
 _POOL = 256  # connections kept; more threads than that open their own
 _sessions: OrderedDict[str, requests.Session] = OrderedDict()
 _lock = Lock()
@@ -80,7 +81,13 @@ class Client:
         self._most = as_int(max_response_bytes, "max_response_bytes", 1, unit="bytes")
         self._key = uuid4().hex
 
-    def ask(self, method: str, url: str | None = None, **request: Any) -> Reply:
+    def probe(self, url: str | None = None) -> Reply:
+        """Ask whether something is there: GET, and no longer than a probe may take. Raises as `ask`."""
+        return self.ask("GET", url, wait_s=(min(self._connect_s, _PROBE_S), min(self._answer_s, _PROBE_S)))
+
+    def ask(
+        self, method: str, url: str | None = None, *, wait_s: tuple[float, float] | None = None, **request: Any
+    ) -> Reply:  # fmt: skip
         """Ask, and read the answer whole.
 
         Raises
@@ -90,18 +97,19 @@ class Client:
         ResponseError
             If it is larger than is read.
         """
-        with answer_within(self._connect_s + self._answer_s) as deadline:
+        connect_s, answer_s = wait_s or (self._connect_s, self._answer_s)
+        with answer_within(connect_s + answer_s) as deadline:
             try:
                 with self._session().request(
                     method, url or self.url, stream=True, allow_redirects=False,
-                    timeout=(self._connect_s, self._answer_s),
+                    timeout=(connect_s, answer_s),
                     verify=self._verify,  # of the session, REQUESTS_CA_BUNDLE would go before it
                     cert=self._cert,
                     **request,
                 ) as response:  # fmt: skip
                     body = self._read(response, deadline)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                raise self._unreachable(error, deadline) from None
+                raise self._unreachable(error, deadline, answer_s) from None
         return Reply(shown=self.shown, status=response.status_code, headers=response.headers, body=body)
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
@@ -116,11 +124,11 @@ class Client:
                 raise requests.ReadTimeout
         return b"".join(parts)
 
-    def _unreachable(self, error: Exception, deadline: float) -> EndpointUnreachable:
+    def _unreachable(self, error: Exception, deadline: float, answer_s: float) -> EndpointUnreachable:
         late = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError) or time.monotonic() >= deadline
         cause, lasting = _cause(error)
         if late:
-            cause, lasting = f"timed out: no whole answer within {self._answer_s:g} s (timeout_s=)", False
+            cause, lasting = f"timed out: no whole answer within {answer_s:g} s (timeout_s=)", False
             if isinstance(error, requests.ConnectTimeout):
                 cause = f"timed out: no connection within {self._connect_s:g} s (timeout_s=)"
         failed = EndpointUnreachable(f"{self.shown} did not answer: {cause}")

@@ -81,10 +81,10 @@ class HttpEndpoint(Endpoint):
         """
         parts = urlsplit(self._client.url)
         beside = parts._replace(path=parts.path.rpartition("/")[0] + "/ping", query="")
-        ping = self._client.ask("GET", urlunsplit(beside))
+        ping = self._client.probe(urlunsplit(beside))
         if ping.status == 429 or ping.status >= 500:
             raise ping.error()
-        if ping.status == 404 and self._client.ask("GET").status == 404:
+        if ping.status == 404 and self._client.probe().status == 404:
             raise EndpointError(f"{self.shown} does not exist: it and /ping beside it answer 404; check the url")
 
     def invoke(self, tiles: Sequence[bytes], content_type: str) -> Sequence[Any]:

@@ -90,7 +90,7 @@ class OipEndpoint(Endpoint):
         EndpointError
             If it has not.
         """
-        reply = self._client.ask("GET", f"{self._client.url}/ready")
+        reply = self._client.probe(f"{self._client.url}/ready")
         if reply.status != 200:
             error = reply.error()
             error.may_pass = error.may_pass or (reply.status == 400 and b"not ready" in reply.body)  # Triton's word
