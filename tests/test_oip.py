@@ -90,6 +90,51 @@ def test_check_names_what_is_wrong(kserve):
     assert "hunter2" not in repr(geotile.endpoint(kserve.replace("127", "me:hunter2@127")))
 
 
+def test_a_server_that_stumbles_over_binary_is_sent_json(kserve, image):
+    """MLServer 1.7 answers 500 to the binary extension; here a proxy in front of KServe does."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    kinds = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.reply(requests.get(back + self.path, timeout=5))
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            kinds.append(self.headers["Content-Type"])
+            if kinds[-1] != "application/json":
+                self.send_response(500)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.reply(requests.post(back + self.path, data=body, headers={"Content-Type": kinds[-1]}, timeout=5))
+
+        def reply(self, answer):
+            self.send_response(answer.status_code)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *args):
+            pass
+
+    back = kserve.removeprefix("oip+").partition("/v2")[0]
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        spec = f"oip+http://127.0.0.1:{proxy.server_port}/v2/models/bright"
+        found = geotile.detect(image, spec, tile_size=64, overlap=0, batch_size=1, score_threshold=0.5, concurrency=1)
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+    assert len(found) == 3
+    assert kinds == ["application/octet-stream", *["application/json"] * 4]
+
+
 GOOD = {"outputs": [{"name": "a", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}}]}
 
 

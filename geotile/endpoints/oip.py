@@ -140,8 +140,9 @@ class OipEndpoint(Endpoint):
             try:
                 outputs = self._posted(*_binary_request(feeds, names))
             except EndpointError as error:
-                if self._binary or error.http_status is None or not 400 <= error.http_status < 500 or error.may_pass:
+                if self._binary or error.refused or error.http_status in (None, 401, 403, 404):
                     raise
+                # MLServer says 400, 422 or 500 to what it cannot read
             else:
                 self._binary = True
                 return outputs
