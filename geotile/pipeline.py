@@ -169,11 +169,11 @@ def detect(
         grid=work.grid, selected=selected, look_for_data=least_data is not None,
         run=f"{'watched' if progress else 'run'}-{uuid4().hex}",
     )  # fmt: skip
+    least_score, rules = check_unit(score_threshold, "score_threshold"), rules_for(model, most)
     model = wait_until_ready(model)
     job = TileJob(
-        reading=reading, endpoint=model, encoder=work.encoder, merge=how,
-        score_threshold=check_unit(score_threshold, "score_threshold"),
-        rules=rules_for(model, most), threads=threads_for(model, most),
+        reading=reading, endpoint=model, encoder=work.encoder, merge=how, score_threshold=least_score,
+        rules=rules, threads=threads_for(model, most),
         errors=errors, pad_value=(work.encoder.nodata or 0.0) if pad else None,
         least_data=least_data,
     )  # fmt: skip

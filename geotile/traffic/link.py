@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from geotile.errors import ArgumentError
@@ -78,11 +79,12 @@ def end_traffic(run: str) -> Traffic:
     gate = _gates.pop(run, None)
     if gate is not None:
         gate.end("the run is over")
-    client = active_client()
+    client, ended = active_client(), None
     if client is None:
         ended = _here.end(run)
     else:
-        ended = pickle.loads(client.sync(client.scheduler.geotile_traffic_end, run=run))
+        with suppress(OSError):  # the scheduler is gone, and what it knew: the run's own error says so
+            ended = pickle.loads(client.sync(client.scheduler.geotile_traffic_end, run=run))
     return ended or Traffic(concurrency=0, refused=0, outages=0, seconds_out=0.0)
 
 
