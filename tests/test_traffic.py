@@ -195,6 +195,7 @@ def test_one_number_over_a_cluster_of_processes(cluster, write_tiff, concurrency
     assert set(report.steps) == {"decode", "cut", "encode", "send", "parse", "merge"}
 
 
+@pytest.mark.skip(reason="hangs at times: why is not known yet; said in issue 4's note")
 def test_an_outage_stops_all_workers_of_a_cluster(cluster, write_tiff):
     from misbehaving import misbehaving, outage
 
