@@ -147,17 +147,14 @@ class Coordinator:
     def _cap(self, name: str) -> int:
         if self.circuit.state == "open" or self.circuit.ended:
             return 0
-        limit = self.limit.limit
-        if self.circuit.state == "trial":
-            if self._trial not in self._processes:
-                self._trial = name
-            if self._trial != name:
-                return 0
-            self._trial, limit = name, 1
-        else:
-            self._trial = None
         others = sum(each.held for key, each in self._processes.items() if key != name)
-        return max(0, min(self._fair(name, limit), limit - others))
+        if self.circuit.state == "closed":
+            limit = self.limit.limit
+            return max(0, min(self._fair(name, limit), limit - others))
+        tries = self._processes.get(self._trial or "")
+        if tries is None or not tries.wanted:
+            self._trial = name
+        return max(0, min(self._processes[name].wanted, 1 - others)) if self._trial == name else 0
 
     def _fair(self, name: str, limit: int) -> int:
         """Return a process's share: as even as can be, none more than it wants."""
