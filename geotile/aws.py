@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -80,20 +81,13 @@ def resolve(
         If the profile does not exist, or the role cannot be assumed.
     """
     import botocore.exceptions
-    import botocore.session
 
+    given = None if key is None else (key, secret, token)
+    session = aws_session(profile, None if anonymous else role_arn, region, given)
+    region = session.get_config_variable("region")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     try:
-        session = botocore.session.Session(profile=profile)
-        region = region or session.get_config_variable("region")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if anonymous:
-            return Found(credentials=None, region=region, endpoint_url=endpoint)
-        if key is not None:
-            session.set_credentials(key, secret, token)
-        source = session.get_credentials()
-        if role_arn is not None:
-            session.set_config_variable("region", region or "us-east-1")  # STS answers in any
-            source = _assume(session, source, role_arn)
+        source = None if anonymous else session.get_credentials()
         frozen = source.get_frozen_credentials() if source is not None else None
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         raise ArgumentError(f"no AWS credentials for profile={profile!r}, role_arn={role_arn!r}: {error}") from None
@@ -108,8 +102,14 @@ def resolve(
     return Found(credentials=held, region=region, endpoint_url=endpoint)
 
 
-def aws_session(profile: str | None, role_arn: str | None, region: str | None) -> Any:
-    """Return a botocore session whose credentials renew themselves: a profile's or the environment's, or a role's.
+def aws_session(
+    profile: str | None, role_arn: str | None, region: str | None,
+    given: tuple[str, str | None, str | None] | None = None,
+) -> Any:  # fmt: skip
+    """Return a botocore session whose credentials renew themselves.
+
+    They are those given (key, secret, token), else a profile's or the environment's; or those of a role that
+    these assume.
 
     Raises
     ------
@@ -123,9 +123,9 @@ def aws_session(profile: str | None, role_arn: str | None, region: str | None) -
         session = botocore.session.Session(profile=profile)
         if region is not None:
             session.set_config_variable("region", region)
+        if given is not None:
+            session.set_credentials(*given)
         if role_arn is not None:
-            if session.get_config_variable("region") is None:
-                session.set_config_variable("region", "us-east-1")  # STS answers in any
             session._credentials = _assume(session, session.get_credentials(), role_arn)
     except botocore.exceptions.BotoCoreError as error:
         raise ArgumentError(f"no AWS credentials for profile={profile!r}, role_arn={role_arn!r}: {error}") from None
@@ -137,5 +137,6 @@ def _assume(session: Any, source: Any, role_arn: str) -> Any:
 
     if source is None:
         raise ArgumentError(f"role_arn={role_arn!r} needs credentials that may assume it; none were found")
-    fetcher = AssumeRoleCredentialFetcher(session.create_client, source, role_arn)
+    region = session.get_config_variable("region") or "us-east-1"  # STS answers in any
+    fetcher = AssumeRoleCredentialFetcher(partial(session.create_client, region_name=region), source, role_arn)
     return DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)

@@ -43,18 +43,6 @@ def this_worker() -> Any | None:
         return None
 
 
-def calm_profiler() -> None:
-    """Stop the profiler of this Dask worker on Python 3.11, where it can lock the process up.
-
-    It calls `sys._current_frames` a hundred times a second, which deadlocks if the garbage collector ends a
-    `threading.local` meanwhile (cpython #106883, distributed #8616; not in Python 3.12).
-    """
-    worker = this_worker() if sys.version_info < (3, 12) else None
-    profiler = worker.periodic_callbacks.pop("profile", None) if worker is not None else None
-    if profiler is not None and worker is not None:
-        worker.loop.add_callback(profiler.stop)
-
-
 def threads() -> int:
     """Return how many threads Dask would compute with, over all workers."""
     client = active_client()

@@ -28,7 +28,7 @@ from geotile.merge import Merge
 from geotile.progress import tile_reporter
 from geotile.reading import Reading, RegionPixels
 from geotile.report import TileFailure, tile_failure
-from geotile.scheduler import calm_profiler, waiting_elsewhere
+from geotile.scheduler import waiting_elsewhere
 from geotile.steps import Seconds, step, taken
 from geotile.traffic import Asked, Gate, Rules, ask, gate_of
 
@@ -85,7 +85,6 @@ class TileResult:
 
 def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[TileResult]:
     """Put a region's tiles through the model; return what came of each."""
-    calm_profiler()
     done = tile_reporter(job.run)
     gate = gate_of(job.run, job.rules, job.endpoint.ready) if job.rules else None
     batches = list(_batches(region, job, tiles))

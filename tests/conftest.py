@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-
-# workers of the tests' clusters: their profiler can lock Python 3.11 up before a task of ours stops it
-os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

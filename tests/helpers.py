@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 
 import numpy as np
 
@@ -30,3 +32,14 @@ def crowd(tile: np.ndarray):
     boxes = np.hstack([corner, corner + rng.integers(0, 24, (n, 2))])
     boxes[:, 2:] = np.maximum(boxes[:, 2:], 0)
     return boxes, rng.integers(1, 5, n) / 4, [["a", "b"][k] for k in rng.integers(0, 2, n)]
+
+
+class Heavy:
+    """A model that does not pickle, and says which process built it. (Here, as workers import no test module.)"""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, tile: np.ndarray):
+        with self.lock:
+            return [[0, 0, 2, 2]], [0.5], [f"{os.getpid()}-{id(self)}"]

@@ -1,12 +1,11 @@
 """Kinds of endpoints: what a spec means, `check`, batches, factories, ONNX models of every family."""
 
 import pickle
-import threading
 
 import numpy as np
 import pytest
 import xarray as xr
-from helpers import crowd
+from helpers import Heavy, crowd
 
 import geotile
 from geotile import ArgumentError
@@ -151,19 +150,6 @@ def test_a_poisoned_tile_fails_alone_in_its_batch(write_tiff, noise):
 def test_a_batch_of_another_length_fails(write_tiff, noise):
     with pytest.warns(UserWarning, match="gave 0 answers to"):
         geotile.detect(write_tiff(noise), lambda tiles: [], batch_size=4, **JOB)
-
-
-class Heavy:
-    """Does not pickle, and counts how often it is built."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-
-    def __call__(self, tile):
-        import os
-
-        with self.lock:
-            return [[0, 0, 2, 2]], [0.5], [f"{os.getpid()}-{id(self)}"]
 
 
 def test_a_factory_builds_once_a_worker(write_tiff, noise):

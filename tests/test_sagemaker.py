@@ -250,3 +250,13 @@ def test_a_url_signed_for_aws(service, monkeypatch, noise):
     assert found.attrs["report"].status == "SUCCESS"
     assert "/eu-west-1/lambda/aws4_request" in seen[0]["Authorization"]
     assert "content-type;host;x-amz-date" in seen[0]["Authorization"]
+
+
+def test_a_url_that_nothing_can_sign_for_is_named(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    made = geotile.endpoint("http://127.0.0.1:9/invocations", auth=geotile.SigV4("eu-west-1"))
+    assert "no AWS credentials were found" in made.check().message

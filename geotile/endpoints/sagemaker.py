@@ -82,7 +82,7 @@ class SageMakerEndpoint(Endpoint):
             raise ArgumentError(f"endpoint={spec!r}; give sagemaker://endpoint-name?variant=…&region=…")
         self.name, self.variant, self.region = parts.netloc, asked.get("variant"), asked.get("region")
         self._params = dict(params or {})
-        self._login = {"profile": profile, "role_arn": role_arn, "region": self.region}
+        self._login = (profile, role_arn, self.region)
         self._timeouts = as_timeouts(timeout_s)
         self.max_request_bytes = as_int(max_request_bytes, "max_request_bytes", 1, unit="bytes")
         self._most = as_int(max_response_bytes, "max_response_bytes", 1, unit="bytes")
@@ -214,7 +214,7 @@ class SageMakerEndpoint(Endpoint):
             retries={"total_max_attempts": 1}, max_pool_connections=_CONNECTIONS,
         )  # fmt: skip
         try:
-            return aws_session(**self._login).create_client(service, region_name=self.region, config=config)
+            return aws_session(*self._login).create_client(service, region_name=self.region, config=config)
         except botocore.exceptions.NoRegionError:
             raise ArgumentError(f"{self} is in no region; give sagemaker://{self.name}?region=…") from None
         except botocore.exceptions.BotoCoreError as error:

@@ -49,15 +49,20 @@ class SigV4(AuthBase):
         """Sign a request that is about to be sent."""
         import botocore.auth
         import botocore.awsrequest
+        import botocore.exceptions
 
         with _lock:
             if self._session is None:
                 self._session = aws_session(*self._login)
-        credentials = self._session.get_credentials()
+        try:
+            source = self._session.get_credentials()
+            credentials = source.get_frozen_credentials() if source is not None else None
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            raise EndpointError(f"the AWS credentials to sign requests with cannot be had: {error}") from None
         if credentials is None:
             raise EndpointError("no AWS credentials were found to sign requests with")
         signed = botocore.awsrequest.AWSRequest(method=request.method, url=request.url, data=request.body or b"")
         signed.headers["Content-Type"] = request.headers.get("Content-Type", "")
-        botocore.auth.SigV4Auth(credentials.get_frozen_credentials(), self._service, self._region).add_auth(signed)
+        botocore.auth.SigV4Auth(credentials, self._service, self._region).add_auth(signed)
         request.headers.update(dict(signed.headers.items()))
         return request
