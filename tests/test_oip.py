@@ -101,6 +101,12 @@ def test_a_server_that_stumbles_over_binary_is_sent_json(kserve, image):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
+            if self.path.endswith("/config"):  # Triton's extension, which KServe's server has not
+                self.send_response(200)
+                self.send_header("Content-Length", "21")
+                self.end_headers()
+                self.wfile.write(b'{"max_batch_size": 3}')
+                return
             self.reply(requests.get(back + self.path, timeout=5))
 
         def do_POST(self):
@@ -127,6 +133,7 @@ def test_a_server_that_stumbles_over_binary_is_sent_json(kserve, image):
     threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
     try:
         spec = f"oip+http://127.0.0.1:{proxy.server_port}/v2/models/bright"
+        assert geotile.endpoint(spec).for_run().batch_size == 3
         found = geotile.detect(image, spec, tile_size=64, overlap=0, batch_size=1, score_threshold=0.5, concurrency=1)
     finally:
         proxy.shutdown()

@@ -54,6 +54,9 @@ def ask(
     """
     request = _Request(endpoint, gate, prepare, content_type)
     try:
+        # A loop of its own, not tenacity's: what counts as a try is not of one request alone; and each Retrying
+        # holds a threading.local, whose end in the garbage collector locks Python 3.11 up (cpython #106883)
+        # under the profiler of Dask's workers.
         while True:
             try:
                 return Asked(request.once(), request.attempts)
@@ -68,11 +71,6 @@ def ask(
         raise error from None
     finally:
         request.leave()
-
-
-# ^ a loop of its own, not tenacity's: what counts as a try is not of one request alone; and each Retrying
-#   holds a threading.local, whose end in the garbage collector locks Python 3.11 up (cpython #106883) under
-#   the profiler of Dask's workers
 
 
 @dataclass

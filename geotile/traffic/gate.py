@@ -38,7 +38,7 @@ class Gate:
         self._link, self._probe, self._run, self._worker = link, probe, run, worker
         self._name = uuid4().hex
         self._lock = threading.Lock()
-        self._room, self._free = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._room, self._free, self._over = (threading.Condition(self._lock) for _ in range(3))
         self._nudge = threading.Event()
         self._grant = Grant(cap=0)
         self._wanted = self._under_way = self._in_flight = 0
@@ -172,7 +172,7 @@ class Gate:
     def sleep(self, seconds: float) -> None:
         """Wait, but not beyond the end of the run."""
         with self._lock:
-            self._room.wait_for(lambda: self._ended, seconds)
+            self._over.wait_for(lambda: self._ended, seconds)
 
     def _talk(self) -> None:
         """Exchange words and grants while there is anything to say."""
@@ -221,8 +221,8 @@ class Gate:
     def _end(self, reason: str) -> None:
         self._ended = self._ended or reason
         end_run(self._run, reason)
-        self._room.notify_all()
-        self._free.notify_all()
+        for each in (self._room, self._free, self._over):
+            each.notify_all()
 
     def _ask(self) -> str | None:
         try:
