@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import settings
+
+settings.register_profile("geotile", deadline=None)  # a slow machine is no failure
+settings.load_profile("geotile")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -46,7 +46,7 @@ def jobs(draw):
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(jobs(), st.tuples(st.integers(10, 80), st.integers(10, 80)), st.sampled_from(["synchronous", "threads"]))
 def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
     image = job.pop("image")
@@ -93,7 +93,7 @@ def pool():
         yield executor
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job=jobs(), region=st.tuples(st.integers(30, 80), st.integers(30, 80)))
 def test_equals_flat_nms_on_processes(job, region, pool):
     image = job.pop("image")

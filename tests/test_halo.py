@@ -19,7 +19,7 @@ def source(write_tiff, noise):
     return source_of(geotile.open_image(write_tiff(noise)))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(10, 120),
     st.integers(0, 9),

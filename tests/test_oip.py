@@ -161,7 +161,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=80) | JSON.map(lambda value: json.dumps(value).encode()),
     st.none() | st.text(max_size=3) | st.integers(-2, 90).map(str),

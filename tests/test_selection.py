@@ -51,7 +51,7 @@ def sent(image, **options):
     return seen, report
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(20, 200), st.integers(20, 200)), st.integers(8, 60), st.integers(0, 7),
     st.lists(st.tuples(st.integers(-20, 220), st.integers(-20, 220)), min_size=3, max_size=6),
@@ -275,7 +275,7 @@ def test_an_image_that_an_overview_shows_to_be_empty(write_tiff):
     assert len(found) == 0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32), st.integers(20, 70), st.integers(30, 200))
 def test_what_is_skipped_does_not_depend_on_the_regions(seed, tile, region):
     rng = np.random.default_rng(seed)

@@ -89,7 +89,7 @@ def word(process, wanted, in_flight, **more):
     return Word(process=process, worker=f"tcp://{process}", wanted=wanted, in_flight=in_flight, **given | more)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.integers(1, 12),
     st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20), st.integers(0, 20)), max_size=60),
