@@ -8,6 +8,7 @@ from geotile.endpoints import Check, Endpoint, HttpEndpoint, Patience, endpoint
 from geotile.endpoints.sigv4 import SigV4
 from geotile.errors import (
     ArgumentError,
+    ClusterError,
     EndpointError,
     EndpointUnreachable,
     GeoreferenceError,
@@ -25,6 +26,7 @@ from geotile.nms import nms
 from geotile.pipeline import detect, detect_to
 from geotile.plan import Plan, plan
 from geotile.plotting import plot_detections
+from geotile.progress import Progress
 from geotile.raster import open_image
 from geotile.report import Report, TileFailure
 from geotile.scaling import cast, rescale, stretch
@@ -35,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "Check",
+    "ClusterError",
     "Endpoint",
     "EndpointError",
     "EndpointUnreachable",
@@ -50,6 +53,7 @@ __all__ = [
     "OutputError",
     "Patience",
     "Plan",
+    "Progress",
     "Report",
     "ResponseError",
     "SigV4",

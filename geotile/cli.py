@@ -1,9 +1,11 @@
-"""The command line: ``geotile detect``, ``plan``, ``check`` and ``demo``."""
+"""The command line: ``geotile detect``, ``resume``, ``status``, ``plan``, ``check`` and ``demo``."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 import geotile
+from geotile.checkpoint import Checkpoint, digest_of, stored_job
+from geotile.cli_call import keep_call, kept_call
 from geotile.cli_options import (
     AllowVrt,
     Asset,
@@ -22,10 +26,13 @@ from geotile.cli_options import (
     Height,
     Options,
     Overlap,
+    Overwrite,
     RegionSize,
     Resolution,
+    RetryFailed,
     Roi,
     Sar,
+    Scheduler,
     Storage,
     Subdataset,
     TileSize,
@@ -35,8 +42,10 @@ from geotile.cli_options import (
     endpoint_options,
     opening_options,
 )  # fmt: skip
+from geotile.folder import Folder
 from geotile.nms import OverlapMetric
 from geotile.report import Report
+from geotile.status import read_status, status_rows
 
 app = typer.Typer(
     help="Run object-detection models over overhead images of any size.",
@@ -50,12 +59,18 @@ _out, _err = Console(), Console(stderr=True)
 
 @app.command()
 def detect(
+    context: typer.Context,
     image: Annotated[str, typer.Argument(help="Path or uri of the image: anything GDAL reads.")],
     endpoint: Annotated[
         str, typer.Argument(help="http(s) url of the OSML contract, sagemaker://, oip+http:// or onnx:FILE.")
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="Where to write: .geojson, .geojsonl, .parquet, .fgb or .gpkg.")
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to write: .geojson, .geojsonl, .parquet, .fgb, .gpkg, or a folder/ of Parquet.",
+        ),
     ],
     tile_size: TileSize = 1024,
     overlap: Overlap = 128,
@@ -83,24 +98,30 @@ def detect(
     crs: Annotated[str | None, typer.Option(help="CRS of the answer, e.g. EPSG:4326. Default: the image's.")] = None,
     header: Headers = None,
     option: Options = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler. Default: threads here.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
+    scheduler: Scheduler = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Folder or uri to keep finished regions in; the same call goes on from there.")
+    ] = None,
+    retry_failed: RetryFailed = False,
+    overwrite: Overwrite = False,
     stop_on_error: Annotated[bool, typer.Option(help="Stop at the first tile that fails.")] = False,
 ) -> None:
     """Run the model behind ENDPOINT over IMAGE and write what it finds.
 
     Exit status: 0 all tiles answered, 1 the run could not be made or every tile failed, 2 wrong
-    usage, 3 some tiles failed (they are listed).
+    usage, 3 some tiles failed (they are listed), 130 interrupted.
     """
+    if checkpoint is not None and context.info_name == "detect":
+        keep_call(Folder.at(checkpoint), context.params)
     opening = opening_options(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt)
-    with client_at(scheduler):
+    with _interruptible(checkpoint), client_at(scheduler):
         report = geotile.detect_to(
             image, endpoint, output, overwrite=overwrite, tile_size=tile_size, overlap=overlap,
             region_size=region_size or "auto", tile_format=tile_format, score_threshold=score_threshold,
             merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric,
             class_agnostic=class_agnostic, concurrency=as_concurrency(concurrency), crs=crs, progress=_err.is_terminal,
-            errors="raise" if stop_on_error else "record", roi=as_roi(roi), skip_nodata=not all_tiles, **opening,
-            **endpoint_options(option, header),
+            checkpoint=checkpoint, retry_failed=retry_failed, errors="raise" if stop_on_error else "record",
+            roi=as_roi(roi), skip_nodata=not all_tiles, **opening, **endpoint_options(option, header),
         )  # fmt: skip
     _show(_report_rows(report) | {"output": output})
     for failure in report.failures[:20]:
@@ -108,6 +129,43 @@ def detect(
     if len(report.failures) > 20:
         _err.print(f"... and {len(report.failures) - 20} more tiles", style="red")
     raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    checkpoint: Annotated[str, typer.Argument(help="The --checkpoint of a run of `geotile detect`.")],
+    image: Annotated[str | None, typer.Option(help="The image, if its uri has a secret in it.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="The endpoint, if its url has a secret in it.")] = None,
+    storage: Storage = None,
+    header: Headers = None,
+    option: Options = None,
+    scheduler: Scheduler = None,
+    retry_failed: RetryFailed = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Go on with a run that was stopped: the model is asked only for what is missing.
+
+    What was given by --header, --option and --storage is not kept, since it may be secret: give it again.
+    Exit status as of `geotile detect`.
+    """
+    detect(context, **kept_call(Folder.at(checkpoint), context.params))
+
+
+@app.command()
+def status(
+    checkpoint: Annotated[str, typer.Argument(help="The checkpoint of a run, here or elsewhere.")],
+) -> None:
+    """Say how far a run with a checkpoint is."""
+    folder = Folder.at(checkpoint)
+    job, said = stored_job(folder), read_status(folder)
+    if job is None:
+        raise geotile.ArgumentError(f"{folder.shown} is no checkpoint: it holds no job.json")
+    _show(
+        {"image": str(job["identity"]["image"].get("uri", "an array")), "model": str(job["identity"]["model"]["model"])}
+    )
+    kept = Checkpoint(folder=folder, digest=digest_of(job["identity"])).finished(tuple(job["regions"]))
+    _show({"regions kept": f"{int(kept.sum()):,} of {kept.size:,}"} | ({} if said is None else status_rows(said)))
 
 
 @app.command()
@@ -191,7 +249,26 @@ def main() -> None:
         app()
     except geotile.GeotileError as error:
         _err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        _say_notes(error)
         sys.exit(1)
+
+
+def _say_notes(error: BaseException) -> None:
+    for note in getattr(error, "__notes__", []):
+        _err.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _interruptible(checkpoint: str | None) -> Iterator[None]:
+    """Turn Ctrl-C into a sentence and the exit status that shells know."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        _err.print("Stopped.", style="bold", end=" ")
+        _say_notes(error)
+        if checkpoint is not None:
+            _err.print(f"Go on with: geotile resume {checkpoint}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _report_rows(report: Report) -> dict[str, str]:
@@ -200,6 +277,7 @@ def _report_rows(report: Report) -> dict[str, str]:
         "tiles": f"{report.tiles:,}",
         "regions": f"{report.regions:,}",
         "tiles off the roi, without data": f"{report.tiles_outside_roi:,}, {report.tiles_without_data:,}",
+        "tiles kept from before": f"{report.tiles_resumed:,}",
         "requests": f"{report.requests:,} ({report.retries:,} retries)",
         "failed tiles": f"{len(report.failures):,}",
         "detections before merging": f"{report.detections_before:,}",

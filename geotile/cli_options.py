@@ -47,6 +47,9 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--option", "-O", help="'name=value' of the endpoint (family=yolov8, retries=2); may be repeated."),
 ]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler. Default: threads here.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Ask again about tiles that failed before.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Format = Annotated[TileFormat, typer.Option(help="How tiles are encoded for a url. JPEG is lossy.")]
 
 

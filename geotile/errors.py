@@ -12,7 +12,8 @@
     │   ├── EndpointUnreachable   nobody answers, or not in time
     │   └── ResponseError    it answered, but not with detections
     ├── TileError            a tile failed and the run was asked to stop there
-    └── OutputError          the output cannot be written, or exists
+    ├── OutputError          an output or a checkpoint cannot be written, exists, or is another run's
+    └── ClusterError         the Dask cluster was lost
 
 All of them are built from one message, so all of them pickle.
 """
@@ -74,4 +75,8 @@ class TileError(GeotileError):
 
 
 class OutputError(GeotileError):
-    """An output that cannot be written, or that exists already."""
+    """An output or a checkpoint that cannot be written, exists already, or is another run's."""
+
+
+class ClusterError(GeotileError):
+    """A Dask cluster that was lost under way."""

@@ -18,6 +18,7 @@ import requests
 
 from geotile.storage import Location
 
+UNKNOWN = "unknown"  # begins the version of a file whose state nobody tells
 _TIMEOUT_S = 10.0
 _signing = threading.local()
 _first_seen: dict[str, str] = {}
@@ -40,7 +41,7 @@ def version_of(location: Location) -> str:
     if path.is_file():
         state = path.stat()
         return f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
-    return _etag(location) or uuid4().hex
+    return _etag(location) or f"{UNKNOWN}-{uuid4().hex}"
 
 
 def has_changed(location: Location, version: str) -> bool:

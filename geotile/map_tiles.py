@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
 
 from geotile.checks import Pair
+from geotile.dataset import Part, PartWriter
 from geotile.detections import Detections, concat
+from geotile.errors import OutputError
+from geotile.grid import Window
+from geotile.metrics import count
+from geotile.parts import RegionAnswer
+from geotile.raster import source_of
 from geotile.reading import Reading, RegionPixels, overlapped
 from geotile.report import TileFailure
 from geotile.steps import Seconds, added, step, taken
-from geotile.tiles import TileJob, ask_model
+from geotile.tiles import TileJob, TileResult, ask_model
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +36,9 @@ class Node:
     rows: Pair
     columns: Pair
     settled: tuple[Detections, ...]
+    """Of them, what is not written yet."""
+    parts: tuple[Part, ...]
+    """What was written."""
     open: Detections
     failures: tuple[TileFailure, ...]
     requests: int
@@ -31,8 +46,19 @@ class Node:
     before: int
     without_data: int
     """Tiles that were not sent, since they hold too little data."""
+    resumed: int
+    """Tiles whose answer was kept from an earlier run."""
     steps: Seconds
     """The processes' own time, by step."""
+
+    def written(self, writer: PartWriter | None, *, last: bool = False) -> Node:
+        """Return the node with its settled detections written, if they are to be, and enough or the last."""
+        rows = sum(map(len, self.settled))
+        if writer is None or (rows < writer.least_rows and not last):
+            return self
+        with step("merge"):
+            part = writer.write(concat(self.settled), self.rows, self.columns, even_empty=last and not self.parts)
+        return replace(self, settled=(), parts=(*self.parts, part) if part else self.parts)
 
 
 def map_tiles(image: xr.DataArray, job: TileJob) -> da.Array:
@@ -56,19 +82,34 @@ def map_tiles(image: xr.DataArray, job: TileJob) -> da.Array:
         chunks=((1,), (1,) * down, (1,) * across),
         dtype=object,
         meta=np.empty((0, 0, 0), object),
-        name=f"detect-region-{job.run}",
+        name=f"ask-model-{job.run.rpartition('-')[2]}",
     )
-    return _only(nodes, job.reading)
+    return _only(nodes, job, _kept_regions(image, job.reading))
 
 
-def _only(nodes: da.Array, reading: Reading) -> da.Array:
-    """Put empty nodes in the place of regions without tiles: nothing they need is computed."""
-    wanted = reading.regions()
-    if wanted.all():
+def _kept_regions(image: xr.DataArray, reading: Reading) -> NDArray[np.bool_]:
+    """Tell which regions are not to be computed, since a checkpoint holds them.
+
+    The task that reads a plain file looks for itself, so this is for arrays that would be computed before it.
+    """
+    checkpoint = reading.checkpoint
+    if checkpoint is None or checkpoint.retry_failed or source_of(image) is not None:
+        return np.zeros(reading.grid.regions_yx, bool)
+    return checkpoint.finished(reading.grid.regions_yx)
+
+
+def _only(nodes: da.Array, job: TileJob, kept: NDArray[np.bool_]) -> da.Array:
+    """Put other nodes in the place of regions without tiles, or kept ones: nothing they need is computed."""
+    wanted = job.reading.regions()
+    if wanted.all() and not kept.any():
         return nodes
-    name = f"selected-region-{reading.run}"
-    layer = {
-        (name, 0, row, column): (nodes.name, 0, row, column) if wanted[row, column] else _empty_node(row, column)
+    name = f"select-region-{job.run.rpartition('-')[2]}"
+    layer: dict[tuple[str, int, int, int], Any] = {
+        (name, 0, row, column): (nodes.name, 0, row, column)
+        if wanted[row, column] and not kept[row, column]
+        else (_load_region, job, row, column)
+        if wanted[row, column]
+        else _empty_node(row, column)
         for row, column in np.ndindex(wanted.shape)
     }
     graph = HighLevelGraph.from_collections(name, layer, dependencies=[nodes])
@@ -77,26 +118,69 @@ def _only(nodes: da.Array, reading: Reading) -> da.Array:
 
 def _run_region(region: RegionPixels, job: TileJob, block_id: tuple[int, int, int]) -> Node:
     _, row, column = block_id
-    results = list(ask_model(region, job, job.reading.tiles(row, column)))
+    began = time.perf_counter()
+    tiles = job.reading.tiles(row, column, region.kept)
+    results = list(ask_model(region, job, tiles))
+    answer = _answer(region.kept, results, {tile.number for tile in tiles})
+    if job.reading.checkpoint and tiles and not any(result.given_up for result in results):
+        job.reading.checkpoint.save(row, column, answer)
     with step("merge"):
-        found = concat(result.found for result in results)
         interior = job.grid.interior((row, row + 1), (column, column + 1))
-        settled, still_open = job.merge.settle(found, interior)
-    return Node(
+        settled, still_open = job.merge.settle(answer.found, interior)
+    node = Node(
         rows=(row, row + 1), columns=(column, column + 1),
-        settled=(settled,), open=still_open,
-        failures=tuple(result.failure for result in results if result.failure),
+        settled=(settled,), parts=(), open=still_open,
+        failures=answer.failures,
         requests=sum(result.attempts for result in results),
         retries=sum(result.retries for result in results),
-        before=len(found),
-        without_data=sum(result.without_data for result in results),
+        before=len(answer.found),
+        without_data=answer.without_data,
+        resumed=len(job.reading.tiles(row, column)) - len(tiles),
         steps=added({"decode": region.read_s}, taken(), *(result.steps for result in results)),
     )  # fmt: skip
+    _note(node, job, len(tiles), time.perf_counter() - began)
+    return node.written(job.writer)
+
+
+def _note(node: Node, job: TileJob, tiles: int, seconds: float) -> None:
+    """Count and log what a region's tiles came to."""
+    count(
+        node.steps, regions=1, tiles=tiles, tile_failures=len(node.failures), requests=node.requests,
+        retries=node.retries, detections=node.before,
+    )  # fmt: skip
+    region = node.rows[0], node.columns[0]
+    _log.info(
+        "region %s: %d tiles in %.2f s, %d requests, %d detections, %d failed",
+        region, tiles, seconds, node.requests, node.before, len(node.failures),
+        extra={"run": job.run, "region": region, "tiles": tiles, "seconds": seconds},
+    )  # fmt: skip
+
+
+def _answer(kept: RegionAnswer | None, results: list[TileResult], asked: set[int]) -> RegionAnswer:
+    """Put together what was kept of a region and what its other tiles were answered."""
+    before = kept or RegionAnswer(found=concat([]))
+    failed = [each for each in before.failures if each.tile not in asked]
+    return RegionAnswer(
+        found=concat([before.found, *(result.found for result in results)]),
+        failures=(*failed, *(result.failure for result in results if result.failure)),
+        without_data=before.without_data + sum(result.without_data for result in results),
+    )
+
+
+def _load_region(job: TileJob, row: int, column: int) -> Node:
+    """Return the node of a region that a checkpoint holds, without its pixels."""
+    kept = job.reading.kept(row, column)
+    if kept is None:
+        assert job.reading.checkpoint is not None  # else nothing is kept
+        raise OutputError(
+            f"region {row}, {column} in {job.reading.checkpoint.parts.shown} is damaged or gone; remove it, run again"
+        )
+    return _run_region(RegionPixels(np.empty((0, 0, 0)), Window(0, 0, 0, 0), kept=kept), job, (0, row, column))
 
 
 def _empty_node(row: int, column: int) -> Node:
     """Return the node of a region without tiles."""
     return Node(
-        rows=(row, row + 1), columns=(column, column + 1), settled=(), open=concat([]),
-        failures=(), requests=0, retries=0, before=0, without_data=0, steps={},
+        rows=(row, row + 1), columns=(column, column + 1), settled=(), parts=(), open=concat([]),
+        failures=(), requests=0, retries=0, before=0, without_data=0, resumed=0, steps={},
     )  # fmt: skip

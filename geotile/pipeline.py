@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
-import warnings
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Literal
-from uuid import uuid4
 
 import geopandas as gpd
-import numpy as np
-import shapely
-from numpy.typing import NDArray
 
-from geotile.checks import Pair, check_unit
+from geotile.checks import Pair
+from geotile.dataset import DatasetOutput
 from geotile.detections import concat
 from geotile.encode import TileFormat
-from geotile.endpoints import Endpoint
-from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
-from geotile.halo import forget
-from geotile.map_tiles import Node, map_tiles
-from geotile.merge import KeepAll, Merge, Nms
+from geotile.folder import Folder
+from geotile.merge import Merge
 from geotile.nms import OverlapMetric
-from geotile.plan import ImageLike, Plan, footprint_crs, plan
-from geotile.progress import ProgressCallback, listening
-from geotile.raster import OpenOptions, source_of
-from geotile.reading import Reading
-from geotile.report import Report, Traffic, make_report
-from geotile.scheduler import threads_ahead
+from geotile.plan import ImageLike
+from geotile.prepare import prepared
+from geotile.progress import ProgressCallback
+from geotile.report import Report
 from geotile.sinks import Output, write
-from geotile.survey import empty_tiles
-from geotile.table import as_table
-from geotile.tiles import TileJob
-from geotile.traffic import as_concurrency, end_traffic, rules_for, threads_for, wait_until_ready
-from geotile.tree import tree_reduce
 
 
 def detect(
@@ -58,6 +45,10 @@ def detect(
     roi: Any = None,
     outside_roi: Literal["drop", "keep"] = "drop",
     skip_nodata: bool | float = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    retry_failed: bool = False,
+    output_options: Mapping[str, Any] | None = None,
+    compute: bool = True,
     **options: Any,
 ) -> gpd.GeoDataFrame:
     """Run a detection model over an image of any size.
@@ -99,7 +90,7 @@ def detect(
     errors : {"record", "raise"}
         List failed tiles in the report and go on, or stop at the first.
     progress : bool or callable, optional
-        True for a bar in a terminal, or ``progress(done_tiles, all_tiles)``.
+        True for a bar in a terminal or a notebook, or a callable that is given a `Progress` ten times a second at most.
     crs : optional
         CRS of the answer, as pyproj takes it; by default the image's own, or WGS 84 where RPCs
         place it.
@@ -112,6 +103,17 @@ def detect(
         Least share of valid pixels, 0 to 1, of a tile that is sent; True for any at all, False
         to send every tile. Valid is what the file's mask, alpha, nodata, NaN and empty blocks
         leave.
+    checkpoint : str or path, optional
+        Folder, local or of any fsspec uri, in which finished regions are kept. The same call goes on from there and
+        asks the model only for what is missing; merging may be changed, and so may the cluster. With
+        ``region_size="auto"`` the regions are those of the checkpoint.
+    retry_failed : bool
+        Ask again about tiles that failed in an earlier run of the checkpoint.
+    output_options : mapping, optional
+        How to reach the checkpoint, in the words of fsspec; shown nowhere.
+    compute : bool
+        False returns a `dask.delayed.Delayed` of the answer, after the model has been waited for. It takes neither
+        `progress` nor `checkpoint`.
     **options
         For a uri, those of `open_image` (``storage_options``, ``bands``, ``resolution`` ...); for
         an endpoint, those of its kind (``auth``, ``headers``, ``verify``, ``timeout_s`` of
@@ -138,6 +140,10 @@ def detect(
         If the image's place cannot be made out, or a region of interest is given and it has none.
     EndpointUnreachable, EndpointError
         If the endpoint does not answer at all.
+    OutputError
+        If the checkpoint cannot be written, or another run is writing there.
+    ClusterError
+        If the Dask cluster is lost under way.
     TileError
         If a tile fails and `errors` is "raise".
 
@@ -149,47 +155,14 @@ def detect(
     >>> detections["label"].tolist(), detections.attrs["report"].status
     (['object', 'object', 'object'], 'SUCCESS')
     """
-    began = time.perf_counter()
-    if errors not in ("record", "raise"):
-        raise ArgumentError(f"errors={errors!r} is unknown; choose 'record' or 'raise'")
-    if outside_roi not in ("drop", "keep"):
-        raise ArgumentError(f"outside_roi={outside_roi!r} is unknown; choose 'drop' or 'keep'")
-    least_data = _least_data(skip_nodata)
-    opening = {name: options.pop(name) for name in OpenOptions.__annotations__ if name in options}
-    how = _merge(merge, iou_threshold, overlap_metric, class_agnostic)
-    model = as_endpoint(endpoint, **options)
-    most = as_concurrency(concurrency)
-    work = plan(
-        image, tile_size=tile_size, overlap=overlap, region_size=region_size, tile_format=tile_format, roi=roi,
-        endpoint=model, **opening,
-    )  # fmt: skip
-    wanted_crs = footprint_crs(crs, work.encoder.georeference)
-    selected, empty = _selection(work, least_data is not None)
-    reading = Reading(
-        grid=work.grid, selected=selected, look_for_data=least_data is not None,
-        run=f"{'watched' if progress else 'run'}-{uuid4().hex}",
-    )  # fmt: skip
-    least_score, rules = check_unit(score_threshold, "score_threshold"), rules_for(model, most)
-    model = wait_until_ready(model)
-    job = TileJob(
-        reading=reading, endpoint=model, encoder=work.encoder, merge=how, score_threshold=least_score,
-        rules=rules, threads=threads_for(model, most),
-        errors=errors, pad_value=(work.encoder.nodata or 0.0) if pad else None,
-        least_data=least_data,
-    )  # fmt: skip
-    tree = tree_reduce(map_tiles(work.image, job), work.grid, how)
-    try:
-        with listening(job.run, progress, work.requests - empty):
-            root: Node = tree.compute(**(threads_ahead() if model.remote else {}))
-    finally:
-        forget(job.run)
-        traffic = end_traffic(job.run) if job.rules else None
-    found = concat(root.settled).in_order()
-    if work.roi is not None and outside_roi == "drop":
-        found = found.take(shapely.intersects(work.roi, found.image_geometries))
-    table = as_table(found, work, wanted_crs)
-    table.attrs["report"] = _report(root, work, model, traffic, len(found), empty, time.perf_counter() - began)
-    return table
+    given = {name: value for name, value in locals().items() if name not in ("image", "endpoint")}
+    with prepared(image, endpoint, None, given) as run:
+        if not compute:
+            return run.lazy()
+        root = run.compute(progress)
+        table = run.placing.table(concat(root.settled))
+        table.attrs["report"] = run.finish(root, len(table))
+        return table
 
 
 def detect_to(
@@ -205,7 +178,9 @@ def detect_to(
         As for `detect`.
     output : str or path
         A path or any fsspec uri, ending in ``.geojson`` (RFC 7946, OSML's properties),
-        ``.geojsonl``, ``.parquet`` (GeoParquet 1.1 with a bbox column), ``.fgb`` or ``.gpkg``.
+        ``.geojsonl``, ``.parquet`` (GeoParquet 1.1 with a bbox column), ``.fgb`` or ``.gpkg``; or a folder,
+        ending in ``/``: a GeoParquet dataset whose parts are written by the workers, so that no process holds
+        all detections. Its ``_metadata`` is written last and makes it whole.
     overwrite : bool
         Replace an output that exists.
     **options
@@ -218,7 +193,8 @@ def detect_to(
     Raises
     ------
     OutputError
-        If the output cannot be written or exists; before the run wherever it can be known.
+        If the output cannot be written or exists, or another run is writing there; before the run wherever it can be
+        known.
 
     Examples
     --------
@@ -228,58 +204,30 @@ def detect_to(
     >>> detect_to(write_example(), bright_objects, out, tile_size=128, overlap=32).detections_after
     3
     """
+    if options.get("compute") is False:
+        raise ArgumentError("compute=False gives an answer that nobody writes; call detect, or leave it out")
+    if str(os.fspath(output)).endswith("/"):
+        return _detect_to_dataset(image, endpoint, str(output), overwrite, options)
     sink = Output.reserve(output, overwrite=overwrite)
-    detections = detect(image, endpoint, **options)
-    write(detections, sink)
+    with sink.claimed():
+        detections = detect(image, endpoint, **options)
+        write(detections, sink)
     report: Report = detections.attrs["report"]
     return report
 
 
-def _merge(merge: Any, iou_threshold: float, metric: OverlapMetric, class_agnostic: bool) -> Merge:
-    nms = Nms(iou_threshold, metric, class_agnostic)  # checks them, used or not
-    if merge is None:
-        return KeepAll()
-    if merge == "nms":
-        return nms
-    if hasattr(merge, "settle"):
-        how: Merge = merge
-        return how
-    raise ArgumentError(f"merge={merge!r} is unknown; choose 'nms' or None")
-
-
-def _least_data(skip_nodata: bool | float) -> float | None:
-    if isinstance(skip_nodata, bool):
-        return 0.0 if skip_nodata else None
-    return check_unit(skip_nodata, "skip_nodata")
-
-
-def _selection(work: Plan, look_for_data: bool) -> tuple[NDArray[np.bool_] | None, int]:
-    """Return the tiles to read, None for all, and how many more are known to be empty without reading."""
-    source = source_of(work.image)
-    if not look_for_data or source is None or work.grid.shape_yx != source.shape[1:]:
-        return work.selected, 0
-    empty = empty_tiles(source, work.grid)
-    if empty is None or not empty.any():
-        return work.selected, 0
-    wanted = np.ones_like(empty) if work.selected is None else work.selected
-    return wanted & ~empty, int((wanted & empty).sum())
-
-
-def _report(
-    root: Node, work: Plan, model: Endpoint, traffic: Traffic | None, after: int, empty: int, seconds: float
-) -> Report:  # fmt: skip
-    report = make_report(
-        image=work.name, endpoint=str(model), tiles=work.tiles, regions=work.regions,
-        requests=root.requests, retries=root.retries, before=root.before, after=after,
-        seconds=seconds, failures=root.failures,
-        outside_roi=work.tiles - work.requests, without_data=root.without_data + empty,
-        traffic=traffic, steps=root.steps,
-    )  # fmt: skip
-    if report.failures:
-        first = report.failures[0]
-        warnings.warn(
-            f"{len(report.failures)} of {report.tiles} tiles failed (status {report.status}); the first, "
-            f"tile {first.tile}: {first.reason}. All are in attrs['report'].failures",
-            stacklevel=3,
-        )
-    return report
+def _detect_to_dataset(
+    image: ImageLike, endpoint: Any, output: str, overwrite: bool, options: dict[str, Any]
+) -> Report:
+    """Run `detect` with its rows written by the workers that settle them."""
+    sink = DatasetOutput.reserve(Folder.at(output, options.get("output_options")), overwrite=overwrite)
+    known = {
+        name: each.default for name, each in signature(detect).parameters.items() if each.kind is each.KEYWORD_ONLY
+    }
+    given = known | {name: options.pop(name) for name in known if name in options} | {"options": options}
+    with sink.claimed():
+        sink.begin()
+        with prepared(image, endpoint, sink.drafts, given) as run:
+            root = run.compute(given["progress"])
+            sink.commit(root.parts)
+            return run.finish(root)

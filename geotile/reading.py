@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import thread_time
 from typing import Any
 
@@ -11,13 +11,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from geotile.checkpoint import Checkpoint
 from geotile.ended import why_ended
 from geotile.errors import ImageReadError
 from geotile.grid import Tile, TileGrid, Window
 from geotile.halo import read_shared
+from geotile.parts import RegionAnswer
 from geotile.raster import source_of
 from geotile.source import Pixels, Source
 from geotile.valid import has_data
+
+_NOWHERE = Window(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class RegionPixels:
     """Numbers of the tiles that the file holds no block of."""
     read_s: float = 0.0
     """Seconds of CPU that reading took this thread."""
+    kept: RegionAnswer | None = None
+    """What a checkpoint holds of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +54,21 @@ class Reading:
     look_for_data: bool = False
     run: str = ""
     """Names the run: what its regions share is read once."""
+    checkpoint: Checkpoint | None = None
 
-    def tiles(self, row: int, column: int) -> list[Tile]:
-        """Return a region's tiles that are to be read."""
+    def kept(self, row: int, column: int) -> RegionAnswer | None:
+        """Return what the checkpoint holds of a region."""
+        return None if self.checkpoint is None else self.checkpoint.load(row, column)
+
+    def tiles(self, row: int, column: int, kept: RegionAnswer | None = None) -> list[Tile]:
+        """Return a region's tiles that are to be read, but for those whose answer is kept."""
         tiles = self.grid.region_tiles(row, column)
-        return tiles if self.selected is None else [tile for tile in tiles if self.selected.flat[tile.number]]
+        if self.selected is not None:
+            tiles = [tile for tile in tiles if self.selected.flat[tile.number]]
+        if kept is None:
+            return tiles
+        failed = {each.tile for each in kept.failures} if self.checkpoint and self.checkpoint.retry_failed else set()
+        return [tile for tile in tiles if tile.number in failed]
 
     def regions(self) -> NDArray[np.bool_]:
         """Tell which regions have a tile to be read, (regions down, regions across)."""
@@ -96,25 +112,28 @@ def overlapped(image: xr.DataArray, reading: Reading) -> da.Array:
 
 def _read_region(source: Source, reading: Reading, block_id: tuple[int, int, int]) -> RegionPixels:
     _, row, column = block_id
-    tiles = reading.tiles(row, column)
+    kept = reading.kept(row, column)
+    tiles = reading.tiles(row, column, kept)
     if reason := why_ended(reading.run):  # the model is gone for good: reading on would be for nothing
-        nothing = Window(0, 0, 0, 0)
         unreadable = {tile.number: reason for tile in tiles}
-        return RegionPixels(np.empty((source.shape[0], 0, 0), source.dtype), nothing, unreadable=unreadable)
+        return RegionPixels(_no_pixels(source), _NOWHERE, unreadable=unreadable, kept=kept)
     blank = _blank(source, tiles) if reading.look_for_data else frozenset()
     tiles = [tile for tile in tiles if tile.number not in blank]
     if not tiles:
-        nothing = Window(0, 0, 0, 0)
-        return RegionPixels(np.empty((source.shape[0], 0, 0), source.dtype), nothing, blank=blank)
+        return RegionPixels(_no_pixels(source), _NOWHERE, blank=blank, kept=kept)
     window = _around(tiles)
-    if reading.selected is None and not blank:
+    if reading.selected is None and not blank and kept is None:
         window = reading.grid.read_window(row, column)
     began = thread_time()
     try:
         pixels = read_shared(source, reading.grid, window, reading.look_for_data, reading.run)
-        return RegionPixels(pixels.values, window, pixels.valid, blank=blank, read_s=thread_time() - began)
+        return RegionPixels(pixels.values, window, pixels.valid, blank=blank, read_s=thread_time() - began, kept=kept)
     except ImageReadError:
-        return _read_by_tiles(source, window, tiles, blank, reading.look_for_data)
+        return replace(_read_by_tiles(source, window, tiles, blank, reading.look_for_data), kept=kept)
+
+
+def _no_pixels(source: Source) -> NDArray[Any]:
+    return np.empty((source.shape[0], 0, 0), source.dtype)
 
 
 def _read_by_tiles(
@@ -165,4 +184,4 @@ def _trim_region(pixels: NDArray[Any], reading: Reading, nodata: Any, block_id: 
     window = reading.grid.read_window(row, column)
     cut = pixels[:, : window.shape_yx[0], : window.shape_yx[1]]
     valid = has_data(cut, None if nodata is None else float(nodata)) if reading.look_for_data else None
-    return RegionPixels(cut, window, valid)
+    return RegionPixels(cut, window, valid, kept=reading.kept(row, column))

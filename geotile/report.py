@@ -61,8 +61,10 @@ class Report(_Record):
         How many the grid has.
     tiles_outside_roi, tiles_without_data : int
         Tiles that were not sent: off the region of interest, or with too little data.
+    tiles_resumed : int
+        Tiles whose answers a checkpoint held.
     requests, retries : int
-        Requests sent, retries among them.
+        Requests sent in this run, retries among them.
     concurrency : int
         Requests that were allowed in flight at the end; 0 where the model runs in the process.
     refused : int
@@ -96,6 +98,7 @@ class Report(_Record):
     regions: int
     tiles_outside_roi: int
     tiles_without_data: int
+    tiles_resumed: int
     requests: int
     retries: int
     concurrency: int
@@ -107,6 +110,24 @@ class Report(_Record):
     seconds: float
     steps: dict[str, float]
     failures: list[TileFailure]
+
+
+_VARYING = (
+    "seconds",
+    "steps",
+    "requests",
+    "retries",
+    "refused",
+    "concurrency",
+    "outages",
+    "seconds_out",
+    "tiles_resumed",
+)
+
+
+def lasting(report: Report) -> dict[str, Any]:
+    """Return what a report says of the answer, not of the way there: the same however often a run was stopped."""
+    return {name: value for name, value in report.items() if name not in _VARYING}
 
 
 def tile_failure(tile: Tile, reason: str) -> TileFailure:
@@ -133,6 +154,7 @@ def make_report(
     failures: Iterable[TileFailure],
     outside_roi: int,
     without_data: int,
+    resumed: int = 0,
     traffic: Traffic | None = None,
     steps: Mapping[str, float] = MappingProxyType({}),
 ) -> Report:
@@ -148,6 +170,7 @@ def make_report(
         regions=regions,
         tiles_outside_roi=outside_roi,
         tiles_without_data=without_data,
+        tiles_resumed=resumed,
         requests=requests,
         retries=retries,
         **(traffic or Traffic(concurrency=0, refused=0, outages=0, seconds_out=0.0)),

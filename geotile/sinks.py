@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,8 +16,12 @@ import geopandas as gpd
 import shapely
 from fsspec.core import url_to_fs
 
+from geotile.claim import claim
+from geotile.dataset import DatasetOutput, write_part
 from geotile.errors import OutputError
+from geotile.folder import Folder
 from geotile.redact import redact
+from geotile.table import with_text, write_parquet
 
 _LONGITUDE_DIGITS = 9  # about 0.1 mm; RFC 7946, 11.2 asks for no more than is meant
 
@@ -39,7 +44,7 @@ class Output:
         """
         uri = str(os.fspath(output))
         if _suffix(uri) not in _WRITERS:
-            raise OutputError(f"output {redact(uri)!r} must end in one of {', '.join(_WRITERS)}")
+            raise OutputError(f"output {redact(uri)!r} must end in one of {', '.join(_WRITERS)}, or in / for a dataset")
         sink = cls(uri, overwrite)
         sink.check()
         return sink
@@ -48,6 +53,11 @@ class Output:
     def writer(self) -> Callable[[gpd.GeoDataFrame, str], None]:
         """The function that writes this format to a local path."""
         return _WRITERS[_suffix(self.uri)]
+
+    def claimed(self) -> AbstractContextManager[None]:
+        """Hold the place while a run writes there."""
+        beside, _, name = (self.uri if "://" in self.uri else os.path.abspath(self.uri)).rpartition("/")
+        return claim(Folder.at(beside or "/"), f".{name}.geotile-claim", f"the output {redact(self.uri)}")
 
     def check(self) -> None:
         """Raise OutputError if it exists or its place cannot be written."""
@@ -104,7 +114,7 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     output : str or path
         A path or any fsspec uri, ending in ``.geojson`` (RFC 7946: WGS 84, OSML's properties;
         ``geometry`` is null where the image has no CRS), ``.geojsonl``, ``.parquet`` (GeoParquet
-        1.1 with a bbox column), ``.fgb`` or ``.gpkg``.
+        1.1 with a bbox column), ``.fgb`` or ``.gpkg``; or a folder, ending in ``/``: a GeoParquet dataset.
     overwrite : bool
         Replace an output that exists.
 
@@ -120,6 +130,12 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
     >>> geotile.write(detections, tempfile.mkdtemp() + "/found.parquet")
     """
+    if not isinstance(output, Output) and str(os.fspath(output)).endswith("/"):
+        dataset = DatasetOutput.reserve(Folder.at(output), overwrite=overwrite)
+        with dataset.claimed():
+            dataset.begin()
+            dataset.commit([write_part(dataset.drafts, "part-0.parquet", detections)])
+        return
     sink = output if isinstance(output, Output) else Output.reserve(output, overwrite=overwrite)
     sink.put(lambda draft: sink.writer(detections, draft))
 
@@ -172,33 +188,19 @@ def _dump(feature: dict[str, Any], file: TextIO) -> None:
     file.write(json.dumps(feature, allow_nan=False, ensure_ascii=False))
 
 
-def _parquet(detections: gpd.GeoDataFrame, path: str) -> None:
-    table = _with_text(detections, ["classes", "properties"])
-    table.to_parquet(path, schema_version="1.1.0", write_covering_bbox=True, compression="zstd")
-
-
 def _ogr(driver: str) -> Callable[[gpd.GeoDataFrame, str], None]:
     def write_ogr(detections: gpd.GeoDataFrame, path: str) -> None:
-        table = _with_text(detections, ["classes", "properties"])
+        table = with_text(detections, ["classes", "properties"])
         table["image_geometry"] = detections["image_geometry"].to_wkt()
         table.to_file(path, driver=driver, engine="pyogrio", layer="detections")
 
     return write_ogr
 
 
-def _with_text(detections: gpd.GeoDataFrame, columns: list[str]) -> gpd.GeoDataFrame:
-    """Return the table with nested columns as JSON text, which every format holds."""
-    table = detections.copy()
-    for column in columns:
-        table[column] = [None if value is None else json.dumps(value, allow_nan=False) for value in detections[column]]
-        table[column] = table[column].astype("string")
-    return table
-
-
 _WRITERS: dict[str, Callable[[gpd.GeoDataFrame, str], None]] = {
     ".geojson": _geojson,
     ".geojsonl": _geojsonl,
-    ".parquet": _parquet,
+    ".parquet": write_parquet,
     ".fgb": _ogr("FlatGeobuf"),
     ".gpkg": _ogr("GPKG"),
 }

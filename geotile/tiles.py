@@ -7,6 +7,7 @@ decode them, the task waits for its own. Requests that wait elsewhere pass the r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.dataset import PartWriter
 from geotile.detections import Detections, concat
 from geotile.encode import Encoder
 from geotile.ended import end_run, why_ended
@@ -25,12 +27,14 @@ from geotile.endpoints.base import Endpoint, decoded, invoked
 from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, ResponseError, TileError
 from geotile.grid import Tile, TileGrid
 from geotile.merge import Merge
-from geotile.progress import tile_reporter
+from geotile.progress import Counts, Reporter, tile_reporter
 from geotile.reading import Reading, RegionPixels
 from geotile.report import TileFailure, tile_failure
 from geotile.scheduler import waiting_elsewhere
 from geotile.steps import Seconds, step, taken
 from geotile.traffic import Asked, Gate, Rules, ask, gate_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,8 @@ class TileJob:
     """What fills a tile shorter than the tile size; None leaves it short."""
     least_data: float | None = None
     """Least share of valid pixels of a tile that is sent; 0 for any at all, None sends every tile."""
+    writer: PartWriter | None = None
+    """Of settled detections; None has them travel to the root of the tree."""
 
     @property
     def grid(self) -> TileGrid:
@@ -80,17 +86,19 @@ class TileResult:
     retries: int = 0
     failure: TileFailure | None = None
     without_data: bool = False
+    given_up: bool = False
+    """Whether the run ended before it was answered."""
     steps: Seconds = field(default_factory=dict)
 
 
 def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[TileResult]:
     """Put a region's tiles through the model; return what came of each."""
-    done = tile_reporter(job.run)
+    report = tile_reporter(job.run)
     gate = gate_of(job.run, job.rules, job.endpoint.ready) if job.rules else None
     batches = list(_batches(region, job, tiles))
     with gate.expecting(len(batches)) if gate else nullcontext(_nothing) as passed:
         pool = _pool(job.threads)
-        futures = [pool.submit(_run_batch, region, batch, job, gate, passed, done) for batch in batches]
+        futures = [pool.submit(_run_batch, region, batch, job, gate, passed, report) for batch in batches]
         try:
             with waiting_elsewhere() if gate else nullcontext():
                 for future in futures:
@@ -100,6 +108,8 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
                 gate.end("the run was stopped")
             end_run(job.run, "the run was stopped")  # what it still has queued, here and in other regions, is not sent
             raise
+        finally:
+            report.flush()
 
 
 def _nothing() -> None:
@@ -126,16 +136,22 @@ def _shape(tile: Tile) -> tuple[int, int]:
 
 def _run_batch(
     region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None,
-    passed: Callable[[], None], done: Callable[[], None],
+    passed: Callable[[], None], report: Reporter,
 ) -> list[TileResult]:  # fmt: skip
     taken()  # of a run that ended in this thread
     try:
         results = list(_results(region, tiles, job, gate))
     finally:
         passed()
-        for _ in tiles:
-            done()
     results[0] = replace(results[0], steps=taken())
+    report(
+        Counts(
+            tiles=len(tiles),
+            requests=sum(each.attempts for each in results),
+            detections=sum(len(each.found) for each in results),
+            failures=sum(each.failure is not None for each in results),
+        )
+    )
     return results
 
 
@@ -202,8 +218,11 @@ def _failed(tile: Tile, job: TileJob, error: GeotileError, first: bool = True) -
     if job.errors == "raise":
         y0, y1, x0, x1 = tile.window
         raise TileError(f"tile {tile.number} (rows {y0}:{y1}, columns {x0}:{x1}) failed: {error}") from None
-    attempts = error.attempts if isinstance(error, EndpointError) and first else 0
-    return TileResult(attempts=attempts, retries=max(0, attempts - 1), failure=tile_failure(tile, str(error)))
+    attempts, gone = error.attempts if isinstance(error, EndpointError) and first else 0, why_ended(job.run) is not None
+    _log.info("tile %d failed: %s", tile.number, error, extra={"run": job.run, "tile": tile.number})
+    return TileResult(
+        attempts=attempts, retries=max(0, attempts - 1), failure=tile_failure(tile, str(error)), given_up=gone
+    )
 
 
 def _has_data(region: RegionPixels, tile: Tile, least: float | None) -> bool:

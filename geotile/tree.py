@@ -9,31 +9,32 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
+from geotile.dataset import PartWriter
 from geotile.detections import concat
 from geotile.grid import TileGrid
 from geotile.map_tiles import Node
 from geotile.merge import Merge
 from geotile.steps import added, step, taken
+from geotile.tiles import TileJob
 
 _SPLIT_EVERY = {0: 2, 1: 2, 2: 2}  # neighbouring 2 x 2 nodes; the first axis has one
 
 
-def tree_reduce(nodes: da.Array, grid: TileGrid, merge: Merge) -> da.Array:
+def tree_reduce(nodes: da.Array, job: TileJob) -> da.Array:
     """Merge the nodes of all regions into one that covers the image.
 
     Parameters
     ----------
     nodes : dask.array.Array
         (1, regions down, regions across) of `Node`, one a chunk.
-    grid : TileGrid
-    merge : Merge
+    job : TileJob
 
     Returns
     -------
     dask.array.Array
         0-d, of one `Node` with nothing open.
     """
-    combine = partial(_combine, grid=grid, merge=merge)
+    combine = partial(_combine, grid=job.grid, merge=job.merge, writer=job.writer)
     return da.reduction(
         nodes,
         chunk=_as_it_is,
@@ -44,7 +45,7 @@ def tree_reduce(nodes: da.Array, grid: TileGrid, merge: Merge) -> da.Array:
         split_every=_SPLIT_EVERY,
         dtype=object,
         meta=np.empty((), object),
-        name="merge",
+        name="detect-region",  # what a region's whole task is called on Dask's dashboard; merging is "-partial"
     )
 
 
@@ -52,7 +53,7 @@ def _as_it_is(node: Node, axis: Any, keepdims: bool) -> Node:
     return node
 
 
-def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Merge) -> Node:
+def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Merge, writer: PartWriter | None) -> Node:
     parts = list(_flat(nodes))
     rows = min(part.rows[0] for part in parts), max(part.rows[1] for part in parts)
     columns = min(part.columns[0] for part in parts), max(part.columns[1] for part in parts)
@@ -61,14 +62,16 @@ def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Me
     return Node(
         rows=rows, columns=columns,
         settled=(*(each for part in parts for each in part.settled if len(each)), settled),
+        parts=tuple(written for part in parts for written in part.parts),
         open=still_open,
         failures=tuple(failure for part in parts for failure in part.failures),
         requests=sum(part.requests for part in parts),
         retries=sum(part.retries for part in parts),
         before=sum(part.before for part in parts),
         without_data=sum(part.without_data for part in parts),
+        resumed=sum(part.resumed for part in parts),
         steps=added(*(part.steps for part in parts), taken()),
-    )  # fmt: skip
+    ).written(writer, last=(rows, columns) == tuple((0, n) for n in grid.regions_yx))  # fmt: skip
 
 
 def _flat(nodes: Any) -> Iterator[Node]:

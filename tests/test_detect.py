@@ -73,14 +73,14 @@ def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
     seen = []
     settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
     with LocalCluster(**settings) as cluster, Client(cluster):
-        spread = geotile.detect(path, crowd, region_size=192, progress=lambda *done: seen.append(done), **job)
+        spread = geotile.detect(path, crowd, region_size=192, progress=seen.append, **job)
         computed = geotile.detect(geotile.open_image(path) + np.uint8(0), crowd, region_size=128, **job)
     for other in (pooled, spread, computed):
         other.attrs = alone.attrs
         assert_geodataframe_equal(alone, other)
     tiles = alone.attrs["report"].tiles
-    assert seen[0] == (0, tiles)
-    assert seen[-1] == (tiles, tiles)
+    assert (seen[0].done, seen[0].tiles) == (0, tiles)
+    assert (seen[-1].done, seen[-1].tiles) == (tiles, tiles)
     assert len(seen) > 2
 
 

@@ -40,7 +40,7 @@ def test_the_graph_is_as_large_as_said_and_small(write_tiff):
         reading=Reading(grid=work.grid, run="run"), endpoint=geotile.endpoint(crowd), encoder=work.encoder, merge=Nms(), score_threshold=0,
         threads=1, rules=None, errors="record", pad_value=None,
     )  # fmt: skip
-    tree = tree_reduce(map_tiles(work.image, job), work.grid, job.merge)
+    tree = tree_reduce(map_tiles(work.image, job), job)
     assert len(dict(tree.dask)) == work.tasks
     assert work.tasks < 5 * work.regions
     assert len(dict(dask.optimize(tree)[0].dask)) < 2 * work.regions

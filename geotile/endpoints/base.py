@@ -131,6 +131,16 @@ class Endpoint(ABC):
         """
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """Return what answers depend on: which model, which version of it where that is told, what is done to tiles.
+
+        Returns
+        -------
+        dict
+            JSON, without secrets. A checkpoint is refused where it differs.
+        """
+        return {"model": str(self)}
+
     def check(self, tile: NDArray[Any] | None = None, *, tile_format: TileFormat = "GTIFF") -> Check:
         """Ask whether the model is there, then about one tile: what to run first.
 

@@ -64,6 +64,12 @@ class FunctionEndpoint(Endpoint):
     def __str__(self) -> str:
         return getattr(self._given, "__qualname__", None) or type(self._given).__name__
 
+    def identity(self) -> dict[str, Any]:
+        """Return the callable's name, and its attribute ``version`` if it has one."""
+        version = getattr(self._given, "version", None)
+        module = getattr(self._given, "__module__", None) or type(self._given).__module__
+        return {"model": f"{module}.{self}", "version": None if version is None else str(version)}
+
     def invoke(self, tiles: Sequence[NDArray[Any]], content_type: str) -> Sequence[Any]:
         """Call the model."""
         model = self._model()

@@ -10,7 +10,7 @@ from geotile.decode import decode_bytes
 from geotile.endpoints.base import Endpoint, split_options
 from geotile.endpoints.client import CLIENT_OPTIONS, Client
 from geotile.errors import ArgumentError, EndpointError
-from geotile.redact import redact
+from geotile.redact import digests, redact
 from geotile.steps import step
 
 
@@ -59,6 +59,7 @@ class HttpEndpoint(Endpoint):
     def __init__(self, url: str, *, params: Mapping[str, str] | None = None, **options: Any) -> None:
         check_url(url, "https://host/invocations")
         self.patience = split_options(options, ["params", *CLIENT_OPTIONS], "an http endpoint")
+        self._params = dict(params or {})
         headers = {_header(name): str(value) for name, value in (params or {}).items()}
         self._client = Client(url, **options | {"headers": {**headers, **options.get("headers", {})}})
         self.shown = redact(url)
@@ -68,6 +69,10 @@ class HttpEndpoint(Endpoint):
 
     def __str__(self) -> str:
         return self.shown
+
+    def identity(self) -> dict[str, Any]:
+        """Return the url and digests of the contract's parameters."""
+        return {"model": self.shown, "params": digests(self._params)}
 
     def ready(self) -> None:
         """Ask ``/ping`` beside the url.

@@ -82,6 +82,11 @@ class OipEndpoint(Endpoint):
     def __str__(self) -> str:
         return self.shown
 
+    def identity(self) -> dict[str, Any]:
+        """Return the model's url, the versions that the server tells, and the decoder's options."""
+        versions = self._asked("").get("versions")
+        return {"model": self.shown, "version": versions, "options": repr(sorted(self._options.items()))}
+
     def ready(self) -> None:
         """Ask whether the server has the model ready.
 

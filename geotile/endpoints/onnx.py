@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -60,6 +61,12 @@ class OnnxEndpoint(Endpoint):
 
     def __str__(self) -> str:
         return f"onnx:{redact(self._path)}"
+
+    def identity(self) -> dict[str, Any]:
+        """Return the model's digest and the decoder's options."""
+        with open(self._path, "rb") as file:
+            version = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"model": str(self), "version": version, "options": repr(sorted(self._options.items()))}
 
     def for_run(self, tile_threads: int = 1) -> OnnxEndpoint:
         """Return it with its share of a machine's cores."""

@@ -15,6 +15,7 @@ from geotile.checks import as_int, as_timeouts
 from geotile.decode import decode_bytes
 from geotile.endpoints.base import Endpoint, split_options
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
+from geotile.redact import digests
 from geotile.steps import step
 
 _OPTIONS = ["params", "profile", "role_arn", "timeout_s", "max_request_bytes", "max_response_bytes"]
@@ -95,6 +96,10 @@ class SageMakerEndpoint(Endpoint):
     def __str__(self) -> str:
         asked = [f"{key}={value}" for key, value in (("region", self.region), ("variant", self.variant)) if value]
         return f"sagemaker://{self.name}" + ("?" + "&".join(asked) if asked else "")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the endpoint's name, region and variant, and digests of the contract's parameters."""
+        return {"model": str(self), "params": digests(self._params)}
 
     def ready(self) -> None:
         """Ask DescribeEndpoint for its status, where that is allowed.

@@ -5,16 +5,20 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from geotile.ended import end_run
 from geotile.errors import ArgumentError
 from geotile.report import Traffic
 from geotile.scheduler import active_client, this_worker
 from geotile.traffic.coordinator import Coordinator, Grant, Rules, Word
 from geotile.traffic.gate import Gate, Link
 
+_STOP_S = 5.0
+_REMEMBERED = 1000
 _STALE_S = 6 * 3600.0  # a run that nobody speaks of is over: its client died
 
 
@@ -24,11 +28,14 @@ class Runs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: dict[str, Coordinator] = {}
+        self._over: OrderedDict[str, str] = OrderedDict()
 
     def hear(self, run: str, rules: Rules, word: Word) -> Grant:
         """Take a word to its run's coordinator."""
         now = time.monotonic()
         with self._lock:
+            if run in self._over:  # a region that has not heard of it yet
+                return Grant(cap=0, ended=self._over[run])
             if run not in self._runs:
                 self._runs = {key: each for key, each in self._runs.items() if now - each.heard < _STALE_S}
                 self._runs[run] = Coordinator(rules)
@@ -38,6 +45,9 @@ class Runs:
         """Forget a run; return what came of it, None if no word was said."""
         with self._lock:
             coordinator = self._runs.pop(run, None)
+            self._over[run] = "the run is over"
+            while len(self._over) > _REMEMBERED:
+                self._over.popitem(last=False)
         return coordinator.traffic() if coordinator else None
 
     def gone(self, worker: str) -> None:
@@ -72,6 +82,37 @@ def open_traffic() -> None:
             f"the Dask scheduler at {client.scheduler.address} cannot keep count of requests "
             f"({type(error).__name__}: {error}); install the same geotile there as here"
         ) from None
+
+
+def begin_run(run: str) -> None:
+    """Tell a cluster's scheduler whose run it is: it ends when its client is gone.
+
+    Raises
+    ------
+    ArgumentError
+        If the scheduler cannot be told.
+    """
+    open_traffic()
+    if (client := active_client()) is not None:
+        client.sync(client.scheduler.geotile_begin, run=run, client=client.id)
+
+
+def stop_run(run: str, reason: str) -> None:
+    """End a run in this process: nothing more is read or sent for it."""
+    end_run(run, reason)
+    if (gate := _gates.get(run)) is not None:
+        gate.end(reason)
+
+
+def stop_run_everywhere(run: str, reason: str) -> None:
+    """End a run in all processes, if they can be reached."""
+    stop_run(run, reason)
+    client = active_client()
+    if client is None or client.status != "running":
+        _here.end(run)
+        return
+    with suppress(OSError, TimeoutError):  # the scheduler is gone, and so are its workers or will be
+        client.sync(client.scheduler.geotile_stop, run=run, reason=reason, callback_timeout=_STOP_S)
 
 
 def end_traffic(run: str) -> Traffic:

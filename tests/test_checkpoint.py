@@ -1,0 +1,425 @@
+"""What is finished is kept, whole; the same call goes on from there; another job is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dask.array as da
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+import xarray as xr
+from helpers import crowd
+from hypothesis import given
+from hypothesis import strategies as st
+from object_store import BUCKET, KEYS, object_store
+
+import geotile
+import geotile.testing
+from geotile.checkpoint import Checkpoint
+from geotile.detections import concat, detections
+from geotile.folder import Folder
+from geotile.parts import RegionAnswer
+from geotile.report import TileFailure
+
+JOB = {"tile_size": 64, "overlap": 16, "region_size": 128}
+
+
+class Counted:
+    """A model that counts its tiles, and fails on those it is told to."""
+
+    def __init__(self, fails=lambda n: False):
+        self.asked, self.fails = [], fails
+
+    def __call__(self, tile):
+        self.asked.append(tile.tobytes())
+        if self.fails(len(self.asked)):
+            raise RuntimeError("not this one")
+        return crowd(tile)
+
+
+class Store:
+    def __init__(self, proxy):
+        self.proxy, self.options = proxy, {**KEYS, "endpoint_url": proxy.url}
+
+
+@pytest.fixture(scope="module")
+def store_here():
+    with object_store() as proxy:
+        yield Store(proxy)
+
+
+@pytest.fixture
+def store(store_here):
+    yield store_here
+    store_here.proxy.fault = lambda method, path: None
+
+
+def rows(table: gpd.GeoDataFrame) -> str:
+    return table.to_csv()
+
+
+# --- what is kept
+
+
+def test_the_same_call_asks_only_for_what_is_missing(write_tiff, noise, tmp_path):
+    path, cp, model = write_tiff(noise), tmp_path / "cp", Counted()
+    whole = geotile.detect(path, crowd, **JOB)
+    first = geotile.detect(path, model, checkpoint=cp, **JOB)
+    tiles = first.attrs["report"].tiles
+    assert rows(first) == rows(whole)
+    assert len(model.asked) == tiles
+    parts = sorted(cp.glob("*/*.parquet"))
+    assert len(parts) == first.attrs["report"].regions
+    for part in parts[::2]:
+        part.unlink()
+    parts[1].write_bytes(parts[1].read_bytes()[:-20])  # damaged: run again
+    again = geotile.detect(path, model, checkpoint=cp, **JOB)
+    assert rows(again) == rows(whole)
+    report = again.attrs["report"]
+    assert 0 < report.tiles_resumed == 2 * tiles - len(model.asked) < tiles
+    assert report.requests == len(model.asked) - tiles
+    assert sorted(cp.glob("*/*.parquet")) == parts
+    kept = geotile.detect(path, model, checkpoint=cp, iou_threshold=0.1, **JOB)
+    assert kept.attrs["report"].requests == 0
+    assert rows(kept) == rows(geotile.detect(path, crowd, iou_threshold=0.1, **JOB))
+
+
+def test_a_computed_array_is_not_computed_where_it_is_kept(tmp_path):
+    computed = []
+
+    def block(chunk):
+        computed.append(chunk.shape)
+        return chunk + 1
+
+    pixels = np.random.default_rng(1).integers(0, 200, (1, 512, 512), np.uint8)
+    image = xr.DataArray(
+        da.from_array(pixels, (1, 128, 128)).map_blocks(block, dtype=np.uint8, name="computed", meta=pixels[:, :0, :0]),
+        dims=("band", "y", "x"),
+    )
+    job = JOB | {"checkpoint": tmp_path / "cp"}
+    first = geotile.detect(image, crowd, **job)
+    computed.clear()
+    again = geotile.detect(image, crowd, **job)
+    assert not computed
+    assert rows(first) == rows(again)
+    one = sorted((tmp_path / "cp").glob("*/*.parquet"))[0]
+    one.unlink()
+    assert rows(geotile.detect(image, crowd, **job)) == rows(first)
+    assert 0 < len(computed) <= 4  # the region and those its halo lies in
+    one.write_bytes(b"")
+    with pytest.raises(geotile.OutputError, match=r"region 0, 0 in .* is damaged or gone"):
+        geotile.detect(image, crowd, **job)
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_failed_tiles_are_asked_again_only_on_request(write_tiff, noise, tmp_path, retry):
+    path, model = write_tiff(noise), Counted(fails=lambda n: n % 5 == 0)
+    job = JOB | {"checkpoint": tmp_path / "cp", "concurrency": 1}
+    with pytest.warns(UserWarning, match="tiles failed"):
+        first = geotile.detect(path, model, **job)
+    failed = len(first.attrs["report"].failures)
+    assert failed == first.attrs["report"].tiles // 5
+    model.fails = lambda n: False
+    before = len(model.asked)
+    if retry:
+        again = geotile.detect(path, model, retry_failed=True, **job)
+        assert again.attrs["report"].status == "SUCCESS"
+        assert len(model.asked) - before == again.attrs["report"].requests == failed
+        assert rows(again) == rows(geotile.detect(path, crowd, **JOB))
+        assert geotile.detect(path, model, **job).attrs["report"].status == "SUCCESS"
+    else:
+        with pytest.warns(UserWarning, match="tiles failed"):
+            again = geotile.detect(path, model, **job)
+        assert len(model.asked) == before
+        assert again.attrs["report"].failures == first.attrs["report"].failures
+
+
+def test_a_region_is_kept_only_when_all_its_tiles_were_answered(write_tiff, noise, tmp_path):
+    path, model = write_tiff(noise), Counted(fails=lambda n: n == 20)
+    job = JOB | {"checkpoint": tmp_path / "cp", "concurrency": 1}
+    with pytest.raises(geotile.TileError) as stopped:
+        geotile.detect(path, model, errors="raise", **job)
+    assert any("kept in" in note for note in stopped.value.__notes__)
+    before, kept = len(model.asked), len(list((tmp_path / "cp").glob("*/*.parquet")))
+    model.fails = lambda n: False
+    done = geotile.detect(path, model, **job)
+    report = done.attrs["report"]
+    assert rows(done) == rows(geotile.detect(path, crowd, **JOB))
+    assert kept < report.regions
+    assert len(model.asked) - before == report.tiles - report.tiles_resumed
+
+
+# --- whose it is
+
+
+def test_a_checkpoint_of_another_job_is_refused(write_tiff, noise, tmp_path):
+    path, cp = write_tiff(noise), tmp_path / "cp"
+    job = JOB | {"checkpoint": cp}
+    geotile.detect(path, crowd, **job)
+    for change, says in [
+        ({"tile_size": 128}, r"grid\.\w+ was .* and is now"),
+        ({"score_threshold": 0.5}, r"tiles\.score_threshold was 0\.0 and is now 0\.5"),
+        ({"pad": True}, r"tiles\.pad was false and is now true"),
+        ({"skip_nodata": False}, r"tiles\.least_data was 0\.0 and is now null"),
+        ({"bands": [1, 2]}, r"image\.bands was \[1, 2, 3\] and is now \[1, 2\]"),
+    ]:
+        with pytest.raises(geotile.ArgumentError, match=says):
+            geotile.detect(path, crowd, **job | change)
+    with pytest.raises(geotile.ArgumentError, match=r"model\.model was \"helpers.crowd\" and is now"):
+        geotile.detect(path, Counted(), **job)
+    os.utime(path, (1, 1))
+    with pytest.raises(geotile.ArgumentError, match=r"image\.version was .* and is now"):
+        geotile.detect(path, crowd, **job)
+
+
+def test_a_version_of_a_model_tells_it_from_the_next(write_tiff, noise, tmp_path):
+    model = Counted()
+    model.version = "1"
+    job = JOB | {"checkpoint": tmp_path / "cp"}
+    geotile.detect(write_tiff(noise), model, **job)
+    model.version = "2"
+    with pytest.raises(geotile.ArgumentError, match=r'model\.version was "1" and is now "2"'):
+        geotile.detect(str(tmp_path / "image.tif"), model, **job)
+
+
+def test_regions_are_those_of_the_checkpoint(write_tiff, noise, tmp_path):
+    path, job = write_tiff(noise), {"tile_size": 64, "overlap": 16, "checkpoint": tmp_path / "cp"}
+    first = geotile.detect(path, crowd, region_size=128, **job)
+    again = geotile.detect(path, crowd, **job)  # "auto" would choose others
+    assert again.attrs["report"].regions == first.attrs["report"].regions != 1
+    assert again.attrs["report"].requests == 0
+
+
+def test_what_is_no_checkpoint_is_left_alone(write_tiff, noise, tmp_path):
+    path, place = write_tiff(noise), tmp_path / "photos"
+    place.mkdir()
+    (place / "cat.jpg").write_bytes(b"meow")
+    with pytest.raises(geotile.ArgumentError, match=r"holds cat\.jpg .* it is no checkpoint"):
+        geotile.detect(path, crowd, checkpoint=place, **JOB)
+    (place / "job.json").write_text("{}")
+    with pytest.raises(geotile.ArgumentError, match="is no geotile checkpoint"):
+        geotile.detect(path, crowd, checkpoint=place, **JOB)
+    (place / "job.json").write_text(json.dumps({"format": 99, "identity": {}}))
+    with pytest.raises(geotile.ArgumentError, match="format 99"):
+        geotile.detect(path, crowd, checkpoint=place, **JOB)
+    assert sorted(p.name for p in place.iterdir()) == ["cat.jpg", "job.json"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(geotile.OutputError, match="file"):
+        geotile.detect(path, crowd, checkpoint=tmp_path / "file", **JOB)
+    with pytest.raises(geotile.ArgumentError, match="give checkpoint="):
+        geotile.detect(path, crowd, retry_failed=True)
+
+
+def test_what_cannot_be_kept_is_said(write_tiff, noise, tmp_path):
+    def odd(tile):
+        feature = {"type": "Feature", "properties": {"imageBBox": [0, 0, 4, 4], "odd": {1, 2}}}
+        return {"type": "FeatureCollection", "features": [feature]}
+
+    with pytest.raises(geotile.OutputError, match="cannot be kept in a checkpoint"):
+        geotile.detect(write_tiff(noise), odd, checkpoint=tmp_path / "cp", **JOB)
+
+
+def test_a_signed_url_tells_no_secret(write_tiff, noise, tmp_path):
+    with geotile.testing.ModelServer(geotile.testing.bright_objects) as server:
+        url = server.url.replace("http://", "http://me:hush@")
+        geotile.detect(write_tiff(noise), url, checkpoint=tmp_path / "cp", **JOB)
+    kept = b"".join(p.read_bytes() for p in (tmp_path / "cp").rglob("*") if p.is_file())
+    assert b"hush" not in kept
+
+
+# --- two at once
+
+HOLD = """
+import sys, time
+from geotile.claim import claim
+from geotile.folder import Folder
+from geotile.checkpoint import CLAIM
+with claim(Folder.at(sys.argv[1], eval(sys.argv[2])), CLAIM, "it"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(place, options=None) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(place), repr(options or {})], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_of_two_runs_on_one_checkpoint_one_is_told(write_tiff, noise, tmp_path):
+    path, cp = write_tiff(noise), tmp_path / "cp"
+    other = hold(cp)
+    try:
+        with pytest.raises(geotile.OutputError, match=rf"being written by another run \(process {other.pid}"):
+            geotile.detect(path, crowd, checkpoint=cp, **JOB)
+    finally:
+        other.kill()
+        other.wait()
+    geotile.detect(path, crowd, checkpoint=cp, **JOB)  # a claim dies with its process
+    assert not (cp / "claim").exists()
+
+
+@pytest.mark.parametrize("name", ["found.geojson", "found/"])
+def test_of_two_runs_on_one_output_one_is_told(write_tiff, noise, tmp_path, name):
+    path, out = write_tiff(noise), str(tmp_path / "out") + "/"
+    os.mkdir(out)
+    told = []
+
+    def model(tile):
+        if not told:
+            told.append(None)
+            with pytest.raises(geotile.OutputError, match="being written by another run") as error:
+                geotile.detect_to(path, crowd, out + name, **JOB)
+            told[0] = str(error.value)
+        return crowd(tile)
+
+    geotile.detect_to(path, model, out + name, concurrency=1, **JOB)
+    assert told[0]
+    assert os.listdir(out) == [name.rstrip("/")]
+
+
+# --- in object storage
+
+
+def test_a_checkpoint_in_s3(store, write_tiff, noise):
+    path, cp = write_tiff(noise), f"s3://{BUCKET}/checkpoint"
+    job = JOB | {"checkpoint": cp, "output_options": store.options}
+    model = Counted()
+    first = geotile.detect(path, model, **job)
+    again = geotile.detect(path, model, **job)
+    assert rows(first) == rows(again) == rows(geotile.detect(path, crowd, **JOB))
+    assert len(model.asked) == first.attrs["report"].tiles
+    other = hold(cp, store.options)
+    try:
+        with pytest.raises(geotile.OutputError, match=rf"process {other.pid} on .*, heard of"):
+            geotile.detect(path, crowd, **job)
+    finally:
+        other.kill()
+        other.wait()
+    geotile.detect(path, model, **job)  # its process is gone, on this machine
+
+
+def test_slow_down_is_survived_and_denial_is_said(store, write_tiff, noise):
+    path, cp = write_tiff(noise), f"s3://{BUCKET}/slow"
+    job = JOB | {"checkpoint": cp, "output_options": store.options}
+    busy = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+    refused = []
+
+    def slow_down(method, path):
+        if method == "PUT" and len(refused) < 12 and len(refused) % 2 == 0:
+            refused.append(path)
+            return 503, {"Content-Type": "application/xml"}, busy
+        if method == "PUT" and len(refused) < 12:
+            refused.append("")
+        return None
+
+    store.proxy.fault = slow_down
+    first = geotile.detect(path, crowd, **job)
+    assert refused
+    assert rows(first) == rows(geotile.detect(path, crowd, **JOB))
+    store.proxy.fault = lambda method, path: (
+        (403, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+        if method == "PUT" and path.endswith(".parquet")
+        else None
+    )
+    with pytest.raises(geotile.OutputError, match="cannot write s3://") as error:
+        geotile.detect(path, crowd, checkpoint=f"s3://{BUCKET}/denied", output_options=store.options, **JOB)
+    assert "kept in" in "".join(error.value.__notes__)
+
+
+def test_a_disk_that_fills_is_said_and_nothing_is_half_written(write_tiff, noise, tmp_path):
+    """A file system of 128 KiB, in memory, where this machine lets us mount one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        path = write_tiff(noise)
+        whole = rows(geotile.detect(path, crowd, **JOB))
+        filler = small / "filler"
+        filler.write_bytes(b"x" * 80 * 1024)
+        with pytest.raises(geotile.OutputError, match=r"cannot write .*No space left") as error:
+            geotile.detect(path, crowd, checkpoint=small / "cp", **JOB)
+        assert "kept in" in "".join(error.value.__notes__)
+        parts = list((small / "cp").glob("*/*.parquet"))
+        assert parts
+        for part in parts:
+            RegionAnswer.from_parquet(part.read_bytes())
+        assert not list((small / "cp").rglob(".draft-*"))
+        with pytest.raises(geotile.OutputError, match="No space left"):
+            geotile.detect_to(path, crowd, f"{small}/out/", **JOB)
+        assert not (small / "out").exists()
+        filler.unlink()
+        shutil.rmtree(small / ".out.geotile-draft", ignore_errors=True)
+        subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
+        again = geotile.detect(path, crowd, checkpoint=small / "cp", **JOB)
+        assert rows(again) == whole
+        assert again.attrs["report"].tiles_resumed > 0
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+# --- a part holds every bit
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s), max_leaves=5
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            numbers, numbers, numbers, st.text(), st.none() | st.dictionaries(st.text(), json_values), st.booleans()
+        )
+    )
+)
+def test_a_part_holds_every_bit(values):
+    found = detections(
+        np.array([[x, y, x, y] for x, y, *_ in values]).reshape(-1, 4),
+        np.array([v[2] for v in values]),
+        [v[3] for v in values],
+        [shapely.Point(v[0], v[1]) if v[5] else None for v in values],
+        [[{"iri": v[3], "score": v[2]}] if v[5] else None for v in values],
+        [v[4] or None for v in values],
+    )
+    answer = RegionAnswer(
+        found=found, failures=(TileFailure(tile=3, window=[0, 1, 2, 3], reason="ü\n"),), without_data=7
+    )
+    data = answer.to_parquet()
+    back = RegionAnswer.from_parquet(data)
+    assert back.to_parquet() == data
+    assert back.failures == answer.failures
+    assert back.without_data == 7
+    for name in ("boxes", "scores", "tiles", "ordinals"):
+        assert getattr(back.found, name).tobytes() == getattr(found, name).tobytes()
+        assert getattr(back.found, name).dtype == getattr(found, name).dtype
+    for name in ("labels", "geometries", "classes", "properties"):
+        assert getattr(back.found, name).tolist() == getattr(found, name).tolist()
+
+
+@given(st.binary(max_size=200))
+def test_what_is_no_part_is_told(data):
+    with pytest.raises(ValueError, match=r".+"):
+        RegionAnswer.from_parquet(data)
+
+
+def test_a_cut_part_is_told(tmp_path):
+    whole = RegionAnswer(found=concat([])).to_parquet()
+    cp = Checkpoint(folder=Folder.at(tmp_path), digest="x")
+    cp.parts.write("00000-00000.parquet", whole)
+    assert cp.load(0, 0) is not None
+    assert cp.finished((2, 2)).tolist() == [[True, False], [False, False]]
+    for length in range(len(whole)):
+        Path(tmp_path, "x", "00000-00000.parquet").write_bytes(whole[:length])
+        assert cp.load(0, 0) is None
+    assert cp.load(1, 1) is None

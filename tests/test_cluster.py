@@ -1,0 +1,260 @@
+"""The same call everywhere, the same rows; what workers lack is said before the run."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import dask
+import helpers
+import numpy as np
+import pytest
+from dask.delayed import Delayed
+from distributed import Client, LocalCluster, get_task_stream
+from gateway import gateway
+from helpers import crowd
+
+import geotile
+from geotile.testing import ModelServer
+
+JOB = {"tile_size": 64, "overlap": 16, "region_size": 128, "pad": True}
+
+
+@pytest.fixture
+def path(write_tiff, noise):
+    return write_tiff(noise)
+
+
+@pytest.fixture
+def want(path):
+    with dask.config.set(scheduler="synchronous"):
+        return geotile.detect(path, crowd, **JOB).to_csv()
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+# --- one job, everywhere
+
+
+def answers(path, tmp_path, name):
+    """All the ways to the answer: in memory, lazy, from a server, kept, and from a computed array."""
+    yield geotile.detect(path, crowd, **JOB)
+    yield geotile.detect(path, crowd, compute=False, **JOB).compute()
+    with ModelServer(crowd) as server:
+        yield geotile.detect(path, server.url, **JOB)
+        yield geotile.detect(path, server.url, compute=False, **JOB).compute()
+    job = JOB | {"checkpoint": tmp_path / name}
+    yield geotile.detect(path, crowd, **job)
+    again = geotile.detect(path, crowd, **job)
+    assert again.attrs["report"].requests == 0
+    yield again
+    yield geotile.detect(geotile.cast(geotile.open_image(path) + 0, "uint8"), crowd, **JOB)
+
+
+def test_the_same_rows_on_threads_and_processes(path, want, tmp_path, workers):
+    with dask.config.set(scheduler="threads", num_workers=3):
+        assert {found.to_csv() for found in answers(path, tmp_path, "threads")} == {want}
+    with workers.as_current():
+        assert {found.to_csv() for found in answers(path, tmp_path, "processes")} == {want}
+    with LocalCluster(n_workers=2, processes=False, dashboard_address=None) as cluster, Client(cluster):
+        assert {found.to_csv() for found in answers(path, tmp_path, "threads of a cluster")} == {want}
+
+
+def test_the_same_rows_on_a_gateway(path, want, tmp_path):
+    from dask_gateway import BasicAuth, Gateway
+
+    with (
+        gateway(tmp_path) as address,
+        Gateway(address, auth=BasicAuth("me")) as there,
+        there.new_cluster() as cluster,
+        cluster.get_client() as client,
+    ):
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=60)
+        client.upload_file(helpers.__file__)  # these workers do not run in the tests' folder
+        assert {found.to_csv() for found in answers(path, tmp_path, "cp")} == {want}
+        report = geotile.detect_to(path, crowd, f"{tmp_path}/out/", **JOB)
+        assert report.detections_after == len(want.splitlines()) - 1
+        seen = []
+        geotile.detect(path, crowd, progress=seen.append, **JOB)
+        assert (seen[0].done, seen[-1].done, seen[-1].tiles) == (0, report.tiles, report.tiles)
+
+
+def test_lazy_is_what_dask_knows(path, want, workers):
+    lazy = geotile.detect(path, crowd, compute=False, **JOB)
+    assert isinstance(lazy, Delayed)
+    with workers.as_current():
+        both = dask.compute(lazy, geotile.detect(path, crowd, compute=False, merge=None, **JOB))
+    assert both[0].to_csv() == want
+    assert len(both[1]) == both[0].attrs["report"].detections_before
+    for wrong in ({"checkpoint": "cp"}, {"progress": True}):
+        with pytest.raises(geotile.ArgumentError, match="compute=False takes neither"):
+            geotile.detect(path, crowd, compute=False, **wrong)
+
+
+# --- found before the run
+
+
+def run_with_worker(script: str, *words: str) -> str:
+    """Start a scheduler and a worker whose Python runs `script` first; return what the job said."""
+    code = f"{script}\nfrom distributed.cli.dask_worker import main\nmain()"
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        command = [sys.executable, "-c", code, cluster.scheduler_address, "--no-nanny", "--no-dashboard"]
+        worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            with Client(cluster) as client:
+                client.wait_for_workers(1, timeout=60)
+                with pytest.raises(geotile.ArgumentError) as error:
+                    geotile.detect(np.zeros(0) if words else geotile.testing.write_example(), crowd, **JOB)
+                return str(error.value)
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+NO_GEOTILE = """
+import importlib.metadata as metadata
+true = metadata.version
+def version(name):
+    if name == "geotile":
+        raise metadata.PackageNotFoundError(name)
+    return true(name)
+metadata.version = version
+"""
+
+
+def test_a_worker_without_geotile_is_named():
+    said = run_with_worker(NO_GEOTILE)
+    assert "the Dask worker tcp://" in said
+    assert "has no geotile: install it there" in said
+
+
+def test_a_worker_with_another_geotile_is_named():
+    said = run_with_worker(NO_GEOTILE.replace("raise metadata.PackageNotFoundError(name)", 'return "0.0.1"'))
+    assert f"has geotile 0.0.1, and this is {geotile.__version__}" in said
+
+
+def test_a_worker_with_another_python_is_named():
+    other = 'import platform; platform.python_version_tuple = lambda: ("3", "99", "0")'
+    here = ".".join(platform.python_version_tuple()[:2])
+    assert f"runs Python 3.99, and this is {here}" in run_with_worker(other)
+
+
+def test_a_model_that_workers_cannot_load_is_named(path, workers, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def model(tile):\n    return [], []\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from only_here import model
+
+    with workers.as_current():
+        with pytest.raises(
+            geotile.ArgumentError, match=r"worker tcp://\S+ cannot load .*model.*No module named 'only_here'"
+        ):
+            geotile.detect(path, model, **JOB)
+        lock = threading.Lock()
+        with pytest.raises(geotile.ArgumentError, match=r"cannot be sent to workers .*factory=True"):
+            geotile.detect(path, lambda tile: lock and ([], []), **JOB)
+
+
+def test_a_folder_that_workers_do_not_see_is_named(path, workers):
+    with workers.as_current(), pytest.raises(geotile.ArgumentError, match=r"worker tcp://\S+ does not see memory://cp"):
+        geotile.detect(path, crowd, checkpoint="memory://cp", **JOB)
+
+
+def test_a_cluster_without_workers_is_waited_for(path, want):
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        threading.Timer(1.0, cluster.scale, (1,)).start()
+        assert geotile.detect(path, crowd, **JOB).to_csv() == want
+
+
+# --- ended everywhere
+
+
+class Slow:
+    """A model of a second a tile."""
+
+    def __call__(self, tile):
+        time.sleep(1.0)
+        return [], []
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_the_run_of_a_client_that_is_gone_ends(path, workers, remote):
+    """What its regions would still ask nobody waits for."""
+    with ModelServer(crowd, latency_s=0.5) as server:
+        code = f"""
+import geotile, test_cluster
+from distributed import Client
+with Client({workers.scheduler.address!r}):
+    geotile.detect({path!r}, {server.url!r} if {remote} else test_cluster.Slow(), concurrency=2, **{JOB})
+"""
+        env = {"PYTHONPATH": str(geotile.__path__[0]) + "/../tests"}
+        client = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 30
+        while not any(workers.processing().values()) or (remote and server.requests < 2):
+            assert time.monotonic() < deadline, client.communicate()
+            time.sleep(0.05)
+        client.kill()
+        client.wait()
+        while any(workers.run(lambda dask_worker: dask_worker.state.executing_count).values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        asked = server.requests
+        time.sleep(1.2)
+        assert server.requests == asked
+
+
+# --- seen
+
+
+def test_the_cluster_tells_how_far_it_is(path, workers):
+    seen = []
+    with ModelServer(crowd, latency_s=0.02) as server, workers.as_current():
+        found = geotile.detect(path, server.url, progress=seen.append, concurrency=4, **JOB)
+    report = found.attrs["report"]
+    assert [state.done for state in seen] == sorted(state.done for state in seen)
+    assert seen[0].done == 0
+    assert seen[-1].done == seen[-1].tiles == report.tiles
+    assert any(0 < state.done < state.tiles for state in seen)
+    late = seen[-2]
+    assert 0 < late.requests <= report.requests
+    assert 0 < late.detections <= report.detections_before
+    assert late.eta_s is not None
+
+
+def test_workers_serve_counters(path, workers):
+    with workers.as_current():
+        report = geotile.detect(path, crowd, **JOB).attrs["report"]
+    total = {"tiles": 0.0, "detections": 0.0}
+    for info in workers.scheduler_info(n_workers=-1)["workers"].values():
+        port = info["services"]["dashboard"]
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        for name in total:
+            total[name] += sum(
+                float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"geotile_{name}_total")
+            )
+        assert 'geotile_step_seconds_total{step="model"}' in text
+    assert total["tiles"] >= report.tiles
+    assert total["detections"] >= report.detections_before
+
+
+def test_tasks_have_names_that_tell_the_story(path, workers):
+    with workers.as_current():
+        with get_task_stream(workers) as stream:
+            geotile.detect(path, crowd, **JOB)
+        names = {dask.utils.key_split(record["key"]) for record in stream.data}
+    assert names - {"finalize-hlgfinalizecompute"} == {
+        "detect-region",
+        "detect-region-partial",
+        "detect-region-aggregate",
+    }

@@ -1,0 +1,145 @@
+"""A GeoParquet dataset written by the workers: whole or not at all, the rows those of one file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import fsspec
+import geopandas as gpd
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from distributed import Client, LocalCluster
+from helpers import crowd
+from object_store import BUCKET, KEYS, object_store
+
+import geotile
+import geotile.dataset
+
+JOB = {"tile_size": 64, "overlap": 16, "region_size": 64}
+
+
+def ranked(table: gpd.GeoDataFrame) -> str:
+    """All there is in a table, whatever the order of its rows."""
+    text = table.assign(geometry=table.geometry.to_wkt(), image_geometry=gpd.GeoSeries(table.image_geometry).to_wkt())
+    return text.sort_values([*text.columns], ignore_index=True).to_csv()
+
+
+def one_file(path, tmp_path, **job) -> gpd.GeoDataFrame:
+    geotile.detect_to(path, crowd, tmp_path / "one.parquet", **JOB | job)
+    return gpd.read_parquet(tmp_path / "one.parquet")
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of at least ten rows, in this process."""
+    monkeypatch.setattr(geotile.dataset, "PART_ROWS", 10)
+
+
+def test_the_rows_are_those_of_one_file(write_tiff, noise, tmp_path, small_parts):
+    path = write_tiff(noise)
+    want = one_file(path, tmp_path)
+    report = geotile.detect_to(path, crowd, f"{tmp_path}/out/", **JOB)
+    parts = sorted((tmp_path / "out").glob("part-*.parquet"))
+    assert len(parts) > 3
+    assert report.detections_after == len(want) == sum(pq.read_metadata(part).num_rows for part in parts)
+    found = gpd.read_parquet(tmp_path / "out")
+    assert found.crs == want.crs
+    assert ranked(found) == ranked(want)
+    for part in parts:
+        scores = gpd.read_parquet(part).score
+        assert scores.is_monotonic_decreasing
+
+
+def test_metadata_lists_all_parts(write_tiff, noise, tmp_path, small_parts):
+    path = write_tiff(noise)
+    geotile.detect_to(path, crowd, f"{tmp_path}/out/", **JOB)
+    listed = ds.parquet_dataset(str(tmp_path / "out" / "_metadata"))
+    assert sorted(Path(file).name for file in listed.files) == sorted(p.name for p in (tmp_path / "out").glob("part-*"))
+    assert listed.count_rows() == len(gpd.read_parquet(tmp_path / "out"))
+    geo = pq.read_schema(tmp_path / "out" / "_metadata")
+    west, south, east, north = gpd.read_parquet(tmp_path / "out").total_bounds
+    box = json.loads(geo.metadata[b"geo"])["columns"]["geometry"]["bbox"]
+    assert np.allclose(box, [west, south, east, north])
+
+
+@pytest.mark.parametrize(
+    "roi", [None, "POLYGON ((3.0005 45.15, 3.0015 45.15, 3.0015 45.154, 3.0005 45.154, 3.0005 45.15))"]
+)
+def test_of_nothing_there_is_one_empty_part(write_tiff, noise, tmp_path, roi):
+    path = write_tiff(noise)
+    report = geotile.detect_to(path, lambda tile: ([], []), f"{tmp_path}/out/", roi=roi, **JOB)
+    assert report.detections_after == 0
+    found = gpd.read_parquet(tmp_path / "out")
+    assert len(found) == 0
+    assert found.crs == "EPSG:32631"
+    assert list(found.columns) == list(one_file(path, tmp_path).columns)
+
+
+def test_what_is_there_is_left_alone(write_tiff, noise, tmp_path):
+    path, out = write_tiff(noise), f"{tmp_path}/out/"
+    geotile.detect_to(path, crowd, out, **JOB)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    with pytest.raises(geotile.OutputError, match="exists; give overwrite=True"):
+        geotile.detect_to(path, crowd, out, **JOB)
+    geotile.detect_to(path, crowd, out, overwrite=True, **JOB)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    geotile.detect_to(path, crowd, out, overwrite=True, **JOB | {"iou_threshold": 0.1})
+    after = [p.name for p in (tmp_path / "out").iterdir()]
+    assert len(after) == 2  # one part, and _metadata
+    assert set(after) != set(before)
+    (tmp_path / "out" / "cat.jpg").write_bytes(b"meow")
+    with pytest.raises(geotile.OutputError, match=r"holds cat\.jpg"):
+        geotile.detect_to(path, crowd, out, overwrite=True, **JOB)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(geotile.OutputError, match="is a file"):
+        geotile.detect_to(path, crowd, f"{tmp_path}/file/", **JOB)
+    with pytest.raises(geotile.ArgumentError, match="compute=False"):
+        geotile.detect_to(path, crowd, f"{tmp_path}/more/", compute=False, **JOB)
+    assert sorted(os.listdir(tmp_path)) == ["file", "image.tif", "out"]
+
+
+def test_a_run_that_fails_leaves_nothing(write_tiff, noise, tmp_path, small_parts):
+    path = write_tiff(noise)
+    asked = []
+
+    def fails_late(tile):
+        asked.append(tile)
+        if len(asked) > 30:
+            raise RuntimeError("enough")
+        return crowd(tile)
+
+    with pytest.raises(geotile.TileError):
+        geotile.detect_to(path, fails_late, f"{tmp_path}/out/", errors="raise", concurrency=1, **JOB)
+    assert not (tmp_path / "out").exists()
+    geotile.detect_to(path, crowd, f"{tmp_path}/out/", **JOB)
+    assert ranked(gpd.read_parquet(tmp_path / "out")) == ranked(one_file(path, tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["image.tif", "one.parquet", "out"]
+
+
+def test_write_takes_a_folder_too(write_tiff, noise, tmp_path):
+    found = geotile.detect(write_tiff(noise), crowd, **JOB)
+    geotile.write(found, f"{tmp_path}/out/")
+    assert ranked(gpd.read_parquet(tmp_path / "out")) == ranked(one_file(str(tmp_path / "image.tif"), tmp_path))
+
+
+def test_workers_write_to_s3(write_tiff, noise, tmp_path):
+    path, out = write_tiff(noise), f"s3://{BUCKET}/found/"
+    with (
+        object_store() as proxy,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster),
+    ):
+        options = {**KEYS, "endpoint_url": proxy.url}
+        geotile.detect_to(path, crowd, out, output_options=options, **JOB)
+        found = gpd.read_parquet(out, storage_options=options)
+        assert ranked(found) == ranked(one_file(path, tmp_path))
+        assert all(request.path.startswith(f"/{BUCKET}") for request in proxy.requests)
+        with pytest.raises(geotile.OutputError, match="exists"):
+            geotile.detect_to(path, crowd, out, output_options=options, **JOB)
+        geotile.detect_to(path, crowd, out, output_options=options, overwrite=True, iou_threshold=0.1, **JOB)
+        fsspec.filesystem("s3", **options).invalidate_cache()
+        assert len(gpd.read_parquet(out, storage_options=options)) < len(found)
