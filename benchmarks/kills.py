@@ -77,20 +77,20 @@ class Asked:
 class Cluster:
     """A scheduler and two workers, each a process of its own."""
 
-    def __init__(self, folder: Path, nanny: bool) -> None:
-        self.folder, self.nanny, self.workers = folder, nanny, []
+    def __init__(self, folder: Path, nanny: bool, workers: int = 2, threads: int = 2) -> None:
+        self.folder, self.nanny, self.threads, self.workers = folder, nanny, threads, []
         self.address_file = folder / f"scheduler-{time.time_ns()}.json"
         self.scheduler = self._start(
             "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file"
         )
         while not self.address_file.exists():
             time.sleep(0.02)
-        for _ in range(2):
+        for _ in range(workers):
             self.add_worker()
 
     def add_worker(self) -> None:
         self.workers.append(
-            self._start("worker", "--nthreads", "2", "--nanny" if self.nanny else "--no-nanny", "--no-dashboard",
+            self._start("worker", "--nthreads", str(self.threads), "--nanny" if self.nanny else "--no-nanny", "--no-dashboard",
                         "--local-directory", str(self.folder), "--scheduler-file")
         )  # fmt: skip
 
@@ -184,7 +184,8 @@ class Round:
             self.killed(worker.pid)
         if said.startswith("requests"):
             return said
-        assert "ClusterError" in said and "goes on from there" in said, said
+        assert "ClusterError" in said, said
+        assert "goes on from there" in said, said
         return self.end(self.client(started().address))
 
     def kill_client(self, started) -> str:

@@ -161,11 +161,14 @@ def status(
     job, said = stored_job(folder), read_status(folder)
     if job is None:
         raise geotile.ArgumentError(f"{folder.shown} is no checkpoint: it holds no job.json")
-    _show(
-        {"image": str(job["identity"]["image"].get("uri", "an array")), "model": str(job["identity"]["model"]["model"])}
-    )
-    kept = Checkpoint(folder=folder, digest=digest_of(job["identity"])).finished(tuple(job["regions"]))
-    _show({"regions kept": f"{int(kept.sum()):,} of {kept.size:,}"} | ({} if said is None else status_rows(said)))
+    identity = job["identity"]
+    kept = Checkpoint(folder=folder, digest=digest_of(identity)).finished(tuple(job["regions"]))
+    rows = {
+        "image": str(identity["image"].get("uri", "an array")),
+        "model": str(identity["model"]["model"]),
+        "regions kept": f"{int(kept.sum()):,} of {kept.size:,}",
+    }
+    _show(rows | ({} if said is None else status_rows(said)))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
@@ -48,6 +48,14 @@ def check_cluster(model: Any, folders: Iterable[Folder]) -> None:
     _check_model(client, model)
     for folder in folders:
         _check_folder(client, folder)
+
+
+def on_all_workers(do: Callable[[str], None], run: str) -> None:
+    """Call a function with a run's name on all workers, if there are any; one that has just gone does not matter."""
+    client = active_client()
+    if client is not None:
+        with suppress(OSError):
+            client.run(do, run, on_error="ignore")
 
 
 def _all(client: Any, ask: Any, args: tuple[Any, ...], good: Any, say: Any, missing: str | None = None) -> None:

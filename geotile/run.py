@@ -16,6 +16,7 @@ import numpy as np
 
 from geotile.checkpoint import CLAIM, Checkpoint
 from geotile.claim import claim
+from geotile.cluster import on_all_workers
 from geotile.detections import concat
 from geotile.errors import ArgumentError, ClusterError, GeotileError
 from geotile.folder import Folder
@@ -132,6 +133,7 @@ def _ending(run: str) -> Iterator[None]:
     """End a run everywhere if it ends early."""
     try:
         yield
+        on_all_workers(forget, run)
     except BaseException:
         stop_run_everywhere(run, "the run was stopped")
         raise
@@ -183,6 +185,7 @@ def _lost(error: BaseException) -> bool:
 
 def _finished(root: Node, about: About, placing: Placing, run: str, remote: bool) -> gpd.GeoDataFrame:
     """Turn a root into the answer: the last task of a lazy run."""
+    forget(run)
     table = placing.table(concat(root.settled))
     table.attrs["report"] = _report(root, about, run, remote, len(table), None)
     return table

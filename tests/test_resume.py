@@ -1,0 +1,162 @@
+"""Runs that are stopped: by Ctrl-C, by SIGKILL; and the command line that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import crowd
+
+import geotile
+from geotile.checkpoint import Checkpoint, digest_of
+from geotile.folder import Folder
+from geotile.testing import ModelServer
+
+TILES = ["--tile-size", "64", "--overlap", "16", "--region-size", "128"]
+KILLS = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
+
+
+def geotile_cli(*words, **more) -> subprocess.Popen:
+    command = [sys.executable, "-m", "geotile.cli", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def ended(process: subprocess.Popen, status: int = 0) -> str:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    return " ".join((out + err).split())
+
+
+def some_regions(cp: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(cp.glob("*/*.parquet"))) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def path(write_tiff, noise):
+    return write_tiff(noise)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_resume_goes_on_where_a_run_was_stopped(path, tmp_path, how):
+    cp, out = tmp_path / "cp", tmp_path / "found.parquet"
+    with ModelServer(crowd, latency_s=0.3) as server:
+        words = [path, server.url, "-o", "found.parquet", *TILES, "--concurrency", 1, "--checkpoint", "cp"]
+        run = geotile_cli("detect", *words, cwd=tmp_path)
+        some_regions(cp, run)
+        status = ended(geotile_cli("status", cp))
+        assert re.search(r"state running \(process \d+ on", status)
+        assert re.search(r"regions kept [1-5] of 6", status)
+        assert re.search(r"tiles [1-9]\d* of 54", status)
+        run.send_signal(how)
+        began = time.monotonic()
+        said = ended(run, 130 if how is signal.SIGINT else -how)
+        asked = server.requests
+        if how is signal.SIGINT:
+            assert time.monotonic() - began < 5
+            assert "What is finished is kept in" in said
+            assert "Go on with: geotile resume cp" in said
+            assert "Traceback" not in said
+        assert re.search(r"state (stopped|died)", ended(geotile_cli("status", cp)))
+        assert not out.exists()
+        time.sleep(0.3)
+        assert server.requests == asked
+        server.latency_s = 0.0
+        done = ended(geotile_cli("resume", cp))
+        kept = int(re.search(r"tiles kept from before (\d+)", done)[1])
+        requests = int(re.search(r"requests (\d+) ", done)[1])
+        assert 0 < kept == 54 - requests
+        assert "state finished" in ended(geotile_cli("status", cp))
+        geotile.detect_to(path, server.url, tmp_path / "want.parquet", tile_size=64, overlap=16, region_size=128)
+    assert out.read_bytes() == (tmp_path / "want.parquet").read_bytes()
+
+
+def test_ctrl_c_in_python_stops_a_cluster(path, tmp_path):
+    code = """
+import sys, geotile
+from distributed import Client, LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        try:
+            geotile.detect(sys.argv[1], sys.argv[2], tile_size=64, overlap=16, region_size=128, concurrency=2, checkpoint=sys.argv[3])
+        except KeyboardInterrupt as error:
+            print("stopped:", *error.__notes__, flush=True)
+        print("free:", input(), flush=True)
+"""
+    cp = tmp_path / "cp"
+    with ModelServer(crowd, latency_s=0.3) as server:
+        words = [path, server.url, str(cp)]
+        run = subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        some_regions(cp, run)
+        run.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said = run.stdout.readline()
+        assert said.startswith("stopped: What is finished is kept in"), run.communicate()
+        assert time.monotonic() - began < 5
+        time.sleep(0.5)
+        asked = server.requests
+        time.sleep(1.0)
+        assert server.requests == asked < 54
+        run.communicate("\n", timeout=60)
+        found = geotile.detect(path, server.url, tile_size=64, overlap=16, region_size=128, checkpoint=cp)
+    assert found.attrs["report"].tiles_resumed > 0
+    assert found.to_csv() == geotile.detect(path, crowd, tile_size=64, overlap=16, region_size=128).to_csv()
+
+
+def test_secrets_are_not_kept_but_asked_for_again(path, tmp_path):
+    cp = tmp_path / "cp"
+    with ModelServer(crowd) as server:
+        url = server.url.replace("http://", "http://me:hush@")
+        given = ["--header", "X-Key: hush", "-O", "retries=2"]
+        ended(geotile_cli("detect", path, url, "-o", tmp_path / "a.geojson", *TILES, *given, "--checkpoint", cp))
+        assert b"hush" not in b"".join(each.read_bytes() for each in cp.rglob("*") if each.is_file())
+        assert "was given --header X-Key" in ended(geotile_cli("resume", cp, "--overwrite"), 1)
+        assert "was given --option retries" in ended(geotile_cli("resume", cp, *given[:2]), 1)
+        assert "give --endpoint" in ended(geotile_cli("resume", cp, *given), 1)
+        done = ended(geotile_cli("resume", cp, *given, "--endpoint", url, "--overwrite"))
+        assert "tiles kept from before 54" in done
+
+
+def test_what_cannot_be_resumed_is_said(path, tmp_path):
+    assert "there is no checkpoint" in ended(geotile_cli("resume", tmp_path / "nothing"), 1)
+    assert "is no checkpoint" in ended(geotile_cli("status", tmp_path / "nothing"), 1)
+    geotile.detect(path, crowd, checkpoint=tmp_path / "cp")
+    assert "was begun in Python" in ended(geotile_cli("resume", tmp_path / "cp"), 1)
+    status = ended(geotile_cli("status", tmp_path / "cp"))
+    assert "model helpers.crowd" in status
+    assert "state finished" in status
+
+
+def test_a_status_is_of_its_own_digest(path, tmp_path):
+    geotile.detect(path, crowd, checkpoint=tmp_path / "cp", tile_size=64, overlap=16, region_size=128)
+    job = json.loads((tmp_path / "cp" / "job.json").read_text())
+    kept = Checkpoint(folder=Folder.at(tmp_path / "cp"), digest=digest_of(job["identity"])).finished(
+        tuple(job["regions"])
+    )
+    assert kept.all()
+
+
+def test_kills_change_nothing():
+    """A round of benchmarks/kills.py, which does it by the hundred."""
+    seed = str(int.from_bytes(os.urandom(3), "little"))
+    command = [sys.executable, str(KILLS), "--rounds", "1", "--seed", seed]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, (seed, done.stderr[-3000:])
+    for kind in ("worker", "nanny", "scheduler", "client", "threads"):
+        assert re.search(rf"^{kind} +1 +[1-9]\d* +1 ", done.stdout, re.MULTILINE), done.stdout
