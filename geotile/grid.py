@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,6 +179,10 @@ class TileGrid:
         for field, value in (("shape_yx", shape), ("tile_size", tile), ("overlap", overlap), ("chunks", joined)):
             object.__setattr__(self, field, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the fields alone; what is computed from them is computed once a process."""
+        return _grid, (self.shape_yx, self.tile_size, self.overlap, self.chunks)
+
     @cached_property
     def axes(self) -> tuple[Axis, Axis]:
         """The y and the x axis."""
@@ -271,6 +275,11 @@ class TileGrid:
         y0, y1 = self.axes[0].interior(*rows)
         x0, x1 = self.axes[1].interior(*columns)
         return Interior(x0, y0, x1, y1)
+
+
+@lru_cache(maxsize=16)
+def _grid(*fields: Any) -> TileGrid:
+    return TileGrid(*fields)
 
 
 def _join_thin(axis: Axis) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
@@ -76,15 +77,16 @@ def map_tiles(image: xr.DataArray, job: TileJob) -> da.Array:
         (1, regions down, regions across) of `Node`, one a chunk.
     """
     down, across = job.grid.regions_yx
+    once = delayed(job, name=f"job-{job.run}", traverse=False)  # a key, so that tasks stay small: 13 kB each without
     nodes = overlapped(image, job.reading).map_blocks(
         _run_region,
-        job=job,
+        job=once,
         chunks=((1,), (1,) * down, (1,) * across),
         dtype=object,
         meta=np.empty((0, 0, 0), object),
         name=f"ask-model-{job.run.rpartition('-')[2]}",
     )
-    return _only(nodes, job, _kept_regions(image, job.reading))
+    return _only(nodes, once, job, _kept_regions(image, job.reading))
 
 
 def _kept_regions(image: xr.DataArray, reading: Reading) -> NDArray[np.bool_]:
@@ -98,7 +100,7 @@ def _kept_regions(image: xr.DataArray, reading: Reading) -> NDArray[np.bool_]:
     return checkpoint.finished(reading.grid.regions_yx)
 
 
-def _only(nodes: da.Array, job: TileJob, kept: NDArray[np.bool_]) -> da.Array:
+def _only(nodes: da.Array, once: Delayed, job: TileJob, kept: NDArray[np.bool_]) -> da.Array:
     """Put other nodes in the place of regions without tiles, or kept ones: nothing they need is computed."""
     wanted = job.reading.regions()
     if wanted.all() and not kept.any():
@@ -107,12 +109,12 @@ def _only(nodes: da.Array, job: TileJob, kept: NDArray[np.bool_]) -> da.Array:
     layer: dict[tuple[str, int, int, int], Any] = {
         (name, 0, row, column): (nodes.name, 0, row, column)
         if wanted[row, column] and not kept[row, column]
-        else (_load_region, job, row, column)
+        else (_load_region, once.key, row, column)
         if wanted[row, column]
         else _empty_node(row, column)
         for row, column in np.ndindex(wanted.shape)
     }
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=[nodes])
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=[nodes, once])
     return da.Array(graph, name, nodes.chunks, dtype=object, meta=np.empty((0, 0, 0), object))
 
 

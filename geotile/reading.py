@@ -9,6 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from geotile.checkpoint import Checkpoint
@@ -93,8 +94,9 @@ def overlapped(image: xr.DataArray, reading: Reading) -> da.Array:
     )
     known: dict[str, Any] = {"dtype": image.dtype, "meta": np.empty((0, 0, 0), image.dtype), "chunks": shape}
     source = source_of(image)
+    once = delayed(reading, name=f"reading-{reading.run}", traverse=False)  # a key: tasks stay small
     if source is not None:
-        return da.map_blocks(_read_region, source=source, reading=reading, **known)
+        return da.map_blocks(_read_region, source=source, reading=once, **known)
     data = image.data if isinstance(image.data, da.Array) else da.from_array(image.data, (-1, *grid.chunks))
     deep_y, deep_x = grid.depth_yx
     return da.map_overlap(
@@ -104,7 +106,7 @@ def overlapped(image: xr.DataArray, reading: Reading) -> da.Array:
         boundary="none",
         trim=False,
         allow_rechunk=False,
-        reading=reading,
+        reading=once,
         nodata=image.rio.nodata,
         **known,
     )

@@ -13,6 +13,9 @@ import dask
 import dask.array as da
 import geopandas as gpd
 import numpy as np
+from dask.blockwise import optimize_blockwise
+from dask.core import flatten
+from dask.delayed import Delayed
 
 from geotile.checkpoint import CLAIM, Checkpoint
 from geotile.claim import claim
@@ -90,7 +93,8 @@ class Run:
 
     def lazy(self) -> Any:
         """Return a `dask.delayed.Delayed` of the answer."""
-        node = self.tree.to_delayed().item()
+        (key,) = flatten(self.tree.__dask_keys__())
+        node = Delayed(key, optimize_blockwise(self.tree.dask, keys=[key]), layer=self.tree.name)
         return dask.delayed(_finished, pure=False)(
             node, self.about, self.placing, self.job.run, self.job.rules is not None
         )
