@@ -33,7 +33,7 @@ from geotile.errors import OutputError
 from geotile.folder import Folder
 from geotile.table import Placing, write_parquet
 
-PART_ROWS = 65_536  # at least, but for the last part: many tiny files are slow to read
+PART_ROWS = 16_384  # at least, but for the last part: many tiny files are slow to read
 METADATA = "_metadata"
 
 

@@ -99,7 +99,7 @@ class Plan:
     @property
     def tasks(self) -> int:
         """Tasks of the Dask graph that a plain file gives, before Dask fuses them."""
-        count, (y, x) = 3 * self.regions, self.grid.regions_yx
+        count, (y, x) = 3 * self.regions + 2, self.grid.regions_yx  # the job and its reading are keys of their own
         while y * x > 1:
             y, x = -(-y // 2), -(-x // 2)
             count += y * x
