@@ -10,14 +10,18 @@ from importlib import metadata
 from typing import Any
 from uuid import uuid4
 
+from rasterio.errors import RasterioError
+
 from geotile.errors import ArgumentError, OutputError
 from geotile.folder import Folder
+from geotile.redact import redact
 from geotile.scheduler import active_client
+from geotile.source import Source, dataset
 
 _log = logging.getLogger(__name__)
 
 
-def check_cluster(model: Any, folders: Iterable[Folder]) -> None:
+def check_cluster(model: Any, source: Source | None, folders: Iterable[Folder]) -> None:
     """See that the workers can do a run: their Python, geotile, the model, the folders.
 
     Workers that come later are not looked at: their tasks fail with an error of their own.
@@ -25,6 +29,8 @@ def check_cluster(model: Any, folders: Iterable[Folder]) -> None:
     Parameters
     ----------
     model : Endpoint
+    source : Source or None
+        Of the image. One in a local file system is opened by each worker.
     folders : iterable of Folder
         Where workers are to write.
 
@@ -46,6 +52,8 @@ def check_cluster(model: Any, folders: Iterable[Folder]) -> None:
          lambda found: f"has geotile {found}, and this is {version}: install the same there",
          missing="has no geotile: install it there, as here")  # fmt: skip
     _check_model(client, model)
+    if source is not None and not source.location.is_remote:
+        _check_image(client, source)
     for folder in folders:
         _check_folder(client, folder)
 
@@ -104,6 +112,25 @@ def _loads(data: bytes) -> str | None:
         loads(data)
     except Exception as error:  # whatever the module of somebody else's model raises
         return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _check_image(client: Any, source: Source) -> None:
+    """See that workers see a local file."""
+    for address, said in client.run(_opens, source, on_error="return").items():
+        if isinstance(said, str):
+            raise ArgumentError(
+                f"the Dask worker {address} cannot open {source.location.shown}: {said}; put the image where all of "
+                "the cluster sees it, such as s3://"
+            )
+
+
+def _opens(source: Source) -> str | None:
+    try:
+        with source.location.environment():
+            dataset(source)
+    except (RasterioError, OSError) as error:
+        return redact(str(error))
     return None
 
 

@@ -66,7 +66,7 @@ def prepared(image: ImageLike, endpoint: Any, parts: Folder | None, given: Mappi
     if place is not None and given["region_size"] == "auto":
         work = _as_before(work, place)
     with saying_how_to_go_on(place):
-        check_cluster(model, [each for each in (place, parts) if each is not None])
+        check_cluster(model, source_of(work.image), [each for each in (place, parts) if each is not None])
         rules = rules_for(model, most)
         ready = wait_until_ready(model)
         with claimed(place):

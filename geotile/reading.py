@@ -20,6 +20,7 @@ from geotile.halo import read_shared
 from geotile.parts import RegionAnswer
 from geotile.raster import source_of
 from geotile.source import Pixels, Source
+from geotile.strips import with_halo
 from geotile.valid import has_data
 
 _NOWHERE = Window(0, 0, 0, 0)
@@ -98,18 +99,8 @@ def overlapped(image: xr.DataArray, reading: Reading) -> da.Array:
     if source is not None:
         return da.map_blocks(_read_region, source=source, reading=once, **known)
     data = image.data if isinstance(image.data, da.Array) else da.from_array(image.data, (-1, *grid.chunks))
-    deep_y, deep_x = grid.depth_yx
-    return da.map_overlap(
-        _trim_region,
-        data.rechunk((-1, *grid.chunks)),
-        depth={0: 0, 1: (0, deep_y), 2: (0, deep_x)},
-        boundary="none",
-        trim=False,
-        allow_rechunk=False,
-        reading=once,
-        nodata=image.rio.nodata,
-        **known,
-    )
+    pixels = with_halo(data.rechunk((-1, *grid.chunks)), grid, reading.run)
+    return pixels.map_blocks(_as_region, reading=once, nodata=image.rio.nodata, **known)
 
 
 def _read_region(source: Source, reading: Reading, block_id: tuple[int, int, int]) -> RegionPixels:
@@ -180,10 +171,8 @@ def _around(tiles: list[Tile]) -> Window:
     return Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))
 
 
-def _trim_region(pixels: NDArray[Any], reading: Reading, nodata: Any, block_id: tuple[int, int, int]) -> RegionPixels:
-    """Cut Dask's halo, which is the deepest of all regions, to what this region needs."""
+def _as_region(pixels: NDArray[Any], reading: Reading, nodata: Any, block_id: tuple[int, int, int]) -> RegionPixels:
     _, row, column = block_id
     window = reading.grid.read_window(row, column)
-    cut = pixels[:, : window.shape_yx[0], : window.shape_yx[1]]
-    valid = has_data(cut, None if nodata is None else float(nodata)) if reading.look_for_data else None
-    return RegionPixels(cut, window, valid, kept=reading.kept(row, column))
+    valid = has_data(pixels, None if nodata is None else float(nodata)) if reading.look_for_data else None
+    return RegionPixels(pixels, window, valid, kept=reading.kept(row, column))

@@ -172,9 +172,12 @@ class Source:
         """
         if self.location.is_remote:
             return None
-        with self.location.environment():
-            empty = self._without_place(window)
-            return empty if empty is None or self._meant(empty, window) else None
+        try:
+            with self.location.environment():
+                empty = self._without_place(window)
+                return empty if empty is None or self._meant(empty, window) else None
+        except (RasterioError, OSError):
+            return None  # it does not open: reading will say why
 
     def _without_place(self, window: Window) -> NDArray[np.bool_] | None:
         """Tell which blocks have no place in the file, by this thread's handle.

@@ -6,6 +6,7 @@ GDAL reads object storage itself (`benchmarks/README.md` says why). Its settings
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -115,7 +116,10 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
     if kind is None:
         if given:
             raise ArgumentError(f"storage_options {sorted(given)} do not apply to {redact(uri)!r}; leave them out")
-        return Location(path=uri.removeprefix("file://"), shown=redact(uri))
+        path = uri.removeprefix(
+            "file://"
+        )  # absolute, as workers may run in another folder; but GDAL has names of its own
+        return Location(path=os.path.abspath(path) if os.path.exists(path) else path, shown=redact(uri))
     for nested in ("client_kwargs", "config_kwargs"):
         given |= {f"{nested}.{name}": value for name, value in dict(given.pop(nested, None) or {}).items()}
     taken = {name: value for name, value in given.items() if value is not None}

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import dask
 import helpers
@@ -19,6 +20,7 @@ from gateway import gateway
 from helpers import crowd
 
 import geotile
+from geotile.cluster import check_cluster
 from geotile.testing import ModelServer
 
 JOB = {"tile_size": 64, "overlap": 16, "region_size": 128, "pad": True}
@@ -166,6 +168,20 @@ def test_a_model_that_workers_cannot_load_is_named(path, workers, tmp_path, monk
             geotile.detect(path, lambda tile: lock and ([], []), **JOB)
 
 
+def test_an_image_that_workers_do_not_see_is_named(path, workers):
+    with workers.as_current():
+        source = geotile.raster.source_of(geotile.open_image(path))
+        Path(path).rename(f"{path}.away")  # as on another machine's disk
+        with pytest.raises(geotile.ArgumentError, match=r"worker tcp://\S+ cannot open .*No such file"):
+            check_cluster(crowd, source, [])
+
+
+def test_a_relative_path_is_found_from_any_folder(path, workers, monkeypatch, want):
+    monkeypatch.chdir(Path(path).parent)
+    with workers.as_current():
+        assert geotile.detect(Path(path).name, crowd, **JOB).to_csv() == want
+
+
 def test_a_folder_that_workers_do_not_see_is_named(path, workers):
     with workers.as_current(), pytest.raises(geotile.ArgumentError, match=r"worker tcp://\S+ does not see memory://cp"):
         geotile.detect(path, crowd, checkpoint="memory://cp", **JOB)
@@ -206,6 +222,7 @@ with Client({workers.scheduler.address!r}):
             time.sleep(0.05)
         client.kill()
         client.wait()
+        deadline = time.monotonic() + 30
         while any(workers.run(lambda dask_worker: dask_worker.state.executing_count).values()):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -253,7 +270,7 @@ def test_tasks_have_names_that_tell_the_story(path, workers):
         with get_task_stream(workers) as stream:
             geotile.detect(path, crowd, **JOB)
         names = {dask.utils.key_split(record["key"]) for record in stream.data}
-    assert names - {"finalize-hlgfinalizecompute"} == {
+    assert names - {"finalize-hlgfinalizecompute", "job-run", "reading-run"} == {
         "detect-region",
         "detect-region-partial",
         "detect-region-aggregate",

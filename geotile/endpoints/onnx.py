@@ -47,7 +47,7 @@ class OnnxEndpoint(Endpoint):
         known = {"labels", "family", "output_names", "score_threshold", "iou_threshold"}
         if unknown := sorted(set(options) - known):
             raise ArgumentError(f"no option {unknown}; onnx: takes {sorted(known | {'batch_size', 'threads'})}")
-        self._path, self._threads, self._options = spec.partition(":")[2], threads, options
+        self._path, self._threads, self._options = os.path.abspath(spec.partition(":")[2]), threads, options
         self._model = OnnxDetector(self._path, threads=threads or 1, **options)
         takes, size = self._model.batch_size, self._model.size_yx or (512, 512)
         most = _BATCH if takes is None else takes

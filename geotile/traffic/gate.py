@@ -182,6 +182,10 @@ class Gate:
             try:
                 grant = self._link(word)
             except Exception as error:  # whatever breaks the line, tile threads must not wait for ever
+                with self._lock:
+                    if self._wanted == 0:  # the cluster closed just after the last tile
+                        self._talking = False
+                        return
                 _log.exception("no word from the coordinator")
                 self.end(f"this worker lost the run's coordinator: {type(error).__name__}: {error}")
                 grant = Grant(cap=0)
