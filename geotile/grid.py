@@ -215,7 +215,7 @@ class TileGrid:
 
     @property
     def depth_yx(self) -> Pair:
-        """Depth of the trailing halo in pixels, as `dask.array.map_overlap` wants it."""
+        """Depth of the deepest trailing halo in pixels, down and across."""
         return self.axes[0].depth, self.axes[1].depth
 
     def tile_window(self, row: int, column: int) -> Window:

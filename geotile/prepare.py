@@ -30,6 +30,7 @@ from geotile.progress import check_progress
 from geotile.raster import OpenOptions, source_of
 from geotile.reading import Reading
 from geotile.run import About, Run, claimed, saying_how_to_go_on
+from geotile.strips import halo_first
 from geotile.survey import empty_tiles
 from geotile.table import Placing
 from geotile.tiles import TileJob
@@ -105,7 +106,10 @@ def _run(
         image=work.name, endpoint=str(ready), tiles=work.tiles, regions=work.regions,
         outside_roi=work.tiles - work.requests, empty=empty,
     )  # fmt: skip
-    return Run(about=about, job=job, tree=tree_reduce(map_tiles(work.image, job), job), placing=placing)
+    return Run(
+        about=about, job=job, tree=tree_reduce(map_tiles(work.image, job), job), placing=placing,
+        priority=halo_first if source_of(work.image) is None else None,
+    )  # fmt: skip
 
 
 def _check_words(given: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The pixels of a region and its halo: the seam between windows of a file and `map_overlap`."""
+"""The pixels of a region and its halo: the seam between windows of a file and strips of a computed array."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Reading:
 def overlapped(image: xr.DataArray, reading: Reading) -> da.Array:
     """Return the regions with their halo, each chunk a `RegionPixels`.
 
-    A plain file is read window by window; anything computed goes through `map_overlap`. Both give
+    A plain file is read window by window; the chunks of anything computed hand strips over. Both give
     the same pixels: this is the only place that knows the difference (DESIGN 4).
     """
     grid, bands = reading.grid, image.shape[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +60,8 @@ class Run:
     job: TileJob
     tree: da.Array
     placing: Placing
+    priority: Callable[[Any], int] | None = None
+    """Of tasks on a cluster, by key; None leaves it to Dask."""
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -79,10 +81,13 @@ class Run:
         with self._seen(progress), _ending(run):
             begin_run(run)
             options: dict[str, Any] = threads_ahead() if remote else {}
+            notes: dict[str, Any] = {"geotile": {"run": run, "image": self.about.image}}
+            if self.priority is not None:
+                notes["priority"] = self.priority
             while True:
                 finished = self._finished()
                 try:
-                    with dask.annotate(geotile={"run": run, "image": self.about.image}):
+                    with dask.annotate(**notes):
                         root: Node = self.tree.compute(**options)
                     return root
                 except Exception as error:

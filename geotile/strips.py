@@ -68,6 +68,22 @@ def with_halo(data: da.Array, grid: TileGrid, run: str) -> da.Array:
     return da.Array(HighLevelGraph(layers, depends), region, chunks, dtype=data.dtype, meta=data._meta)
 
 
+def halo_first(key: Any) -> int:
+    """Return the priority of a task on a cluster: chunks from the last to the first, everything else at once.
+
+    A halo lies behind its region, so a chunk that comes after those behind it finds its halo there, and only
+    strips wait: one row of them.
+    """
+    if (
+        not isinstance(key, tuple)
+        or len(key) != 4
+        or str(key[0]).startswith(("detect-region", "halo-strip", "region-pix"))
+    ):
+        return 2**60
+    _, _, row, column = key
+    return int(row) * 2**30 + int(column)
+
+
 def _cut(chunk: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Copy a strip, so that handing it over does not keep the chunk."""
     return chunk[:, :height, :width].copy()
