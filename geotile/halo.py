@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.checks import Pair
+from geotile.ended import why_ended
 from geotile.errors import ImageReadError
 from geotile.grid import TileGrid, Window
 from geotile.source import Pixels, Source
@@ -66,7 +67,7 @@ class _Store:
         """Keep a claimed block for the regions that will come for it."""
         with self.lock:
             promise = self.coming.pop(key)
-            if waiting > 0:
+            if waiting > 0 and why_ended(key[0]) is None:  # nobody would forget it again
                 self.kept[key] = _Kept(pixels, waiting)
                 self.size += _size(pixels)
             while self.size > KEPT_BYTES:

@@ -213,11 +213,11 @@ def shown(progress: bool | ProgressCallback | None) -> Iterator[list[ProgressCal
 def _notebook_cell() -> ProgressCallback | None:
     """Return what shows progress in a notebook's cell, by HTML alone; None elsewhere."""
     try:
-        from IPython import get_ipython
+        from IPython.core.getipython import get_ipython
         from IPython.display import HTML, display
     except ImportError:
         return None
-    shell = get_ipython()
+    shell = get_ipython()  # type: ignore[no-untyped-call]
     if shell is None or type(shell).__name__ != "ZMQInteractiveShell":
         return None
     handle = display(HTML(""), display_id=True)  # type: ignore[no-untyped-call]

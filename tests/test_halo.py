@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import geotile
 from geotile import ImageReadError, halo
+from geotile.ended import end_run
 from geotile.raster import source_of
 from geotile.source import Source
 
@@ -42,6 +43,16 @@ def test_reads_what_the_file_holds_in_any_order(source, noise, tile, overlap, re
         list(pool.map(read, regions))
     assert not halo._store.coming
     assert halo._store.size == sum(halo._size(kept.pixels) for kept in halo._store.kept.values()) == 0
+
+
+def test_nothing_is_kept_for_a_run_that_ended(source):
+    grid = geotile.TileGrid((300, 420), 64, 32, ((128, 172), (128, 292)))
+    halo.read_shared(source, grid, grid.read_window(0, 0), False, "a run that goes on")
+    assert halo._store.kept
+    halo.forget("a run that goes on")
+    end_run("a run that ended", "it was stopped")
+    halo.read_shared(source, grid, grid.read_window(0, 0), False, "a run that ended")
+    assert not halo._store.kept and halo._store.size == 0
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(64, 16), (128, 64), (100, 90)])
