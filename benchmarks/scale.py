@@ -33,6 +33,7 @@ import geotile
 from geotile.raster import source_of
 from geotile.reading import Reading, overlapped
 
+TILE_S = 0.0045  # of a worker's CPU, for a tile over HTTP: what `benchmarks/endpoints.py efficiency` prints (4 to 5 ms)
 SIDE = 408_000
 JOB = {"tile_size": 1024, "overlap": 128, "skip_nodata": False}
 
@@ -239,7 +240,7 @@ def measured(side: int) -> dict[str, float]:
     word_s = (time.perf_counter() - began) / len(words)
     tiles = got["tiles"] / got["regions"]
     return {
-        "read_s": 2 * got["alone_s"] / got["regions"], "tile_s": 0.0045, "tiles": tiles, "in_flight": 8.0,
+        "read_s": 2 * got["alone_s"] / got["regions"], "tile_s": TILE_S, "tiles": tiles, "in_flight": 8.0,
         "tasks": got["tasks"] / got["regions"], "scheduler_s": got["scheduler_cpu_s"] / got["tasks"], "word_s": word_s,
     }  # fmt: skip
 
@@ -254,7 +255,8 @@ def main() -> None:
     parser.add_argument("--computed", action="store_true")
     args = parser.parse_args()
     if args.what == "one":
-        print(json.dumps(one(args.side, args.folder, args.computed)))
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(one(args.side, args.folder or folder, args.computed)))
     elif args.what == "size":
         table([args.side // 4, args.side // 2, args.side], False)
     elif args.what == "computed":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 
 import numpy as np
 
@@ -43,3 +44,11 @@ class Heavy:
     def __call__(self, tile: np.ndarray):
         with self.lock:
             return [[0, 0, 2, 2]], [0.5], [f"{os.getpid()}-{id(self)}"]
+
+
+class Slow:
+    """A model of a second a tile."""
+
+    def __call__(self, tile: np.ndarray):
+        time.sleep(1.0)
+        return [], []

@@ -196,23 +196,15 @@ def test_a_cluster_without_workers_is_waited_for(path, want):
 # --- ended everywhere
 
 
-class Slow:
-    """A model of a second a tile."""
-
-    def __call__(self, tile):
-        time.sleep(1.0)
-        return [], []
-
-
 @pytest.mark.parametrize("remote", [False, True])
 def test_the_run_of_a_client_that_is_gone_ends(path, workers, remote):
     """What its regions would still ask nobody waits for."""
     with ModelServer(crowd, latency_s=0.5) as server:
         code = f"""
-import geotile, test_cluster
+import geotile, helpers
 from distributed import Client
 with Client({workers.scheduler.address!r}):
-    geotile.detect({path!r}, {server.url!r} if {remote} else test_cluster.Slow(), concurrency=2, **{JOB})
+    geotile.detect({path!r}, {server.url!r} if {remote} else helpers.Slow(), concurrency=2, **{JOB})
 """
         env = {"PYTHONPATH": str(geotile.__path__[0]) + "/../tests"}
         client = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE)

@@ -52,7 +52,8 @@ def test_nothing_is_kept_for_a_run_that_ended(source):
     halo.forget("a run that goes on")
     end_run("a run that ended", "it was stopped")
     halo.read_shared(source, grid, grid.read_window(0, 0), False, "a run that ended")
-    assert not halo._store.kept and halo._store.size == 0
+    assert not halo._store.kept
+    assert halo._store.size == 0
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(64, 16), (128, 64), (100, 90)])

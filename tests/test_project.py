@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def test_the_efficiency_table_is_printed():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^ +(?:50|5) ms +(?:1|8|64|auto) +25 ", done.stdout, re.MULTILINE)) == 8
+
+
+@pytest.mark.parametrize("computed", [[], ["--computed"]])
+def test_the_scale_benchmark_runs_small(computed):
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "scale.py", "one", "--side", "8192", *computed],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout.splitlines()[-1])
+    assert got["tasks"] <= 12 * got["regions"]
+    assert got["found"] == got["tiles"] > 0
+    assert (got["moved_mb"] > 1) == bool(computed)  # bytes between workers: a file's pixels never, halos of arrays
 
 
 def test_modules_import_alone():
