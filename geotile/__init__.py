@@ -31,6 +31,7 @@ from geotile.raster import open_image
 from geotile.report import Report, TileFailure
 from geotile.scaling import cast, rescale, stretch
 from geotile.sinks import write
+from geotile.soft_nms import SoftNms
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ __all__ = [
     "Report",
     "ResponseError",
     "SigV4",
+    "SoftNms",
     "TileError",
     "TileFailure",
     "TileGrid",

@@ -20,6 +20,7 @@ from geotile.cli_options import (
     AllowVrt,
     Asset,
     Bands,
+    Compression,
     Dem,
     Format,
     Headers,
@@ -76,6 +77,7 @@ def detect(
     overlap: Overlap = 128,
     region_size: RegionSize = None,
     tile_format: Format = "GTIFF",
+    tile_compression: Compression = "NONE",
     band: Bands = None,
     subdataset: Subdataset = None,
     asset: Asset = None,
@@ -117,7 +119,8 @@ def detect(
     with _interruptible(checkpoint), client_at(scheduler):
         report = geotile.detect_to(
             image, endpoint, output, overwrite=overwrite, tile_size=tile_size, overlap=overlap,
-            region_size=region_size or "auto", tile_format=tile_format, score_threshold=score_threshold,
+            region_size=region_size or "auto", tile_format=tile_format,
+            tile_compression=tile_compression, score_threshold=score_threshold,
             merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric,
             class_agnostic=class_agnostic, concurrency=as_concurrency(concurrency), crs=crs, progress=_err.is_terminal,
             checkpoint=checkpoint, retry_failed=retry_failed, errors="raise" if stop_on_error else "record",
@@ -178,6 +181,7 @@ def plan(
     overlap: Overlap = 128,
     region_size: RegionSize = None,
     tile_format: Format = "GTIFF",
+    tile_compression: Compression = "NONE",
     band: Bands = None,
     subdataset: Subdataset = None,
     asset: Asset = None,
@@ -195,6 +199,7 @@ def plan(
     """Say what a run over IMAGE would do, without reading a pixel."""
     work = geotile.plan(
         image, tile_size=tile_size, overlap=overlap, region_size=region_size or "auto", tile_format=tile_format,
+        tile_compression=tile_compression,
         roi=as_roi(roi), **opening_options(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt),
     )  # fmt: skip
     _out.print(repr(work), markup=False, highlight=False)

@@ -11,7 +11,7 @@ import geopandas as gpd
 import typer
 
 import geotile
-from geotile.encode import TileFormat
+from geotile.encode import TileCompression, TileFormat
 from geotile.raster import OpenOptions
 from geotile.sar import SarRemap
 
@@ -50,6 +50,7 @@ Options = Annotated[
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler. Default: threads here.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Ask again about tiles that failed before.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Compression = Annotated[TileCompression, typer.Option(help="Of GTIFF tiles (LZW, JPEG) and NITF tiles (JPEG, J2K).")]
 Format = Annotated[TileFormat, typer.Option(help="How tiles are encoded for a url. JPEG is lossy.")]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import rasterio.shutil
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
@@ -19,6 +20,7 @@ from geotile.nitf import nitf_options
 from geotile.quiet import unplaced
 
 TileFormat = Literal["GTIFF", "NITF", "PNG", "JPEG", "NPY"]
+TileCompression = Literal["NONE", "LZW", "JPEG", "J2K"]
 CONTENT_TYPES = {
     "GTIFF": "image/tiff",
     "NITF": "image/nitf",
@@ -33,6 +35,12 @@ _TAKES: dict[str, tuple[set[str], set[int]]] = {
 }
 _GTIFF_SKIPS = {"bool"}
 _OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}}
+_COMPRESSED: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {  # driver and creation options
+    ("GTIFF", "LZW"): ("GTiff", {"compress": "LZW", "predictor": 2}),
+    ("GTIFF", "JPEG"): ("GTiff", {"compress": "JPEG", "jpeg_quality": 95}),
+    ("NITF", "JPEG"): ("NITF", {"IC": "C3", "QUALITY": "95"}),
+    ("NITF", "J2K"): ("NITF", {"IC": "C8", "PROFILE": "NPJE_NUMERICALLY_LOSSLESS"}),
+}
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,14 @@ class Encoder:
         Of the whole image.
     nodata : float, optional
         Written into a GTIFF tile.
+    compression : {"NONE", "LZW", "JPEG", "J2K"}
+        Of the pixels in a GTIFF (LZW, JPEG) or a NITF (JPEG, J2K). JPEG is lossy; J2K is written losslessly.
     """
 
     format: TileFormat
     georeference: Georeference = NOWHERE
     nodata: float | None = None
+    compression: TileCompression = "NONE"
 
     def check(self, dtype: str, bands: int) -> None:
         """Refuse images that the format cannot hold.
@@ -70,6 +81,16 @@ class Encoder:
                 f"{self.format} holds {sorted(dtypes)} with {min(counts)} to {max(counts)} bands; the image "
                 f"has {bands} of {dtype}: use tile_format='GTIFF' or select bands"
             )
+        if self.compression != "NONE" and (self.format, self.compression) not in _COMPRESSED:
+            known = [name for kind, name in _COMPRESSED if kind == self.format]
+            raise ArgumentError(
+                f"tile_compression={self.compression!r} does not go with tile_format={self.format!r}; choose "
+                f"{' or '.join(map(repr, ['NONE', *known]))}"
+            )
+        if self.compression == "JPEG" and (dtype != "uint8" or bands not in (1, 3)):
+            raise ArgumentError(f"JPEG holds 1 or 3 bands of uint8; the image has {bands} of {dtype}")
+        if self.compression == "J2K" and dtype not in ("uint8", "uint16", "int16"):
+            raise ArgumentError(f"J2K holds uint8, uint16 and int16; the image has {dtype}")
         if self.format == "GTIFF" and (dtype in _GTIFF_SKIPS or np.dtype(dtype).kind not in "uif"):
             raise ArgumentError(f"GTIFF tiles hold integers and floats, the image has {dtype}; cast it first")
 
@@ -92,6 +113,8 @@ class Encoder:
         -------
         bytes
         """
+        if self.compression != "NONE":
+            return self._compressed(pixels, window)
         if self.format == "GTIFF":
             return geotiff(pixels, self._place(window), self.nodata)
         if self.format == "NITF":
@@ -101,6 +124,18 @@ class Encoder:
             np.save(buffer, pixels, allow_pickle=False)
             return buffer.getvalue()
         return _gdal(pixels, self.format, _OPTIONS.get(self.format, {}))
+
+    def _compressed(self, pixels: NDArray[Any], window: Window) -> bytes:
+        driver, options = _COMPRESSED[self.format, self.compression]
+        place = self._place(window)
+        if driver == "NITF":
+            options = options | nitf_options(place, pixels.shape[1], pixels.shape[2])
+        elif pixels.dtype.kind == "f" and "predictor" in options:
+            options = options | {"predictor": 3}
+        with MemoryFile(geotiff(pixels, place, self.nodata)) as plain, MemoryFile() as memory, unplaced():
+            with plain.open() as source:
+                rasterio.shutil.copy(source, memory.name, driver=driver, **options)
+            return bytes(memory.getbuffer())
 
     def _place(self, window: Window) -> Georeference:
         return self.georeference.seen_by(Affine.translation(window.x0, window.y0))

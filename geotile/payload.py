@@ -36,7 +36,7 @@ def must_fit(endpoint: Endpoint, encoder: Encoder, shape: tuple[int, int, int], 
         If they are.
     """
     limit = endpoint.max_request_bytes
-    if limit is None or not endpoint.wants_bytes or encoder.format in _BY_CONTENT:
+    if limit is None or not endpoint.wants_bytes or encoder.format in _BY_CONTENT or encoder.compression != "NONE":
         return
     size = _encoded(encoder, np.zeros(shape, dtype))
     if size <= limit:
@@ -54,7 +54,7 @@ def _what_fits(encoder: Encoder, shape: tuple[int, int, int], dtype: np.dtype[np
     noise = np.random.default_rng(0).integers(0, top, shape).astype(dtype)
     fit, may = [], []
     for name in get_args(TileFormat):
-        other = replace(encoder, format=name)
+        other = replace(encoder, format=name, compression="NONE")
         try:
             other.check(dtype.name, shape[0])
         except ArgumentError:

@@ -12,7 +12,7 @@ import geopandas as gpd
 from geotile.checks import Pair
 from geotile.dataset import DatasetOutput
 from geotile.detections import concat
-from geotile.encode import TileFormat
+from geotile.encode import TileCompression, TileFormat
 from geotile.errors import ArgumentError
 from geotile.folder import Folder
 from geotile.merge import Merge
@@ -32,6 +32,7 @@ def detect(
     overlap: int | Pair = 128,
     region_size: int | Pair | str = "auto",
     tile_format: TileFormat = "GTIFF",
+    tile_compression: TileCompression = "NONE",
     pad: bool = False,
     score_threshold: float = 0.0,
     merge: Literal["nms"] | Merge | None = "nms",
@@ -71,6 +72,8 @@ def detect(
         Size of a task in pixels, or (y, x), rounded to the file's blocks.
     tile_format : {"GTIFF", "NITF", "PNG", "JPEG", "NPY"}
         What a url is sent. Callables get the array.
+    tile_compression : {"NONE", "LZW", "JPEG", "J2K"}
+        Of GTIFF (LZW, JPEG) and NITF tiles (JPEG, J2K). JPEG is lossy. NONE is fastest; the others send fewer bytes.
     pad : bool
         Fill a tile of an image smaller than the tile with nodata (or 0) to full size.
     score_threshold : float

@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geotile.checks import Pair
-from geotile.encode import Encoder, TileFormat
+from geotile.encode import Encoder, TileCompression, TileFormat
 from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
 from geotile.georef import Georeference, georeference_of, wkt_of
@@ -183,6 +183,7 @@ def plan(
     overlap: int | Pair = 128,
     region_size: int | Pair | str = "auto",
     tile_format: TileFormat = "GTIFF",
+    tile_compression: TileCompression = "NONE",
     roi: Any = None,
     endpoint: Any = None,
     **open_options: Unpack[OpenOptions],
@@ -199,6 +200,8 @@ def plan(
         In pixels, or (y, x), rounded to the file's blocks.
     tile_format : {"GTIFF", "NITF", "PNG", "JPEG", "NPY"}
         What an endpoint behind a url would be sent.
+    tile_compression : {"NONE", "LZW", "JPEG", "J2K"}
+        Of GTIFF (LZW, JPEG) and NITF tiles (JPEG, J2K).
     roi : str, mapping, shapely geometry or GeoDataFrame, optional
         Region of interest, as `detect` takes it.
     endpoint : str, callable or Endpoint, optional
@@ -229,7 +232,7 @@ def plan(
     whole = source is not None and source.sequential
     grid = plan_grid(shape, array.dtype.itemsize, edges, tile_size, overlap, region_size, whole=whole)
     nodata = array.rio.nodata
-    encoder = Encoder(tile_format, georeference_of(array), None if nodata is None else float(nodata))
+    encoder = Encoder(tile_format, georeference_of(array), None if nodata is None else float(nodata), tile_compression)
     encoder.check(str(array.dtype), shape[0])
     if endpoint is not None:
         must_fit(as_endpoint(endpoint), encoder, (shape[0], *grid.tile_window(0, 0).shape_yx), array.dtype)

@@ -57,7 +57,9 @@ def prepared(image: ImageLike, endpoint: Any, parts: Folder | None, given: Mappi
     how = _merge(given["merge"], given["iou_threshold"], given["overlap_metric"], given["class_agnostic"])
     _least_data(given["skip_nodata"]), check_unit(given["score_threshold"], "score_threshold")
     model, most = as_endpoint(endpoint, **options), as_concurrency(given["concurrency"])
-    cutting = {name: given[name] for name in ("tile_size", "overlap", "region_size", "tile_format", "roi")}
+    cutting = {
+        name: given[name] for name in ("tile_size", "overlap", "region_size", "tile_format", "tile_compression", "roi")
+    }
     work = plan(image, endpoint=model, **cutting, **opening)
     placing = Placing(
         georeference=work.encoder.georeference, crs=footprint_crs(given["crs"], work.encoder.georeference),
@@ -82,7 +84,7 @@ def _run(
     least_data, least_score = _least_data(given["skip_nodata"]), float(given["score_threshold"])
     selected, empty = _selection(work, least_data is not None)
     asked = {
-        "format": work.encoder.format if model.wants_bytes else "array", "pad": bool(given["pad"]),
+        "format": _format(work) if model.wants_bytes else "array", "pad": bool(given["pad"]),
         "score_threshold": least_score, "least_data": least_data,
         "selected": None if selected is None else digest(np.packbits(selected).tobytes()),
     }  # fmt: skip
@@ -110,6 +112,11 @@ def _run(
         about=about, job=job, tree=tree_reduce(map_tiles(work.image, job), job), placing=placing,
         priority=halo_first if source_of(work.image) is None else None,
     )  # fmt: skip
+
+
+def _format(work: Plan) -> str:
+    kind, compression = work.encoder.format, work.encoder.compression
+    return kind if compression == "NONE" else f"{kind}, {compression}"
 
 
 def _check_words(given: Mapping[str, Any]) -> None:

@@ -92,6 +92,40 @@ def test_a_format_that_cannot_hold_the_image_says_so(name, dtype, bands):
         Encoder(name).check(dtype, bands)
 
 
+@pytest.mark.parametrize(
+    ("name", "compression", "dtype", "bands", "driver"),
+    [("GTIFF", "LZW", "uint8", 3, "lzw"), ("GTIFF", "LZW", "float32", 2, "lzw"), ("NITF", "J2K", "uint16", 5, "jpeg2000"),
+     ("NITF", "J2K", "uint8", 3, "jpeg2000")],
+)  # fmt: skip
+def test_lossless_compressions(name, compression, dtype, bands, driver):
+    encoder = Encoder(name, PLACE, compression=compression)
+    encoder.check(dtype, bands)
+    body = encoder.encode(pixels(dtype, bands), WINDOW)
+    np.testing.assert_array_equal(decode_tile(body), pixels(dtype, bands))
+    with MemoryFile(body) as memory, memory.open() as file:
+        assert file.profile["compress"] == driver
+    plain = read_back(Encoder(name, PLACE).encode(pixels(dtype, bands), WINDOW))
+    assert read_back(body) == plain
+
+
+@pytest.mark.parametrize("name", ["GTIFF", "NITF"])
+def test_jpeg_inside_is_close_and_smaller(name):
+    ramp = np.broadcast_to(np.linspace(0, 200, 70).astype(np.uint8), (3, 40, 70))
+    body = Encoder(name, compression="JPEG").encode(ramp, WINDOW)
+    assert np.abs(decode_tile(body).astype(int) - ramp).mean() < 2
+    assert len(body) < len(Encoder(name).encode(ramp, WINDOW))
+
+
+@pytest.mark.parametrize(
+    ("name", "compression", "dtype", "said"),
+    [("GTIFF", "J2K", "uint8", "'NONE' or 'LZW' or 'JPEG'"), ("PNG", "LZW", "uint8", "choose 'NONE'"),
+     ("GTIFF", "JPEG", "uint16", "JPEG holds"), ("NITF", "J2K", "float32", "J2K holds")],
+)  # fmt: skip
+def test_a_compression_that_does_not_go_is_refused(name, compression, dtype, said):
+    with pytest.raises(ArgumentError, match=said):
+        Encoder(name, compression=compression).check(dtype, 1)
+
+
 def read_back(body):
     with MemoryFile(body) as memory, memory.open() as file:
         return file.transform, file.crs, file.gcps, file.tags(ns="RPC"), file.driver
