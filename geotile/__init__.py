@@ -18,6 +18,7 @@ from geotile.errors import (
     ImageReadError,
     OutputError,
     ResponseError,
+    ServiceError,
     TileError,
 )
 from geotile.grid import TileGrid, Window
@@ -57,6 +58,7 @@ __all__ = [
     "Progress",
     "Report",
     "ResponseError",
+    "ServiceError",
     "SigV4",
     "SoftNms",
     "TileError",

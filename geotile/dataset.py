@@ -31,7 +31,7 @@ from geotile.claim import claim
 from geotile.detections import Detections
 from geotile.errors import OutputError
 from geotile.folder import Folder
-from geotile.table import Placing, write_parquet
+from geotile.table import Placing, parquet_bytes
 
 PART_ROWS = 16_384  # at least, but for the last part: many tiny files are slow to read
 METADATA = "_metadata"
@@ -82,9 +82,7 @@ def write_part(folder: Folder, name: str, table: gpd.GeoDataFrame) -> Part:
     OutputError
         If it cannot be written.
     """
-    out = io.BytesIO()
-    write_parquet(table, out)
-    data = out.getvalue()
+    data = parquet_bytes(table).getvalue()
     folder.write(name, data)
     footer = io.BytesIO()
     found = pq.ParquetFile(io.BytesIO(data)).metadata

@@ -13,7 +13,8 @@
     │   └── ResponseError    it answered, but not with detections
     ├── TileError            a tile failed and the run was asked to stop there
     ├── OutputError          an output or a checkpoint cannot be written, exists, or is another run's
-    └── ClusterError         the Dask cluster was lost
+    ├── ClusterError         the Dask cluster was lost
+    └── ServiceError         a queue, a topic or a stream does not answer as it should
 
 All of them are built from one message, so all of them pickle.
 """
@@ -35,6 +36,9 @@ class ImageError(GeotileError):
 
 class ImageOpenError(ImageError):
     """An image that cannot be opened: missing, denied, or not an image geotile takes."""
+
+    may_pass: bool = False
+    """Whether it may open later: its host did not answer, or had too much to do."""
 
 
 class ImageReadError(ImageError):
@@ -80,3 +84,7 @@ class OutputError(GeotileError):
 
 class ClusterError(GeotileError):
     """A Dask cluster that was lost under way."""
+
+
+class ServiceError(GeotileError):
+    """A queue, a topic or a stream that does not answer as it should."""

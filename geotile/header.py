@@ -15,13 +15,16 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
 from geotile.errors import ArgumentError, ImageOpenError
-from geotile.identity import has_changed, version_of
+from geotile.identity import has_changed, note_change, version_of
 from geotile.redact import redact
-from geotile.source import DRIVERS, Source, open_file
+from geotile.source import DRIVERS, Source, forget, open_file
 from geotile.storage import Location
 from geotile.valid import has_mask
 
 BandNames = Sequence[int | str] | int | str | None
+_PASSING = re.compile(  # what GDAL says where the host is at fault
+    r"HTTP (response|error) code ?:? ?(429|5\d\d)|CURL error|[Tt]imed? ?out|too slow|resolve host|refused|connect"
+)
 _LARGEST_SIDE = 2**24  # pixels; at 0.3 m this is 5,000 km
 
 
@@ -99,7 +102,11 @@ def _header(location: Location, subdataset: int | str | None, bands: BandNames, 
             with open_file(inside, trusted) as file:
                 return _described(inside, file, bands, trusted)
     except (RasterioError, OSError) as error:
-        raise ImageOpenError(_why(location, error, trusted)) from None
+        if location.is_remote:
+            forget(location, trusted)  # or it would stay missing for the life of the process
+        failed = ImageOpenError(_why(location, error, trusted))
+        failed.may_pass = location.is_remote and _PASSING.search(str(failed)) is not None
+        raise failed from None
 
 
 def _described(location: Location, file: rasterio.DatasetReader, bands: BandNames, trusted: bool) -> Header:
@@ -115,11 +122,12 @@ def _described(location: Location, file: rasterio.DatasetReader, bands: BandName
     names = _names(file)
     numbers = _numbers(file, names, bands, shown)
     version = version_of(location)
-    if has_changed(location, version):
-        raise ImageOpenError(
-            f"{shown} has been written anew since this process first read it, and GDAL still holds its old header: "
-            "start a new process (restart the kernel, the workers)"
-        )
+    if has_changed(location, version):  # what GDAL has read of it is of its old state
+        file.close()
+        forget(location, trusted)
+        note_change(location, version)
+        with open_file(location, trusted) as anew:
+            return _described(location, anew, bands, trusted)
     dtypes = {file.dtypes[number - 1] for number in numbers}
     if len(dtypes) > 1:
         raise ImageOpenError(f"{shown} mixes dtypes {sorted(dtypes)}; choose bands= of one")
@@ -246,8 +254,6 @@ def _why(location: Location, error: Exception, trusted: bool) -> str:
     if location.credentials is not None:
         for secret in (location.credentials.secret, location.credentials.token, location.credentials.key):
             said = said.replace(secret, "***") if secret else said
-    if location.is_remote and ("does not exist" in said or "404" in said):
-        said += " (if it has come since: GDAL remembers for the life of a process that it was missing)"
     if "not recognized" in said and not trusted:
         said += (
             f" (of the formats that hold their whole image: {', '.join(DRIVERS[:8])} ...; "

@@ -1,7 +1,7 @@
 """Which state of a file was opened: so that one written anew under its old name is never mixed up with it.
 
-GDAL remembers the first bytes of a remote file for the life of a process, and rasterio cannot make
-it forget. A changed object is therefore told by its ETag and refused, where old offsets would read
+GDAL remembers the first bytes of a remote file for the life of a process. A changed object is therefore
+told by its ETag, and what GDAL remembers of it is dropped (`source.forget`), where old offsets would read
 wrong pixels of it.
 """
 
@@ -21,7 +21,7 @@ from geotile.storage import Location
 UNKNOWN = "unknown"  # begins the version of a file whose state nobody tells
 _TIMEOUT_S = 10.0
 _signing = threading.local()
-_first_seen: dict[str, str] = {}
+_seen: dict[str, str] = {}
 _lock = threading.Lock()
 
 
@@ -45,11 +45,17 @@ def version_of(location: Location) -> str:
 
 
 def has_changed(location: Location, version: str) -> bool:
-    """Tell whether this process has seen another state of a remote file."""
+    """Tell whether this process has last seen another state of a remote file."""
     if not location.is_remote or not version.startswith("etag"):
         return False
     with _lock:
-        return _first_seen.setdefault(location.path, version) != version
+        return _seen.setdefault(location.path, version) != version
+
+
+def note_change(location: Location, version: str) -> None:
+    """Note the state of a remote file that is seen from now on."""
+    with _lock:
+        _seen[location.path] = version
 
 
 def _etag(location: Location) -> str | None:

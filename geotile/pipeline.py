@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from geotile.plan import ImageLike
 from geotile.prepare import prepared
 from geotile.progress import ProgressCallback
 from geotile.report import Report
+from geotile.run import Run
 from geotile.sinks import Output, write
 
 
@@ -113,7 +115,7 @@ def detect(
     retry_failed : bool
         Ask again about tiles that failed in an earlier run of the checkpoint.
     output_options : mapping, optional
-        How to reach the checkpoint, in the words of fsspec; shown nowhere.
+        How to reach the checkpoint, and the output of `detect_to`, in the words of fsspec; shown nowhere.
     compute : bool
         False returns a `dask.delayed.Delayed` of the answer, after the model has been waited for. It takes neither
         `progress` nor `checkpoint`.
@@ -210,8 +212,9 @@ def detect_to(
     if options.get("compute") is False:
         raise ArgumentError("compute=False gives an answer that nobody writes; call detect, or leave it out")
     if str(os.fspath(output)).endswith("/"):
-        return _detect_to_dataset(image, endpoint, str(output), overwrite, options)
-    sink = Output.reserve(output, overwrite=overwrite)
+        folder = Folder.at(output, options.get("output_options"))
+        return run_to_dataset(image, endpoint, folder, overwrite=overwrite, **options)
+    sink = Output.reserve(output, overwrite=overwrite, options=options.get("output_options"))
     with sink.claimed():
         detections = detect(image, endpoint, **options)
         write(detections, sink)
@@ -219,18 +222,34 @@ def detect_to(
     return report
 
 
-def _detect_to_dataset(
-    image: ImageLike, endpoint: Any, output: str, overwrite: bool, options: dict[str, Any]
-) -> Report:
-    """Run `detect` with its rows written by the workers that settle them."""
-    sink = DatasetOutput.reserve(Folder.at(output, options.get("output_options")), overwrite=overwrite)
+def run_to_dataset(
+    image: ImageLike, endpoint: Any, folder: Folder, *, overwrite: bool, group: str | None = None,
+    around: Callable[[Run], AbstractContextManager[None]] | None = None, **options: Any,
+) -> Report:  # fmt: skip
+    """Run `detect` with its rows written by the workers that settle them.
+
+    Parameters
+    ----------
+    image, endpoint, **options
+        As for `detect`.
+    folder : Folder
+        Of the dataset.
+    overwrite : bool
+        Replace a dataset that exists.
+    group : str, optional
+        Runs of one group share one number of requests in flight.
+    around : callable, optional
+        ``around(run)`` is entered while the run is computed; what it raises at its end keeps the dataset away.
+    """
+    sink = DatasetOutput.reserve(folder, overwrite=overwrite)
     known = {
         name: each.default for name, each in signature(detect).parameters.items() if each.kind is each.KEYWORD_ONLY
     }
-    given = known | {name: options.pop(name) for name in known if name in options} | {"options": options}
+    given = known | {name: options.pop(name) for name in known if name in options}
     with sink.claimed():
         sink.begin()
-        with prepared(image, endpoint, sink.drafts, given) as run:
-            root = run.compute(given["progress"])
+        with prepared(image, endpoint, sink.drafts, given | {"options": options, "group": group}) as run:
+            with around(run) if around else nullcontext():
+                root = run.compute(given["progress"])
             sink.commit(root.parts)
             return run.finish(root)

@@ -49,7 +49,7 @@ def prepared(image: ImageLike, endpoint: Any, parts: Folder | None, given: Mappi
     parts : Folder or None
         Where workers write what they settle; None has it travel to the root.
     given : mapping
-        All other arguments of `detect`, and its `options`.
+        All other arguments of `detect`, and its `options`. `group` names runs that share one number of requests.
     """
     _check_words(given)
     options: dict[str, Any] = dict(given["options"])
@@ -70,7 +70,7 @@ def prepared(image: ImageLike, endpoint: Any, parts: Folder | None, given: Mappi
         work = _as_before(work, place)
     with saying_how_to_go_on(place):
         check_cluster(model, source_of(work.image), [each for each in (place, parts) if each is not None])
-        rules = rules_for(model, most)
+        rules = rules_for(model, most, given.get("group"))
         ready = wait_until_ready(model)
         with claimed(place):
             yield _run(work, placing, model, ready, rules, how, place, parts, given)

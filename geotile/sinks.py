@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,7 +19,7 @@ from fsspec.core import url_to_fs
 from geotile.claim import claim
 from geotile.dataset import DatasetOutput, write_part
 from geotile.errors import OutputError
-from geotile.folder import Folder
+from geotile.folder import Folder, Options
 from geotile.redact import redact
 from geotile.table import with_text, write_parquet
 
@@ -32,9 +32,13 @@ class Output:
 
     uri: str
     overwrite: bool
+    options: Options = field(default=(), repr=False)
+    """Of its file system, in fsspec's words."""
 
     @classmethod
-    def reserve(cls, output: str | os.PathLike[str], *, overwrite: bool) -> Output:
+    def reserve(
+        cls, output: str | os.PathLike[str], *, overwrite: bool, options: Mapping[str, Any] | None = None
+    ) -> Output:
         """Check an output before the work starts.
 
         Raises
@@ -45,7 +49,7 @@ class Output:
         uri = str(os.fspath(output))
         if _suffix(uri) not in _WRITERS:
             raise OutputError(f"output {redact(uri)!r} must end in one of {', '.join(_WRITERS)}, or in / for a dataset")
-        sink = cls(uri, overwrite)
+        sink = cls(uri, overwrite, tuple(sorted((options or {}).items())))
         sink.check()
         return sink
 
@@ -57,12 +61,13 @@ class Output:
     def claimed(self) -> AbstractContextManager[None]:
         """Hold the place while a run writes there."""
         beside, _, name = (self.uri if "://" in self.uri else os.path.abspath(self.uri)).rpartition("/")
-        return claim(Folder.at(beside or "/"), f".{name}.geotile-claim", f"the output {redact(self.uri)}")
+        place = Folder.at(beside or "/", dict(self.options))
+        return claim(place, f".{name}.geotile-claim", f"the output {redact(self.uri)}")
 
     def check(self) -> None:
         """Raise OutputError if it exists or its place cannot be written."""
         try:
-            files, path = url_to_fs(self.uri)
+            files, path = url_to_fs(self.uri, **dict(self.options))
             if files.isdir(path):
                 raise OutputError(f"output {redact(self.uri)} is a folder; name a file in it")
             if not self.overwrite and files.exists(path):
@@ -88,7 +93,7 @@ class Output:
         OutputError
             If writing fails.
         """
-        files, path = url_to_fs(self.uri)
+        files, path = url_to_fs(self.uri, **dict(self.options))
         beside = str(Path(path).parent) if _is_local(files) else None
         try:
             with tempfile.TemporaryDirectory(prefix=".geotile-", dir=beside) as folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from rasterio.errors import RasterioError
 from geotile.checks import Pair
 from geotile.errors import ImageReadError
 from geotile.grid import Window
-from geotile.identity import has_changed
+from geotile.identity import has_changed, note_change, version_of
 from geotile.quiet import unplaced
 from geotile.redact import redact
 from geotile.storage import Location
@@ -273,12 +274,24 @@ def dataset(source: Source) -> rasterio.DatasetReader:
         files = _local.files = OrderedDict()
     if source.key not in files:
         if has_changed(source.location, source.version):
-            raise OSError("it has been written anew since this process first read it; start a new worker")
+            if version_of(source.location) != source.version:
+                raise OSError("it has been written anew since it was opened; open it again")
+            forget(source.location, source.trusted)
+            note_change(source.location, source.version)
         if len(files) >= _OPEN_FILES:
             files.popitem(last=False)[1].close()
         files[source.key] = open_file(source.location, source.trusted)
     files.move_to_end(source.key)
     return files[source.key]
+
+
+def forget(location: Location, trusted: bool) -> None:
+    """Have GDAL forget what it remembers of a remote file: its first bytes, or that it was missing.
+
+    GDAL drops that when a handle is closed that was opened with this setting.
+    """
+    with location.environment(CPL_VSIL_CURL_NON_CACHED=location.path), suppress(RasterioError, OSError):
+        open_file(location, trusted).close()
 
 
 def open_file(location: Location, trusted: bool) -> rasterio.DatasetReader:

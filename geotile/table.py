@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -74,6 +75,14 @@ def write_parquet(detections: gpd.GeoDataFrame, where: Any) -> None:
     table.to_parquet(where, schema_version="1.1.0", write_covering_bbox=True, compression="zstd")
 
 
+def parquet_bytes(detections: gpd.GeoDataFrame) -> io.BytesIO:
+    """Return a table as GeoParquet."""
+    out = io.BytesIO()
+    write_parquet(detections, out)
+    out.seek(0)
+    return out
+
+
 def with_text(detections: gpd.GeoDataFrame, columns: list[str]) -> gpd.GeoDataFrame:
     """Return the table with nested columns as JSON text, which every format holds."""
     table = detections.copy()
@@ -81,3 +90,11 @@ def with_text(detections: gpd.GeoDataFrame, columns: list[str]) -> gpd.GeoDataFr
         table[column] = [None if value is None else json.dumps(value, allow_nan=False) for value in detections[column]]
         table[column] = table[column].astype("string")
     return table.astype({"label": "string"}) if table.empty else table  # nothing tells Arrow what it would hold
+
+
+def from_text(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return a table that was stored with `with_text` as it was: nested columns as objects."""
+    for column in ("classes", "properties"):
+        values = [None if value is None else json.loads(value) for value in table[column].astype(object)]
+        table[column] = np.fromiter(values, object, len(values))
+    return table

@@ -17,6 +17,7 @@ from geotile.testing import ModelServer
 from geotile.traffic.circuit import Circuit
 from geotile.traffic.coordinator import Coordinator, Rules, Word
 from geotile.traffic.limit import AutoLimit, Tally
+from geotile.traffic.link import Runs
 
 
 def simulate(slots, queue, latency, seconds=180.0, seed=1):
@@ -252,3 +253,48 @@ def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
 def test_a_wrong_concurrency_is_named(given, said):
     with pytest.raises(geotile.ArgumentError, match=said):
         geotile.detect("x.tif", "http://127.0.0.1:9/invocations", concurrency=given)
+
+
+# --- groups: runs of one endpoint share one number
+
+
+def said(process, wanted, in_flight=0, refused=0, worker=None):
+    tally = Tally(words=1, busy=1, refused=refused)
+    return Word(
+        process=process, worker=worker, wanted=wanted, in_flight=in_flight, tally=tally, streak=0, reason="",
+        all_refused=False, probed=None, suspects=False,
+    )  # fmt: skip
+
+
+def test_runs_of_a_group_share_one_number():
+    runs, rules = Runs(), Rules(concurrency=8, ready_timeout=1, outage_timeout=1, group="model")
+    other = Rules(concurrency=8, ready_timeout=1, outage_timeout=1)
+    assert runs.hear("a", rules, said("a1", 100)).cap == 8
+    assert runs.hear("b", rules, said("b1", 100)).cap == 0  # all are out yet
+    assert runs.hear("alone", other, said("c1", 100)).cap == 8
+    assert runs.hear("a", rules, said("a1", 100, 8)).cap == 4
+    assert runs.hear("a", rules, said("a1", 100, 4)).cap == 4
+    assert runs.hear("b", rules, said("b1", 100, refused=3)).cap == 4
+    assert runs.end("a")["refused"] == 0
+    assert runs.hear("a", rules, said("a1", 100, 4)).ended == "the run is over"
+    assert runs.hear("b", rules, said("b1", 100, 4)).cap == 8
+    assert runs.end("b")["refused"] == 3
+    assert runs.hear("d", rules, said("d1", 5)).cap == 5  # the group is remembered, and free
+
+
+def test_all_runs_of_a_worker_that_died_give_their_shares_back():
+    runs, rules = Runs(), Rules(concurrency=8, ready_timeout=1, outage_timeout=1, group="model")
+    runs.hear("a", rules, said("a1", 4, worker="w"))
+    runs.hear("b", rules, said("b1", 4, worker="w"))
+    assert runs.hear("c", rules, said("c1", 9)).cap == 0
+    runs.gone("w")
+    assert runs.hear("c", rules, said("c1", 9)).cap == 8
+
+
+def test_a_group_whose_model_was_given_up_begins_anew():
+    runs, rules = Runs(), Rules(concurrency=8, ready_timeout=1, outage_timeout=1, group="model")
+    runs.hear("a", rules, said("a1", 4))
+    runs._runs["a"].coordinator.circuit.ended = "it is gone"
+    assert runs.hear("a", rules, said("a1", 4)).ended == "it is gone"
+    assert runs.hear("b", rules, said("b1", 4)).cap == 4
+    assert runs.hear("a", rules, said("a1", 4)).ended == "it is gone"

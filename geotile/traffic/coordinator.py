@@ -1,8 +1,9 @@
-"""One run's requests over all processes: shares of one number, and one circuit."""
+"""A run's requests, or those of a group of runs, over all processes: shares of one number, and one circuit."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +23,8 @@ class Rules:
     concurrency: int | Literal["auto"]
     ready_timeout: float
     outage_timeout: float
+    group: str | None = None
+    """Runs of one group share one number and one circuit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ class Coordinator:
     circuit: Circuit = field(init=False)
     refused: int = 0
     _processes: dict[str, _Process] = field(default_factory=dict)
-    _workers: dict[str, str] = field(default_factory=dict)
+    _workers: dict[str, set[str]] = field(default_factory=dict)
     _trial: str | None = None
     heard: float = 0.0
     """When the last word came."""
@@ -98,7 +101,7 @@ class Coordinator:
         self.heard = now
         process = self._processes.setdefault(word.process, _Process())
         if word.worker is not None:
-            self._workers[word.worker] = word.process
+            self._workers.setdefault(word.worker, set()).add(word.process)
         process.wanted = word.wanted
         was = self.circuit.state
         self._notice(word, now)
@@ -118,10 +121,15 @@ class Coordinator:
 
     def gone(self, worker: str) -> None:
         """Forget a worker that died: its share is free."""
-        self._processes.pop(self._workers.pop(worker, ""), None)
+        self.left(self._workers.pop(worker, ()))
+
+    def left(self, processes: Iterable[str]) -> None:
+        """Forget processes that make no more requests: their shares are free."""
+        for name in processes:
+            self._processes.pop(name, None)
 
     def traffic(self) -> Traffic:
-        """Return what the report says of it."""
+        """Return what came of all requests so far."""
         return Traffic(
             concurrency=self.limit.limit, refused=self.refused,
             outages=self.circuit.outages, seconds_out=round(self.circuit.seconds_open, 3),

@@ -33,7 +33,7 @@ def as_concurrency(concurrency: int | str) -> int | Literal["auto"]:
     return as_int(concurrency, "concurrency", 1, unit="requests")
 
 
-def rules_for(model: Endpoint, concurrency: int | Literal["auto"]) -> Rules | None:
+def rules_for(model: Endpoint, concurrency: int | Literal["auto"], group: str | None = None) -> Rules | None:
     """Return the rules of a run's requests; None where the model runs in the process.
 
     Raises
@@ -53,8 +53,9 @@ def rules_for(model: Endpoint, concurrency: int | Literal["auto"]) -> Rules | No
             )
         most //= share  # these processes know nothing of each other
     return Rules(
-        concurrency=most, ready_timeout=model.patience.ready_timeout, outage_timeout=model.patience.outage_timeout
-    )
+        concurrency=most, ready_timeout=model.patience.ready_timeout,
+        outage_timeout=model.patience.outage_timeout, group=group,
+    )  # fmt: skip
 
 
 def threads_for(model: Endpoint, concurrency: int | Literal["auto"]) -> int:
