@@ -4,6 +4,8 @@
 >>> detections = geotile.detect("scene.tif", "https://models.example/invocations")  # doctest: +SKIP
 """
 
+from typing import TYPE_CHECKING, Any
+
 from geotile.endpoints import Check, Endpoint, HttpEndpoint, Patience, endpoint
 from geotile.endpoints.sigv4 import SigV4
 from geotile.errors import (
@@ -34,6 +36,9 @@ from geotile.scaling import cast, rescale, stretch
 from geotile.sinks import write
 from geotile.soft_nms import SoftNms
 
+if TYPE_CHECKING:
+    from geotile.service import JobRequest, jobs, serve, submit
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -49,6 +54,7 @@ __all__ = [
     "ImageError",
     "ImageOpenError",
     "ImageReadError",
+    "JobRequest",
     "KeepAll",
     "Merge",
     "Nms",
@@ -69,11 +75,23 @@ __all__ = [
     "detect",
     "detect_to",
     "endpoint",
+    "jobs",
     "nms",
     "open_image",
     "plan",
     "plot_detections",
     "rescale",
+    "serve",
     "stretch",
+    "submit",
     "write",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what the service offers: its libraries are imported when it is used."""
+    if name in ("JobRequest", "jobs", "serve", "submit"):
+        from geotile import service
+
+        return getattr(service, name)
+    raise AttributeError(f"module 'geotile' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: ``geotile detect``, ``resume``, ``status``, ``plan``, ``check`` and ``demo``."""
+"""The command line: ``geotile detect``, ``resume``, ``status``, ``plan``, ``check`` and ``demo``; and the service's."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ from geotile.cli_options import (
     endpoint_options,
     opening_options,
 )  # fmt: skip
+from geotile.cli_service import jobs, serve, submit
 from geotile.folder import Folder
 from geotile.nms import OverlapMetric
 from geotile.report import Report
@@ -249,6 +250,10 @@ def demo(
     _show(rows)
     for path in result.files:
         typer.echo(path)
+
+
+for command in (serve, submit, jobs):
+    app.command()(command)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from geotile.georef import NOWHERE, Georeference
 from geotile.geotiff import geotiff
 from geotile.grid import Window
 from geotile.nitf import nitf_options
-from geotile.quiet import unplaced
+from geotile.quiet import in_memory, unplaced
 
 TileFormat = Literal["GTIFF", "NITF", "PNG", "JPEG", "NPY"]
 TileCompression = Literal["NONE", "LZW", "JPEG", "J2K"]
@@ -132,8 +132,9 @@ class Encoder:
             options = options | nitf_options(place, pixels.shape[1], pixels.shape[2])
         elif pixels.dtype.kind == "f" and "predictor" in options:
             options = options | {"predictor": 3}
-        with MemoryFile(geotiff(pixels, place, self.nodata)) as plain, MemoryFile() as memory, unplaced():
-            with plain.open() as source:
+        plain = geotiff(pixels, place, self.nodata)
+        with in_memory(), MemoryFile(plain) as file, MemoryFile() as memory, unplaced():
+            with file.open() as source:
                 rasterio.shutil.copy(source, memory.name, driver=driver, **options)
             return bytes(memory.getbuffer())
 
@@ -143,7 +144,7 @@ class Encoder:
 
 def _gdal(pixels: NDArray[Any], driver: str, options: dict[str, Any]) -> bytes:
     bands, height, width = pixels.shape
-    with MemoryFile() as memory:
+    with in_memory(), MemoryFile() as memory:
         with unplaced():
             file = memory.open(
                 driver=driver, count=bands, height=height, width=width, dtype=pixels.dtype.name, **options

@@ -31,7 +31,8 @@ def loaded_distributed() -> Any | None:
 
     Importing it takes half a second or more, which a run on threads need not pay.
     """
-    return sys.modules.get("distributed")
+    module = sys.modules.get("distributed")
+    return module if hasattr(module, "get_client") else None  # another thread may be importing it
 
 
 def this_worker() -> Any | None:

@@ -95,6 +95,6 @@ def with_text(detections: gpd.GeoDataFrame, columns: list[str]) -> gpd.GeoDataFr
 def from_text(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Return a table that was stored with `with_text` as it was: nested columns as objects."""
     for column in ("classes", "properties"):
-        values = [None if value is None else json.loads(value) for value in table[column].astype(object)]
+        values = [json.loads(value) if isinstance(value, str) else None for value in table[column]]
         table[column] = np.fromiter(values, object, len(values))
     return table

@@ -33,6 +33,8 @@ class CountingProxy:
         self.requests: list[Request] = []
         self.most_at_once = self._under_way = 0
         self.fault: Callable[[str, str], tuple[int, dict[str, str], bytes] | None] = lambda method, path: None
+        self.around: Callable[..., tuple[int, dict[str, str], bytes]] | None = None
+        """``around(sent, headers, forward)`` returns an answer; ``forward(sent)`` asks the server."""
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
@@ -91,12 +93,10 @@ def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
             sent = self.rfile.read(length) if length else None
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = proxy.fault(self.command, self.path)
+            if answer is None and proxy.around is not None:
+                answer = proxy.around(sent, headers, lambda body: self.ask(body, headers))
             if answer is None:
-                behind = http.client.HTTPConnection("127.0.0.1", proxy.port)
-                behind.request(self.command, self.path, sent, headers)
-                got = behind.getresponse()
-                answer = got.status, dict(got.getheaders()), got.read()
-                behind.close()
+                answer = self.ask(sent, headers)
             status, given, body = answer
             proxy.count(Request(self.command, self.path, headers.get("range"), headers, status, len(body)))
             self.send_response(status)
@@ -112,6 +112,16 @@ def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(body)
                 except OSError:  # the client has what it wanted
                     self.close_connection = True
+
+        def ask(self, sent, headers):
+            behind = http.client.HTTPConnection("127.0.0.1", proxy.port)
+            if sent is not None:
+                headers = headers | {"content-length": str(len(sent))}
+            behind.request(self.command, self.path, sent, headers)
+            got = behind.getresponse()
+            answer = got.status, dict(got.getheaders()), got.read()
+            behind.close()
+            return answer
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
 

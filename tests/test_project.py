@@ -53,14 +53,12 @@ def test_environment_yml_is_pyproject():
     wanted = {
         re.split(r"[\[><= ]", d)[0]: d for d in project["dependencies"] + project["optional-dependencies"]["plot"]
     }
-    lines = re.findall(r"^  - ([a-z0-9-]+)(.*)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    lines = re.findall(r"^  - ([a-z0-9_-]+)(.*)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     listed = {name: name + version for name, version in lines if name not in ("python", "pip", "conda-forge")}
-    renamed = {
-        "dask" if name == "dask-core" else "matplotlib" if name == "matplotlib-base" else name for name in listed
-    }
-    assert renamed == set(wanted)
+    other = {"dask-core": "dask", "matplotlib-base": "matplotlib", "prometheus_client": "prometheus-client"}
+    assert {other.get(name, name) for name in listed} == set(wanted)
     for name, line in listed.items():
-        key = {"dask-core": "dask", "matplotlib-base": "matplotlib"}.get(name, name)
+        key = other.get(name, name)
         assert line.split(">=")[1] == wanted[key].split(">=")[1]
     assert f"python{project['requires-python']}" in (ROOT / "environment.yml").read_text().replace(" ", "")
 

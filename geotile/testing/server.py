@@ -17,7 +17,7 @@ from rasterio.io import MemoryFile
 
 from geotile.decode import decode_object
 from geotile.detections import Detections
-from geotile.quiet import unplaced
+from geotile.quiet import in_memory, unplaced
 
 Model = Callable[[NDArray[Any]], Any]
 
@@ -81,7 +81,7 @@ def decode_tile(body: bytes) -> NDArray[Any]:
     """Decode a tile of any of geotile's formats, (band, y, x)."""
     if body.startswith(b"\x93NUMPY"):
         return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
-    with MemoryFile(body) as memory:
+    with in_memory(), MemoryFile(body) as memory:
         with unplaced():
             file = memory.open()
         with file:

@@ -9,10 +9,10 @@ Dask's scheduler.
 from geotile.traffic.ask import Asked, ask
 from geotile.traffic.coordinator import Rules
 from geotile.traffic.gate import Gate
-from geotile.traffic.link import begin_run, end_traffic, gate_of, stop_run_everywhere
+from geotile.traffic.link import begin_run, end_traffic, gate_of, stop_run_everywhere, traffic_now
 from geotile.traffic.start import as_concurrency, rules_for, threads_for, wait_until_ready
 
 __all__ = [
     "Asked", "Gate", "Rules", "as_concurrency", "ask", "begin_run", "end_traffic", "gate_of", "rules_for",
-    "stop_run_everywhere", "threads_for", "wait_until_ready",
+    "stop_run_everywhere", "threads_for", "traffic_now", "wait_until_ready",
 ]  # fmt: skip

@@ -71,6 +71,7 @@ class Grant:
 @dataclass
 class _Process:
     wanted: int = 0
+    in_flight: int = 0
     cap: int = 0
     """What it was last granted."""
     held: int = 0
@@ -102,7 +103,7 @@ class Coordinator:
         process = self._processes.setdefault(word.process, _Process())
         if word.worker is not None:
             self._workers.setdefault(word.worker, set()).add(word.process)
-        process.wanted = word.wanted
+        process.wanted, process.in_flight = word.wanted, word.in_flight
         was = self.circuit.state
         self._notice(word, now)
         probe = self.circuit.probe(now)
@@ -127,6 +128,10 @@ class Coordinator:
         """Forget processes that make no more requests: their shares are free."""
         for name in processes:
             self._processes.pop(name, None)
+
+    def now(self) -> tuple[int, int]:
+        """Return how many requests are in flight, by the last words, and how many may be."""
+        return sum(each.in_flight for each in self._processes.values()), self.limit.limit
 
     def traffic(self) -> Traffic:
         """Return what came of all requests so far."""

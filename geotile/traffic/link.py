@@ -74,6 +74,11 @@ class Runs:
             seconds_out=round(after.seconds_out - before.seconds_out, 3),
         )  # fmt: skip
 
+    def now(self) -> dict[str, tuple[int, int]]:
+        """Return for each group how many requests are in flight, and how many may be."""
+        with self._lock:
+            return {key: each.now() for key, each in self._coordinators.items()}
+
     def gone(self, worker: str) -> None:
         """Forget a worker."""
         with self._lock:
@@ -124,6 +129,8 @@ def open_traffic() -> None:
 
     try:
         client.register_plugin(TrafficPlugin(), name=TrafficPlugin.name)
+    except OSError:
+        raise  # it is gone, whatever it has installed
     except Exception as error:  # unpickling fails in any way where geotile is not, or is another
         raise ArgumentError(
             f"the Dask scheduler at {client.scheduler.address} cannot keep count of requests "
@@ -174,6 +181,17 @@ def end_traffic(run: str) -> Traffic:
         with suppress(OSError):  # the scheduler is gone, and what it knew: the run's own error says so
             ended = pickle.loads(client.sync(client.scheduler.geotile_traffic_end, run=run))
     return ended or Traffic(concurrency=0, refused=0, outages=0, seconds_out=0.0)
+
+
+def traffic_now() -> dict[str, tuple[int, int]]:
+    """Return for each group, or run of none, how many requests are in flight, and how many may be."""
+    client = active_client()
+    if client is None or not hasattr(client.scheduler, "geotile_traffic_now"):
+        return _here.now()
+    with suppress(OSError):  # the scheduler is gone
+        found: dict[str, tuple[int, int]] = pickle.loads(client.sync(client.scheduler.geotile_traffic_now))
+        return found
+    return {}
 
 
 def gate_of(run: str, rules: Rules, probe: Callable[[], None]) -> Gate:

@@ -24,6 +24,7 @@ class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is no
         self.stopping: set[asyncio.Task[None]] = set()
         scheduler.handlers["geotile_traffic"] = self.hear
         scheduler.handlers["geotile_traffic_end"] = self.end
+        scheduler.handlers["geotile_traffic_now"] = self.now
         scheduler.handlers["geotile_begin"] = self.begin
         scheduler.handlers["geotile_stop"] = self.stop
 
@@ -39,6 +40,10 @@ class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is no
         """Forget a run."""
         self.clients.pop(run, None)
         return pickle.dumps(self.runs.end(run))
+
+    async def now(self) -> bytes:
+        """Return what is in flight."""
+        return pickle.dumps(self.runs.now())
 
     async def stop(self, run: str, reason: str) -> None:
         """End a run in all workers."""

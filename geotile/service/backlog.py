@@ -1,0 +1,83 @@
+"""Which job is next: the oldest of the endpoint that has least to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from geotile.service.delivery import Delivery
+from geotile.service.request import JobRequest
+
+
+@dataclass(eq=False)
+class Job:
+    """A request that was taken in."""
+
+    request: JobRequest
+    delivery: Delivery
+    tiles: int = 0
+    """Requests that it will make; known once its images' headers were read."""
+    also: list[Delivery] = field(default_factory=list)
+    """More deliveries of the same job: they wait for its end."""
+
+    @property
+    def target(self) -> str:
+        """Names its endpoint."""
+        return self.request.target
+
+
+@dataclass
+class Backlog:
+    """Jobs that wait and jobs that run. Not thread-safe.
+
+    Parameters
+    ----------
+    jobs : int
+        That run at once.
+    per_endpoint : int
+        That run at once against one endpoint: a slow one does not take all places. The last place is for a job that is
+        smaller than all that run there, so that big ones do not hold it up.
+    """
+
+    jobs: int
+    per_endpoint: int
+    waiting: list[Job] = field(default_factory=list)
+    running: list[Job] = field(default_factory=list)
+
+    def add(self, job: Job) -> None:
+        """Have a job wait."""
+        self.waiting.append(job)
+
+    def next(self) -> Job | None:
+        """Move the job that is next to those that run, and return it; None if there is none or no place."""
+        if len(self.running) >= self.jobs:
+            return None
+        load = Counter(job.target for job in self.running)
+        for job in sorted(self.waiting, key=lambda job: (load[job.target], job.delivery.sent, job.delivery.name)):
+            if self._has_place(job, load[job.target]):
+                self.waiting.remove(job)
+                self.running.append(job)
+                return job
+        return None
+
+    def _has_place(self, job: Job, load: int) -> bool:
+        if load < max(1, self.per_endpoint - 1):
+            return True
+        others = [each.tiles for each in self.running if each.target == job.target]
+        return load < self.per_endpoint and job.tiles < min(others)
+
+    def ended(self, job: Job) -> None:
+        """Forget a job."""
+        self.running.remove(job)
+
+    def find(self, job_id: str) -> Job | None:
+        """Return the job of an id, if it waits or runs."""
+        return next((each for each in [*self.running, *self.waiting] if each.request.job_id == job_id), None)
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    def held(self) -> list[Any]:
+        """Return the deliveries of all jobs."""
+        return [each for job in [*self.waiting, *self.running] for each in (job.delivery, *job.also)]

@@ -1,0 +1,727 @@
+"""The service over real queues, topics, streams and buckets (moto's server), and real models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import geopandas as gpd
+import numpy as np
+import pytest
+from aws import aws
+from helpers import crowd
+from object_store import CountingProxy
+
+import geotile
+from geotile.testing import ModelServer
+
+TILES = {"imageProcessorTileSize": 128, "imageProcessorTileOverlap": 32, "imageProcessorTileFormat": "GTIFF"}
+QUICK = {"retry_s": 0.1, "deliveries": 2, "endpoint_options": {"retries": 1, "ready_timeout": 2, "outage_timeout": 2}}
+
+
+def request(job_id, image, url, outputs, **more):
+    return {
+        "jobId": job_id, "jobName": "a test", "imageUrls": [image] if isinstance(image, str) else image,
+        "imageProcessor": {"name": url, "type": "HTTP_ENDPOINT"}, "outputs": outputs, **TILES, **more,
+    }  # fmt: skip
+
+
+def poison(tile):
+    """Fail on the tiles whose first pixel is less than 40 (one of `noise`), else as `crowd`."""
+    if tile[0, 0, 0] < 40:
+        raise ValueError("poison")
+    return crowd(tile)
+
+
+def broken(tile):
+    raise ValueError("broken")
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    with aws() as server:
+        yield server
+
+
+@pytest.fixture
+def there(cloud, monkeypatch, request):
+    """AWS with a queue, a topic, a stream and a bucket of this test's own."""
+    for name, value in cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    cloud.setup(hashlib.sha256(request.node.name.encode()).hexdigest()[:12])
+    return cloud
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "jobs"
+
+
+@pytest.fixture
+def path(write_tiff, noise):
+    return write_tiff(noise)
+
+
+def features_of(data) -> list[dict]:
+    """Features without what differs between two runs of one job: its id and when it began."""
+    features = json.loads(data)["features"]
+    for feature in features:
+        feature["properties"].pop("inferenceMetadata")
+        feature.pop("id")
+        feature["properties"].pop("sourceMetadata")
+    return features
+
+
+def wanted(image, model, **options):
+    """What a run of the library finds, as features."""
+    found = geotile.detect(image, model, **({"tile_size": 128, "overlap": 32, "iou_threshold": 0.75} | options))
+    return json.loads(json.dumps(list(geotile.sinks.features(found))))
+
+
+def alike(a, b) -> bool:
+    return sorted(map(json.dumps, a)) == sorted(map(json.dumps, b))
+
+
+# --- a folder of requests
+
+
+def test_a_job_from_a_folder(folder, path, tmp_path, capsys):
+    with ModelServer(crowd) as model:
+        outputs = [
+            {"type": "File", "path": str(tmp_path)},
+            {"type": "File", "path": str(tmp_path), "format": "parquet"},
+        ]
+        said = request(
+            "my job", path, model.url, outputs, featureProperties=[{"mission": "a"}, {"pass": 2}], colour="red"
+        )
+        assert geotile.submit(said, folder).unknown() == ["colour"]
+        assert [job.status for job in geotile.jobs(folder)] == ["QUEUED"]
+        geotile.serve(folder, once=True)
+    features = json.loads((tmp_path / "image.tif.geojson").read_text())["features"]
+    assert {each["properties"]["inferenceMetadata"]["jobId"] for each in features} == {"my job"}
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT[\d:.]+Z", features[0]["properties"]["inferenceMetadata"]["inferenceDT"])
+    assert features[0]["properties"]["sourceMetadata"] == [{"location": path, "format": "TIFF"}]
+    assert len({each["id"] for each in features}) == len(features) > 20
+    want = wanted(path, crowd)
+    for each in want:
+        each["properties"] |= {"mission": "a", "pass": 2}
+    assert alike(features_of((tmp_path / "image.tif.geojson").read_text()), want)
+    table = gpd.read_parquet(tmp_path / "image.tif.parquet")
+    assert len(table) == len(features)
+    assert json.loads(table["properties"].iloc[0])["mission"] == "a"
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["status"] for line in lines] == ["STARTED", "IN_PROGRESS", "SUCCESS", "SUCCESS"]
+    assert lines[2]["image_id"] == f"my job:{path}"
+    (record,) = geotile.jobs(folder)
+    assert (record.status, record.warnings, len(record.attempts)) == ("SUCCESS", ["unknown field colour"], 1)
+    assert record.images[0].requests == record.images[0].tiles > 0
+    assert sorted(each.name for each in (folder / "done").iterdir()) == ["my job.json", "my job.status.json"]
+    assert json.loads((folder / "done" / "my job.status.json").read_text())["status"] == "SUCCESS"
+    assert not list((folder / "state" / "work").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"imageProcessorTileSize": "big"}, "imageProcessorTileSize: Input should be a valid integer.*big"),
+        ({"imageProcessorTileOverlap": 128}, "imageProcessorTileOverlap=128 must be less"),
+        (
+            {"imageProcessor": {"name": "planes", "type": "HTTP_ENDPOINT"}},
+            "imageProcessor: an HTTP_ENDPOINT's name is its url",
+        ),
+        ({"imageProcessor": {"name": "planes", "type": "SM_BATCH"}}, "imageProcessor.type"),
+        ({"imageUrls": []}, "imageUrls"),
+        ({"outputs": [{"type": "S3"}]}, r"outputs\[0\].*bucket: Field required"),
+        ({"outputs": [{"type": "Pigeon"}]}, r"outputs\[0\].*Pigeon"),
+        ({"regionOfInterest": "POLYGON"}, "regionOfInterest: no WKT"),
+        ({"postProcessing": 2 * [{"step": "FEATURE_DISTILLATION"}]}, "2 steps"),
+        ({"imageProcessorTileFormat": "BMP"}, "imageProcessorTileFormat"),
+        ({"geotile": {"colour": 1}}, "geotile.colour"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_its_path(folder, change, said):
+    wrong = request("a", "a.tif", "http://127.0.0.1:1/invocations", [{"type": "File", "path": "x"}]) | change
+    with pytest.raises(geotile.ArgumentError, match=said):
+        geotile.submit(wrong, folder)
+    (folder / "wrong.json").parent.mkdir(exist_ok=True)
+    (folder / "wrong.json").write_text(json.dumps(wrong))
+    geotile.serve(folder, once=True)
+    status = json.loads((folder / "failed" / "wrong.status.json").read_text())
+    assert re.search(said, status["reasons"][0])
+
+
+def test_osml_requests_are_taken_as_they_are():
+    """The request of OSML's README, strings for numbers and all, and one of its older fields."""
+    said = {
+        "jobArn": "arn:aws:oversightml:us-east-1:123456789012:ipj/job", "jobName": "n", "jobId": "id",
+        "imageUrls": ["s3://bucket/small.ntf"],
+        "outputs": [{"type": "S3", "bucket": "results", "prefix": "n/"}, {"type": "Kinesis", "stream": "s", "batchSize": 1000}],
+        "imageProcessor": {"name": "aircraft", "type": "SM_ENDPOINT"}, "imageProcessorTileSize": "512",
+        "imageProcessorTileOverlap": "128", "imageProcessorTileFormat": "NITF", "imageProcessorTileCompression": "JPEG",
+        "postProcessing": [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "SOFT_NMS", "iouThreshold": 0.7}}],
+    }  # fmt: skip
+    parsed = geotile.JobRequest.parse(json.dumps(said))
+    assert parsed.unknown() == ["jobArn"]
+    assert parsed.image_processor.endpoint == "sagemaker://aircraft"
+    assert parsed.cutting()["tile_size"] == 512
+    assert parsed.outputs[1].records_a_call == 500
+    assert isinstance(parsed.merge, geotile.SoftNms)
+    old = {
+        name: value
+        for name, value in said.items()
+        if name not in ("outputs", "postProcessing", "imageProcessorTileSize")
+    }
+    parsed = geotile.JobRequest.parse(
+        json.dumps(old | {"outputBucket": "results", "outputPrefix": "x", "postProcessing": []})
+    )
+    assert (parsed.outputs[0].bucket, parsed.outputs[0].prefix) == ("results", "x")
+    assert parsed.merge == geotile.Nms(0.75)
+    assert parsed.cutting()["tile_size"] == 1024
+    assert (
+        parsed.digest
+        == geotile.JobRequest.parse(
+            json.dumps(dict(reversed(list(old.items()))) | {"outputBucket": "results", "outputPrefix": "x"})
+        ).digest
+    )
+
+
+def test_what_can_never_succeed_is_not_tried_again(folder, tmp_path, path):
+    (tmp_path / "text.tif").write_text("no image")
+    with ModelServer(crowd) as model:
+        out = [{"type": "File", "path": str(tmp_path / "out")}]
+        geotile.submit(request("missing", str(tmp_path / "none.tif"), model.url, out), folder)
+        geotile.submit(request("text", str(tmp_path / "text.tif"), model.url, out), folder)
+        geotile.submit(request("off", path, model.url, out, regionOfInterest="POINT (170 0)"), folder)
+        geotile.serve(folder, once=True)
+        assert model.requests == 0
+    records = {record.job_id: record for record in geotile.jobs(folder)}
+    assert "no such image" in records["missing"].reasons[0]
+    assert "cannot open" in records["text"].reasons[0]
+    assert {len(record.attempts) for record in records.values()} == {0}
+    assert records["off"].status == "FAILED"
+
+
+def test_a_job_that_fails_is_tried_again_and_then_given_up(folder, tmp_path, path):
+    with ModelServer(broken) as model:
+        geotile.submit(request("a", path, model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)
+        geotile.serve(folder, once=True, **QUICK)
+        model.model = crowd
+        (record,) = geotile.jobs(folder)
+        assert record.status == "FAILED"
+        assert len(record.attempts) == len(record.reasons) == 2
+        assert all("tiles of" in reason and "failed" in reason for reason in record.reasons)
+        assert not (tmp_path / "out").exists()
+        os.replace(folder / "failed" / "a.json", folder / "a.json")  # somebody puts it back
+        geotile.serve(folder, once=True, **QUICK)
+    (record,) = geotile.jobs(folder)
+    assert record.status == "SUCCESS"
+    assert alike(features_of((tmp_path / "out" / "image.tif.geojson").read_text()), wanted(path, crowd))
+
+
+def test_a_poison_tile_makes_a_job_partial(folder, tmp_path, path, capsys):
+    with ModelServer(poison) as model:
+        geotile.submit(request("a", [path, path], model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)
+        geotile.serve(folder, once=True, **QUICK)
+    (record,) = geotile.jobs(folder)
+    assert record.status == "PARTIAL"
+    assert 0 < record.images[0].failures == len(record.images[0].failed_tiles) < record.images[0].tiles
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["image.tif-2.geojson", "image.tif.geojson"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    regions = [line for line in lines if "region_id" in line]
+    assert regions
+    assert all(line["status"] in ("PARTIAL", "FAILED") for line in regions)
+    tiles = [line["failed_tiles"] for line in lines if line.get("image_status") == "PARTIAL"]
+    y0, y1, x0, x1 = record.images[0].failed_tiles[0]
+    assert tiles[0].startswith(f"[{{'1': [[{y0}, {x0}], [{x1 - x0}, {y1 - y0}]]}}")
+
+
+def test_a_job_that_is_done_is_not_done_again(folder, tmp_path, path):
+    with ModelServer(crowd) as model:
+        said = request("a", path, model.url, [{"type": "File", "path": str(tmp_path / "out")}])
+        geotile.submit(said, folder)
+        geotile.serve(folder, once=True)
+        asked = model.requests
+        geotile.submit(said, folder)
+        geotile.serve(folder, once=True)
+        assert model.requests == asked
+        geotile.submit(said | {"imageProcessorTileSize": 64}, folder)  # another request by its name
+        geotile.serve(folder, once=True)
+        assert model.requests == asked
+    assert sorted(each.name for each in (folder / "done").glob("*.json")) == [
+        "a-2.json",
+        "a-2.status.json",
+        "a.json",
+        "a.status.json",
+    ]
+    assert "another request" in json.loads((folder / "failed" / "a.status.json").read_text())["reasons"][0]
+    assert geotile.jobs(folder)[0].status == "SUCCESS"
+
+
+def test_an_output_that_fails_fails_alone_and_asks_nobody_again(folder, tmp_path, path):
+    (tmp_path / "taken").write_text("a file where a folder is wanted")
+    outputs = [{"type": "File", "path": str(tmp_path / "taken")}, {"type": "File", "path": str(tmp_path / "out")}]
+    with ModelServer(crowd) as model:
+        geotile.submit(request("a", path, model.url, outputs), folder)
+        geotile.serve(folder, once=True, **QUICK)
+        asked = model.requests
+        (record,) = geotile.jobs(folder)
+        assert record.status == "FAILED"
+        assert "outputs[0]" in record.reasons[0]
+        written = (tmp_path / "out" / "image.tif.geojson").stat().st_mtime_ns
+        (tmp_path / "taken").unlink()
+        os.replace(folder / "failed" / "a.json", folder / "a.json")
+        geotile.serve(folder, once=True, **QUICK)
+        assert model.requests == asked
+    assert geotile.jobs(folder)[0].status == "SUCCESS"
+    assert (tmp_path / "out" / "image.tif.geojson").stat().st_mtime_ns == written  # it was there already
+    assert (tmp_path / "taken" / "image.tif.geojson").read_bytes() == (
+        tmp_path / "out" / "image.tif.geojson"
+    ).read_bytes()
+
+
+# --- stopping and dying
+
+
+def start(*words, **more) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "geotile.cli", "serve", *map(str, words)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **more,
+    )
+
+
+def until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def parts(folder) -> int:
+    return len(list((folder / "state" / "work").glob("*/0/checkpoint/*/*.parquet")))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_service_that_ends_leaves_its_job_to_the_next(folder, tmp_path, path, how):
+    with ModelServer(crowd, latency_s=0.3) as model:
+        geotile.submit(request("a", path, model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)
+        words = ["--queue", folder, "--concurrency", 1, "--region-size", 128, "--grace", 0.2]
+        service = start(*words)
+        until(lambda: parts(folder) >= 2)
+        service.send_signal(how)
+        began = time.monotonic()
+        _, err = service.communicate(timeout=30)
+        assert service.returncode == (0 if how is signal.SIGTERM else -how), err
+        assert time.monotonic() - began < 10
+        kept, asked = parts(folder), model.requests
+        assert (folder / "a.json").exists()
+        assert not (tmp_path / "out").exists()
+        model.latency_s = 0.0
+        geotile.serve(folder, once=True, region_size=128)
+    (record,) = geotile.jobs(folder)
+    assert record.status == "SUCCESS"
+    assert len(record.attempts) == (1 if how is signal.SIGTERM else 2)  # only death counts
+    assert kept >= 2
+    assert alike(
+        features_of((tmp_path / "out" / "image.tif.geojson").read_text()), wanted(path, crowd, region_size=128)
+    )
+    assert model.requests < asked + record.images[0].tiles - 2
+
+
+def test_a_job_whose_process_dies_each_time_is_given_up(folder, tmp_path, path):
+    with ModelServer(crowd, latency_s=0.5) as model:
+        geotile.submit(request("a", path, model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)
+        record = tmp_path / "jobs" / "state" / "records" / "a.json"
+        for tries in (1, 2):
+            service = start("--queue", folder, "--deliveries", 2)
+            until(lambda tries=tries: record.exists() and len(json.loads(record.read_text())["attempts"]) == tries)
+            service.kill()
+            service.communicate()
+        geotile.serve(folder, once=True, deliveries=2)
+    (known,) = geotile.jobs(folder)
+    assert known.status == "FAILED"
+    assert [bool(re.match(r"process \d+ on \S+ ended", reason)) for reason in known.reasons] == [True, True]
+
+
+def test_health_and_metrics(folder, tmp_path, path):
+    with ModelServer(crowd, latency_s=0.3) as model:
+        geotile.submit(
+            request(
+                "a",
+                path,
+                model.url.replace("http://", "http://me:hush@"),
+                [{"type": "File", "path": str(tmp_path / "out")}],
+            ),
+            folder,
+        )
+        service = start("--queue", folder, "--address", "127.0.0.1:0", "--concurrency", 2)
+        logs: list[str] = []
+        threading.Thread(target=lambda: logs.extend(iter(service.stderr.readline, "")), daemon=True).start()
+        until(lambda: any("health and metrics" in line for line in logs))
+        url = re.search(r"http://127.0.0.1:\d+", next(line for line in logs if "health" in line))[0]
+
+        def get(what):
+            return urllib.request.urlopen(f"{url}/{what}").read().decode()
+
+        assert get("healthz") == "200 OK"
+        until(lambda: re.search(r"^geotile_service_in_flight\{endpoint=\S+\} 2\.0", get("metrics"), re.MULTILINE))
+        assert get("readyz") == "200 OK"
+        until(lambda: 'geotile_service_jobs_total{status="SUCCESS"} 1.0' in get("metrics"))
+        metrics = get("metrics")
+        for name in (
+            "tiles_total",
+            "requests_total",
+            "retries_total",
+            "refusals_total",
+            'step_seconds_total{step="send"}',
+            "queue_depth",
+        ):
+            assert f"geotile_service_{name}" in metrics
+        service.send_signal(signal.SIGTERM)
+        out, _ = service.communicate(timeout=20)
+        assert service.returncode == 0
+    assert "hush" not in out + "".join(logs) + metrics + geotile.jobs(folder)[0].model_dump_json()
+    regions = [json.loads(line) for line in logs if "region (" in line]
+    assert {(each["job_id"], each["image_id"]) for each in regions} == {("a", f"a:{path}")}
+    assert all("region" in each for each in regions)
+
+
+# --- AWS
+
+
+def test_a_hundred_jobs_of_every_kind(there, tmp_path, path, noise, write_tiff):
+    s3 = there.client("s3")
+    images = {}
+    for name, pixels in (("one.tif", noise), ("two.tif", noise[:, ::-1].copy())):
+        images[f"s3://{there.bucket}/in/{name}"] = local = write_tiff(pixels, name)
+        s3.upload_file(local, there.bucket, f"in/{name}")
+    first, second = images
+    with ModelServer(crowd) as good, ModelServer(poison) as bad, ModelServer(broken) as worse:
+        jobs: dict[str, tuple[str, str, list[str]]] = {}  # id: status, model, images
+
+        def send(job_id, status, model, image, outputs=None, **more):
+            outputs = outputs or [{"type": "S3", "bucket": there.bucket, "prefix": f"out/{job_id}"}]
+            there.send(request(job_id, image, model.url, outputs, **more))
+            jobs[job_id] = status, model, [image] if isinstance(image, str) else image
+
+        for i in range(46):
+            send(f"good-{i}", "SUCCESS", good, [first, second][i % 2])
+        for i in range(8):
+            send(f"both-{i}", "SUCCESS", good, [first, second])
+        for i in range(6):
+            outputs = [
+                {"type": "Kinesis", "stream": there.stream, "batchSize": 7},
+                {"type": "S3", "bucket": there.bucket, "prefix": f"out/stream-{i}"},
+            ]
+            send(f"stream-{i}", "SUCCESS", good, first, outputs)
+        for i in range(6):
+            send(f"twice-{i}", "SUCCESS", good, first)
+            send(f"twice-{i}", "SUCCESS", good, first)
+        for i in range(8):
+            send(f"poison-{i}", "PARTIAL", bad, first)
+        for i in range(3):
+            send(f"broken-{i}", "FAILED", worse, second)
+        for i in range(10):
+            send(f"missing-{i}", "FAILED", good, f"s3://{there.bucket}/in/none-{i}.tif")
+        for i in range(6):
+            send(f"nowhere-{i}", "FAILED", good, first, [{"type": "S3", "bucket": "no-such-bucket", "prefix": "x"}])
+        for i in range(5):
+            there.send(
+                request(
+                    f"wrong-{i}", first, good.url, [{"type": "S3", "bucket": there.bucket}], imageProcessorTileSize=-1
+                )
+            )
+            there.send("{no json" + str(i))
+        assert len(jobs) + 10 >= 100
+        geotile.serve(
+            f"sqs://{there.queue}", status=f"sns://{there.topic}", state=tmp_path / "state", once=True,
+            jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout": 30}},
+        )  # fmt: skip
+        assert bad.requests > 0
+        asked = good.requests
+    records = {record.job_id: record for record in geotile.jobs(f"sqs://{there.queue}", tmp_path / "state")}
+    assert {job_id: records[job_id].status for job_id in jobs} == {
+        job_id: status for job_id, (status, *_) in jobs.items()
+    }
+    want = {uri: wanted(local, crowd) for uri, local in images.items()}
+    tiles = geotile.plan(path, tile_size=128, overlap=32).tiles
+    assert asked == tiles * sum(
+        len(uris) for job, (_, model, uris) in jobs.items() if model is good and not job.startswith("missing")
+    )
+    for job_id, (status, model, uris) in jobs.items():
+        keys = [f"out/{job_id}/{uri.rpartition('/')[2]}.geojson" for uri in uris]
+        if job_id.startswith("nowhere") or status == "FAILED":
+            assert not set(keys) & set(there.stored())
+        elif model is good:
+            for key, uri in zip(keys, uris, strict=True):
+                assert alike(features_of(there.object(key)), want[uri]), job_id
+    streamed = there.records()
+    assert len(streamed) == 6 * len(want[first])
+    assert {each["key"] for each in streamed} == {f"stream-{i}" for i in range(6)}
+    assert all(each["type"] == "FeatureCollection" and len(each["features"]) == 1 for each in streamed)
+    heard = there.messages(there.heard)
+    for job_id, (status, *_) in jobs.items():
+        said = [each for each in heard if each["job_id"] == job_id]
+        assert [each["status"] for each in said if "image_id" not in each] == [status], job_id
+        assert {each["image_status"] for each in said if "image_status" in each} <= {"STARTED", "IN_PROGRESS", status}
+    assert all(
+        "processing_duration" in each
+        for each in heard
+        if each["status"] in ("SUCCESS", "PARTIAL", "FAILED") and "region_id" not in each
+    )
+    dead = there.messages(there.dead)
+    import collections
+
+    print(
+        "DEAD",
+        collections.Counter(
+            json.loads(each["body"])["jobId"].partition("-")[0] if not each["body"].startswith("{no") else "no"
+            for each in dead
+        ),
+        [
+            each.get("reasons", "NONE")[:300]
+            for each in dead
+            if "nowhere-1" in each["body"] or "twice-1" in each["body"]
+        ],
+    )
+    assert len(dead) == sum(status == "FAILED" for status, *_ in jobs.values()) + 10
+    reasons = {
+        json.loads(each["body"])["jobId"]: json.loads(each["reasons"])
+        for each in dead
+        if not each["body"].startswith("{no")
+    }
+    assert len(reasons["broken-0"]) == 2
+    assert "imageProcessorTileSize" in reasons["wrong-0"][0]
+    assert "does not exist" in reasons["missing-0"][0] or "404" in reasons["missing-0"][0]
+    assert "no-such-bucket" in reasons["nowhere-0"][0]
+    assert there.messages(there.queue) == []
+    assert {each.name[:6] for each in (tmp_path / "state" / "work").iterdir()} == {"broken", "nowher"}
+
+
+def test_records_that_a_stream_refuses_are_sent_again(there, folder, tmp_path, path, monkeypatch):
+    proxy = CountingProxy(there.port)
+    calls, largest = [], []
+
+    def refusing(sent, headers, forward):
+        """Refuse every third record of a call, as a busy shard does."""
+        if not headers.get("x-amz-target", "").endswith("PutRecords"):
+            return forward(sent)
+        said = json.loads(sent)
+        calls.append(len(said["Records"]))
+        largest.append(len(sent))
+        taken = [each for i, each in enumerate(said["Records"]) if i % 3 or len(said["Records"]) == 1]
+        status, given, body = forward(json.dumps(said | {"Records": taken}).encode())
+        results = iter(json.loads(body)["Records"])
+        refused = {"ErrorCode": "ProvisionedThroughputExceededException", "ErrorMessage": "slow down"}
+        answer = [next(results) if each in taken else refused for each in said["Records"]]
+        return (
+            status,
+            given,
+            json.dumps({"FailedRecordCount": len(said["Records"]) - len(taken), "Records": answer}).encode(),
+        )
+
+    proxy.around = refusing
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", proxy.url)
+    with ModelServer(crowd) as model:
+        geotile.submit(
+            request("a", path, model.url, [{"type": "Kinesis", "stream": there.stream, "batchSize": 20}]), folder
+        )
+        geotile.serve(folder, once=True)
+    proxy.close()
+    found = [each["features"][0] for each in there.records()]
+    assert len({each["id"] for each in found}) == len(found)
+    assert alike(features_of(json.dumps({"features": found})), wanted(path, crowd))
+    assert max(calls) == 20
+    assert len(calls) > len(found) / 20
+
+
+def test_a_stream_goes_on_where_it_was_and_names_what_is_too_large(there, tmp_path, monkeypatch):
+    from geotile.folder import Folder
+    from geotile.service import outputs
+    from geotile.service.request import KinesisOutput
+
+    found = outputs.Found(folder=Folder.at(tmp_path), parts=[], added={}, job_id="job", image_id="job:a", name="a")
+    features = [{"id": f"{i}", "properties": {"x": "y" * (2**20 if i == 5 else 2**19)}} for i in range(25)]
+    monkeypatch.setattr(outputs.Found, "features", lambda self: iter(features))
+    notes = Folder.at(tmp_path / "notes")
+    notes.write("0.sent.json", b'{"sent": 3}')
+    with pytest.raises(geotile.OutputError, match="1 features are larger"):
+        outputs.deliver(found, KinesisOutput(type="Kinesis", stream=there.stream), notes, "0")
+    got = sorted(int(each["features"][0]["id"]) for each in there.records())
+    assert got == [i for i in range(3, 25) if i != 5]
+    assert json.loads(notes.read("0.sent.json")) == {"sent": 25}
+
+
+def test_a_request_stays_invisible_while_its_job_lives(there, folder, tmp_path, path, monkeypatch):
+    from geotile.service import loop, sqs
+
+    monkeypatch.setattr(sqs, "VISIBILITY_S", 2)
+    monkeypatch.setattr(loop, "_KEEP_S", 0.5)
+    seen = []
+    with ModelServer(crowd, latency_s=0.4) as model:
+        there.send(request("a", path, model.url, [{"type": "S3", "bucket": there.bucket, "prefix": "out"}]))
+        over = threading.Event()
+
+        def look():
+            while not over.wait(0.2):
+                seen.extend(
+                    there.client("sqs").receive_message(QueueUrl=there.queue, VisibilityTimeout=0).get("Messages", [])
+                )
+
+        watcher = threading.Thread(target=look)
+        service = threading.Thread(
+            target=lambda: geotile.serve(f"sqs://{there.queue}", state=tmp_path / "state", once=True, concurrency=1)
+        )
+        service.start()
+        until(lambda: model.requests > 0)
+        watcher.start()
+        service.join()
+        over.set()
+        watcher.join()
+        assert model.requests * 0.4 > 2.5  # longer than it is invisible
+    assert seen == []
+    assert there.stored() == ["out/image.tif.geojson"]
+
+
+def test_two_services_do_each_job_once(there, tmp_path, path):
+    with ModelServer(crowd, latency_s=0.02) as model:
+        for i in range(8):
+            there.send(
+                request(f"job-{i}", path, model.url, [{"type": "S3", "bucket": there.bucket, "prefix": f"out/{i}"}])
+            )
+            there.send(
+                request(f"job-{i}", path, model.url, [{"type": "S3", "bucket": there.bucket, "prefix": f"out/{i}"}])
+            )
+        words = [
+            "--queue",
+            f"sqs://{there.queue}",
+            "--state",
+            f"s3://{there.bucket}/state",
+            "--once",
+            "--retry-s",
+            1,
+            "--backlog",
+            1,
+            "--jobs",
+            2,
+        ]
+        services = [start(*words, env=os.environ | there.environment()) for _ in range(2)]
+        for service in services:
+            _, err = service.communicate(timeout=100)
+            assert service.returncode == 0, err[-2000:]
+        tiles = geotile.plan(path, tile_size=128, overlap=32).tiles
+        assert model.requests == 8 * tiles
+    assert len([key for key in there.stored() if key.startswith("out/")]) == 8
+
+
+def test_roles_are_assumed(there, tmp_path, path, folder):
+    """Moto takes any role; that STS is asked for each of them is what is seen."""
+    proxy = CountingProxy(there.port)
+    there.client("s3").upload_file(path, there.bucket, "in.tif")
+    asked = []
+
+    def noting(sent, headers, forward):
+        if b"AssumeRole" in (sent or b""):
+            asked.append(re.search(rb"RoleArn=[^&]*%2F(\w+)", sent)[1].decode())
+        return forward(sent)
+
+    proxy.around = noting
+    os.environ["AWS_ENDPOINT_URL_STS"] = proxy.url
+    role = "arn:aws:iam::123456789012:role/"
+    with ModelServer(crowd) as model:
+        outputs = [{"type": "S3", "bucket": there.bucket, "prefix": "out", "assumedRole": role + "writer"}]
+        geotile.submit(
+            request("a", f"s3://{there.bucket}/in.tif", model.url, outputs, imageReadRole=role + "reader"), folder
+        )
+        geotile.serve(folder, once=True)
+    del os.environ["AWS_ENDPOINT_URL_STS"]
+    proxy.close()
+    assert set(asked) == {"reader", "writer"}
+    assert alike(features_of(there.object("out/in.tif.geojson")), wanted(path, crowd))
+
+
+# --- fairness
+
+
+def jobs_of(*said):
+    from geotile.service.backlog import Backlog, Job
+    from geotile.service.delivery import Delivery
+
+    backlog = Backlog(jobs=4, per_endpoint=3)
+    for i, (endpoint, tiles) in enumerate(said):
+        parsed = geotile.JobRequest.parse(
+            json.dumps(request(f"{i}", "a.tif", f"http://{endpoint}/invocations", [{"type": "File", "path": "x"}]))
+        )
+        backlog.add(Job(request=parsed, delivery=Delivery(name=f"{i}", body=b"", sent=float(i)), tiles=tiles))
+    return backlog
+
+
+def started(backlog) -> list[str]:
+    return [job.request.job_id for job in iter(backlog.next, None)]
+
+
+def test_the_oldest_job_of_the_least_loaded_endpoint_is_next():
+    backlog = jobs_of(*[("slow", 10)] * 5, *[("fast", 10)] * 3)
+    assert started(backlog) == ["0", "5", "1", "6"]
+    backlog.ended(backlog.running[1])
+    assert started(backlog) == ["7"]
+    backlog.ended(backlog.running[0])
+    assert started(backlog) == ["2"]
+
+
+def test_the_last_place_is_for_a_small_job():
+    backlog = jobs_of(*[("one", 1000)] * 3, ("one", 5), ("one", 4))
+    assert started(backlog) == ["0", "1", "3"]  # the third big one waits, a small one passes it
+    backlog.ended(backlog.running[0])
+    assert started(backlog) == ["4"]
+
+
+def test_a_big_image_does_not_hold_up_a_small_one(folder, tmp_path, path, write_tiff):
+    big = write_tiff(np.zeros((1, 2048, 2048), np.uint8), "big.tif")
+    with ModelServer(lambda tile: ([], []), latency_s=0.05) as model:
+        out = [{"type": "File", "path": str(tmp_path / "out")}]
+        more = {"geotile": {"skip_nodata": False}}
+        for i in range(4):
+            geotile.submit(request(f"big-{i}", big, model.url, out, **more), folder)
+            os.utime(folder / f"big-{i}.json", (i, i))
+        geotile.submit(request("small", path, model.url, out), folder)
+        geotile.serve(folder, once=True, concurrency=4, jobs_per_endpoint=3)
+    records = {record.job_id: record for record in geotile.jobs(folder)}
+    assert records["small"].ended < min(record.ended for job_id, record in records.items() if job_id != "small")
+
+
+# --- the command line
+
+
+def test_the_command_line(folder, tmp_path, path):
+    def run(*words, status=0):
+        done = subprocess.run([sys.executable, "-m", "geotile.cli", *map(str, words)], capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    with ModelServer(crowd) as model:
+        (tmp_path / "r.json").write_text(
+            json.dumps(request("cli", path, model.url, [{"type": "File", "path": str(tmp_path)}], colour=1))
+        )
+        said = run("submit", tmp_path / "r.json", "--queue", folder)
+        assert "cli: 1 images" in said
+        assert "unknown field colour" in said
+        assert re.search(r"cli +QUEUED", run("jobs", "--queue", folder))
+        run("serve", "--queue", folder, "--once", "--local")
+    assert re.search(r"cli +SUCCESS", run("jobs", "--queue", folder))
+    assert json.loads(run("jobs", "cli", "--queue", folder))["status"] == "SUCCESS"
+    assert "no job" in run("jobs", "other", "--queue", folder, status=1)
+    assert "--state is needed" in run("jobs", "--queue", "sqs://x", status=1)
+    (tmp_path / "wrong.json").write_text("{}")
+    assert "jobId: Field required" in run("submit", tmp_path / "wrong.json", "--queue", folder, status=1)
+    assert "NAME=N" in run("serve", "--queue", folder, "--limit", "x", status=2)
