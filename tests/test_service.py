@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import geopandas as gpd
 import numpy as np
 import pytest
 from aws import aws
+from distributed import LocalCluster
 from helpers import crowd
 from object_store import CountingProxy
 
@@ -705,6 +707,40 @@ def test_a_big_image_does_not_hold_up_a_small_one(folder, tmp_path, path, write_
         geotile.serve(folder, once=True, concurrency=4, jobs_per_endpoint=3)
     records = {record.job_id: record for record in geotile.jobs(folder)}
     assert records["small"].ended < min(record.ended for job_id, record in records.items() if job_id != "small")
+
+
+def test_a_service_on_a_cluster(folder, tmp_path, path):
+    with (
+        ModelServer(crowd) as model,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        for i in range(3):
+            out = [{"type": "File", "path": str(tmp_path / f"out-{i}")}]
+            geotile.submit(request(f"{i}", path, model.url, out), folder)
+        geotile.serve(folder, once=True, scheduler=cluster.scheduler_address, region_size=128, **QUICK)
+    assert [record.status for record in geotile.jobs(folder)] == 3 * ["SUCCESS"]
+    want = wanted(path, crowd)
+    for i in range(3):
+        assert alike(features_of((tmp_path / f"out-{i}" / "image.tif.geojson").read_text()), want)
+
+
+def test_a_service_without_its_cluster_takes_no_jobs(folder, tmp_path, path):
+    geotile.submit(
+        request("a", path, "http://127.0.0.1:1/invocations", [{"type": "File", "path": str(tmp_path)}]), folder
+    )
+    service = start("--queue", folder, "--scheduler", "tcp://127.0.0.1:1", "--address", "127.0.0.1:0")
+    logs: list[str] = []
+    threading.Thread(target=lambda: logs.extend(iter(service.stderr.readline, "")), daemon=True).start()
+    until(lambda: any("health and metrics" in line for line in logs))
+    url = re.search(r"http://127.0.0.1:\d+", next(line for line in logs if "health" in line))[0]
+    assert urllib.request.urlopen(f"{url}/healthz").status == 200
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"{url}/readyz")
+    until(lambda: any("no cluster" in line for line in logs))
+    assert geotile.jobs(folder)[0].status == "QUEUED"
+    service.send_signal(signal.SIGTERM)
+    service.wait(timeout=30)
+    assert service.returncode == 0
 
 
 # --- the command line

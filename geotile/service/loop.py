@@ -103,7 +103,7 @@ class Service:
             region_size=options.region_size, meters=meters, names=names,
         )  # fmt: skip
         self.desk = Desk(queue, self.records, announcer, meters, options.deliveries, options.retry_s)
-        self.stopping, self.ready = threading.Event(), False
+        self.stopping, self._over, self.ready = threading.Event(), threading.Event(), False
         self._changed = threading.Condition()
         self.alive = time.monotonic()
         self._empty = False  # the queue, if that ends the service
@@ -150,6 +150,7 @@ class Service:
         for job in list(self.backlog.running):  # deaf: its claim says so until this process ends
             self.desk.back(job.delivery, 0.0)
         receiver.join(_WAIT_S + 1)
+        self._over.set()
 
     def _wait_for_jobs(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -177,8 +178,12 @@ class Service:
             for delivery in found:
                 if self.stopping.is_set():
                     self.desk.back(delivery, 0.0)
-                else:
+                    continue
+                try:
                     self._admit(delivery)
+                except Exception:  # whatever it is, it must not end the receiving of others
+                    _log.exception("request %s", delivery.name)
+                    self.desk.later(delivery)
 
     def _nothing_left(self) -> bool:
         try:
@@ -238,8 +243,7 @@ class Service:
             self.desk.later(each)
 
     def _keep(self) -> None:
-        while True:
-            time.sleep(_KEEP_S)
+        while not self._over.wait(_KEEP_S):
             with self._changed:
                 inspected = [each for job in self._inspecting.values() for each in (job.delivery, *job.also)]
                 held = [*self.backlog.held(), *inspected]
