@@ -223,7 +223,7 @@ def test_an_outage_stops_all_workers_of_a_cluster(cluster, write_tiff):
         again[0].server_close()
     report = found.attrs["report"]
     assert (report.status, len(found), report.outages) == ("SUCCESS", 256, 1)
-    assert report.retries < 100
+    assert report.retries < 256  # fewer than tiles: requests wait for the model, they do not hammer it
 
 
 def test_a_process_scheduler_divides_the_number_or_says_that_it_cannot(write_tiff, noise):
