@@ -633,7 +633,7 @@ def test_two_services_do_each_job_once(there, tmp_path, path):
     assert len([key for key in there.stored() if key.startswith("out/")]) == 8
 
 
-def test_roles_are_assumed(there, tmp_path, path, folder):
+def test_roles_are_assumed(there, path, folder, monkeypatch):
     """Moto takes any role; that STS is asked for each of them is what is seen."""
     proxy = CountingProxy(there.port)
     there.client("s3").upload_file(path, there.bucket, "in.tif")
@@ -645,7 +645,7 @@ def test_roles_are_assumed(there, tmp_path, path, folder):
         return forward(sent)
 
     proxy.around = noting
-    os.environ["AWS_ENDPOINT_URL_STS"] = proxy.url
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", proxy.url)
     role = "arn:aws:iam::123456789012:role/"
     with ModelServer(crowd) as model:
         outputs = [{"type": "S3", "bucket": there.bucket, "prefix": "out", "assumedRole": role + "writer"}]
@@ -653,7 +653,6 @@ def test_roles_are_assumed(there, tmp_path, path, folder):
             request("a", f"s3://{there.bucket}/in.tif", model.url, outputs, imageReadRole=role + "reader"), folder
         )
         geotile.serve(folder, once=True)
-    del os.environ["AWS_ENDPOINT_URL_STS"]
     proxy.close()
     assert set(asked) == {"reader", "writer"}
     assert alike(features_of(there.object("out/in.tif.geojson")), wanted(path, crowd))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from geotile.service.delivery import Delivery
 from geotile.service.request import JobRequest
@@ -78,6 +77,6 @@ class Backlog:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
 
-    def held(self) -> list[Any]:
+    def held(self) -> list[Delivery]:
         """Return the deliveries of all jobs."""
         return [each for job in [*self.waiting, *self.running] for each in (job.delivery, *job.also)]

@@ -147,8 +147,8 @@ class Service:
         self._wait_for_jobs(self.options.grace_s)
         self.control.stop()
         self._wait_for_jobs(10.0)
-        for job in list(self.backlog.running):  # deaf: its claim says so until this process ends
-            self.desk.back(job.delivery, 0.0)
+        for each in self.backlog.held():  # of jobs that are deaf: their claims say so until this process ends
+            self.desk.back(each, 0.0)
         receiver.join(_WAIT_S + 1)
         self._over.set()
 
