@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import geotile
 from geotile.checkpoint import Checkpoint, digest_of, stored_job
@@ -44,9 +42,9 @@ from geotile.cli_options import (
     opening_options,
 )  # fmt: skip
 from geotile.cli_service import jobs, serve, submit
+from geotile.cli_show import err, out, report_rows, say_notes, show
 from geotile.folder import Folder
 from geotile.nms import OverlapMetric
-from geotile.report import Report
 from geotile.status import read_status, status_rows
 
 app = typer.Typer(
@@ -56,7 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_out, _err = Console(), Console(stderr=True)
 
 
 @app.command()
@@ -123,15 +120,15 @@ def detect(
             region_size=region_size or "auto", tile_format=tile_format,
             tile_compression=tile_compression, score_threshold=score_threshold,
             merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric,
-            class_agnostic=class_agnostic, concurrency=as_concurrency(concurrency), crs=crs, progress=_err.is_terminal,
+            class_agnostic=class_agnostic, concurrency=as_concurrency(concurrency), crs=crs, progress=err.is_terminal,
             checkpoint=checkpoint, retry_failed=retry_failed, errors="raise" if stop_on_error else "record",
             roi=as_roi(roi), skip_nodata=not all_tiles, **opening, **endpoint_options(option, header),
         )  # fmt: skip
-    _show(_report_rows(report) | {"output": output})
+    show(report_rows(report) | {"output": output})
     for failure in report.failures[:20]:
-        _err.print(f"tile {failure.tile} {failure.window}: {failure.reason}", style="red", markup=False)
+        err.print(f"tile {failure.tile} {failure.window}: {failure.reason}", style="red", markup=False)
     if len(report.failures) > 20:
-        _err.print(f"... and {len(report.failures) - 20} more tiles", style="red")
+        err.print(f"... and {len(report.failures) - 20} more tiles", style="red")
     raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
 
 
@@ -172,7 +169,7 @@ def status(
         "model": str(identity["model"]["model"]),
         "regions kept": f"{int(kept.sum()):,} of {kept.size:,}",
     }
-    _show(rows | ({} if said is None else status_rows(said)))
+    show(rows | ({} if said is None else status_rows(said)))
 
 
 @app.command()
@@ -203,7 +200,7 @@ def plan(
         tile_compression=tile_compression,
         roi=as_roi(roi), **opening_options(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt),
     )  # fmt: skip
-    _out.print(repr(work), markup=False, highlight=False)
+    out.print(repr(work), markup=False, highlight=False)
     if output is not None:
         figure: Any = work.plot().figure
         figure.savefig(output, dpi=120)
@@ -221,7 +218,7 @@ def check(
     Exit status: 0 it answered with detections, 1 it did not.
     """
     found = geotile.endpoint(endpoint, **endpoint_options(option, header)).check(tile_format=tile_format)
-    (_out if found else _err).print(found.message, style="" if found else "bold red", markup=False, highlight=False)
+    (out if found else err).print(found.message, style="" if found else "bold red", markup=False, highlight=False)
     raise typer.Exit(0 if found else 1)
 
 
@@ -241,13 +238,13 @@ def demo(
     from geotile.demo import run_demo
 
     began = time.perf_counter()
-    with _err.status("detecting") if _err.is_terminal else _err:
+    with err.status("detecting") if err.is_terminal else err:
         result = run_demo(folder, image, model, size=size, tile_size=tile_size, overlap=overlap)
-    rows = _report_rows(result.report)
+    rows = report_rows(result.report)
     if result.precision is not None and result.recall is not None:
         rows |= {"precision": f"{result.precision:.3f}", "recall": f"{result.recall:.3f}"}
     rows["seconds in all"] = f"{time.perf_counter() - began:.1f}"
-    _show(rows)
+    show(rows)
     for path in result.files:
         typer.echo(path)
 
@@ -261,14 +258,9 @@ def main() -> None:
     try:
         app()
     except geotile.GeotileError as error:
-        _err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        _say_notes(error)
+        err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        say_notes(error)
         sys.exit(1)
-
-
-def _say_notes(error: BaseException) -> None:
-    for note in getattr(error, "__notes__", []):
-        _err.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -277,35 +269,11 @@ def _interruptible(checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        _err.print("Stopped.", style="bold", end=" ")
-        _say_notes(error)
+        err.print("Stopped.", style="bold", end=" ")
+        say_notes(error)
         if checkpoint is not None:
-            _err.print(f"Go on with: geotile resume {checkpoint}", markup=False, highlight=False, soft_wrap=True)
+            err.print(f"Go on with: geotile resume {checkpoint}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-
-
-def _report_rows(report: Report) -> dict[str, str]:
-    return {
-        "status": report.status,
-        "tiles": f"{report.tiles:,}",
-        "regions": f"{report.regions:,}",
-        "tiles off the roi, without data": f"{report.tiles_outside_roi:,}, {report.tiles_without_data:,}",
-        "tiles kept from before": f"{report.tiles_resumed:,}",
-        "requests": f"{report.requests:,} ({report.retries:,} retries)",
-        "failed tiles": f"{len(report.failures):,}",
-        "detections before merging": f"{report.detections_before:,}",
-        "detections after merging": f"{report.detections_after:,}",
-        "seconds": f"{report.seconds:.2f}",
-    }
-
-
-def _show(rows: dict[str, str]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in rows.items():
-        table.add_row(name, value)
-    _out.print(table)
 
 
 if __name__ == "__main__":

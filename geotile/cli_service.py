@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from geotile.cli_options import Options, as_concurrency, endpoint_options
+from geotile.cli_show import err, out
 
-_out, _err = Console(), Console(stderr=True)
 Queue = Annotated[
     str, typer.Option(help="A folder of requests as JSON files, or sqs:// and an SQS queue's url or name.")
 ]
@@ -82,8 +81,8 @@ def submit(
     for path in request:
         parsed = geotile.submit(path, queue)
         for name in parsed.unknown():
-            _err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)
-        _out.print(f"{parsed.job_id}: {len(parsed.image_urls)} images", markup=False, highlight=False)
+            err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)
+        out.print(f"{parsed.job_id}: {len(parsed.image_urls)} images", markup=False, highlight=False)
 
 
 def jobs(
@@ -116,7 +115,7 @@ def jobs(
             str(len(record.images)), str(len(record.attempts)), f"{sum(each.detections for each in record.images):,}",
             _why(record),
         )  # fmt: skip
-    _out.print(table)
+    out.print(table)
 
 
 def _why(record: Any) -> str:
