@@ -24,6 +24,7 @@ from geotile.valid import has_mask
 BandNames = Sequence[int | str] | int | str | None
 _PASSING = re.compile(  # what GDAL says where the host is at fault
     r"HTTP (response|error) code ?:? ?(429|5\d\d)|CURL error|[Tt]imed? ?out|too slow|resolve host|refused|connect"
+    r"|SlowDown|reduce your request rate|Service ?Unavailable|[Ii]nternal ?[Ee]rror|[Tt]ry again|Throttl"  # S3's words
 )
 _LARGEST_SIDE = 2**24  # pixels; at 0.3 m this is 5,000 km
 
@@ -102,10 +103,10 @@ def _header(location: Location, subdataset: int | str | None, bands: BandNames, 
             with open_file(inside, trusted) as file:
                 return _described(inside, file, bands, trusted)
     except (RasterioError, OSError) as error:
-        if location.is_remote:
-            forget(location, trusted)  # or it would stay missing for the life of the process
         failed = ImageOpenError(_why(location, error, trusted))
         failed.may_pass = location.is_remote and _PASSING.search(str(failed)) is not None
+        if location.is_remote:
+            forget(location, trusted)  # or it would stay missing for the life of the process
         raise failed from None
 
 

@@ -288,9 +288,11 @@ def dataset(source: Source) -> rasterio.DatasetReader:
 def forget(location: Location, trusted: bool) -> None:
     """Have GDAL forget what it remembers of a remote file: its first bytes, or that it was missing.
 
-    GDAL drops that when a handle is closed that was opened with this setting.
+    GDAL drops that when a handle is closed that was opened with this setting, whether or not it opens: a host
+    that does not answer is not waited for.
     """
-    with location.environment(CPL_VSIL_CURL_NON_CACHED=location.path), suppress(RasterioError, OSError):
+    hasty = {"GDAL_HTTP_MAX_RETRY": "0", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_CONNECTTIMEOUT": "1"}
+    with location.environment(CPL_VSIL_CURL_NON_CACHED=location.path, **hasty), suppress(RasterioError, OSError):
         open_file(location, trusted).close()
 
 

@@ -307,6 +307,20 @@ def test_missing_denied_and_silent_hosts(store):
     with pytest.raises(ImageOpenError, match="too slow") as caught:
         open_image(f"s3://{BUCKET}/slow.tif", storage_options=how | {"timeout": 1})
     assert caught.value.may_pass
+    store.latency_s = 0
+    uri = upload(store, write_example(), "slow.tif")
+    assert open_image(uri, storage_options=how).shape[0] == 3  # a host that was silent is not remembered
+    uri = upload(store, write_example(), "busy.tif")
+    for status, body in (
+        (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"),
+        (500, b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"),
+    ):
+        store.fault = lambda method, path, answer=(status, {}, body): answer
+        with pytest.raises(ImageOpenError) as caught:
+            open_image(uri, storage_options=how | {"timeout": 1})
+        assert caught.value.may_pass, caught.value
+    store.fault = lambda method, path: None
+    assert open_image(uri, storage_options=how).shape[0] == 3
 
 
 def test_an_object_written_anew_is_opened_anew(store, write_tiff):
