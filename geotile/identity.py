@@ -65,7 +65,9 @@ def _etag(location: Location) -> str | None:
             answer = _ask_s3(location)
         elif location.path.startswith("/vsicurl/http"):
             url = location.path.removeprefix("/vsicurl/")
-            answer = requests.head(url, headers=_headers(location), timeout=_TIMEOUT_S, allow_redirects=False)
+            answer = requests.head(
+                url, headers=_headers(location), timeout=_TIMEOUT_S, allow_redirects=False, verify=location.verify
+            )
         else:
             return None
     except (requests.RequestException, ValueError):
@@ -96,7 +98,7 @@ def _ask_s3(location: Location) -> requests.Response:
             _signing.now = False
     return requests.head(
         asked.url, headers=dict(asked.headers), timeout=_TIMEOUT_S, allow_redirects=False,
-        verify=settings.get("CURL_CA_BUNDLE", settings.get("GDAL_HTTP_UNSAFESSL") != "YES"),
+        verify=location.verify,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import certifi
 import rasterio
 from rasterio.session import Session
 
@@ -25,6 +26,7 @@ from geotile.redact import redact
 GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block again, so a larger cache earns nothing
 Settings = dict[str, str]
 _TIMEOUT_S = 20  # without a byte
+_AUTHORITIES = "GDAL_CURL_CA_BUNDLE"  # CURL_CA_BUNDLE has no effect: rasterio's wheels set this one, to certifi's
 
 # What GDAL is told wherever it reads over a network.
 _REMOTE: Settings = {
@@ -57,11 +59,24 @@ class Location:
         """Whether it is read over a network."""
         return re.search(r"/vsi(?!mem/|zip/|tar/|gzip/|subfile/|sparse/)", self.path) is not None
 
+    @property
+    def verify(self) -> bool | str:
+        """Whether certificates are verified; or the file of the trusted authorities, given or this process's."""
+        given, own = dict(self.settings), os.environ.get(_AUTHORITIES)
+        if given.get("GDAL_HTTP_UNSAFESSL") == "YES":
+            return False
+        names = ["CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"]
+        names.insert(0 if self.path.startswith("/vsis3") else 3, "AWS_CA_BUNDLE")
+        told = (own if own != certifi.where() else None, *map(os.environ.get, names))
+        return given.get(_AUTHORITIES) or next(filter(None, told), True)
+
     @contextmanager
     def environment(self, **more: Any) -> Iterator[None]:
         """Set GDAL up to read it, for this thread."""
         secrets = self.credentials.fresh(time.time()).settings() if self.credentials else {}
-        with rasterio.Env(_Secrets(secrets), GDAL_CACHEMAX=GDAL_CACHE_BYTES, **(dict(self.settings) | more)):
+        trusted = {_AUTHORITIES: self.verify} if self.is_remote and isinstance(self.verify, str) else {}
+        settings = trusted | dict(self.settings) | more
+        with rasterio.Env(_Secrets(secrets), GDAL_CACHEMAX=GDAL_CACHE_BYTES, **settings):
             yield
 
     def with_settings(self, **more: str) -> Location:
@@ -232,7 +247,7 @@ def _common(given: dict[str, Any]) -> Settings:
 def _trust(verify: Any) -> Settings:
     if verify is False:
         return {"GDAL_HTTP_UNSAFESSL": "YES"}
-    return {"CURL_CA_BUNDLE": verify} if isinstance(verify, str) else {}
+    return {_AUTHORITIES: verify} if isinstance(verify, str) else {}
 
 
 _KINDS: dict[str, Callable[[str, dict[str, Any]], Translated]] = {

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -25,6 +26,12 @@ def run(*args):
 def test_ruff():
     run("ruff", "check", ".")
     run("ruff", "format", "--check", ".")
+
+
+def test_hadolint():
+    if shutil.which("hadolint") is None:
+        pytest.skip("hadolint comes as a binary, for Linux on x86-64")
+    run("hadolint", "deploy/Dockerfile")
 
 
 def test_mypy_strict():

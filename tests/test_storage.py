@@ -28,6 +28,7 @@ from object_store import (
 
 import geotile
 from geotile import ArgumentError, ImageOpenError, open_image
+from geotile.identity import version_of
 from geotile.storage import locate
 from geotile.testing import bright_objects, write_example
 
@@ -321,6 +322,31 @@ def test_missing_denied_and_silent_hosts(store):
         assert caught.value.may_pass, caught.value
     store.fault = lambda method, path: None
     assert open_image(uri, storage_options=how).shape[0] == 3
+
+
+def test_own_authorities_are_trusted_by_option_and_by_environment(tmp_path, monkeypatch):
+    import ssl
+
+    import trustme
+
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(bundle := str(tmp_path / "ca.pem"))
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with object_store() as proxy:
+        uris = [upload(proxy, write_example(), f"{n}.tif") for n in range(4)]
+        proxy._http.socket = context.wrap_socket(proxy._http.socket, server_side=True)
+        how = options(proxy) | {"endpoint_url": proxy.url.replace("http:", "https:"), "client_kwargs": {}}
+        with pytest.raises(ImageOpenError, match="certificate"):
+            open_image(uris[0], storage_options=how)
+        assert open_image(uris[0], storage_options=how | {"client_kwargs": {"verify": bundle}}).shape[0] == 3
+        assert open_image(uris[1], storage_options=how | {"client_kwargs": {"verify": False}}).shape[0] == 3
+        for uri, name in zip(uris[2:], ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"), strict=True):
+            monkeypatch.setenv(name, bundle)
+            assert int(open_image(uri, storage_options=how).max()) == 230
+            assert version_of(locate(uri, how)).startswith("etag")
+            monkeypatch.delenv(name)
 
 
 def test_an_object_written_anew_is_opened_anew(store, write_tiff):

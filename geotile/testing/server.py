@@ -1,4 +1,4 @@
-"""A model server on 127.0.0.1 that speaks the OSML contract, for any Python model."""
+"""A model server that speaks the OSML contract, for any Python model; on 127.0.0.1 if nothing else is said."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class ModelServer:
         ``model(tile)``, tile an ndarray (band, y, x), returning what `detect` takes of a callable.
     latency_s : float
         Seconds to wait before each answer.
+    address : tuple of str and int
+        Host and port to listen at; port 0 takes a free one.
 
     Examples
     --------
@@ -42,11 +44,11 @@ class ModelServer:
     (3, 9)
     """
 
-    def __init__(self, model: Model, latency_s: float = 0.0) -> None:
+    def __init__(self, model: Model, latency_s: float = 0.0, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.model, self.latency_s = model, latency_s
         self.requests = 0
         self._lock = threading.Lock()
-        self._http = _Server(("127.0.0.1", 0), _handler(self))
+        self._http = _Server(address, _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
     @property

@@ -1,0 +1,8 @@
+"""The model of compose.yaml: finds the cars, trucks and ships of `make_scene`."""
+
+import threading
+
+from geotile.testing import ModelServer, scene_detector
+
+with ModelServer(scene_detector, address=("0.0.0.0", 8080)):
+    threading.Event().wait()
