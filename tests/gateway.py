@@ -23,8 +23,11 @@ c.LocalClusterConfig.worker_cores = 1
 """
 
 
-def _status(url: str) -> int:
-    return requests.get(url, timeout=10).status_code
+def _status(url: str) -> int | None:
+    try:
+        return requests.get(url, timeout=10).status_code
+    except requests.ConnectionError:
+        return None
 
 
 @contextmanager
@@ -42,7 +45,8 @@ def gateway(folder: Path) -> Iterator[str]:
             assert server.poll() is None, log.read_text()
             time.sleep(0.1)
         address = re.sub(r"\x1b.*", "", found[1])
-        while _status(f"{address}/api/v1/clusters/") == 404:  # the proxy does not know its routes yet
+        while _status(f"{address}/api/v1/clusters/") in (None, 404):  # the proxy does not know its routes yet
+            assert server.poll() is None, log.read_text()
             time.sleep(0.1)
         yield address
     finally:

@@ -18,7 +18,9 @@ import geopandas as gpd
 import numpy as np
 import pytest
 from aws import aws
+from dask_gateway import Gateway
 from distributed import LocalCluster
+from gateway import gateway
 from helpers import crowd
 from object_store import CountingProxy
 
@@ -721,6 +723,32 @@ def test_a_service_on_a_cluster(folder, tmp_path, path):
     want = wanted(path, crowd)
     for i in range(3):
         assert alike(features_of((tmp_path / f"out-{i}" / "image.tif.geojson").read_text()), want)
+
+
+def test_a_service_on_a_gateway_outlives_its_cluster(folder, tmp_path, path):
+    """It starts a cluster, starts another when that is lost, and leaves none behind."""
+    with gateway(tmp_path) as address, ModelServer(crowd, latency_s=0.2) as model, Gateway(address) as there:
+        geotile.submit(request("a", path, model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)
+        lost = []
+
+        def lose():
+            until(lambda: parts(folder) >= 2)
+            lost.extend(each.name for each in there.list_clusters())
+            there.stop_cluster(lost[0])
+            model.latency_s = 0.0
+
+        thread = threading.Thread(target=lose)
+        thread.start()
+        options = QUICK | {"deliveries": 5, "concurrency": 1, "region_size": 128}
+        geotile.serve(folder, once=True, gateway=address, workers=(1, 2), **options)
+        thread.join()
+        assert len(lost) == 1
+        assert there.list_clusters() == []
+    (record,) = geotile.jobs(folder)
+    assert (record.status, len(record.attempts)) == ("SUCCESS", 2)
+    assert record.images[0].requests < record.images[0].tiles  # of the second attempt: the rest was kept
+    found = features_of((tmp_path / "out" / "image.tif.geojson").read_text())
+    assert alike(found, wanted(path, crowd, region_size=128))
 
 
 def test_a_service_without_its_cluster_takes_no_jobs(folder, tmp_path, path):

@@ -35,12 +35,17 @@ class Cluster:
         self._cluster: Any = None
         self._next = 0.0
 
+    @property
+    def stands(self) -> bool:
+        """Whether the connection stands, as far as is known."""
+        client = self._client  # another thread may connect again
+        threads = self._scheduler is None and self._gateway_url is None
+        return threads or (client is not None and client.status == "running")
+
     def connected(self) -> bool:
         """Tell whether there are workers; connect again if they were lost."""
-        if self._scheduler is None and self._gateway_url is None:
-            return True
-        if self._client is not None and self._client.status == "running":
-            return bool(self._client.scheduler_info()["workers"])
+        if self.stands:
+            return self._client is None or bool(self._client.scheduler_info()["workers"])
         if time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + _PAUSE_S
@@ -53,22 +58,25 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster; end it if it is ours."""
-        if self._client is not None:
-            self._client.close()
-        if self._cluster is not None:
-            self._cluster.shutdown()
+        for each in (self._client, self._cluster):
+            try:
+                if each is not None:
+                    each.close()
+            except Exception as error:  # it is lost, or its gateway is, which ends it when it is idle
+                _log.warning("a cluster could not be closed: %s: %s", type(error).__name__, error)
+        self._client = self._cluster = None
 
     def _connect(self) -> None:
         from distributed import Client
 
         if self._client is not None:
-            self._client.close()
             _log.warning("the cluster was lost; connecting again")
+        self.close()
         if self._gateway_url is None:
             self._client = Client(self._scheduler, timeout="10s")
             return
-        from dask_gateway import Gateway
+        from dask_gateway import GatewayCluster
 
-        self._cluster = Gateway(self._gateway_url).new_cluster()
+        self._cluster = GatewayCluster(self._gateway_url)
         self._cluster.adapt(*self._workers)
         self._client = self._cluster.get_client()

@@ -84,7 +84,7 @@ def serve(
     wanted, uri = ServiceOptions(**options), str(os.fspath(queue))
     folder = state_folder(uri, state)
     names, meters, cluster = RunNames(), Meters(), Cluster(scheduler, gateway, workers)
-    service = Service(as_queue(uri, dead_letters), folder, Announcer(status), wanted, meters, names, cluster.connected)
+    service = Service(as_queue(uri, dead_letters), folder, Announcer(status), wanted, meters, names, cluster)
     meters.look = lambda: _gauges(service)
     with ExitStack() as stack:
         stack.enter_context(logging_as_json(names))

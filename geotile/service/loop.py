@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from geotile.folder import Folder
 from geotile.redact import redact
 from geotile.service.announce import Announcer
 from geotile.service.backlog import Backlog, Job
+from geotile.service.connect import Cluster
 from geotile.service.delivery import Delivery, Queue
 from geotile.service.desk import Desk
 from geotile.service.inspect import count_tiles
@@ -86,16 +86,16 @@ class Service:
     meters : Meters
     names : RunNames
         Notes whose job each run is, for the logs.
-    connected : callable
-        Tells whether the cluster is there; reconnects.
+    cluster : Cluster, optional
+        By default threads of this process.
     """
 
     def __init__(
         self, queue: Queue, state: Folder, announcer: Announcer, options: ServiceOptions, meters: Meters,
-        names: RunNames, connected: Callable[[], bool] = lambda: True,
+        names: RunNames, cluster: Cluster | None = None,
     ) -> None:  # fmt: skip
         self.queue, self.options = queue, options
-        self.records, self.control, self.connected = Records(state), Control(), connected
+        self.records, self.control, self.cluster = Records(state), Control(), cluster or Cluster()
         self.backlog = Backlog(options.jobs, options.jobs_per_endpoint)
         self.worker = Worker(
             records=self.records, announcer=announcer, control=self.control, concurrency=options.concurrency,
@@ -120,7 +120,7 @@ class Service:
             thread.start()
         while not self.stopping.is_set():
             with self._changed:
-                job = self.backlog.next() if self.ready else None
+                job = self.backlog.next() if self.ready and self.cluster.stands else None
                 if job is None:
                     if self._empty and not len(self.backlog) and not self._inspecting:
                         break
@@ -162,7 +162,7 @@ class Service:
 
     def _receive(self) -> None:
         while not self.stopping.is_set():
-            self.ready = self.connected() and not self.stopping.is_set()
+            self.ready = self.cluster.connected() and not self.stopping.is_set()
             room = self.options.backlog + self.options.jobs - len(self.backlog) - len(self._inspecting)
             if not self.ready or room <= 0:
                 time.sleep(0.2)
