@@ -68,9 +68,13 @@ class Asked:
         self.times: dict[bytes, list[float]] = defaultdict(list)
         self.lock = threading.Lock()
 
+    @staticmethod
+    def key(tile: np.ndarray) -> bytes:
+        return hashlib.sha256(tile.tobytes()).digest()
+
     def __call__(self, tile: np.ndarray):
         with self.lock:
-            self.times[hashlib.sha256(tile.tobytes()).digest()].append(time.time())
+            self.times[self.key(tile)].append(time.time())
         return crowd(tile)
 
 
@@ -253,7 +257,7 @@ def scene() -> Iterator[tuple[Path, str]]:
         grid = geotile.plan(path, **{name: JOB[name] for name in ("tile_size", "overlap", "region_size")}).grid
         for row, column in np.ndindex(grid.regions_yx):
             windows = [tile.window.slices for tile in grid.region_tiles(row, column)]
-            TILES[row, column] = [hashlib.sha256(pixels[:, *each].tobytes()).digest() for each in windows]
+            TILES[row, column] = [Asked.key(pixels[:, *each]) for each in windows]
         yield Path(folder), path
 
 

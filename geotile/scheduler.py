@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import dask
 
+from geotile.errors import ClusterError
+
 _SYNCHRONOUS = ("sync", "synchronous", "single-threaded")
 
 
@@ -48,7 +50,7 @@ def threads() -> int:
     """Return how many threads Dask would compute with, over all workers."""
     client = active_client()
     if client is not None:
-        return sum(client.nthreads().values()) or 1
+        return sum(_threads_by_worker(client).values()) or 1
     if dask.config.get("scheduler", None) in _SYNCHRONOUS:
         return 1
     return int(dask.config.get("num_workers", None) or os.cpu_count() or 1)
@@ -58,7 +60,7 @@ def processes() -> int:
     """Return how many processes would share the work."""
     client = active_client()
     if client is not None:
-        return len(client.nthreads()) or 1
+        return len(_threads_by_worker(client)) or 1
     if dask.config.get("scheduler", None) in ("processes", "multiprocessing"):
         return threads()
     return 1
@@ -70,10 +72,17 @@ def threads_on_a_host() -> int:
     if client is None:
         return threads()
     hosts: dict[str | None, int] = {}
-    for address, threads_there in client.nthreads().items():
+    for address, threads_there in _threads_by_worker(client).items():
         host = urlsplit(address).hostname
         hosts[host] = hosts.get(host, 0) + threads_there
     return max(hosts.values(), default=1)
+
+
+def _threads_by_worker(client: Any) -> dict[str, int]:
+    try:
+        return dict(client.nthreads())
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(f"the Dask cluster does not answer ({type(error).__name__}: {error})") from None
 
 
 _AHEAD = 8  # regions that wait for their model while others are read, at most; no more than threads

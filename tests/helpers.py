@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import sys
 import threading
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from subprocess import CompletedProcess
+from unittest.mock import patch
 
 import numpy as np
 
+from geotile.cli import main
 from geotile.nms import overlap
+
+
+def cli(*words, status=0) -> CompletedProcess:
+    """Run the command line in this process: starting one takes two seconds."""
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with patch.object(sys, "argv", ["geotile", *map(str, words)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    assert code == status, (code, err.getvalue())
+    return CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def flat_nms(boxes, scores, labels, threshold, metric="iou", class_agnostic=False) -> list[int]:

@@ -9,7 +9,7 @@ import threading
 
 import geopandas as gpd
 import pytest
-from helpers import crowd
+from helpers import cli, crowd
 from rasterio.shutil import copy as copy_file
 from shapely.geometry import box
 
@@ -17,18 +17,12 @@ import geotile
 from geotile.testing import ModelServer
 
 
-def run(*args, status=0):
-    done = subprocess.run([sys.executable, "-m", "geotile.cli", *map(str, args)], capture_output=True, text=True)
-    assert done.returncode == status, done.stderr
-    return done
-
-
 def test_detect_writes_what_the_library_finds(write_tiff, noise, tmp_path):
     path, out = write_tiff(noise), tmp_path / "out.parquet"
     with ModelServer(crowd) as server:
-        done = run("detect", path, server.url, "-o", out, "--tile-size", 64, "--overlap", 16, "--score-threshold", 0.3)
+        done = cli("detect", path, server.url, "-o", out, "--tile-size", 64, "--overlap", 16, "--score-threshold", 0.3)
         want = geotile.detect(path, server.url, tile_size=64, overlap=16, score_threshold=0.3)
-        again = run("detect", path, server.url, "-o", out, status=1)
+        again = cli("detect", path, server.url, "-o", out, status=1)
     found = gpd.read_parquet(out)
     assert found["xmin"].tolist() == want["xmin"].tolist()
     assert "SUCCESS" in done.stdout
@@ -71,22 +65,22 @@ def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, 
 
     with ModelServer(model) as server:
         args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "-O", "retries=1", "-o")
-        done = run(*args, tmp_path / "out.geojson", status=3)
-        stopped = run(*args, tmp_path / "stopped.geojson", "--stop-on-error", status=1)
+        done = cli(*args, tmp_path / "out.geojson", status=3)
+        stopped = cli(*args, tmp_path / "stopped.geojson", "--stop-on-error", status=1)
     assert "tile 0 [0, 64, 0, 64]" in done.stderr
     assert "no luck" in stopped.stderr
     assert not (tmp_path / "stopped.geojson").exists()
 
 
 def test_plan_prints_and_draws(write_tiff, noise, tmp_path):
-    done = run("plan", write_tiff(noise), "--tile-size", 64, "--overlap", 16, "-o", tmp_path / "plan.png")
+    done = cli("plan", write_tiff(noise), "--tile-size", 64, "--overlap", 16, "-o", tmp_path / "plan.png")
     assert "54 (9 x 6)" in done.stdout
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_help_explains():
-    assert "sagemaker://" in run("detect", "--help").stdout
-    assert {"detect", "plan", "demo"} <= set(run("--help").stdout.split())
+    assert "sagemaker://" in cli("detect", "--help").stdout
+    assert {"detect", "plan", "demo"} <= set(cli("--help").stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +92,7 @@ def test_help_explains():
     ],
 )
 def test_errors_are_one_line(args, said, status):
-    done = run(*args, status=status)
+    done = cli(*args, status=status)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -109,27 +103,27 @@ def test_images_are_opened_as_the_options_say(write_tiff, noise, tmp_path):
     area.to_file(tmp_path / "area.geojson")
     lonlat = area.to_crs("OGC:CRS84").geometry[0].wkt
     options = ["--tile-size", 64, "--overlap", 16, "--band", 3, "--band", "red", "--roi"]
-    planned = run("plan", path, *options, tmp_path / "area.geojson").stdout
-    assert planned == run("plan", path, *options, lonlat).stdout
+    planned = cli("plan", path, *options, tmp_path / "area.geojson").stdout
+    assert planned == cli("plan", path, *options, lonlat).stdout
     want = geotile.plan(path, tile_size=64, overlap=16, bands=[3, 1], roi=area)
     assert f"{want.requests} of them" in planned
     with ModelServer(crowd) as server:
-        run("detect", path, server.url, "-o", out, *options, lonlat)
+        cli("detect", path, server.url, "-o", out, *options, lonlat)
         assert server.requests == want.requests
     copy_file(path, tmp_path / "a.vrt", driver="VRT")
-    assert "allow_vrt=True" in run("plan", tmp_path / "a.vrt", status=1).stderr
-    run("plan", tmp_path / "a.vrt", "--allow-vrt")
-    assert "name=value" in run("plan", path, "--storage", "nonsense", status=2).stderr
-    assert "do not apply" in run("plan", path, "--storage", "anon=true", status=1).stderr
-    assert "resolution=-1" in run("plan", path, "--resolution", -1, status=1).stderr
+    assert "allow_vrt=True" in cli("plan", tmp_path / "a.vrt", status=1).stderr
+    cli("plan", tmp_path / "a.vrt", "--allow-vrt")
+    assert "name=value" in cli("plan", path, "--storage", "nonsense", status=2).stderr
+    assert "do not apply" in cli("plan", path, "--storage", "anon=true", status=1).stderr
+    assert "resolution=-1" in cli("plan", path, "--resolution", -1, status=1).stderr
 
 
 def test_check_says_what_is_wrong_and_takes_the_endpoints_options(shared):
     with ModelServer(crowd) as server:
-        assert "answered a tile of 3 x 512 x 512" in run("check", server.url).stdout
-        missing = run("check", server.url.replace("invocations", "predict"), status=1)
+        assert "answered a tile of 3 x 512 x 512" in cli("check", server.url).stdout
+        missing = cli("check", server.url.replace("invocations", "predict"), status=1)
     assert "check the url" in missing.stderr.replace("\n", " ")
     model = f"onnx:{shared / 'models' / 'nanodet_m.onnx'}"
-    assert "with 0 detections" in run("check", model, "-O", "score_threshold=0.9").stdout.replace("\n", " ")
-    assert "no option" in run("check", model, "-O", "colour=red", status=1).stderr
-    assert "name=value" in run("check", model, "-O", "colour", status=2).stderr
+    assert "with 0 detections" in cli("check", model, "-O", "score_threshold=0.9").stdout.replace("\n", " ")
+    assert "no option" in cli("check", model, "-O", "colour=red", status=1).stderr
+    assert "name=value" in cli("check", model, "-O", "colour", status=2).stderr

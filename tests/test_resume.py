@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import crowd
+from helpers import cli, crowd
 
 import geotile
 from geotile.checkpoint import Checkpoint, digest_of
@@ -32,6 +32,11 @@ def ended(process: subprocess.Popen, status: int = 0) -> str:
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
     return " ".join((out + err).split())
+
+
+def said(*words, status=0) -> str:
+    done = cli(*words, status=status)
+    return " ".join((done.stdout + done.stderr).split())
 
 
 def some_regions(cp: Path, process: subprocess.Popen) -> None:
@@ -54,29 +59,29 @@ def test_resume_goes_on_where_a_run_was_stopped(path, tmp_path, how):
         words = [path, server.url, "-o", "found.parquet", *TILES, "--concurrency", 1, "--checkpoint", "cp"]
         run = geotile_cli("detect", *words, cwd=tmp_path)
         some_regions(cp, run)
-        status = ended(geotile_cli("status", cp))
+        status = said("status", cp)
         assert re.search(r"state running \(process \d+ on", status)
         assert re.search(r"regions kept [1-5] of 6", status)
         assert re.search(r"tiles [1-9]\d* of 54", status)
         run.send_signal(how)
         began = time.monotonic()
-        said = ended(run, 130 if how is signal.SIGINT else -how)
+        printed = ended(run, 130 if how is signal.SIGINT else -how)
         asked = server.requests
         if how is signal.SIGINT:
             assert time.monotonic() - began < 5
-            assert "What is finished is kept in" in said
-            assert "Go on with: geotile resume cp" in said
-            assert "Traceback" not in said
-        assert re.search(r"state (stopped|died)", ended(geotile_cli("status", cp)))
+            assert "What is finished is kept in" in printed
+            assert "Go on with: geotile resume cp" in printed
+            assert "Traceback" not in printed
+        assert re.search(r"state (stopped|died)", said("status", cp))
         assert not out.exists()
         time.sleep(0.2)
         assert server.requests == asked
         server.latency_s = 0.0
-        done = ended(geotile_cli("resume", cp))
+        done = said("resume", cp)
         kept = int(re.search(r"tiles kept from before (\d+)", done)[1])
         requests = int(re.search(r"requests (\d+) ", done)[1])
         assert 0 < kept == 54 - requests
-        assert "state finished" in ended(geotile_cli("status", cp))
+        assert "state finished" in said("status", cp)
         geotile.detect_to(path, server.url, tmp_path / "want.parquet", tile_size=64, overlap=16, region_size=128)
     assert out.read_bytes() == (tmp_path / "want.parquet").read_bytes()
 
@@ -124,21 +129,21 @@ def test_secrets_are_not_kept_but_asked_for_again(path, tmp_path):
     with ModelServer(crowd) as server:
         url = server.url.replace("http://", "http://me:hush@")
         given = ["--header", "X-Key: hush", "-O", "retries=2"]
-        ended(geotile_cli("detect", path, url, "-o", tmp_path / "a.geojson", *TILES, *given, "--checkpoint", cp))
+        said("detect", path, url, "-o", tmp_path / "a.geojson", *TILES, *given, "--checkpoint", cp)
         assert b"hush" not in b"".join(each.read_bytes() for each in cp.rglob("*") if each.is_file())
-        assert "was given --header X-Key" in ended(geotile_cli("resume", cp, "--overwrite"), 1)
-        assert "was given --option retries" in ended(geotile_cli("resume", cp, *given[:2]), 1)
-        assert "give --endpoint" in ended(geotile_cli("resume", cp, *given), 1)
-        done = ended(geotile_cli("resume", cp, *given, "--endpoint", url, "--overwrite"))
+        assert "was given --header X-Key" in said("resume", cp, "--overwrite", status=1)
+        assert "was given --option retries" in said("resume", cp, *given[:2], status=1)
+        assert "give --endpoint" in said("resume", cp, *given, status=1)
+        done = said("resume", cp, *given, "--endpoint", url, "--overwrite")
         assert "tiles kept from before 54" in done
 
 
 def test_what_cannot_be_resumed_is_said(path, tmp_path):
-    assert "there is no checkpoint" in ended(geotile_cli("resume", tmp_path / "nothing"), 1)
-    assert "is no checkpoint" in ended(geotile_cli("status", tmp_path / "nothing"), 1)
+    assert "there is no checkpoint" in said("resume", tmp_path / "nothing", status=1)
+    assert "is no checkpoint" in said("status", tmp_path / "nothing", status=1)
     geotile.detect(path, crowd, checkpoint=tmp_path / "cp")
-    assert "was begun in Python" in ended(geotile_cli("resume", tmp_path / "cp"), 1)
-    status = ended(geotile_cli("status", tmp_path / "cp"))
+    assert "was begun in Python" in said("resume", tmp_path / "cp", status=1)
+    status = said("status", tmp_path / "cp")
     assert "model helpers.crowd" in status
     assert "state finished" in status
 

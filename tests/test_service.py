@@ -21,7 +21,7 @@ from aws import aws
 from dask_gateway import Gateway
 from distributed import LocalCluster
 from gateway import gateway
-from helpers import crowd
+from helpers import cli, crowd
 from object_store import CountingProxy
 
 import geotile
@@ -775,8 +775,7 @@ def test_a_service_without_its_cluster_takes_no_jobs(folder, tmp_path, path):
 
 def test_the_command_line(folder, tmp_path, path):
     def run(*words, status=0):
-        done = subprocess.run([sys.executable, "-m", "geotile.cli", *map(str, words)], capture_output=True, text=True)
-        assert done.returncode == status, done.stderr
+        done = cli(*words, status=status)
         return done.stdout + done.stderr
 
     with ModelServer(crowd) as model:

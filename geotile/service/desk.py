@@ -7,7 +7,7 @@ import os
 import socket
 import time
 
-from geotile.errors import GeotileError, OutputError, ServiceError
+from geotile.errors import ClusterError, GeotileError, OutputError, ServiceError
 from geotile.redact import redact
 from geotile.service.announce import Announcer
 from geotile.service.backlog import Job
@@ -111,6 +111,10 @@ class Desk:
 
     def failed_to_start(self, job: Job, error: GeotileError) -> None:
         """Give up what can never succeed; have the rest tried again."""
+        if isinstance(error, ClusterError):  # not the job's fault: it has not begun
+            _log.warning("%s", error, extra={"job_id": job.request.job_id})
+            self.later(job.delivery)
+            return
         try:
             record = self.records.load(job.request.job_id)
             if record is None or record.status == "FAILED":
