@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -158,10 +159,11 @@ def test_a_status_is_of_its_own_digest(path, tmp_path):
 
 
 def test_kills_change_nothing():
-    """A round of benchmarks/kills.py, which does it by the hundred."""
-    seed, kinds = str(int.from_bytes(os.urandom(3), "little")), ("worker", "scheduler", "client")
+    """A round of two kinds of benchmarks/kills.py, which does it by the hundred."""
+    seed = str(int.from_bytes(os.urandom(3), "little"))
+    kinds = random.Random(seed).sample(["worker", "nanny", "scheduler", "client", "threads"], 2)
     command = [sys.executable, str(KILLS), "--rounds", "1", "--kinds", *kinds, "--seed", seed]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, (seed, done.stderr[-3000:])
+    assert done.returncode == 0, (seed, kinds, done.stderr[-3000:])
     for kind in kinds:
         assert re.search(rf"^{kind} +1 +[1-9]\d* +1 ", done.stdout, re.MULTILINE), done.stdout

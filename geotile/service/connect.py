@@ -73,7 +73,7 @@ class Cluster:
             _log.warning("the cluster was lost; connecting again")
         self.close()
         if self._gateway_url is None:
-            self._client = Client(self._scheduler, timeout="10s")
+            self._client = Client(self._scheduler, timeout=_PAUSE_S)
             return
         from dask_gateway import GatewayCluster
 
