@@ -223,7 +223,7 @@ class Round:
         got = files_of(Path(self.output))
         assert got == want, (sorted(got), sorted(want))
         left = sorted(each.name for each in self.folder.iterdir())
-        assert not [name for name in left if "draft" in name or "claim" in name], left
+        assert not [name for name in left if name.startswith(".")], left
         again = most = 0
         for (row, column), tiles in TILES.items():
             part = next((self.folder / "checkpoint").glob(f"*/{row:05d}-{column:05d}.parquet"))

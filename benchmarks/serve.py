@@ -205,7 +205,7 @@ class Round:
             streamed = Counter(record["features"][0]["id"] for record in self.aws.records())
             repeated = streamed.total() - len(streamed)
         found: dict[str, list[Any]] = {}
-        for path in sorted(out.iterdir()):
+        for path in sorted(out.iterdir()):  # and nothing else: no draft
             if path.suffix == ".geojson":
                 found[path.name] = json.loads(path.read_text())["features"]
             else:

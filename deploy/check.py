@@ -190,7 +190,7 @@ def inside(tree: Path) -> None:
                 return bytes(found.get_object(Bucket="found", Key="first/scene.tif.geojson")["Body"].read())
             return None
 
-        until(lambda: not suppressed(f"{URL}/moto-api/", trusting))
+        until(lambda: not trouble(f"{URL}/moto-api/", trusting))
         refused = services.call(["python", "/try/setup.py"], expect=1)
         assert "CERTIFICATE_VERIFY_FAILED" in refused, refused
         print("without the bundle: refused, as it should be")
@@ -209,7 +209,7 @@ def inside(tree: Path) -> None:
         print("SIGTERM ended the service")
 
 
-def suppressed(url: str, trusting: ssl.SSLContext) -> OSError | None:
+def trouble(url: str, trusting: ssl.SSLContext) -> OSError | None:
     """Ask; return what went wrong."""
     try:
         urllib.request.urlopen(url, context=trusting).close()

@@ -214,7 +214,7 @@ def detect_to(
     if str(os.fspath(output)).endswith("/"):
         folder = Folder.at(output, options.get("output_options"))
         return run_to_dataset(image, endpoint, folder, overwrite=overwrite, **options)
-    sink = Output.reserve(output, overwrite=overwrite, options=options.get("output_options"))
+    sink = Output.reserve(output, overwrite=overwrite, options=options.get("output_options"), owner="run")
     with sink.claimed():
         detections = detect(image, endpoint, **options)
         write(detections, sink)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -34,11 +36,14 @@ class Output:
     overwrite: bool
     options: Options = field(default=(), repr=False)
     """Of its file system, in fsspec's words."""
+    owner: str = ""
+    """Names who writes there, one at a time: what it left behind when it was killed goes when it writes again."""
 
     @classmethod
     def reserve(
-        cls, output: str | os.PathLike[str], *, overwrite: bool, options: Mapping[str, Any] | None = None
-    ) -> Output:
+        cls, output: str | os.PathLike[str], *, overwrite: bool, options: Mapping[str, Any] | None = None,
+        owner: str = "",
+    ) -> Output:  # fmt: skip
         """Check an output before the work starts.
 
         Raises
@@ -49,7 +54,7 @@ class Output:
         uri = str(os.fspath(output))
         if _suffix(uri) not in _WRITERS:
             raise OutputError(f"output {redact(uri)!r} must end in one of {', '.join(_WRITERS)}, or in / for a dataset")
-        sink = cls(uri, overwrite, tuple(sorted((options or {}).items())))
+        sink = cls(uri, overwrite, tuple(sorted((options or {}).items())), owner)
         sink.check()
         return sink
 
@@ -94,19 +99,35 @@ class Output:
             If writing fails.
         """
         files, path = url_to_fs(self.uri, **dict(self.options))
-        beside = str(Path(path).parent) if _is_local(files) else None
+        local = _is_local(files)
         try:
-            with tempfile.TemporaryDirectory(prefix=".geotile-", dir=beside) as folder:
+            with self._drafts(path if local else None) as folder:
                 draft = os.path.join(folder, "draft" + _suffix(self.uri))
                 fill(draft)
                 if not self.overwrite and files.exists(path):
                     raise OutputError(f"output {redact(self.uri)} appeared during the run; it was left alone")
-                if beside is not None:
+                if local:
                     os.replace(draft, path)
                 else:
                     files.put_file(draft, path)
         except OSError as error:
             raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error))}") from None
+
+    @contextmanager
+    def _drafts(self, path: str | None) -> Iterator[str]:
+        """Make a folder for drafts, beside the output where that is a local one."""
+        if path is None or not self.owner:
+            with tempfile.TemporaryDirectory(prefix=".geotile-", dir=path and str(Path(path).parent)) as folder:
+                yield folder
+            return
+        mine = hashlib.sha256(self.owner.encode()).hexdigest()[:12]
+        own = Path(path).with_name(f".{Path(path).name}.geotile-draft-{mine}")
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        try:
+            yield str(own)
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output, *, overwrite: bool = False) -> None:

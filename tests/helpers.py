@@ -70,3 +70,20 @@ class Slow:
     def __call__(self, tile: np.ndarray):
         time.sleep(1.0)
         return [], []
+
+
+class Counting:
+    """A model that knows how many are in it."""
+
+    def __init__(self, latency_s=0.02, model=lambda tile: ([], [])):
+        self.now = self.most = 0
+        self.lock, self.latency_s, self.model = threading.Lock(), latency_s, model
+
+    def __call__(self, tile):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.latency_s)
+        with self.lock:
+            self.now -= 1
+        return self.model(tile)

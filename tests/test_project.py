@@ -106,6 +106,20 @@ def test_benchmarks_run_small(tmp_path):
         assert len({count for name, count in counts[:2]}) == 1
 
 
+def test_the_service_benchmarks_run_small():
+    script = ROOT / "benchmarks" / "serve.py"
+    done = subprocess.run(
+        [sys.executable, script, "kills", "--kills", "1", "--kinds", "folder"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"^folder +1 +1 +1 +[1-9]\d+ +0 ", done.stdout, re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, script, "burst", "--requests", "8", "--latency", "0.01"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"^fast, beside the slow ones +4 ", done.stdout, re.MULTILINE)
+
+
 def test_the_efficiency_table_is_printed():
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"],

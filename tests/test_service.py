@@ -21,7 +21,7 @@ from aws import aws
 from dask_gateway import Gateway
 from distributed import LocalCluster
 from gateway import gateway
-from helpers import cli, crowd
+from helpers import Counting, cli, crowd
 from object_store import CountingProxy
 
 import geotile
@@ -491,20 +491,6 @@ def test_jobs_of_every_kind(there, tmp_path, path, noise, write_tiff):
         if each["status"] in ("SUCCESS", "PARTIAL", "FAILED") and "region_id" not in each
     )
     dead = there.messages(there.dead)
-    import collections
-
-    print(
-        "DEAD",
-        collections.Counter(
-            json.loads(each["body"])["jobId"].partition("-")[0] if not each["body"].startswith("{no") else "no"
-            for each in dead
-        ),
-        [
-            each.get("reasons", "NONE")[:300]
-            for each in dead
-            if "nowhere-1" in each["body"] or "twice-1" in each["body"]
-        ],
-    )
     assert len(dead) == sum(status == "FAILED" for status, *_ in jobs.values()) + 2 * share(5)
     reasons = {
         json.loads(each["body"])["jobId"]: json.loads(each["reasons"])
@@ -710,15 +696,29 @@ def test_a_big_image_does_not_hold_up_a_small_one(folder, tmp_path, path, write_
     assert records["small"].ended < min(record.ended for job_id, record in records.items() if job_id != "small")
 
 
+@pytest.mark.parametrize("limit", [1, 3])
+def test_jobs_share_what_an_endpoint_bears(folder, tmp_path, path, limit):
+    """However much each of them would ask for by itself."""
+    counting = Counting(0.02)
+    with ModelServer(counting) as model:
+        for i in range(3):
+            geotile.submit(request(f"{i}", path, model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)
+        geotile.serve(folder, once=True, limits={model.url: limit}, concurrency=16)
+    assert [record.status for record in geotile.jobs(folder)] == 3 * ["SUCCESS"]
+    assert counting.most == limit
+
+
 def test_a_service_on_a_cluster(folder, tmp_path, path):
+    counting = Counting(0.02, crowd)
     with (
-        ModelServer(crowd) as model,
+        ModelServer(counting) as model,
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
         for i in range(3):
             out = [{"type": "File", "path": str(tmp_path / f"out-{i}")}]
             geotile.submit(request(f"{i}", path, model.url, out), folder)
-        geotile.serve(folder, once=True, scheduler=cluster.scheduler_address, region_size=128, **QUICK)
+        geotile.serve(folder, once=True, scheduler=cluster.scheduler_address, region_size=128, concurrency=3, **QUICK)
+    assert 1 < counting.most <= 3  # over all jobs and workers
     assert [record.status for record in geotile.jobs(folder)] == 3 * ["SUCCESS"]
     want = wanted(path, crowd)
     for i in range(3):

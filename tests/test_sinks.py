@@ -1,6 +1,8 @@
 """Outputs: whole or not at all, read back by other readers."""
 
 import json
+import subprocess
+import sys
 
 import geopandas as gpd
 import numpy as np
@@ -138,3 +140,13 @@ def test_s3(detections, monkeypatch):
         assert [each["Key"] for each in listed] == ["deep/out.parquet"]
     finally:
         server.stop()
+
+
+def test_what_a_killed_run_left_goes_with_the_next(write_tiff, noise, tmp_path):
+    code = "import os, sys; from geotile.sinks import Output; Output(sys.argv[1], True, (), 'run').put(lambda draft: os._exit(9))"
+    out = tmp_path / "found.geojson"
+    assert subprocess.run([sys.executable, "-c", code, str(out)]).returncode == 9
+    assert [each.name.startswith(".found.geojson.geotile-draft") for each in tmp_path.glob(".*")] == [True]
+    image = write_tiff(noise)
+    geotile.detect_to(image, crowd, out)
+    assert not list(tmp_path.glob(".*"))

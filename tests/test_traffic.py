@@ -4,11 +4,10 @@ import heapq
 import itertools
 import math
 import random
-import threading
-import time
 
 import numpy as np
 import pytest
+from helpers import Counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,23 +168,6 @@ def test_one_process_of_many_tries_whether_the_model_is_back(order):
     assert sorted(coordinator.hear(word(name, 20, 0), 3).cap for name in left) == [0, 1]
     coordinator.hear(word(left[0], 20, 0, tally=Tally(answered=1, latency_s=0.1)), 4)
     assert coordinator.circuit.state == "closed"
-
-
-class Counting:
-    """A model that knows how many are in it."""
-
-    def __init__(self, latency_s=0.02):
-        self.now = self.most = 0
-        self.lock, self.latency_s = threading.Lock(), latency_s
-
-    def __call__(self, tile):
-        with self.lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        time.sleep(self.latency_s)
-        with self.lock:
-            self.now -= 1
-        return [], []
 
 
 @pytest.fixture(scope="module")

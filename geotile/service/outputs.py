@@ -78,7 +78,9 @@ def deliver(found: Found, output: S3Output | FileOutput | KinesisOutput, notes: 
     else:
         place = os.path.join(os.path.abspath(output.path), found.name)
         os.makedirs(os.path.dirname(place), exist_ok=True)
-    sink = Output(f"{place}.{output.format}", overwrite=True, options=tuple(sorted(options.items())))
+    sink = Output(
+        f"{place}.{output.format}", overwrite=True, options=tuple(sorted(options.items())), owner=found.image_id
+    )
     sink.put(lambda draft: _write_geojson(found, draft) if output.format == "geojson" else _write_parquet(found, draft))
     return redact(sink.uri)
 
