@@ -214,7 +214,8 @@ class Round:
                     for row in gpd.read_parquet(path).itertuples()
                 ]
         if self.kind == "aws":
-            assert set(streamed) == {each["id"] for each in every(found)}
+            wanted = {each["id"] for each in every(found)}
+            assert set(streamed) == wanted, (sorted(wanted - set(streamed))[:5], sorted(set(streamed) - wanted)[:5])
         for each in [feature for features in found.values() for feature in features]:
             each["properties"]["inferenceMetadata"].pop("inferenceDT")
         return found, repeated
