@@ -17,6 +17,7 @@ each waited, beside those of the fast one alone.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import random
@@ -132,7 +133,10 @@ class Parts:
 
     def _watch(self) -> None:
         while not self._over.wait(0.01):
-            for path in self.state.glob("work/*/*/checkpoint/*/*.parquet"):
+            for name in glob.glob(
+                f"{self.state}/work/*/*/checkpoint/*/*.parquet"
+            ):  # pathlib's fails where a folder goes
+                path = Path(found_path)
                 job, n, _, _, name = path.parts[-5:]
                 if (found := re.fullmatch(r"(\d+)-(\d+).parquet", name)) and path.exists():
                     key = job, int(n), int(found[1]), int(found[2])
