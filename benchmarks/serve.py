@@ -133,10 +133,8 @@ class Parts:
 
     def _watch(self) -> None:
         while not self._over.wait(0.01):
-            for name in glob.glob(
-                f"{self.state}/work/*/*/checkpoint/*/*.parquet"
-            ):  # pathlib's fails where a folder goes
-                path = Path(found_path)
+            for seen in glob.glob(f"{self.state}/work/*/*/checkpoint/*/*.parquet"):  # pathlib's fails where one goes
+                path = Path(seen)
                 job, n, _, _, name = path.parts[-5:]
                 if (found := re.fullmatch(r"(\d+)-(\d+).parquet", name)) and path.exists():
                     key = job, int(n), int(found[1]), int(found[2])
