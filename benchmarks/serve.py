@@ -162,10 +162,12 @@ class Round:
             watched = stack.enter_context(Parts(folder / "state"))
             for _ in range(kills):
                 service = Service(self.kind == "aws", *words)
+                stack.callback(service.kill)
                 time.sleep(self.random.uniform(0, seconds))
                 self.kills.append(service.kill())
             began = time.time()
             service = Service(self.kind == "aws", *words, "--once")
+            stack.callback(service.kill)
             assert service.process.wait(300) == 0, service.log[-5:]
             self.seconds = time.time() - began
             self.found, self.repeated = self._results(folder)
