@@ -68,7 +68,7 @@ class Location:
         names = ["CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"]
         names.insert(0 if self.path.startswith("/vsis3") else 3, "AWS_CA_BUNDLE")
         told = (own if own != certifi.where() else None, *map(os.environ.get, names))
-        return given.get(_AUTHORITIES) or next(filter(None, told), True)
+        return given.get(_AUTHORITIES) or next((each for each in told if each and os.path.isfile(each)), True)
 
     @contextmanager
     def environment(self, **more: Any) -> Iterator[None]:
