@@ -19,11 +19,11 @@ class Job:
     """Requests that it will make; known once its images' headers were read."""
     also: list[Delivery] = field(default_factory=list)
     """More deliveries of the same job: they wait for its end."""
+    target: str = field(init=False)
+    """Names its endpoint."""
 
-    @property
-    def target(self) -> str:
-        """Names its endpoint."""
-        return self.request.target
+    def __post_init__(self) -> None:
+        self.target = self.request.target
 
 
 @dataclass
@@ -53,18 +53,23 @@ class Backlog:
         if len(self.running) >= self.jobs:
             return None
         load = Counter(job.target for job in self.running)
-        for job in sorted(self.waiting, key=lambda job: (load[job.target], job.delivery.sent, job.delivery.name)):
-            if self._has_place(job, load[job.target]):
-                self.waiting.remove(job)
-                self.running.append(job)
-                return job
-        return None
+        smallest = {job.target: job.tiles for job in sorted(self.running, key=lambda job: -job.tiles)}
 
-    def _has_place(self, job: Job, load: int) -> bool:
-        if load < max(1, self.per_endpoint - 1):
-            return True
-        others = [each.tiles for each in self.running if each.target == job.target]
-        return load < self.per_endpoint and job.tiles < min(others)
+        def has_place(job: Job) -> bool:
+            there = load[job.target]
+            return there < max(1, self.per_endpoint - 1) or (
+                there < self.per_endpoint and job.tiles < smallest[job.target]
+            )
+
+        job = min(
+            filter(has_place, self.waiting),
+            key=lambda job: (load[job.target], job.delivery.sent, job.delivery.name),
+            default=None,
+        )
+        if job is not None:
+            self.waiting.remove(job)
+            self.running.append(job)
+        return job
 
     def ended(self, job: Job) -> None:
         """Forget a job."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,19 +92,25 @@ class FolderQueue:
     def _names(self) -> list[str]:
         return [each.name for each in self.path.glob("*.json") if not each.name.startswith(".")]
 
-    def _look(self, most: int) -> list[Delivery]:
-        found, now = [], time.time()
+    def _free(self) -> Iterator[tuple[float, str]]:
+        """Yield when files came that may be taken, and their names."""
         for name in self._names():
-            if self._held.get(name, 0.0) > time.monotonic():
-                continue
-            path = self.path / name
+            if self._held.get(name, 0.0) <= time.monotonic():
+                with suppress(OSError):  # another process has taken it
+                    yield (self.path / name).stat().st_mtime, name
+
+    def _look(self, most: int) -> list[Delivery]:
+        found: list[Delivery] = []
+        now = time.time()
+        for sent, name in sorted(self._free()):
+            if len(found) == most:
+                break
             try:
-                sent, body = path.stat().st_mtime, path.read_bytes()
+                body = (self.path / name).read_bytes()
             except OSError:  # another process has taken it
                 continue
             if _is_json(body) or now - sent > _SETTLE_S:
                 found.append(Delivery(name=name, body=body, sent=sent, anew=True))
-        found = sorted(found, key=lambda each: (each.sent, each.name))[:most]
         self._held.update((each.name, float("inf")) for each in found)
         return found
 
