@@ -1,7 +1,7 @@
 """A region's tiles through the model: cut, encoded, asked, decoded, placed.
 
-A process has one pool of tile threads for each number of them; the region tasks that Dask runs in
-that process share it. A region task cuts tiles (views, no copies), the pool's threads encode, send and
+A process has a pool of tile threads for each run that asks an endpoint elsewhere, and one for each number of
+them for the rest; the region tasks that Dask runs in that process share it. A region task cuts tiles (views, no copies), the pool's threads encode, send and
 decode them, the task waits for its own. Requests that wait elsewhere pass the run's `Gate`.
 """
 
@@ -97,7 +97,7 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
     gate = gate_of(job.run, job.rules, job.endpoint.ready) if job.rules else None
     batches = list(_batches(region, job, tiles))
     with gate.expecting(len(batches)) if gate else nullcontext(_nothing) as passed:
-        pool = _pool(job.threads)
+        pool = gate.threads(job.threads) if gate else _pool(job.threads)
         futures = [pool.submit(_run_batch, region, batch, job, gate, passed, report) for batch in batches]
         try:
             with waiting_elsewhere() if gate else nullcontext():

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -47,6 +48,18 @@ class Gate:
         self._suspects = self._talking = False
         self._last_answer = float("-inf")
         self._ended: str | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def threads(self, most: int) -> ThreadPoolExecutor:
+        """Return the run's own tile threads.
+
+        Were they shared with another run, all of them could wait here for room that the other one holds and has no
+        thread to use: for ever, where both ask one endpoint; for the slow one's answers, where they ask two.
+        """
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(most, thread_name_prefix="geotile-tile")
+            return self._pool
 
     @property
     def trial(self) -> bool:
