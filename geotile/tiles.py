@@ -1,8 +1,9 @@
 """A region's tiles through the model: cut, encoded, asked, decoded, placed.
 
-A process has a pool of tile threads for each run that asks an endpoint elsewhere, and one for each number of
-them for the rest; the region tasks that Dask runs in that process share it. A region task cuts tiles (views, no copies), the pool's threads encode, send and
-decode them, the task waits for its own. Requests that wait elsewhere pass the run's `Gate`.
+A process has a pool of tile threads for each run that asks an endpoint elsewhere, and one for each
+number of them for the rest; the region tasks that Dask runs in that process share it. A region task
+cuts tiles (views, no copies), the pool's threads encode, send and decode them, the task waits for its
+own. Requests that wait elsewhere pass the run's `Gate`.
 """
 
 from __future__ import annotations
