@@ -4,6 +4,7 @@ import heapq
 import itertools
 import math
 import random
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import geotile
 from geotile.testing import ModelServer
 from geotile.traffic.circuit import Circuit
 from geotile.traffic.coordinator import Coordinator, Rules, Word
+from geotile.traffic.gate import Gate
 from geotile.traffic.limit import AutoLimit, Tally
 from geotile.traffic.link import Runs
 
@@ -280,3 +282,26 @@ def test_a_group_whose_model_was_given_up_begins_anew():
     assert runs.hear("a", rules, said("a1", 4)).ended == "it is gone"
     assert runs.hear("b", rules, said("b1", 4)).cap == 4
     assert runs.hear("a", rules, said("a1", 4)).ended == "it is gone"
+
+
+def test_a_run_that_waits_keeps_no_thread_from_the_run_that_has_the_room():
+    runs, rules = Runs(), Rules(concurrency=1, ready_timeout=1, outage_timeout=1, group="model")
+    gates = [Gate(lambda word, run=run: runs.hear(run, rules, word), lambda: None, run) for run in ("first", "second")]
+
+    def request(gate, done):
+        with gate.room():
+            gate.enter()
+            gate.leave()
+        done()
+
+    with gates[0].expecting(6) as first_done, gates[1].expecting(6) as second_done:
+        deadline = time.monotonic() + 20
+        while not any(gate._grant.cap for gate in gates):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        holds = next(i for i, gate in enumerate(gates) if gate._grant.cap)
+        order = [1 - holds, holds]  # who must wait comes first, with more requests than threads
+        done = first_done, second_done
+        futures = [gates[i].threads(2).submit(request, gates[i], done[i]) for i in order for _ in range(6)]
+        for future in futures:
+            future.result(timeout=20)
