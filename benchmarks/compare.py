@@ -321,9 +321,9 @@ def nms(n: int = 1_000_000) -> None:
 def encode() -> None:
     from affine import Affine
 
-    from geotile.encode import Encoder
-    from geotile.georef import Georeference, wkt_of
-    from geotile.grid import Window
+    from geotile.encoding.encoder import Encoder
+    from geotile.geometry.georeference import Georeference, wkt_of
+    from geotile.grid.tile_grid import Window
 
     ramp = np.add.outer(np.arange(2048), np.arange(2048)) // 16
     noise = np.random.default_rng(0).integers(0, 24, (3, 2048, 2048))

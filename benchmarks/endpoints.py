@@ -145,7 +145,7 @@ def efficiency(folder: Path, rounds: int, sizes: list[int]) -> None:
                 ]
                 report = min(runs, key=lambda each: each.seconds)
                 ideal = report.tiles * latency_s / concurrency if concurrency != "auto" else float("nan")
-                own = [1000 * report.steps.get(name, 0) / report.tiles for name in steps]
+                own = [1000 * report.timing.get(name, 0) / report.tiles for name in steps]
                 print(
                     f"{1000 * latency_s:3.0f} ms  {concurrency!s:>9} {report.tiles:7} {report.seconds:8.2f} {ideal:6.2f} "
                     f"{ideal / report.seconds:6.2f}   " + "".join(f"{each:8.2f}" for each in own) + f"{sum(own):8.2f}",
@@ -191,7 +191,7 @@ def _one(seconds, latency_s, first, then, queue, concurrency):
         thread.start()
         report = geotile.detect(
             image, server.url, tile_size=16, overlap=0, region_size=512, tile_format="NPY", concurrency=concurrency,
-            outage_timeout=0.5, skip_nodata=False,
+            outage_timeout_s=0.5, skip_nodata=False,
         ).attrs["report"]  # fmt: skip
         thread.join()
     (t0, a), (t1, b) = counts

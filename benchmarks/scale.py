@@ -30,8 +30,8 @@ from endpoints import Server
 from kills import Cluster
 
 import geotile
-from geotile.raster import source_of
-from geotile.reading import Reading, overlapped
+from geotile.imagery.open import source_of
+from geotile.running.region_pixels import Reading, overlapped
 
 TILE_S = 0.0045  # of a worker's CPU, for a tile over HTTP: what `benchmarks/endpoints.py efficiency` prints (4 to 5 ms)
 SIDE = 408_000
@@ -220,15 +220,15 @@ def play(workers: int, regions: int, model_s: float, costs: dict[str, float]) ->
 
 def measured(side: int) -> dict[str, float]:
     """Measure what a task costs: a run of this size on two workers; the coordinator's words in this process."""
-    from geotile.traffic.coordinator import Coordinator, Rules, Word
+    from geotile.traffic.coordinator import Coordinator, GateReport, Rules
     from geotile.traffic.limit import Tally
 
     with tempfile.TemporaryDirectory(prefix="geotile-scale-") as folder:
         command = [sys.executable, __file__, "one", "--side", str(side), "--folder", folder]
         got = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    coordinator = Coordinator(Rules(concurrency=10_000, ready_timeout=1, outage_timeout=1))
+    coordinator = Coordinator(Rules(concurrency=10_000, ready_timeout_s=1, outage_timeout_s=1))
     words = [
-        Word(process=str(n), worker=None, wanted=50, in_flight=8, tally=Tally(), streak=0, reason="", all_refused=False,
+        GateReport(process=str(n), worker=None, wanted=50, in_flight=8, tally=Tally(), streak=0, reason="", all_throttled=False,
              probed=None, suspects=False)
         for n in range(1000)
     ]  # fmt: skip

@@ -48,7 +48,7 @@ SIZE, TILE, OVERLAP, REGION, LATENCY_S = 640, 128, 32, 256, 0.1
 JOBS = {"one": 1, "two": 2, "three": 1}  # images
 SERVE = """
 import sys
-from geotile.cli import main
+from geotile.cli.main import main
 if sys.argv.pop(1) == "soon":  # a dead process's requests come back soon
     import geotile.service.loop, geotile.service.sqs
     geotile.service.loop._KEEP_S, geotile.service.sqs.VISIBILITY_S = 0.75, 3

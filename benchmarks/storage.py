@@ -148,7 +148,7 @@ def serve(path: str, latency_s: float, refuse_every: int) -> None:
 
 
 def windows(tile: int, overlap: int) -> list[Any]:
-    from geotile.regions import plan_grid
+    from geotile.grid.regions import plan_grid
 
     edges = np.arange(BLOCK, SIZE, BLOCK)
     grid = plan_grid((3, SIZE, SIZE), 1, (edges, edges), tile, overlap)
@@ -251,8 +251,8 @@ def by_async_tiff(url: str, tile: int, overlap: int) -> float:
 def by_geotile(url: str, tile: int, overlap: int) -> float:
     """The regions as `detect` reads them."""
     import geotile
-    from geotile.halo import read_shared
-    from geotile.raster import source_of
+    from geotile.imagery.block_cache import read_shared
+    from geotile.imagery.open import source_of
 
     uri, how = f"s3://{BUCKET}/cog.tif", {"endpoint_url": url}
     work = geotile.plan(uri, tile_size=tile, overlap=overlap, storage_options=how)

@@ -38,8 +38,8 @@ SUITE, BASE, IMAGE = "trixie", "geotile-bare-debian", "geotile"
 URL = "https://moto:5000"
 NITF = """
 import numpy as np
-from geotile.encode import Encoder
-from geotile.grid import Window
+from geotile.encoding.encoder import Encoder
+from geotile.grid.tile_grid import Window
 from geotile.testing.server import decode_tile
 tile = np.random.default_rng(0).integers(0, 255, (3, 64, 64), np.uint8)
 body = Encoder("NITF", compression="J2K").encode(tile, Window(0, 64, 0, 64))

@@ -6,7 +6,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from geotile.endpoints import Check, Endpoint, HttpEndpoint, Patience, endpoint
+from geotile.endpoints import Check, Endpoint, HttpEndpoint, RetryPolicy, endpoint
 from geotile.endpoints.sigv4 import SigV4
 from geotile.errors import (
     ArgumentError,
@@ -23,18 +23,18 @@ from geotile.errors import (
     ServiceError,
     TileError,
 )
-from geotile.grid import TileGrid, Window
-from geotile.merge import KeepAll, Merge, Nms
-from geotile.nms import nms
+from geotile.grid.tile_grid import TileGrid, Window
+from geotile.imagery.open import open_image
+from geotile.imagery.scaling import cast, rescale, stretch
+from geotile.merging.merge import KeepAll, Merge, Nms
+from geotile.merging.nms import nms
+from geotile.merging.soft_nms import SoftNms
 from geotile.pipeline import detect, detect_to
-from geotile.plan import Plan, plan
-from geotile.plotting import plot_detections
-from geotile.progress import Progress
-from geotile.raster import open_image
-from geotile.report import Report, TileFailure
-from geotile.scaling import cast, rescale, stretch
-from geotile.sinks import write
-from geotile.soft_nms import SoftNms
+from geotile.planning.plan import Plan, plan
+from geotile.results.plotting import plot_detections
+from geotile.results.report import Report, TileFailure
+from geotile.results.sinks import write
+from geotile.running.progress import Progress
 
 if TYPE_CHECKING:
     from geotile.service import JobRequest, jobs, serve, submit
@@ -59,11 +59,11 @@ __all__ = [
     "Merge",
     "Nms",
     "OutputError",
-    "Patience",
     "Plan",
     "Progress",
     "Report",
     "ResponseError",
+    "RetryPolicy",
     "ServiceError",
     "SigV4",
     "SoftNms",

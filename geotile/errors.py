@@ -37,7 +37,7 @@ class ImageError(GeotileError):
 class ImageOpenError(ImageError):
     """An image that cannot be opened: missing, denied, or not an image geotile takes."""
 
-    may_pass: bool = False
+    retryable: bool = False
     """Whether it may open later: its host did not answer, or had too much to do."""
 
 
@@ -54,9 +54,9 @@ class EndpointError(GeotileError):
 
     attempts: int = 1
     """Requests that were sent before it was given up."""
-    may_pass: bool = False
+    retryable: bool = False
     """Whether the same request may be answered later."""
-    refused: bool = False
+    throttled: bool = False
     """Whether the endpoint said that it has too much to do."""
     timed_out: bool = False
     """Whether it did not answer in time."""

@@ -10,20 +10,20 @@ from typing import Any, Literal
 
 import geopandas as gpd
 
-from geotile.checks import Pair
-from geotile.dataset import DatasetOutput
-from geotile.detections import concat
-from geotile.encode import TileCompression, TileFormat
+from geotile.core.checks import Pair
+from geotile.encoding.encoder import TileCompression, TileFormat
 from geotile.errors import ArgumentError
-from geotile.folder import Folder
-from geotile.merge import Merge
-from geotile.nms import OverlapMetric
-from geotile.plan import ImageLike
-from geotile.prepare import prepared
-from geotile.progress import ProgressCallback
-from geotile.report import Report
-from geotile.run import Run
-from geotile.sinks import Output, write
+from geotile.merging.detections import concat
+from geotile.merging.merge import Merge
+from geotile.merging.nms import OverlapMetric
+from geotile.planning.plan import ImageLike
+from geotile.results.dataset import DatasetOutput
+from geotile.results.report import Report
+from geotile.results.sinks import Output, write
+from geotile.running.prepare import prepared
+from geotile.running.progress import ProgressCallback
+from geotile.running.run import Run
+from geotile.storage.folder import Folder
 
 
 def detect(
@@ -122,8 +122,8 @@ def detect(
     **options
         For a uri, those of `open_image` (``storage_options``, ``bands``, ``resolution`` ...); for
         an endpoint, those of its kind (``auth``, ``headers``, ``verify``, ``timeout_s`` of
-        `HttpEndpoint`, ``batch_size`` of a callable ...) and of `Patience` (``retries``,
-        ``ready_timeout``, ``outage_timeout`` ...).
+        `HttpEndpoint`, ``batch_size`` of a callable ...) and of `RetryPolicy` (``retries``,
+        ``ready_timeout_s``, ``outage_timeout_s`` ...).
 
     Returns
     -------

@@ -9,11 +9,13 @@ from contextlib import suppress
 
 import atheris
 
-with atheris.instrument_imports(include=["geotile.decode", "geotile.detections", "geotile.endpoints.oip"]):
-    from geotile.decode import decode_bytes
-    from geotile.detections import Detections
+with atheris.instrument_imports(
+    include=["geotile.endpoints.decode", "geotile.merging.detections", "geotile.endpoints.oip"]
+):
+    from geotile.endpoints.decode import decode_bytes
     from geotile.endpoints.oip import read_response
     from geotile.errors import ResponseError
+    from geotile.merging.detections import Detections
 
 SEEDS = (
     b'{"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": null, "id": "a1", "properties": '

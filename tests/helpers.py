@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from geotile.cli import main
-from geotile.nms import overlap
+from geotile.cli.main import main
+from geotile.merging.nms import overlap
 
 
 def cli(*words, status=0) -> CompletedProcess:

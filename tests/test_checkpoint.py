@@ -22,11 +22,11 @@ from object_store import BUCKET, KEYS, object_store
 
 import geotile
 import geotile.testing
-from geotile.checkpoint import Checkpoint
-from geotile.detections import concat, detections
-from geotile.folder import Folder
-from geotile.parts import RegionAnswer
-from geotile.report import TileFailure
+from geotile.checkpoints.checkpoint import Checkpoint
+from geotile.checkpoints.region_answer import RegionAnswer
+from geotile.merging.detections import concat, detections
+from geotile.results.report import TileFailure
+from geotile.storage.folder import Folder
 
 JOB = {"tile_size": 64, "overlap": 16, "region_size": 128}
 
@@ -238,10 +238,10 @@ def test_a_signed_url_tells_no_secret(write_tiff, noise, tmp_path):
 
 HOLD = """
 import sys, time
-from geotile.claim import claim
-from geotile.folder import Folder
-from geotile.checkpoint import CLAIM
-with claim(Folder.at(sys.argv[1], eval(sys.argv[2])), CLAIM, "it"):
+from geotile.storage.lease import lease
+from geotile.storage.folder import Folder
+from geotile.checkpoints.checkpoint import LEASE
+with lease(Folder.at(sys.argv[1], eval(sys.argv[2])), LEASE, "it"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -265,7 +265,7 @@ def test_of_two_runs_on_one_checkpoint_one_is_told(write_tiff, noise, tmp_path):
         other.kill()
         other.wait()
     geotile.detect(path, crowd, checkpoint=cp, **JOB)  # a claim dies with its process
-    assert not (cp / "claim").exists()
+    assert not (cp / "lease").exists()
 
 
 @pytest.mark.parametrize("name", ["found.geojson", "found/"])

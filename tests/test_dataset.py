@@ -17,7 +17,7 @@ from helpers import crowd
 from object_store import BUCKET, KEYS, object_store
 
 import geotile
-import geotile.dataset
+import geotile.results.dataset
 
 JOB = {"tile_size": 64, "overlap": 16, "region_size": 64}
 
@@ -36,7 +36,7 @@ def one_file(path, tmp_path, **job) -> gpd.GeoDataFrame:
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of at least ten rows, in this process."""
-    monkeypatch.setattr(geotile.dataset, "PART_ROWS", 10)
+    monkeypatch.setattr(geotile.results.dataset, "PART_ROWS", 10)
 
 
 def test_the_rows_are_those_of_one_file(write_tiff, noise, tmp_path, small_parts):

@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from geotile import ResponseError
-from geotile.decode import decode_bytes, decode_object
-from geotile.detections import Detections
+from geotile.endpoints.decode import decode_bytes, decode_object
+from geotile.merging.detections import Detections
 
 
 def collection(*properties, **extra):

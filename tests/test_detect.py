@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import geotile
-from geotile.georef import Georeference
-from geotile.reading import Reading, RegionPixels, overlapped
+from geotile.geometry.georeference import Georeference
+from geotile.running.region_pixels import Reading, RegionPixels, overlapped
 
 BOX = ["xmin", "ymin", "xmax", "ymax"]
 
@@ -301,11 +301,11 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
         raise AssertionError("a pixel was read")
 
     path = write_tiff(noise)
-    monkeypatch.setattr(geotile.raster.Source, "read", never)
+    monkeypatch.setattr(geotile.imagery.open.Source, "read", never)
     image = geotile.open_image(path)
     work = geotile.plan(image, tile_size=64, overlap=16, region_size=128)
     work.to_geodataframe(), repr(work), work._repr_html_()
-    from geotile.reading import Reading, overlapped
+    from geotile.running.region_pixels import Reading, overlapped
 
     overlapped(image, Reading(grid=work.grid))
     assert work.encoder.georeference != Georeference(None, None)

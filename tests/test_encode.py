@@ -7,10 +7,10 @@ from rasterio.io import MemoryFile
 
 import geotile
 from geotile import ArgumentError, open_image
-from geotile.encode import Encoder
-from geotile.georef import Georeference, georeference_of, wkt_of
-from geotile.grid import Window
-from geotile.placement import AffinePlacement, GcpPlacement, RpcPlacement
+from geotile.encoding.encoder import Encoder
+from geotile.geometry.georeference import Georeference, georeference_of, wkt_of
+from geotile.geometry.placement import AffinePlacement, GcpPlacement, RpcPlacement
+from geotile.grid.tile_grid import Window
 from geotile.testing.server import decode_tile
 
 PLACE = Georeference(AffinePlacement(Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)), wkt_of("EPSG:32631"))

@@ -38,7 +38,13 @@ def test_options_that_nobody_reads_are_refused():
     assert geotile.endpoint(made) is made
     with pytest.raises(ArgumentError, match="is made"):
         geotile.endpoint(made, retries=2)
-    for wrong in ({"retries": -1}, {"backoff_s": "x"}, {"ready_timeout": -1}, {"timeout_s": (0, 1)}, {"timeout_s": 5}):
+    for wrong in (
+        {"retries": -1},
+        {"backoff_s": "x"},
+        {"ready_timeout_s": -1},
+        {"timeout_s": (0, 1)},
+        {"timeout_s": 5},
+    ):
         with pytest.raises(ArgumentError, match=next(iter(wrong))):
             geotile.endpoint("http://host/x", **wrong)
 
@@ -359,7 +365,7 @@ def test_a_real_model_finds_the_aeroplanes_on_a_cluster_too(shared):
     planes = here[here["label"] == "aeroplane"]
     assert len(planes) == 2
     assert planes["score"].round(2).tolist() == [0.38, 0.34]
-    assert here.attrs["report"].steps["model"] > 0
+    assert here.attrs["report"].timing["model"] > 0
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
         there = geotile.detect(scene, spec, **job)
     np.testing.assert_allclose(there["score"], here["score"], atol=1e-5)

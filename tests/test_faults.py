@@ -123,19 +123,19 @@ def test_an_outage_of_five_seconds_costs_five_seconds():
     report = found.attrs["report"]
     show(f"five-second outage, {retries} retries", report, seconds)
     assert (report.status, len(found), report.outages) == ("SUCCESS", 240, 1)
-    assert report.seconds_out > 3
+    assert report.outage_s > 3
     assert report.retries < 120  # nobody hammered it
     assert seconds < 10
 
 
 def test_past_outage_timeout_the_run_ends_with_what_it_has():
     with misbehaving(outage([], after=8, seconds=600)) as (url, _), pytest.warns(UserWarning, match="tiles failed"):
-        labels, report, seconds = run(url, outage_timeout=2, concurrency=2)
+        labels, report, seconds = run(url, outage_timeout_s=2, concurrency=2)
     show("outage without end", report, seconds)
     assert report.status == "PARTIAL"
     assert 6 <= len(labels) <= 8
     assert len(labels) + len(report.failures) == 16
-    assert "outage_timeout=2 s" in report.failures[-1].reason
+    assert "outage_timeout_s=2 s" in report.failures[-1].reason
     assert report.requests < 100
 
 
@@ -144,10 +144,10 @@ def test_a_model_that_never_answers_a_tile_ends_at_ready_timeout():
         handler.reply(503, b"loading")
 
     with misbehaving(loading) as (url, _), pytest.warns(UserWarning, match="16 of 16 tiles failed"):
-        labels, report, seconds = run(url, ready_timeout=2, retries=2)
+        labels, report, seconds = run(url, ready_timeout_s=2, retries=2)
     show("503 to everything", report, seconds)
     assert (report.status, labels) == ("FAILED", set())
-    assert all("ready_timeout=2 s" in failure.reason and "loading" in failure.reason for failure in report.failures)
+    assert all("ready_timeout_s=2 s" in failure.reason and "loading" in failure.reason for failure in report.failures)
 
 
 def test_a_model_that_starts_late_is_waited_for(caplog):
@@ -161,11 +161,11 @@ def test_a_model_that_starts_late_is_waited_for(caplog):
         server.RequestHandlerClass = Late
         labels, report, seconds = run(url)
         assert (labels, report.status, report.retries) == (ALL, "SUCCESS", 0)
-        assert "waiting up to ready_timeout=300 s for the model" in caplog.text
+        assert "waiting up to ready_timeout_s=300 s for the model" in caplog.text
         assert seconds > 1
         began = time.monotonic() + 3600
         with pytest.raises(EndpointError, match="HTTP 503"):
-            run(url, ready_timeout=0.5)
+            run(url, ready_timeout_s=0.5)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_tls(name, issued, trusted, said, tmp_path):
 def test_dns_that_fails():
     began = time.perf_counter()
     with pytest.raises(EndpointUnreachable, match="host name"):
-        run("http://no-such-host.invalid/invocations", ready_timeout=1)
+        run("http://no-such-host.invalid/invocations", ready_timeout_s=1)
     print(f"\n{'DNS fails':34} refused before the run, {time.perf_counter() - began:.1f} s", end="")
 
 
@@ -221,7 +221,7 @@ def test_a_client_certificate_is_shown(tmp_path):
         url, trust = url.replace("http:", "https:"), {"verify": str(tmp_path / "ca.pem")}
         assert run(url, cert=str(tmp_path / "me.pem"), **trust)[0] == ALL
         with pytest.raises(EndpointUnreachable, match=r"client certificate \(cert=\)"):
-            run(url, ready_timeout=0, **trust)
+            run(url, ready_timeout_s=0, **trust)
 
 
 def test_a_proxy_of_the_environment_is_asked(monkeypatch):

@@ -14,8 +14,8 @@ from rasterio.shutil import copy as copy_file
 
 import geotile
 from geotile import ArgumentError, ImageOpenError, open_image
-from geotile.raster import source_of
-from geotile.source import Source
+from geotile.imagery.open import source_of
+from geotile.imagery.source import Source
 
 COLUMNS = ["xmin", "ymin", "xmax", "ymax", "score", "label"]
 

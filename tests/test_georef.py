@@ -14,8 +14,8 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 
 import geotile
 from geotile import ArgumentError, GeoreferenceError, ImageOpenError, open_image
-from geotile.georef import WGS84, Georeference, georeference_of, wkt_of
-from geotile.placement import AffinePlacement, GcpPlacement, RpcPlacement
+from geotile.geometry.georeference import WGS84, Georeference, georeference_of, wkt_of
+from geotile.geometry.placement import AffinePlacement, GcpPlacement, RpcPlacement
 
 
 def lattice(image) -> np.ndarray:
@@ -159,7 +159,7 @@ def test_rpc_sidecars_and_which_place_wins(shared, tmp_path):
 
 def test_a_nitf_with_rpcs_and_corners_goes_by_its_rpcs(shared, tmp_path):
     """Made with GDAL's NITF writer: RPC00B and IGEOLO in one file."""
-    from geotile.nitf import rpc00b
+    from geotile.encoding.nitf import rpc00b
 
     with rasterio.open(shared / "formats" / "rioxarray_test_rpcs.tif") as file:
         metadata = file.tags(ns="RPC")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geotile import ArgumentError, TileGrid, Window
-from geotile.regions import region_chunks
+from geotile.grid.regions import region_chunks
 
 
 @st.composite

@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import geotile
-from geotile import ImageReadError, halo
-from geotile.ended import end_run
-from geotile.raster import source_of
-from geotile.source import Source
+from geotile import ImageReadError
+from geotile.core.cancellation import cancel_run
+from geotile.imagery import block_cache
+from geotile.imagery.open import source_of
+from geotile.imagery.source import Source
 
 
 @pytest.fixture
@@ -36,24 +37,26 @@ def test_reads_what_the_file_holds_in_any_order(source, noise, tile, overlap, re
 
     def read(at):
         window = grid.read_window(*at)
-        got = halo.read_shared(source, grid, window, True, f"run-{tile}-{overlap}-{region}")
+        got = block_cache.read_shared(source, grid, window, True, f"run-{tile}-{overlap}-{region}")
         np.testing.assert_array_equal(got.values, noise[:, *window.slices])
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(read, regions))
-    assert not halo._store.coming
-    assert halo._store.size == sum(halo._size(kept.pixels) for kept in halo._store.kept.values()) == 0
+    assert not block_cache._store.coming
+    assert (
+        block_cache._store.size == sum(block_cache._size(kept.pixels) for kept in block_cache._store.kept.values()) == 0
+    )
 
 
 def test_nothing_is_kept_for_a_run_that_ended(source):
     grid = geotile.TileGrid((300, 420), 64, 32, ((128, 172), (128, 292)))
-    halo.read_shared(source, grid, grid.read_window(0, 0), False, "a run that goes on")
-    assert halo._store.kept
-    halo.forget("a run that goes on")
-    end_run("a run that ended", "it was stopped")
-    halo.read_shared(source, grid, grid.read_window(0, 0), False, "a run that ended")
-    assert not halo._store.kept
-    assert halo._store.size == 0
+    block_cache.read_shared(source, grid, grid.read_window(0, 0), False, "a run that goes on")
+    assert block_cache._store.kept
+    block_cache.forget("a run that goes on")
+    cancel_run("a run that ended", "it was stopped")
+    block_cache.read_shared(source, grid, grid.read_window(0, 0), False, "a run that ended")
+    assert not block_cache._store.kept
+    assert block_cache._store.size == 0
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(64, 16), (128, 64), (100, 90)])
@@ -76,15 +79,15 @@ def test_no_block_is_decoded_twice(write_tiff, noise, monkeypatch, tile, overlap
 
 def test_the_store_is_bounded(source, noise, monkeypatch):
     """Thrown out is read again: the pixels stay the same."""
-    monkeypatch.setattr(halo, "KEPT_BYTES", 30_000)
+    monkeypatch.setattr(block_cache, "KEPT_BYTES", 30_000)
     grid = geotile.TileGrid(noise.shape[1:], 100, 50, ((128, 128, 44), (128, 128, 128, 36)))
     for at in np.ndindex(grid.regions_yx):
         window = grid.read_window(*at)
-        got = halo.read_shared(source, grid, window, False, "bounded").values
+        got = block_cache.read_shared(source, grid, window, False, "bounded").values
         np.testing.assert_array_equal(got, noise[:, *window.slices])
-        assert halo._store.size <= 30_000
-    halo.forget("bounded")
-    assert halo._store.size == 0
+        assert block_cache._store.size <= 30_000
+    block_cache.forget("bounded")
+    assert block_cache._store.size == 0
 
 
 def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):
@@ -100,18 +103,18 @@ def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):
     monkeypatch.setattr(Source, "read", fails_once)
     windows = [grid.read_window(*at) for at in np.ndindex(grid.regions_yx)]
     with pytest.raises(ImageReadError):
-        halo.read_shared(source, grid, windows[0], False, "fails")
+        block_cache.read_shared(source, grid, windows[0], False, "fails")
     for window in windows:
-        got = halo.read_shared(source, grid, window, False, "fails").values
+        got = block_cache.read_shared(source, grid, window, False, "fails").values
         np.testing.assert_array_equal(got, noise[:, *window.slices])
-    halo.forget("fails")
-    assert not halo._store.coming
+    block_cache.forget("fails")
+    assert not block_cache._store.coming
 
 
 def test_rectangles_cover_what_is_wanted_once():
     wanted = np.random.default_rng(0).random((9, 11)) < 0.6
     seen = np.zeros(wanted.shape, int)
-    for rows, columns in halo._rectangles(wanted):
+    for rows, columns in block_cache._rectangles(wanted):
         seen[slice(*rows), slice(*columns)] += 1
     assert (seen == wanted).all()
-    assert list(halo._rectangles(np.ones((3, 4), bool))) == [((0, 3), (0, 4))]
+    assert list(block_cache._rectangles(np.ones((3, 4), bool))) == [((0, 3), (0, 4))]

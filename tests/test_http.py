@@ -78,7 +78,7 @@ def slow(handler):
 def ask(url, **options):
     """Ask as a run does: with retries, through a gate."""
     endpoint = HttpEndpoint(url, **({"backoff_s": 0.01} | options))
-    coordinator = Coordinator(Rules(concurrency=4, ready_timeout=20, outage_timeout=20))
+    coordinator = Coordinator(Rules(concurrency=4, ready_timeout_s=20, outage_timeout_s=20))
     gate = Gate(lambda word: coordinator.hear(word, time.monotonic()), endpoint.ready, "run")
     with gate.expecting(1):
         asked = traffic.ask(endpoint, gate, lambda: [b"tile"], "image/tiff")
@@ -208,7 +208,7 @@ def test_an_endpoint_that_is_not_there_is_found_out_before_the_run():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(EndpointUnreachable, match="connection refused"):
-        geotile.detect(image, f"http://127.0.0.1:{port}/invocations", ready_timeout=0.3)
+        geotile.detect(image, f"http://127.0.0.1:{port}/invocations", ready_timeout_s=0.3)
     with pytest.raises(EndpointUnreachable, match="host name is unknown"):
         geotile.detect(image, "http://no-such-host.invalid/invocations")
 
@@ -274,7 +274,7 @@ def test_each_bad_answer_fails_its_tile_alone(noise):
     with serving(*script) as (url, seen), pytest.warns(UserWarning, match="8 of 54 tiles failed"):
         found = geotile.detect(image, url, tile_size=64, overlap=16, concurrency=1, merge=None, backoff_s=0.01)
     report = found.attrs["report"]
-    assert (report.tiles, report.requests, report.retries, report.refused) == (54, 55, 1, 1)
+    assert (report.tiles, report.requests, report.retries, report.throttled) == (54, 55, 1, 1)
     assert report.status == "PARTIAL"
     assert len(report.failures) == 8
     assert len(found) == 54 - 8

@@ -8,8 +8,8 @@ import shapely
 from shapely.geometry import box
 
 import geotile
-from geotile.demo import run_demo
-from geotile.onnx import OnnxDetector
+from geotile.cli.demo import run_demo
+from geotile.detectors.onnx import OnnxDetector
 from geotile.testing import ModelServer, match
 
 

@@ -9,8 +9,8 @@ import xarray as xr
 from helpers import crowd
 
 import geotile
-from geotile.encode import Encoder
-from geotile.grid import Window
+from geotile.encoding.encoder import Encoder
+from geotile.grid.tile_grid import Window
 
 
 def test_numbers_hold_in_the_run(write_tiff, noise):
@@ -27,11 +27,11 @@ def test_numbers_hold_in_the_run(write_tiff, noise):
 
 
 def test_the_graph_is_as_large_as_said_and_small(write_tiff):
-    from geotile.map_tiles import map_tiles
-    from geotile.merge import Nms
-    from geotile.reading import Reading
-    from geotile.tiles import TileJob
-    from geotile.tree import tree_reduce
+    from geotile.merging.merge import Nms
+    from geotile.running.region import map_tiles
+    from geotile.running.region_pixels import Reading
+    from geotile.running.tiles import TileJob
+    from geotile.running.tree import tree_reduce
 
     image = xr.DataArray(dask.array.zeros((3, 4096, 4096), chunks=(3, 64, 64), dtype="uint8"), dims=("band", "y", "x"))
     path = write_tiff(np.zeros((1, 2048, 2048), np.uint8))
@@ -95,7 +95,7 @@ def test_reports_endpoints_and_attempts_pickle(write_tiff, noise):
     assert back == report
     assert back.status == "SUCCESS"
     endpoint = pickle.loads(pickle.dumps(geotile.endpoint("http://host/x", retries=3)))
-    assert (repr(endpoint), endpoint.patience.retries) == ("HttpEndpoint('http://host/x')", 3)
+    assert (repr(endpoint), endpoint.retry_policy.retries) == ("HttpEndpoint('http://host/x')", 3)
     error = geotile.EndpointError("x")
     error.attempts = 4
     assert pickle.loads(pickle.dumps(error)).attempts == 4

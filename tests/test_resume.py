@@ -16,8 +16,8 @@ import pytest
 from helpers import cli, crowd
 
 import geotile
-from geotile.checkpoint import Checkpoint, digest_of
-from geotile.folder import Folder
+from geotile.checkpoints.checkpoint import Checkpoint, digest_of
+from geotile.storage.folder import Folder
 from geotile.testing import ModelServer
 
 TILES = ["--tile-size", "64", "--overlap", "16", "--region-size", "128"]

@@ -6,7 +6,7 @@ import rasterio
 
 import geotile
 from geotile import ArgumentError, ImageOpenError, open_image
-from geotile.georef import georeference_of
+from geotile.geometry.georeference import georeference_of
 
 ROWS, COLUMNS, FIRST = 64, 96, (2660, 9500)
 
@@ -144,9 +144,9 @@ def test_a_sidd_lies_on_its_grid(sidd):
 
 def test_what_of_sar_is_not_done_is_said(sicd, monkeypatch):
     from geotile import GeoreferenceError
-    from geotile.header import Place
-    from geotile.raster import source_of
-    from geotile.sar import remapped, sar_placement
+    from geotile.imagery.header import Place
+    from geotile.imagery.open import source_of
+    from geotile.imagery.sar import remapped, sar_placement
 
     path, _, _ = sicd
     with pytest.raises(GeoreferenceError, match="image segment 1"):

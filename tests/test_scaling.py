@@ -10,8 +10,8 @@ import xarray as xr
 
 import geotile
 from geotile import ArgumentError, GeoreferenceError, open_image
-from geotile.raster import source_of
-from geotile.reading import Reading, overlapped
+from geotile.imagery.open import source_of
+from geotile.running.region_pixels import Reading, overlapped
 from geotile.testing import bright_objects, write_example
 
 
@@ -48,7 +48,7 @@ def test_rescale(write_tiff, deep, kind):
 
 def test_scaling_is_lazy_and_stays_windows_of_the_file(write_tiff, deep, monkeypatch):
     path = write_tiff(deep, nodata=0)
-    from geotile.source import Source
+    from geotile.imagery.source import Source
 
     monkeypatch.setattr(Source, "_raw", None)
     scaled = pickle.loads(pickle.dumps(geotile.rescale(open_image(path), 0, 4000)))
@@ -141,7 +141,7 @@ def test_a_resampled_pixel_does_not_depend_on_the_window(sharp, chunks):
     np.testing.assert_array_equal(open_image(sharp, resolution=0.7, chunks=chunks), whole)
     part = open_image(sharp, resolution=0.7)
     source = source_of(part)
-    from geotile.grid import Window
+    from geotile.grid.tile_grid import Window
 
     np.testing.assert_array_equal(source.read(Window(13, 170, 101, 300)).values, whole[:, 13:170, 101:300])
 
@@ -173,7 +173,7 @@ def test_resolution_of_images_placed_otherwise(shared):
     for name in ("riotiler_cog_gcps.tif", "rioxarray_test_rpcs.tif", "rastervision_small-uint16-tile.tif"):
         path = shared / "formats" / name
         full = open_image(path)
-        from geotile.georef import georeference_of, pixel_size_m
+        from geotile.geometry.georeference import georeference_of, pixel_size_m
 
         size_y, size_x = pixel_size_m(georeference_of(full), full.shape[1:])
         coarse = open_image(path, resolution=2 * (size_y + size_x) / 2)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import geotile
 from geotile import ArgumentError, GeoreferenceError, TileGrid
-from geotile.roi import tiles_that_meet
-from geotile.source import Source
+from geotile.imagery.source import Source
+from geotile.planning.roi import tiles_that_meet
 from geotile.testing import bright_objects, write_example
 
 UTM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)

@@ -28,7 +28,11 @@ import geotile
 from geotile.testing import ModelServer
 
 TILES = {"imageProcessorTileSize": 128, "imageProcessorTileOverlap": 32, "imageProcessorTileFormat": "GTIFF"}
-QUICK = {"retry_s": 0.1, "deliveries": 2, "endpoint_options": {"retries": 1, "ready_timeout": 2, "outage_timeout": 2}}
+QUICK = {
+    "retry_s": 0.1,
+    "deliveries": 2,
+    "endpoint_options": {"retries": 1, "ready_timeout_s": 2, "outage_timeout_s": 2},
+}
 
 
 def request(job_id, image, url, outputs, **more):
@@ -87,7 +91,7 @@ def features_of(data) -> list[dict]:
 def wanted(image, model, **options):
     """What a run of the library finds, as features."""
     found = geotile.detect(image, model, **({"tile_size": 128, "overlap": 32, "iou_threshold": 0.75} | options))
-    return json.loads(json.dumps(list(geotile.sinks.features(found))))
+    return json.loads(json.dumps(list(geotile.results.sinks.features(found))))
 
 
 def alike(a, b) -> bool:
@@ -296,7 +300,7 @@ def test_an_output_that_fails_fails_alone_and_asks_nobody_again(folder, tmp_path
 
 def start(*words, **more) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "geotile.cli", "serve", *map(str, words)],
+        [sys.executable, "-m", "geotile", "serve", *map(str, words)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -456,7 +460,7 @@ def test_jobs_of_every_kind(there, tmp_path, path, noise, write_tiff):
         assert len(jobs) + 2 * share(5) >= JOBS
         geotile.serve(
             f"sqs://{there.queue}", status=f"sns://{there.topic}", state=tmp_path / "state", once=True,
-            jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout": 30}},
+            jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout_s": 30}},
         )  # fmt: skip
         assert bad.requests > 0
         asked = good.requests
@@ -543,9 +547,9 @@ def test_records_that_a_stream_refuses_are_sent_again(there, folder, tmp_path, p
 
 
 def test_a_stream_goes_on_where_it_was_and_names_what_is_too_large(there, tmp_path, monkeypatch):
-    from geotile.folder import Folder
     from geotile.service import outputs
     from geotile.service.request import KinesisOutput
+    from geotile.storage.folder import Folder
 
     found = outputs.Found(folder=Folder.at(tmp_path), parts=[], added={}, job_id="job", image_id="job:a", name="a")
     features = [{"id": f"{i}", "properties": {"x": "y" * (2**20 if i == 5 else 2**19)}} for i in range(25)]
@@ -651,7 +655,7 @@ def test_roles_are_assumed(there, path, folder, monkeypatch):
 
 def jobs_of(*said):
     from geotile.service.backlog import Backlog, Job
-    from geotile.service.delivery import Delivery
+    from geotile.service.queue import Delivery
 
     backlog = Backlog(jobs=4, per_endpoint=3)
     for i, (endpoint, tiles) in enumerate(said):

@@ -143,7 +143,7 @@ def test_s3(detections, monkeypatch):
 
 
 def test_what_a_killed_run_left_goes_with_the_next(write_tiff, noise, tmp_path):
-    code = "import os, sys; from geotile.sinks import Output; Output(sys.argv[1], True, (), 'run').put(lambda draft: os._exit(9))"
+    code = "import os, sys; from geotile.results.sinks import Output; Output(sys.argv[1], True, (), 'run').put(lambda draft: os._exit(9))"
     out = tmp_path / "found.geojson"
     assert subprocess.run([sys.executable, "-c", code, str(out)]).returncode == 9
     assert [each.name.startswith(".found.geojson.geotile-draft") for each in tmp_path.glob(".*")] == [True]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 import geotile
 from geotile import SoftNms
-from geotile.detections import detections
-from geotile.grid import Interior
-from geotile.nms import overlap
+from geotile.grid.tile_grid import Interior
+from geotile.merging.detections import detections
+from geotile.merging.nms import overlap
 
 EVERYWHERE = Interior(-np.inf, -np.inf, np.inf, np.inf)
 

@@ -28,9 +28,10 @@ from object_store import (
 )
 
 import geotile
-from geotile import ArgumentError, ImageOpenError, open_image, storage
-from geotile.identity import version_of
-from geotile.storage import locate
+from geotile import ArgumentError, ImageOpenError, open_image
+from geotile.imagery.file_version import version_of
+from geotile.storage import location
+from geotile.storage.location import locate
 from geotile.testing import bright_objects, write_example
 
 
@@ -131,13 +132,13 @@ def test_an_image_inside_a_remote_file(store, shared):
     for number in (0, 1):
         image = open_image(uri, subdataset=number, storage_options=options(store))
         np.testing.assert_array_equal(image, open_image(path, subdataset=number))
-        assert geotile.raster.source_of(image).location.is_remote
+        assert geotile.imagery.open.source_of(image).location.is_remote
 
 
 def test_what_lies_beside_a_remote_image(shared, tmp_path):
     """Looked for where an image has no place of its own, or on request."""
-    from geotile.georef import georeference_of
-    from geotile.placement import RpcPlacement
+    from geotile.geometry.georeference import georeference_of
+    from geotile.geometry.placement import RpcPlacement
 
     with rasterio.open(
         tmp_path / "plain.tif", "w", driver="GTiff", width=50, height=50, count=1, dtype="uint8"
@@ -154,7 +155,7 @@ def test_what_lies_beside_a_remote_image(shared, tmp_path):
         upload(store, shared / "formats" / f"{masked}.msk", f"mask/{masked}.msk")
         uri = upload(store, shared / "formats" / masked, f"mask/{masked}")
         for sidecars, seen in ((True, True), (None, False)):
-            source = geotile.raster.source_of(open_image(uri, storage_options=options(store), sidecars=sidecars))
+            source = geotile.imagery.open.source_of(open_image(uri, storage_options=options(store), sidecars=sidecars))
             assert source.masked == seen
 
 
@@ -185,7 +186,7 @@ def test_secrets_are_shown_nowhere(store, caplog, tmp_path):
     )
     geotile.detect_to(uri, bright_objects, tmp_path / "found.parquet", tile_size=128, overlap=32, storage_options=how)
     shown = [repr(image), image._repr_html_(), repr(work), work._repr_html_(), repr(report), str(dict(image.attrs))]
-    shown += [repr(locate(uri, how)), repr(geotile.raster.source_of(image)), str(image.spatial_ref.attrs)]
+    shown += [repr(locate(uri, how)), repr(geotile.imagery.open.source_of(image)), str(image.spatial_ref.attrs)]
     shown += [str(key) for key in image.data.dask] + [repr(image.data.dask)]
     shown += [(tmp_path / name).read_bytes().decode("latin1") for name in ("found.geojson", "found.parquet")]
     store.fault = lambda method, path: (403, {}, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
@@ -230,7 +231,7 @@ def test_who_asks(store, tmp_path, monkeypatch):
 
 def test_temporary_credentials_are_renewed(store, monkeypatch):
     """A worker renews a role's credentials itself, once, with the keys that assumed it before."""
-    from geotile import aws
+    from geotile.storage import aws
 
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", store.url)
     monkeypatch.setattr(aws, "_renewed", {})
@@ -288,11 +289,11 @@ def test_options_that_cannot_be_used(uri, given, said):
 
 def test_missing_denied_and_silent_hosts(store, monkeypatch):
     for name, value in (("GDAL_HTTP_MAX_RETRY", "1"), ("GDAL_HTTP_RETRY_DELAY", "0.05")):
-        monkeypatch.setitem(storage._REMOTE, name, value)
+        monkeypatch.setitem(location._REMOTE, name, value)
     how = options(store)
     with pytest.raises(ImageOpenError, match="does not exist") as caught:
         open_image(f"s3://{BUCKET}/none.tif", storage_options=how)
-    assert not caught.value.may_pass
+    assert not caught.value.retryable
     uri = upload(store, write_example(), "none.tif")  # it has come since
     assert open_image(uri, storage_options=how).shape[0] == 3
     store.fault = lambda method, path: (
@@ -311,7 +312,7 @@ def test_missing_denied_and_silent_hosts(store, monkeypatch):
     store.latency_s = 3
     with pytest.raises(ImageOpenError, match="too slow") as caught:
         open_image(f"s3://{BUCKET}/slow.tif", storage_options=how | {"timeout": 1})
-    assert caught.value.may_pass
+    assert caught.value.retryable
     store.latency_s = 0
     uri = upload(store, write_example(), "slow.tif")
     assert open_image(uri, storage_options=how).shape[0] == 3  # a host that was silent is not remembered
@@ -323,7 +324,7 @@ def test_missing_denied_and_silent_hosts(store, monkeypatch):
         store.fault = lambda method, path, answer=(status, {}, body): answer
         with pytest.raises(ImageOpenError) as caught:
             open_image(uri, storage_options=how | {"timeout": 1})
-        assert caught.value.may_pass, caught.value
+        assert caught.value.retryable, caught.value
     store.fault = lambda method, path: None
     assert open_image(uri, storage_options=how).shape[0] == 3
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 import geotile
 from geotile.testing import ModelServer
 from geotile.traffic.circuit import Circuit
-from geotile.traffic.coordinator import Coordinator, Rules, Word
+from geotile.traffic.coordinator import Coordinator, GateReport, Rules
 from geotile.traffic.gate import Gate
 from geotile.traffic.limit import AutoLimit, Tally
-from geotile.traffic.link import Runs
+from geotile.traffic.runs import Runs
 
 
 def simulate(slots, queue, latency, seconds=180.0, seed=1):
@@ -44,7 +44,7 @@ def simulate(slots, queue, latency, seconds=180.0, seed=1):
             tally.append(Tally(answered=1, latency_s=now - sent, latency_s2=(now - sent) ** 2, words=0, busy=0))
         elif kind == "refused":
             refused += late
-            tally.append(Tally(refused=1, words=0, busy=0))
+            tally.append(Tally(throttled=1, words=0, busy=0))
             put(now + rng.uniform(0, 0.5), "free")
         elif kind == "free":
             flying -= 1
@@ -87,8 +87,8 @@ def test_the_law_keeps_the_server_busy_and_is_hardly_refused(slots, queue, sigma
 
 
 def word(process, wanted, in_flight, **more):
-    given = {"tally": Tally(), "streak": 0, "reason": "", "all_refused": True, "probed": None, "suspects": False}
-    return Word(process=process, worker=f"tcp://{process}", wanted=wanted, in_flight=in_flight, **given | more)
+    given = {"tally": Tally(), "streak": 0, "reason": "", "all_throttled": True, "probed": None, "suspects": False}
+    return GateReport(process=process, worker=f"tcp://{process}", wanted=wanted, in_flight=in_flight, **given | more)
 
 
 @settings(max_examples=200)
@@ -98,7 +98,7 @@ def word(process, wanted, in_flight, **more):
 )
 def test_no_more_in_flight_than_the_number_however_words_come(concurrency, story):
     """Processes start what they are granted between word and grant, and end what they like."""
-    coordinator = Coordinator(Rules(concurrency=concurrency, ready_timeout=1, outage_timeout=1))
+    coordinator = Coordinator(Rules(concurrency=concurrency, ready_timeout_s=1, outage_timeout_s=1))
     cap, flying = dict.fromkeys("abcde", 0), dict.fromkeys("abcde", 0)
     for now, (name, wanted, ended) in enumerate(story):
         flying[name] = max(0, flying[name] - ended)
@@ -111,7 +111,7 @@ def test_no_more_in_flight_than_the_number_however_words_come(concurrency, story
 
 
 def test_the_share_moves_to_those_that_have_tiles_and_back_from_the_dead():
-    coordinator = Coordinator(Rules(concurrency=9, ready_timeout=1, outage_timeout=1))
+    coordinator = Coordinator(Rules(concurrency=9, ready_timeout_s=1, outage_timeout_s=1))
     assert coordinator.hear(word("a", 50, 0), 0).cap == 9
     assert coordinator.hear(word("b", 50, 0), 0).cap == 0  # a has it all, until it has heard
     assert coordinator.hear(word("a", 50, 9), 0.1).cap == 5
@@ -126,7 +126,7 @@ def test_the_share_moves_to_those_that_have_tiles_and_back_from_the_dead():
 
 
 def test_the_circuit_opens_probes_tries_and_closes():
-    circuit = Circuit(ready_timeout=5, outage_timeout=60)
+    circuit = Circuit(ready_timeout_s=5, outage_timeout_s=60)
     circuit.answered(0, 0.1)
     for now in (1, 1.1, 1.2, 1.3, 1.4):
         circuit.failed(now, 1, False, "reset")
@@ -149,13 +149,13 @@ def test_the_circuit_opens_probes_tries_and_closes():
     circuit.failed(10, 9, False, "reset")
     circuit.failed(11, 1, False, "reset")
     assert (circuit.probe(11), circuit.probe(75), circuit.ended.split(";")[0]) == (
-        True, False, "the model did not answer for outage_timeout=60 s",
+        True, False, "the model did not answer for outage_timeout_s=60 s",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations("abc")))
 def test_one_process_of_many_tries_whether_the_model_is_back(order):
-    coordinator = Coordinator(Rules(concurrency=6, ready_timeout=60, outage_timeout=60))
+    coordinator = Coordinator(Rules(concurrency=6, ready_timeout_s=60, outage_timeout_s=60))
     failed = {"tally": Tally(failed=9), "streak": 9, "reason": "refused"}
     for now in (0, 1):
         for name in order:
@@ -194,7 +194,7 @@ def test_one_number_over_a_cluster_of_processes(cluster, write_tiff, concurrency
     report = found.attrs["report"]
     assert (report.status, report.requests, report.concurrency) == ("SUCCESS", 256, concurrency)
     assert model.most == concurrency
-    assert set(report.steps) == {"decode", "cut", "encode", "send", "parse", "merge"}
+    assert set(report.timing) == {"decode", "cut", "encode", "send", "parse", "merge"}
 
 
 def test_an_outage_stops_all_workers_of_a_cluster(cluster, write_tiff):
@@ -243,31 +243,31 @@ def test_a_wrong_concurrency_is_named(given, said):
 
 
 def said(process, wanted, in_flight=0, refused=0, worker=None):
-    tally = Tally(words=1, busy=1, refused=refused)
-    return Word(
+    tally = Tally(words=1, busy=1, throttled=refused)
+    return GateReport(
         process=process, worker=worker, wanted=wanted, in_flight=in_flight, tally=tally, streak=0, reason="",
-        all_refused=False, probed=None, suspects=False,
+        all_throttled=False, probed=None, suspects=False,
     )  # fmt: skip
 
 
 def test_runs_of_a_group_share_one_number():
-    runs, rules = Runs(), Rules(concurrency=8, ready_timeout=1, outage_timeout=1, group="model")
-    other = Rules(concurrency=8, ready_timeout=1, outage_timeout=1)
+    runs, rules = Runs(), Rules(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
+    other = Rules(concurrency=8, ready_timeout_s=1, outage_timeout_s=1)
     assert runs.hear("a", rules, said("a1", 100)).cap == 8
     assert runs.hear("b", rules, said("b1", 100)).cap == 0  # all are out yet
     assert runs.hear("alone", other, said("c1", 100)).cap == 8
     assert runs.hear("a", rules, said("a1", 100, 8)).cap == 4
     assert runs.hear("a", rules, said("a1", 100, 4)).cap == 4
     assert runs.hear("b", rules, said("b1", 100, refused=3)).cap == 4
-    assert runs.end("a")["refused"] == 0
+    assert runs.end("a")["throttled"] == 0
     assert runs.hear("a", rules, said("a1", 100, 4)).ended == "the run is over"
     assert runs.hear("b", rules, said("b1", 100, 4)).cap == 8
-    assert runs.end("b")["refused"] == 3
+    assert runs.end("b")["throttled"] == 3
     assert runs.hear("d", rules, said("d1", 5)).cap == 5  # the group is remembered, and free
 
 
 def test_all_runs_of_a_worker_that_died_give_their_shares_back():
-    runs, rules = Runs(), Rules(concurrency=8, ready_timeout=1, outage_timeout=1, group="model")
+    runs, rules = Runs(), Rules(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
     runs.hear("a", rules, said("a1", 4, worker="w"))
     runs.hear("b", rules, said("b1", 4, worker="w"))
     assert runs.hear("c", rules, said("c1", 9)).cap == 0
@@ -276,7 +276,7 @@ def test_all_runs_of_a_worker_that_died_give_their_shares_back():
 
 
 def test_a_group_whose_model_was_given_up_begins_anew():
-    runs, rules = Runs(), Rules(concurrency=8, ready_timeout=1, outage_timeout=1, group="model")
+    runs, rules = Runs(), Rules(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
     runs.hear("a", rules, said("a1", 4))
     runs._runs["a"].coordinator.circuit.ended = "it is gone"
     assert runs.hear("a", rules, said("a1", 4)).ended == "it is gone"
@@ -285,7 +285,7 @@ def test_a_group_whose_model_was_given_up_begins_anew():
 
 
 def test_a_run_that_waits_keeps_no_thread_from_the_run_that_has_the_room():
-    runs, rules = Runs(), Rules(concurrency=1, ready_timeout=1, outage_timeout=1, group="model")
+    runs, rules = Runs(), Rules(concurrency=1, ready_timeout_s=1, outage_timeout_s=1, group="model")
     gates = [Gate(lambda word, run=run: runs.hear(run, rules, word), lambda: None, run) for run in ("first", "second")]
 
     def request(gate, done):

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.checks import check_unit
+from geotile.core.checks import check_unit
 from geotile.detectors.families import FAMILIES, Family, Raw, cells_of
-from geotile.detectors.prepare import Placed, as_layout, prepared
+from geotile.detectors.preprocessing import Placed, as_layout, prepared
 from geotile.errors import ArgumentError, ResponseError
-from geotile.nms import nms
+from geotile.merging.nms import nms
 
 Found = tuple[NDArray[np.float64], NDArray[np.float64], list[str]]
 

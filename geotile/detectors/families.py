@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.detectors.prepare import Preparation
+from geotile.detectors.preprocessing import Preparation
 
 Array = NDArray[np.float32]
 Size = tuple[int, int]  # (y, x) of the input

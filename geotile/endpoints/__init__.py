@@ -6,11 +6,11 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from geotile.endpoints.base import Check, Endpoint, Patience, decoded
+from geotile.core.redact import redact
+from geotile.endpoints.base import Check, Endpoint, RetryPolicy, decoded
 from geotile.endpoints.function import FunctionEndpoint
 from geotile.endpoints.http import HttpEndpoint
 from geotile.errors import ArgumentError
-from geotile.redact import redact
 
 ENTRY_POINTS = "geotile.endpoints"
 _KINDS = {
@@ -78,4 +78,4 @@ def _kind(spec: str) -> Any:
     )
 
 
-__all__ = ["Check", "Endpoint", "FunctionEndpoint", "HttpEndpoint", "Patience", "decoded", "endpoint"]
+__all__ = ["Check", "Endpoint", "FunctionEndpoint", "HttpEndpoint", "RetryPolicy", "decoded", "endpoint"]

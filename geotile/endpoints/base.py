@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.checks import as_int, check_seconds
-from geotile.decode import decode_object
-from geotile.detections import Detections
-from geotile.encode import CONTENT_TYPES, Encoder, TileFormat
+from geotile.core.checks import as_int, check_seconds
+from geotile.encoding.encoder import CONTENT_TYPES, Encoder, TileFormat
+from geotile.endpoints.decode import decode_object
 from geotile.errors import ArgumentError, EndpointError, GeotileError, ResponseError
-from geotile.grid import Window
+from geotile.grid.tile_grid import Window
+from geotile.merging.detections import Detections
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How long an endpoint that waits elsewhere is borne with.
 
     Parameters
@@ -30,9 +30,9 @@ class Patience:
         time-out, HTTP 408, 425, 429 and 5xx. Tries in an outage are not counted.
     backoff_s : float
         First pause; it doubles with each retry, with jitter. Retry-After goes before it.
-    ready_timeout : float
+    ready_timeout_s : float
         Seconds to wait for a model that has not answered yet: it may be starting.
-    outage_timeout : float
+    outage_timeout_s : float
         Seconds to wait for a model that has answered and does so no more; then the run ends with
         what it has.
 
@@ -44,12 +44,12 @@ class Patience:
 
     retries: int = 8
     backoff_s: float = 0.5
-    ready_timeout: float = 300.0
-    outage_timeout: float = 3600.0
+    ready_timeout_s: float = 300.0
+    outage_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
         as_int(self.retries, "retries", 0, unit="tries")
-        for name in ("backoff_s", "ready_timeout", "outage_timeout"):
+        for name in ("backoff_s", "ready_timeout_s", "outage_timeout_s"):
             check_seconds(getattr(self, name), name)
 
 
@@ -84,7 +84,7 @@ class Endpoint(ABC):
     """Most tiles, alike in shape, that a request takes."""
     max_request_bytes: int | None = None
     """Largest body of a request, where that is known."""
-    patience: Patience = Patience()
+    retry_policy: RetryPolicy = RetryPolicy()
     sample_shape: tuple[int, int, int] = (3, 512, 512)
     """(band, y, x) of the tile that `check` sends."""
 
@@ -108,7 +108,7 @@ class Endpoint(ABC):
         Raises
         ------
         EndpointError
-            If the request failed. Its ``may_pass`` says whether another try is worth it, ``refused`` that
+            If the request failed. Its ``retryable`` says whether another try is worth it, ``throttled`` that
             the endpoint has too much to do.
         """
 
@@ -118,7 +118,7 @@ class Endpoint(ABC):
         Raises
         ------
         EndpointError
-            If it is not. Its ``may_pass`` says whether it may come.
+            If it is not. Its ``retryable`` says whether it may come.
         """
 
     def for_run(self, tile_threads: int = 1) -> Endpoint:
@@ -240,15 +240,15 @@ def _remedy(error: GeotileError) -> str:
     return " (the model failed on the tile: look at its log)" if status is not None and status >= 500 else ""
 
 
-def split_options(options: dict[str, Any], known: Sequence[str], kind: str) -> Patience:
-    """Take the options of `Patience` out; refuse those that nobody knows.
+def split_options(options: dict[str, Any], known: Sequence[str], kind: str) -> RetryPolicy:
+    """Take the options of `RetryPolicy` out; refuse those that nobody knows.
 
     Raises
     ------
     ArgumentError
         If an option is unknown.
     """
-    patience = {name: options.pop(name) for name in Patience.__annotations__ if name in options}
+    retry_policy = {name: options.pop(name) for name in RetryPolicy.__annotations__ if name in options}
     if unknown := sorted(set(options) - set(known)):
-        raise ArgumentError(f"no option {unknown}; {kind} takes {sorted([*known, *Patience.__annotations__])}")
-    return Patience(**patience)
+        raise ArgumentError(f"no option {unknown}; {kind} takes {sorted([*known, *RetryPolicy.__annotations__])}")
+    return RetryPolicy(**retry_policy)

@@ -16,15 +16,15 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from geotile.checks import as_int, as_timeouts
-from geotile.decode import excerpt
+from geotile.core.checks import as_int, as_timeouts
+from geotile.core.redact import redact
 from geotile.endpoints.deadline import TimelyAdapter, answer_within
+from geotile.endpoints.decode import excerpt
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
-from geotile.redact import redact
 
 CLIENT_OPTIONS = ("headers", "auth", "bearer", "verify", "cert", "timeout_s", "max_response_bytes")
-_MAY_PASS = frozenset({408, 425, 429})  # and 5xx
-_REFUSED = frozenset({429, 503})
+_RETRYABLE = frozenset({408, 425, 429})  # and 5xx
+_THROTTLED = frozenset({429, 503})
 _PROBE_S = 5.0  # OSML waits 2 s for a /ping
 _POOL = 256  # connections kept; more threads than that open their own
 _sessions: OrderedDict[str, requests.Session] = OrderedDict()
@@ -44,8 +44,8 @@ class Reply:
         """Return what the status means, for one that is no success."""
         failed = EndpointError(f"{self.shown} answered HTTP {self.status}: {excerpt(self.body)}")
         failed.http_status = self.status
-        failed.may_pass = self.status in _MAY_PASS or self.status >= 500
-        failed.refused = self.status in _REFUSED
+        failed.retryable = self.status in _RETRYABLE or self.status >= 500
+        failed.throttled = self.status in _THROTTLED
         failed.retry_after_s = _retry_after(self.headers.get("Retry-After"))
         return failed
 
@@ -132,7 +132,7 @@ class Client:
             if isinstance(error, requests.ConnectTimeout):
                 cause = f"timed out: no connection within {self._connect_s:g} s (timeout_s=)"
         failed = EndpointUnreachable(f"{self.shown} did not answer: {cause}")
-        failed.may_pass, failed.timed_out = not lasting, late
+        failed.retryable, failed.timed_out = not lasting, late
         return failed
 
     def _session(self) -> requests.Session:

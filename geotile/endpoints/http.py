@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from geotile.decode import decode_bytes
+from geotile.core.redact import digests, redact
+from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint, split_options
 from geotile.endpoints.client import CLIENT_OPTIONS, Client
+from geotile.endpoints.decode import decode_bytes
 from geotile.errors import ArgumentError, EndpointError
-from geotile.redact import digests, redact
-from geotile.steps import step
 
 
 class HttpEndpoint(Endpoint):
@@ -39,11 +39,11 @@ class HttpEndpoint(Endpoint):
     cert : str or tuple of str, optional
         Path of a client certificate with its key, or (certificate, key).
     timeout_s : tuple of float
-        Seconds to wait for a connection, and for the whole of an answer.
+        Timing to wait for a connection, and for the whole of an answer.
     max_response_bytes : int
         Largest answer that is read.
-    retries, backoff_s, ready_timeout, outage_timeout
-        Of `Patience`.
+    retries, backoff_s, ready_timeout_s, outage_timeout_s
+        Of `RetryPolicy`.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class HttpEndpoint(Endpoint):
 
     def __init__(self, url: str, *, params: Mapping[str, str] | None = None, **options: Any) -> None:
         check_url(url, "https://host/invocations")
-        self.patience = split_options(options, ["params", *CLIENT_OPTIONS], "an http endpoint")
+        self.retry_policy = split_options(options, ["params", *CLIENT_OPTIONS], "an http endpoint")
         self._params = dict(params or {})
         headers = {_header(name): str(value) for name, value in (params or {}).items()}
         self._client = Client(url, **options | {"headers": {**headers, **options.get("headers", {})}})
@@ -97,7 +97,7 @@ class HttpEndpoint(Endpoint):
         reply = self._client.ask("POST", data=tiles[0], headers={"Content-Type": content_type})
         if reply.status != 200:
             raise reply.error()
-        with step("parse"):
+        with timed("parse"):
             return [decode_bytes(reply.body)]
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.checks import as_int
-from geotile.decode import excerpt
+from geotile.core.checks import as_int
+from geotile.core.redact import redact
+from geotile.core.timing import timed
 from geotile.detectors import Detector, Tensor
 from geotile.endpoints.base import Endpoint, split_options
 from geotile.endpoints.client import CLIENT_OPTIONS, Client
+from geotile.endpoints.decode import excerpt
 from geotile.endpoints.http import check_url
 from geotile.errors import ArgumentError, EndpointError, ResponseError
-from geotile.redact import redact
-from geotile.steps import step
 
 _DTYPES = {
     "BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1", "INT16": "<i2",
@@ -46,7 +46,7 @@ class OipEndpoint(Endpoint):
     **options
         Those of `geotile.detectors.Detector` (``family``, ``output_names``, ``labels``,
         ``score_threshold``, ``iou_threshold``), of `HttpEndpoint` (``auth``, ``headers``, ``verify`` ...)
-        and of `Patience`.
+        and of `RetryPolicy`.
 
     Raises
     ------
@@ -68,7 +68,7 @@ class OipEndpoint(Endpoint):
         check_url(url, "oip+http://host/v2/models/NAME")
         if "/v2/models/" not in url:
             raise ArgumentError(f"endpoint={redact(spec)!r} names no model; give oip+http://host/v2/models/NAME")
-        self.patience = split_options(options, [*_OPTIONS, *CLIENT_OPTIONS], "an oip endpoint")
+        self.retry_policy = split_options(options, [*_OPTIONS, *CLIENT_OPTIONS], "an oip endpoint")
         asked = {name: options.pop(name) for name in CLIENT_OPTIONS if name in options}
         self._client, self.shown = Client(url, **asked), redact(spec)
         self._options, self._asked_batch, self._binary = options, batch_size, binary
@@ -98,7 +98,7 @@ class OipEndpoint(Endpoint):
         reply = self._client.probe(f"{self._client.url}/ready")
         if reply.status != 200:
             error = reply.error()
-            error.may_pass = error.may_pass or (reply.status == 400 and b"not ready" in reply.body)  # Triton's word
+            error.retryable = error.retryable or (reply.status == 400 and b"not ready" in reply.body)  # Triton's word
             raise error
         try:
             said = json.loads(reply.body or b"{}")
@@ -134,10 +134,10 @@ class OipEndpoint(Endpoint):
         detector = self._detector
         assert detector is not None
         takes = detector.batch_size or len(tiles)
-        with step("encode"):
+        with timed("encode"):
             feeds, placed = detector.feeds([*tiles, *[tiles[-1]] * max(0, takes - len(tiles))])
         outputs = self._inferred(feeds, detector.names)
-        with step("parse"):
+        with timed("parse"):
             return detector.found(outputs, placed)[: len(tiles)]
 
     def _inferred(self, feeds: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -145,7 +145,7 @@ class OipEndpoint(Endpoint):
             try:
                 outputs = self._posted(*_binary_request(feeds, names))
             except EndpointError as error:
-                if self._binary or error.refused or error.http_status in (None, 401, 403, 404):
+                if self._binary or error.throttled or error.http_status in (None, 401, 403, 404):
                     raise
                 # MLServer says 400, 422 or 500 to what it cannot read
             else:
@@ -159,7 +159,7 @@ class OipEndpoint(Endpoint):
         reply = self._client.ask("POST", f"{self._client.url}/infer", data=body, headers=headers)
         if reply.status != 200:
             raise reply.error()
-        with step("parse"):
+        with timed("parse"):
             return read_response(reply.body, reply.headers.get(_HEADER))
 
     def _asked(self, path: str) -> Any:
@@ -258,5 +258,5 @@ def _binary_request(feeds: Mapping[str, NDArray[Any]], names: Sequence[str]) -> 
 
 def _coming(said: str) -> EndpointError:
     error = EndpointError(said)
-    error.may_pass = True
+    error.retryable = True
     return error

@@ -9,11 +9,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from geotile.checks import as_int
+from geotile.core.checks import as_int
+from geotile.core.redact import redact
+from geotile.detectors.onnx import OnnxDetector
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
-from geotile.onnx import OnnxDetector
-from geotile.redact import redact
 
 _BATCH = 8
 

@@ -10,18 +10,18 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
-from geotile.aws import aws_session
-from geotile.checks import as_int, as_timeouts
-from geotile.decode import decode_bytes
+from geotile.core.checks import as_int, as_timeouts
+from geotile.core.redact import digests
+from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint, split_options
+from geotile.endpoints.decode import decode_bytes
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
-from geotile.redact import digests
-from geotile.steps import step
+from geotile.storage.aws import aws_session
 
 _OPTIONS = ["params", "profile", "role_arn", "timeout_s", "max_request_bytes", "max_response_bytes"]
 _BODY_BYTES = 6_291_456
 _CONNECTIONS = 256
-_REFUSED = {
+_THROTTLED = {
     "ModelNotReadyException",
     "ServiceUnavailable",
     "ThrottlingException",
@@ -53,13 +53,13 @@ class SageMakerEndpoint(Endpoint):
     role_arn : str, optional
         Role to assume.
     timeout_s : tuple of float
-        Seconds to wait for a connection, and for the next part of an answer.
+        Timing to wait for a connection, and for the next part of an answer.
     max_request_bytes : int
         Largest tile: 6 MiB, or 26,214,400 (25 MiB) where the account allows it.
     max_response_bytes : int
         Largest answer that is read.
-    retries, backoff_s, ready_timeout, outage_timeout
-        Of `Patience`.
+    retries, backoff_s, ready_timeout_s, outage_timeout_s
+        Of `RetryPolicy`.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class SageMakerEndpoint(Endpoint):
         role_arn: str | None = None, timeout_s: tuple[float, float] = (10.0, 60.0),
         max_request_bytes: int = _BODY_BYTES, max_response_bytes: int = 64 * 2**20, **options: Any,
     ) -> None:  # fmt: skip
-        self.patience = split_options(options, _OPTIONS, "a sagemaker endpoint")
+        self.retry_policy = split_options(options, _OPTIONS, "a sagemaker endpoint")
         parts, asked = urlsplit(spec), dict(parse_qsl(urlsplit(spec).query))
         if not parts.netloc or parts.path.strip("/") or set(asked) - {"variant", "region"}:
             raise ArgumentError(f"endpoint={spec!r}; give sagemaker://endpoint-name?variant=…&region=…")
@@ -112,7 +112,7 @@ class SageMakerEndpoint(Endpoint):
         status = (self._described() or {}).get("EndpointStatus", "InService")
         if status not in _SERVES:
             error = EndpointError(f"{self} is not in service: its status is {status}")
-            error.may_pass = status in _COMING
+            error.retryable = status in _COMING
             raise error
 
     def for_run(self, tile_threads: int = 1) -> SageMakerEndpoint:
@@ -137,7 +137,7 @@ class SageMakerEndpoint(Endpoint):
         asked = self._params | ({"TargetVariant": self.variant} if self.variant else {})
         answer = self._call("sagemaker-runtime", "invoke_endpoint", Body=tiles[0], ContentType=content_type, **asked)
         body = self._read(answer["Body"])
-        with step("parse"):
+        with timed("parse"):
             return [decode_bytes(body)]
 
     def _read(self, stream: Any) -> bytes:
@@ -186,8 +186,8 @@ class SageMakerEndpoint(Endpoint):
         )
         failed = EndpointError(f"{self} answered {code} (HTTP {status}): {text}")
         failed.http_status = status
-        failed.refused = code in _REFUSED or status in (429, 503)
-        failed.may_pass = failed.refused or status in (408, 425) or status >= 500
+        failed.throttled = code in _THROTTLED or status in (429, 503)
+        failed.retryable = failed.throttled or status in (408, 425) or status >= 500
         return failed
 
     def _unreachable(self, error: Exception) -> EndpointUnreachable:
@@ -197,7 +197,7 @@ class SageMakerEndpoint(Endpoint):
         lasting = isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.SSLError)
         said = str(error) if lasting and not late else type(error).__name__
         failed = EndpointUnreachable(f"{self} did not answer: {'timed out (timeout_s=)' if late else said}")
-        failed.may_pass, failed.timed_out = not lasting, late
+        failed.retryable, failed.timed_out = not lasting, late
         return failed
 
     def _client(self, service: str) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import requests
 from requests.auth import AuthBase
 
-from geotile.aws import aws_session
 from geotile.errors import EndpointError
+from geotile.storage.aws import aws_session
 
 _lock = Lock()
 

@@ -7,9 +7,9 @@
       └── back, later ──────┴──────────────▶ dead letters ◀──────────────┘ too often
 """
 
-from geotile.service.launch import serve
 from geotile.service.loop import ServiceOptions
 from geotile.service.request import JobRequest
+from geotile.service.serve import serve
 from geotile.service.submit import jobs, submit
 
 __all__ = ["JobRequest", "ServiceOptions", "jobs", "serve", "submit"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from geotile.service.delivery import Delivery
+from geotile.service.queue import Delivery
 from geotile.service.request import JobRequest
 
 

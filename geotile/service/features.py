@@ -9,12 +9,12 @@ from typing import Any
 import geopandas as gpd
 import pyarrow.parquet as pq
 
-from geotile.dataset import METADATA
-from geotile.folder import Folder
-from geotile.raster import open_image, source_of
-from geotile.sinks import features
-from geotile.source import open_file
-from geotile.table import from_text
+from geotile.imagery.open import open_image, source_of
+from geotile.imagery.source import open_file
+from geotile.results.dataset import METADATA
+from geotile.results.frame import from_text
+from geotile.results.sinks import features
+from geotile.storage.folder import Folder
 
 
 def stored_features(

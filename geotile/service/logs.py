@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from geotile.redact import redact
+from geotile.core.redact import redact
 
 _FIELDS = ("job_id", "image_id", "region", "tile", "run", "tiles", "seconds")
 

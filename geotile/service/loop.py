@@ -9,21 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from geotile.claim import claim
+from geotile.core.redact import redact
 from geotile.errors import GeotileError, OutputError, ServiceError
-from geotile.folder import Folder
-from geotile.redact import redact
-from geotile.service.announce import Announcer
+from geotile.service.admission import count_tiles
 from geotile.service.backlog import Backlog, Job
-from geotile.service.connect import Cluster
-from geotile.service.delivery import Delivery, Queue
-from geotile.service.desk import Desk
-from geotile.service.inspect import count_tiles
+from geotile.service.cluster_connection import Cluster
+from geotile.service.job_runner import Control, Stopped, Worker
+from geotile.service.lifecycle import Desk
 from geotile.service.logs import RunNames
-from geotile.service.meters import Meters
+from geotile.service.metrics import Meters
+from geotile.service.notifications import Announcer
+from geotile.service.queue import Delivery, Queue
 from geotile.service.records import JobRecord, Records
 from geotile.service.request import JobRequest
-from geotile.service.work import Control, Stopped, Worker
+from geotile.storage.folder import Folder
+from geotile.storage.lease import lease
 
 _log = logging.getLogger(__name__)
 _KEEP_S = 15.0  # requests in work are said to be so as often; SQS's are invisible for four times as long
@@ -55,7 +55,7 @@ class ServiceOptions:
     region_size : "auto" or int
         As for `geotile.detect`.
     endpoint_options : dict
-        Of every endpoint: `geotile.Patience`'s, such as ``retries``.
+        Of every endpoint: `geotile.RetryPolicy`'s, such as ``retries``.
     once : bool
         Stop when nothing is left in the queue.
     """
@@ -257,7 +257,7 @@ class Service:
     def _job(self, job: Job) -> None:
         """Work on a job in a thread of its own."""
         try:
-            with claim(self.records.work(job.request.job_id), "claim", f"the job {job.request.job_id}"):
+            with lease(self.records.work(job.request.job_id), "lease", f"the job {job.request.job_id}"):
                 self._work(job)
         except OutputError as error:  # another process has it; or the state cannot be written
             _log.warning("%s", error, extra={"job_id": job.request.job_id})

@@ -12,16 +12,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from geotile.aws import aws_session, resolve
-from geotile.dataset import METADATA
+from geotile.core.redact import redact
 from geotile.errors import OutputError, ServiceError
-from geotile.folder import Folder
-from geotile.redact import redact
+from geotile.results.dataset import METADATA
+from geotile.results.frame import parquet_bytes
+from geotile.results.sinks import Output
 from geotile.service.features import stored_features, stored_tables
 from geotile.service.records import read_json
 from geotile.service.request import FileOutput, KinesisOutput, S3Output
-from geotile.sinks import Output
-from geotile.table import parquet_bytes
+from geotile.storage.aws import aws_session, resolve
+from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
 CALL_BYTES, RECORD_BYTES = 5 * 2**20, 2**20  # of PutRecords, partition keys among them

@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from geotile.core.redact import redact
 from geotile.errors import OutputError
-from geotile.folder import Folder
-from geotile.redact import redact
-from geotile.service.delivery import Delivery
+from geotile.service.queue import Delivery
 from geotile.service.request import JobRequest
+from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
 

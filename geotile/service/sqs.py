@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from geotile.aws import aws_session
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ServiceError
-from geotile.redact import redact
-from geotile.service.delivery import Delivery
+from geotile.service.queue import Delivery
+from geotile.storage.aws import aws_session
 
 _log = logging.getLogger(__name__)
 VISIBILITY_S = 60  # a request whose process died comes back after as long

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from geotile.errors import ArgumentError
-from geotile.folder import Folder
-from geotile.service.queues import as_queue
+from geotile.service.folder_queue import as_queue
 from geotile.service.records import JobRecord, Records, file_name
 from geotile.service.request import JobRequest
+from geotile.storage.folder import Folder
 
 STATE = "state"
 

@@ -10,7 +10,7 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 
-from geotile.quiet import in_memory, unplaced
+from geotile.core.rasterio_env import in_memory, unplaced
 
 _BRIGHT = 200
 _CUT = 0.5  # score of an object that the tile's border cuts, against a whole one

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
-from geotile.decode import decode_object
-from geotile.detections import Detections
-from geotile.quiet import in_memory, unplaced
+from geotile.core.rasterio_env import in_memory, unplaced
+from geotile.endpoints.decode import decode_object
+from geotile.merging.detections import Detections
 
 Model = Callable[[NDArray[Any]], Any]
 

@@ -1,8 +1,8 @@
 """Requests of a run, over all processes: how many at once, which again, when to wait for the model.
 
 A process has a `Gate` for a run, which its tile threads pass. Every tenth of a second or so the gate
-tells the run's `Coordinator` what came back (`Word`) and is told how many requests it may have in
-flight (`Grant`). The coordinator lives where all processes reach it: in the process itself, or on
+tells the run's `Coordinator` what came back (`GateReport`) and is told how many requests it may have in
+flight (`Allowance`). The coordinator lives where all processes reach it: in the process itself, or on
 Dask's scheduler.
 """
 

@@ -29,7 +29,7 @@ def ask(
 ) -> Asked:  # fmt: skip
     """Ask about one tile, or a batch: wait for a place, send, try again.
 
-    A failure that may pass is tried again up to ``patience.retries`` times. A failure that counts is
+    A failure that may pass is tried again up to ``retry_policy.retries`` times. A failure that counts is
     one of the tile: while nobody else is answered either it is the model's, which the circuit waits
     for, and tries in an outage are not counted. Where the model is there, and still fails the one
     request that tries it, it is the tile's again; a refusal only if no other request is left.
@@ -61,7 +61,7 @@ def ask(
             try:
                 return Asked(request.once(), request.attempts)
             except EndpointError as error:
-                if not error.may_pass or request.is_enough(error):
+                if not error.retryable or request.is_enough(error):
                     raise
                 gate.sleep(request.pause(error))
     except EndpointError as error:
@@ -104,12 +104,12 @@ class _Request:
             except EndpointError as error:
                 self._failed_before, self._failed = self._failed, time.monotonic()
                 self._trials += trial
-                if error.may_pass:
+                if error.retryable:
                     self._counted += 1
                     self.gate.failed(error)
                 else:
                     self.gate.answered(time.monotonic() - self._sent)
-                if not error.refused:
+                if not error.throttled:
                     self.leave()
                 raise
             except BaseException:
@@ -128,11 +128,11 @@ class _Request:
         """Tell whether the tile is to be given up."""
         if self.gate.ended:
             return True
-        retries = self.endpoint.patience.retries
+        retries = self.endpoint.retry_policy.retries
         if self._counted <= retries:
             return False
         all_fail = retries > 0 and self.gate.silent_since(self._failed_before)
-        shown = self._trials >= _TRIALS and (self.gate.alone or not error.refused)  # the model was there, and yet
+        shown = self._trials >= _TRIALS and (self.gate.alone or not error.throttled)  # the model was there, and yet
         if all_fail and not shown:
             self.gate.suspect()
             return False
@@ -146,4 +146,5 @@ class _Request:
         """
         if error.retry_after_s is not None:
             return min(error.retry_after_s, _LONGEST_PAUSE_S)
-        return random.uniform(0, min(_LONGEST_PAUSE_S, self.endpoint.patience.backoff_s * 2 ** min(self.attempts, 30)))
+        longest = self.endpoint.retry_policy.backoff_s * 2 ** min(self.attempts, 30)
+        return random.uniform(0, min(_LONGEST_PAUSE_S, longest))

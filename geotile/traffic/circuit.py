@@ -20,8 +20,8 @@ _PROBE_S = 60.0  # a probe that is not heard of for so long is lost with its pro
 class Circuit:
     """The state of one model, as all processes of a run see it."""
 
-    ready_timeout: float
-    outage_timeout: float
+    ready_timeout_s: float
+    outage_timeout_s: float
     state: Literal["closed", "open", "trial"] = "closed"
     ended: str | None = None
     """Why the run gave up."""
@@ -45,14 +45,14 @@ class Circuit:
             self.state = "closed"
             self.seconds_open += now - self._opened
 
-    def failed(self, now: float, failures: int, refused: bool, reason: str) -> None:
+    def failed(self, now: float, failures: int, throttled: bool, reason: str) -> None:
         """Take in that nothing but failures came back since the last call."""
         if self._failures == 0:
             self._since = now
         self._failures += failures
         self.reason = reason or self.reason
         if self.state == "trial":
-            self._confirm(refused)
+            self._confirm(throttled)
             self._again(now)
         elif self._failures >= _FAILURES and now - self._since >= max(_AT_LEAST_S, 3 * self._latency):
             self.suspect(now)
@@ -96,7 +96,8 @@ class Circuit:
     def _give_up(self, now: float) -> None:
         if self.state == "closed":
             return
-        name, limit = ("outage_timeout", self.outage_timeout) if self._ever else ("ready_timeout", self.ready_timeout)
+        name = "outage_timeout_s" if self._ever else "ready_timeout_s"
+        limit = self.outage_timeout_s if self._ever else self.ready_timeout_s
         if now - self._since > limit and not self.ended:
             self.seconds_open += now - self._opened
             self.ended = f"the model did not answer for {name}={limit:g} s; the last failure: {self.reason}"

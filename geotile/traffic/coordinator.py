@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from geotile.report import Traffic
+from geotile.results.report import Traffic
 from geotile.traffic.circuit import Circuit
 from geotile.traffic.limit import AutoLimit, FixedLimit, Tally
 
@@ -21,14 +21,14 @@ class Rules:
     """What a run asks for."""
 
     concurrency: int | Literal["auto"]
-    ready_timeout: float
-    outage_timeout: float
+    ready_timeout_s: float
+    outage_timeout_s: float
     group: str | None = None
     """Runs of one group share one number and one circuit."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Word:
+class GateReport:
     """What a process tells."""
 
     process: str
@@ -43,7 +43,7 @@ class Word:
     """Failures since its last answer."""
     reason: str
     """The last of them."""
-    all_refused: bool
+    all_throttled: bool
     """Whether the endpoint itself refused all of them."""
     probed: tuple[str | None] | None
     """What the probe found that it was told to make; None if there was none."""
@@ -52,7 +52,7 @@ class Word:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grant:
+class Allowance:
     """What a process is told."""
 
     cap: int
@@ -85,7 +85,7 @@ class Coordinator:
     rules: Rules
     limit: AutoLimit | FixedLimit = field(init=False)
     circuit: Circuit = field(init=False)
-    refused: int = 0
+    throttled: int = 0
     _processes: dict[str, _Process] = field(default_factory=dict)
     _workers: dict[str, set[str]] = field(default_factory=dict)
     _trial: str | None = None
@@ -95,9 +95,9 @@ class Coordinator:
     def __post_init__(self) -> None:
         asked = self.rules.concurrency
         self.limit = AutoLimit() if asked == "auto" else FixedLimit(asked)
-        self.circuit = Circuit(self.rules.ready_timeout, self.rules.outage_timeout)
+        self.circuit = Circuit(self.rules.ready_timeout_s, self.rules.outage_timeout_s)
 
-    def hear(self, word: Word, now: float) -> Grant:
+    def hear(self, word: GateReport, now: float) -> Allowance:
         """Take in a word, answer with a grant."""
         self.heard = now
         process = self._processes.setdefault(word.process, _Process())
@@ -113,7 +113,7 @@ class Coordinator:
         process.held = max(before, process.cap, word.in_flight)
         if word.wanted == process.held == 0:
             del self._processes[word.process]
-        return Grant(
+        return Allowance(
             cap=process.cap, probe=probe, state=self.circuit.state,
             outages=self.circuit.outages, ended=self.circuit.ended,
             alone=sum(each.wanted for each in self._processes.values()) == 1,
@@ -136,13 +136,13 @@ class Coordinator:
     def traffic(self) -> Traffic:
         """Return what came of all requests so far."""
         return Traffic(
-            concurrency=self.limit.limit, refused=self.refused,
-            outages=self.circuit.outages, seconds_out=round(self.circuit.seconds_open, 3),
+            concurrency=self.limit.limit, throttled=self.throttled,
+            outages=self.circuit.outages, outage_s=round(self.circuit.seconds_open, 3),
         )  # fmt: skip
 
-    def _notice(self, word: Word, now: float) -> None:
+    def _notice(self, word: GateReport, now: float) -> None:
         tally, circuit = word.tally, self.circuit
-        self.refused += tally.refused
+        self.throttled += tally.throttled
         if circuit.state == "closed":
             self.limit.observe(now, tally)
         else:
@@ -151,9 +151,9 @@ class Coordinator:
             circuit.probed(now, word.probed[0])
         if tally.answered:
             circuit.answered(now, tally.latency_s / tally.answered)
-        failures = min(word.streak, tally.failed + tally.refused)
+        failures = min(word.streak, tally.failed + tally.throttled)
         if failures:
-            circuit.failed(now, failures, word.all_refused, word.reason)
+            circuit.failed(now, failures, word.all_throttled, word.reason)
         if word.suspects:
             circuit.suspect(now)
 

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import uuid4
 
-from geotile.ended import end_run
+from geotile.core.cancellation import cancel_run
 from geotile.errors import EndpointError, EndpointUnreachable
-from geotile.traffic.coordinator import Grant, Word
+from geotile.traffic.coordinator import Allowance, GateReport
 from geotile.traffic.limit import Tally
 
 _log = logging.getLogger(__name__)
 _AHEAD = 2  # requests prepared beyond those in flight, so that a free place is taken at once
-Link = Callable[[Word], Grant]
+Link = Callable[[GateReport], Allowance]
 
 
 class Gate:
@@ -41,9 +41,9 @@ class Gate:
         self._lock = threading.Lock()
         self._room, self._free, self._over = (threading.Condition(self._lock) for _ in range(3))
         self._nudge = threading.Event()
-        self._grant = Grant(cap=0)
+        self._grant = Allowance(cap=0)
         self._wanted = self._under_way = self._in_flight = 0
-        self._tally, self._streak, self._all_refused, self._reason = Tally(words=0, busy=0), 0, True, ""
+        self._tally, self._streak, self._all_throttled, self._reason = Tally(words=0, busy=0), 0, True, ""
         self._probed: tuple[str | None] | None = None
         self._suspects = self._talking = False
         self._last_answer = float("-inf")
@@ -158,18 +158,18 @@ class Gate:
     def answered(self, latency_s: float) -> None:
         """Note an answer."""
         with self._lock:
-            self._streak, self._all_refused, self._last_answer = 0, True, time.monotonic()
+            self._streak, self._all_throttled, self._last_answer = 0, True, time.monotonic()
             self._tally += Tally(answered=1, latency_s=latency_s, latency_s2=latency_s**2, words=0, busy=0)
         if self._grant.state != "closed":
             self._nudge.set()
 
     def failed(self, error: EndpointError) -> None:
         """Note a failure that may pass."""
-        crowded = error.refused or error.timed_out
+        crowded = error.throttled or error.timed_out
         with self._lock:
             self._streak, self._reason = self._streak + 1, str(error)
-            self._all_refused = self._all_refused and error.refused
-            self._tally += Tally(refused=int(crowded), failed=int(not crowded), words=0, busy=0)
+            self._all_throttled = self._all_throttled and error.throttled
+            self._tally += Tally(throttled=int(crowded), failed=int(not crowded), words=0, busy=0)
         self._nudge.set()
 
     def silent_since(self, moment: float) -> bool:
@@ -201,7 +201,7 @@ class Gate:
                         return
                 _log.exception("no word from the coordinator")
                 self.end(f"this worker lost the run's coordinator: {type(error).__name__}: {error}")
-                grant = Grant(cap=0)
+                grant = Allowance(cap=0)
             held = self._take(grant)
             with self._lock:
                 if word.wanted == word.in_flight == held == self._wanted == 0:
@@ -214,18 +214,18 @@ class Gate:
             elif self._nudge.wait(grant.next_s):
                 time.sleep(grant.next_s / 10)  # let the like come along
 
-    def _word(self) -> Word:
+    def _word(self) -> GateReport:
         with self._lock:
             busy = int(self._wanted > self._in_flight >= self._grant.cap)
-            word = Word(
+            word = GateReport(
                 process=self._name, worker=self._worker, wanted=self._wanted, in_flight=self._in_flight,
                 tally=self._tally + Tally(busy=busy), streak=self._streak, reason=self._reason,
-                all_refused=self._all_refused, probed=self._probed, suspects=self._suspects,
+                all_throttled=self._all_throttled, probed=self._probed, suspects=self._suspects,
             )  # fmt: skip
             self._tally, self._probed, self._suspects = Tally(words=0, busy=0), None, False
             return word
 
-    def _take(self, grant: Grant) -> int:
+    def _take(self, grant: Allowance) -> int:
         """Obey a grant; return the cap before."""
         with self._lock:
             before, self._grant = self._grant.cap, grant
@@ -237,7 +237,7 @@ class Gate:
 
     def _end(self, reason: str) -> None:
         self._ended = self._ended or reason
-        end_run(self._run, reason)
+        cancel_run(self._run, reason)
         for each in (self._room, self._free, self._over):
             each.notify_all()
 

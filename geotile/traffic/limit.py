@@ -41,7 +41,7 @@ class Tally:
     """Sum over the answered requests."""
     latency_s2: float = 0.0
     """Sum of their squares."""
-    refused: int = 0
+    throttled: int = 0
     """429 and 503, and time-outs."""
     failed: int = 0
     """Other failures that may pass."""
@@ -52,7 +52,7 @@ class Tally:
     def __add__(self, other: Tally) -> Tally:
         return Tally(
             answered=self.answered + other.answered, latency_s=self.latency_s + other.latency_s,
-            latency_s2=self.latency_s2 + other.latency_s2, refused=self.refused + other.refused,
+            latency_s2=self.latency_s2 + other.latency_s2, throttled=self.throttled + other.throttled,
             failed=self.failed + other.failed, words=self.words + other.words, busy=self.busy + other.busy,
         )  # fmt: skip
 
@@ -101,8 +101,8 @@ class AutoLimit:
         tally : Tally
         """
         self._debt = max(0.0, self._debt - tally.answered)
-        if tally.refused:
-            self._cut(now, tally.refused)
+        if tally.throttled:
+            self._cut(now, tally.throttled)
         elif now >= self._settled:
             if self._began is None:
                 self._began = now
@@ -130,9 +130,9 @@ class AutoLimit:
         self.limit = max(1, min(self.most, limit))
         self._window, self._began, self._settled = Tally(words=0, busy=0), None, now + 1.5 * latency
 
-    def _cut(self, now: float, refused: int) -> None:
+    def _cut(self, now: float, throttled: int) -> None:
         most = _DEBT_OF_START if self._starting else _MOST_DEBT
-        self._debt = min(self._debt + refused * _ANSWERS_A_REFUSAL, most)
+        self._debt = min(self._debt + throttled * _ANSWERS_A_REFUSAL, most)
         if now < self._deaf_until:
             return  # these were sent before the last cut
         latency = min(self._latencies, default=0.1)

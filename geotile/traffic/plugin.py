@@ -8,7 +8,8 @@ from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from geotile.traffic.link import Runs, stop_run
+from geotile.traffic.link import stop_run
+from geotile.traffic.runs import Runs
 
 
 class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is not typed

@@ -6,10 +6,10 @@ import logging
 import time
 from typing import Literal
 
-from geotile.checks import as_int
+from geotile.core.checks import as_int
+from geotile.core.dask_info import active_client, processes, threads, threads_on_a_host
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError
-from geotile.scheduler import active_client, processes, threads, threads_on_a_host
 from geotile.traffic.coordinator import Rules
 from geotile.traffic.limit import AutoLimit
 from geotile.traffic.link import open_traffic
@@ -53,8 +53,8 @@ def rules_for(model: Endpoint, concurrency: int | Literal["auto"], group: str | 
             )
         most //= share  # these processes know nothing of each other
     return Rules(
-        concurrency=most, ready_timeout=model.patience.ready_timeout,
-        outage_timeout=model.patience.outage_timeout, group=group,
+        concurrency=most, ready_timeout_s=model.retry_policy.ready_timeout_s,
+        outage_timeout_s=model.retry_policy.outage_timeout_s, group=group,
     )  # fmt: skip
 
 
@@ -75,20 +75,20 @@ def wait_until_ready(model: Endpoint) -> Endpoint:
     Raises
     ------
     EndpointError
-        If it is not there after ``patience.ready_timeout`` seconds, or never will be.
+        If it is not there after ``retry_policy.ready_timeout_s`` seconds, or never will be.
     """
     if not model.remote:
         model.ready()
         return model.for_run(threads_on_a_host())
-    limit, began, pause = model.patience.ready_timeout, time.monotonic(), _FIRST_PAUSE_S
+    limit, began, pause = model.retry_policy.ready_timeout_s, time.monotonic(), _FIRST_PAUSE_S
     while True:
         try:
             model.ready()
             return model.for_run(threads_on_a_host())
         except EndpointError as error:
-            if not error.may_pass or time.monotonic() - began >= limit:
+            if not error.retryable or time.monotonic() - began >= limit:
                 raise
             if pause == _FIRST_PAUSE_S:
-                _log.warning("waiting up to ready_timeout=%g s for the model: %s", limit, error)
+                _log.warning("waiting up to ready_timeout_s=%g s for the model: %s", limit, error)
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -1,0 +1,1 @@
+"""What a run has finished, kept so that the same call can resume it."""

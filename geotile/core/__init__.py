@@ -1,0 +1,1 @@
+"""What every package may use: argument checks, redaction, timing, caches and settings."""

@@ -1,0 +1,1 @@
+"""From image pixels to the ground and back."""

@@ -1,0 +1,1 @@
+"""Where tiles and regions lie: integers only."""

@@ -1,0 +1,1 @@
+"""Detections as columns, and the merges that make one set of them."""

@@ -1,0 +1,1 @@
+"""What a run gives: the report, the GeoDataFrame, files, datasets and pictures."""

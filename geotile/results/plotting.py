@@ -1,0 +1,115 @@
+"""Pictures: the grid, and detections on the image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import geopandas as gpd
+import numpy as np
+import xarray as xr
+
+from geotile.errors import ArgumentError
+from geotile.grid.tile_grid import TileGrid, Window
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_REGION, _TILE = "#ffd23f", "#ffffff"
+
+
+def draw_grid(grid: TileGrid, ax: Axes | None = None, tile_alpha: float = 0.6) -> Axes:
+    """Draw tiles (thin) and regions (bold) in image pixels."""
+    ax, fresh = (ax, False) if ax is not None else (_axes(), True)
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    height, width = grid.shape_yx
+    tiles = [Rectangle((w.x0, w.y0), w.x1 - w.x0, w.y1 - w.y0) for _, w in grid.tiles()]
+    line = _TILE if not fresh else "#6c8ebf"
+    ax.add_collection(PatchCollection(tiles, facecolor="none", edgecolor=line, linewidth=0.5, alpha=tile_alpha))
+    for y in grid.axes[0].edges:
+        ax.axhline(y, color=_REGION, linewidth=1.6)
+    for x in grid.axes[1].edges:
+        ax.axvline(x, color=_REGION, linewidth=1.6)
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    if fresh:
+        ax.set_title(f"{grid.n_tiles} tiles, {grid.n_regions} regions")
+    return ax
+
+
+def plot_detections(
+    image: xr.DataArray,
+    detections: gpd.GeoDataFrame,
+    *,
+    grid: TileGrid | None = None,
+    window: Window | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw detections on the image they were found in.
+
+    Parameters
+    ----------
+    image : xarray.DataArray
+        Dims (band, y, x). It is thinned to about 1,600 pixels a side.
+    detections : geopandas.GeoDataFrame
+        As `detect` returns them.
+    grid : TileGrid, optional
+        Drawn too: tiles thin, regions bold.
+    window : Window, optional
+        Part of the image to show, in pixels.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ArgumentError
+        If the detections are not `detect`'s.
+    """
+    from matplotlib.collections import LineCollection
+
+    if "xmin" not in detections:
+        raise ArgumentError(f"detections has columns {list(detections)}; give what geotile.detect returned")
+    ax = ax if ax is not None else _axes()
+    height, width = image.shape[-2:]
+    view = window or Window(0, height, 0, width)
+    step = max(1, max(view.shape_yx) // 1600)
+    cut = image.isel(y=slice(view.y0, view.y1, step), x=slice(view.x0, view.x1, step))
+    ax.imshow(_rgb(cut), extent=(view.x0, view.x1, view.y1, view.y0), interpolation="nearest")
+    if grid is not None:
+        draw_grid(grid, ax, tile_alpha=0.35)
+    colours = _colours(sorted(set(detections["label"])))
+    for label, rows in detections.groupby("label"):
+        x0, y0, x1, y1 = (rows[name].to_numpy() for name in ("xmin", "ymin", "xmax", "ymax"))
+        rings = np.stack([np.stack([x0, y0, x1, y0, x1, y1, x0, y1, x0, y0], -1).reshape(-1, 5, 2)])[0]
+        name = f"{label or 'detection'} ({len(rows)})"
+        ax.add_collection(LineCollection(list(rings), colors=colours[label], linewidths=1.2, label=name))
+    if len(detections):
+        ax.legend(loc="upper right", framealpha=0.9)
+    ax.set(xlim=(view.x0, view.x1), ylim=(view.y1, view.y0), aspect="equal")
+    ax.tick_params(labelsize=7)
+    return ax
+
+
+def _axes() -> Axes:
+    import matplotlib.pyplot as plt
+
+    axes: Axes = plt.subplots(figsize=(9, 9), layout="constrained")[1]
+    return axes
+
+
+def _rgb(image: xr.DataArray) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    pixels = np.asarray(image, np.float64)[:3]
+    pixels = np.repeat(pixels[:1], 3, 0) if len(pixels) < 3 else pixels
+    if image.dtype != np.uint8:
+        low, high = np.nanpercentile(pixels, (2, 98))
+        pixels = (pixels - low) / max(high - low, 1e-12) * 255
+    return np.clip(np.nan_to_num(np.moveaxis(pixels, 0, -1)), 0, 255).astype(np.uint8)
+
+
+def _colours(labels: list[str]) -> dict[str, str]:
+    palette = ["#ff3864", "#00d1ff", "#b6ff00", "#ff9f1c", "#c77dff", "#2ec4b6"]
+    return {label: palette[i % len(palette)] for i, label in enumerate(labels)}

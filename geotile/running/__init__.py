@@ -1,0 +1,1 @@
+"""A run: prepared, computed region by region, merged, reported."""

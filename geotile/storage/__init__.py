@@ -1,0 +1,1 @@
+"""Where files lie and how they are reached: locations for GDAL, small files, leases, AWS credentials."""
