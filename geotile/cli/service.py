@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from geotile.cli.options import Options, as_concurrency, endpoint_options
+from geotile.cli.options import EndpointOption, as_concurrency, endpoint_options
 from geotile.cli.show import err, out
 
 Queue = Annotated[
@@ -49,7 +49,7 @@ def serve(
         list[str] | None, typer.Option(help="'NAME=N': the same for one endpoint, by its name or url; may be repeated.")
     ] = None,
     region_size: Annotated[int | None, typer.Option(help="Side of a region in pixels. Default: chosen.")] = None,
-    option: Options = None,
+    option: EndpointOption = None,
     once: Annotated[bool, typer.Option("--once", help="Stop when nothing is left in the queue.")] = False,
 ) -> None:
     """Do the jobs of a queue: requests as OversightML's model runner takes them.

@@ -9,8 +9,10 @@ from typing import Any
 import geopandas as gpd
 import pyarrow.parquet as pq
 
-from geotile.imagery.open import open_image, source_of
+from geotile.imagery.file_array import source_of
+from geotile.imagery.open import opened
 from geotile.imagery.source import open_file
+from geotile.options import ImageOptions
 from geotile.results.dataset import METADATA
 from geotile.results.frame import from_text
 from geotile.results.sinks import features
@@ -89,7 +91,7 @@ def source_metadata(url: str, opening: dict[str, Any]) -> dict[str, Any]:
         How it is opened, as `geotile.open_image` takes it, and its ``uri``.
     """
     said: dict[str, Any] = {"location": url}
-    source = source_of(open_image(**opening))
+    source = source_of(opened(opening.pop("uri"), ImageOptions(**opening)).data)
     if source is None:
         return said
     said["format"] = {"GTiff": "TIFF"}.get(source.driver, source.driver)

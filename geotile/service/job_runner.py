@@ -14,9 +14,11 @@ from typing import Any, Literal
 import dask
 
 from geotile.core.redact import redact
+from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import EndpointError, GeotileError, OutputError, ServiceError
 from geotile.grid.tile_grid import TileGrid
-from geotile.pipeline import run_to_dataset
+from geotile.options import DetectToOptions
+from geotile.pipeline import detect_to_dataset
 from geotile.results.report import Report
 from geotile.running.run import Run
 from geotile.service.backlog import Job
@@ -95,7 +97,7 @@ class Worker:
     control: Control
     concurrency: int | Literal["auto"]
     limits: dict[str, int]
-    region_size: int | str
+    region_size: int | Literal["auto"]
     endpoint_options: dict[str, Any]
     meters: Meters
     names: RunNames
@@ -163,12 +165,15 @@ class Worker:
                 yield
 
         with dask.annotate(priority=-round(math.log2(job.tiles + 1))):  # small jobs pass big ones
-            report = run_to_dataset(
-                url, uri, place.sub("found"), overwrite=True, group=request.target, around=around,
-                checkpoint=place.sub("checkpoint").uri, retry_failed=image.failures > 0, merge=request.merge,
-                concurrency=self.limits.get(detector, self.concurrency), region_size=self.region_size,
-                skip_nodata=request.geotile.skip_nodata, score_threshold=request.geotile.score_threshold,
-                **request.cutting(), **request.opening(), **self.endpoint_options, **request.asking(),
+            report = detect_to_dataset(
+                url, as_endpoint(uri, **self.endpoint_options, **request.asking()), place.sub("found"),
+                DetectToOptions(
+                    overwrite=True, checkpoint=place.sub("checkpoint").uri, retry_failed=image.failures > 0,
+                    merge=request.merge, concurrency=self.limits.get(detector, self.concurrency),
+                    region_size=self.region_size, skip_nodata=request.geotile.skip_nodata,
+                    score_threshold=request.geotile.score_threshold, **request.cutting(), **request.opening(),
+                ),
+                group=request.target, around=around,
             )  # fmt: skip
         self._note(image, report)
         self.meters.ran(report)

@@ -68,7 +68,7 @@ class ServiceOptions:
     grace_s: float = 30.0
     concurrency: int | Literal["auto"] = "auto"
     limits: dict[str, int] = field(default_factory=dict)
-    region_size: int | str = "auto"
+    region_size: int | Literal["auto"] = "auto"
     endpoint_options: dict[str, Any] = field(default_factory=dict)
     once: bool = False
 

@@ -20,12 +20,10 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from geotile.core.redact import redact
-from geotile.encoding.encoder import TileCompression
 from geotile.errors import ArgumentError
-from geotile.imagery.sar import SarRemap
 from geotile.merging.merge import Merge, Nms
-from geotile.merging.nms import OverlapMetric
 from geotile.merging.soft_nms import SoftNms
+from geotile.options import OverlapMetric, SarRemap, TileCompression
 
 _KINESIS_RECORDS = 500  # a call
 _COMMON = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
