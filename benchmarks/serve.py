@@ -189,17 +189,9 @@ class Round:
             cluster = Cluster(folder, nanny=False)
             stack.callback(cluster.stop)
             more = ["--scheduler", cluster.address]
-        limits = [
-            "--concurrency",
-            "8",
-            "--region-size",
-            str(REGION),
-            "--max-attempts",
-            "1000",
-            "--retry-delay-s",
-            "0.2",
-        ]
-        return ["--queue", self.queue, *state, *more, *limits]
+        limits = ["--concurrency", "8", "--region-size", str(REGION)]
+        retries = ["--max-attempts", "1000", "--retry-delay-s", "0.2"]
+        return ["--queue", self.queue, *state, *more, *limits, *retries]
 
     def _outputs(self, folder: Path) -> list[dict[str, Any]]:
         if self.kind == "aws":
