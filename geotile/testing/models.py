@@ -90,7 +90,7 @@ def _boxes(shapes: list[Any]) -> NDArray[np.float64]:
 
 
 def _scores(shapes: list[Any], shape_yx: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return how much of its oriented outline each object fills, in [0, 1]; halve it if the tile's border cuts the object."""
+    """Return the fraction of its oriented outline that each object fills; halve it if the tile's border cuts it."""
     boxes = _boxes(shapes)
     fill = np.array([shape.area / max(shapely.minimum_rotated_rectangle(shape).area, 1e-9) for shape in shapes])
     cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= shape_yx[::-1]).any(axis=1)
