@@ -126,7 +126,7 @@ class Intake:
         try:
             request = JobRequest.parse(delivery.body)
         except GeotileError as error:
-            record = JobRecord(job_id=f"refused-{delivery.name}", delivery=delivery.name, queued=delivery.sent)
+            record = JobRecord(job_id=f"rejected-{delivery.name}", delivery=delivery.name, queued=delivery.sent)
             self.lifecycle.reject(delivery, record, redact(str(error)))
             return
         for name in request.unknown_fields():

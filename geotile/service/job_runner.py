@@ -139,7 +139,7 @@ class JobRunner:
             self.notifier.notify("IN_PROGRESS", record.job_id, "sending tiles to the model", image_id=full_id)
             result = self._detect(job, record, number, image, folder)
         detections = StoredDetections(
-            folder=folder.sub("found"), parts=result["parts"], job_id=record.job_id, image_id=full_id,
+            folder=folder.sub("detections"), parts=result["parts"], job_id=record.job_id, image_id=full_id,
             extra_properties=job_properties(
                 record.job_id, record.started or 0.0, result["source"], job.request.feature_properties
             ),
@@ -153,7 +153,7 @@ class JobRunner:
         )  # fmt: skip
 
     def _detect(self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder) -> dict[str, Any]:
-        """Run an image into the dataset ``found/``; write and return ``result.json``."""
+        """Run an image into the dataset ``detections/``; write and return ``result.json``."""
         report, grid = self._run_to_dataset(job, record, number, image, folder)
         _update_image(image, report)
         self.metrics.count_run(report)
@@ -164,7 +164,7 @@ class JobRunner:
         self._notify_of_failed_regions(record, image, report, grid)
         url, open_options = job.request.image_urls[number], job.request.open_options()
         result = {
-            "status": report.status, "parts": part_names(folder.sub("found")),
+            "status": report.status, "parts": part_names(folder.sub("detections")),
             "source": source_metadata(redact(url), {"uri": url, **open_options}),
         }  # fmt: skip
         folder.write(_RESULT, json.dumps(result).encode())
@@ -187,7 +187,7 @@ class JobRunner:
 
         with dask.annotate(priority=-round(math.log2(job.tiles + 1))):  # small jobs overtake large ones
             report = run_to_dataset(
-                request.image_urls[number], processor.endpoint, folder.sub("found"), overwrite=True,
+                request.image_urls[number], processor.endpoint, folder.sub("detections"), overwrite=True,
                 group=request.endpoint_key, around=around, checkpoint=folder.sub("checkpoint").uri,
                 retry_failed=image.failures > 0, merge=request.merge,
                 concurrency=self.limits.get(processor.name, self.concurrency), region_size=self.region_size,
