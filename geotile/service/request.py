@@ -28,11 +28,10 @@ from geotile.merging.nms import OverlapMetric
 from geotile.merging.soft_nms import SoftNms
 
 _MAX_RECORDS_PER_CALL = 500  # the maximum of Kinesis
-_COMMON = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
 
 
 class _RequestModel(BaseModel):
-    model_config = _COMMON
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
 
 
 class S3Output(_RequestModel):
