@@ -33,24 +33,24 @@ class TilingOptions(Options):
 
     tile_size: int | Pair = option(
         1024, "Side of a tile in pixels, or (y, x): what the model sees.", type="int or (int, int)",
-        from_text=from_text.pair, metavar="PX|Y,X",
+        from_text=from_text.pair, metavar="PX|Y,X", in_requests=False,
     )  # fmt: skip
     overlap: int | Pair = option(
         128, "Minimum overlap of neighbouring tiles in pixels, or (y, x).", type="int or (int, int)",
-        from_text=from_text.pair, metavar="PX|Y,X",
+        from_text=from_text.pair, metavar="PX|Y,X", in_requests=False,
     )  # fmt: skip
     region_size: int | Pair | Literal["auto"] = option(
         "auto", "Side of a region (one Dask task) in pixels, or (y, x), rounded to the file's blocks. "
         '"auto" aims at 32 MiB.', type='int, (int, int) or "auto"',
-        from_text=from_text.pair_or_auto, metavar="PX|Y,X|auto",
+        from_text=from_text.pair_or_auto, metavar="PX|Y,X|auto", in_requests=False,
     )  # fmt: skip
     tile_format: TileFormat = option(
         "GTIFF", "Format of the encoded tiles that a URL is sent; callables get the array. JPEG is lossy.",
-        type='{"GTIFF", "NITF", "PNG", "JPEG", "NPY"}', choices=get_args(TileFormat),
+        type='{"GTIFF", "NITF", "PNG", "JPEG", "NPY"}', choices=get_args(TileFormat), in_requests=False,
     )  # fmt: skip
     tile_compression: TileCompression = option(
         "NONE", "Compression of GTIFF tiles (LZW, JPEG) or NITF tiles (JPEG, J2K). JPEG is lossy. NONE is fastest; "
-        "the others send fewer bytes.", type='{"NONE", "LZW", "JPEG", "J2K"}', choices=get_args(TileCompression),
+        "the others send fewer bytes.", type='{"NONE", "LZW", "JPEG", "J2K"}', choices=get_args(TileCompression), in_requests=False,
     )  # fmt: skip
     pad: bool = option(
         False, "Fill a tile of an image smaller than the tile with nodata (or 0) to full size.", type="bool",

@@ -98,6 +98,8 @@ class Options:
             if info.choices and not any(value is each or value == each for each in info.choices):
                 allowed = ", ".join(map(repr, info.choices))
                 raise ArgumentError(f"{name} must be one of {allowed}; got {value!r}")
+            if info.type_text == "bool" and value is not None and type(value).__name__ not in ("bool", "bool_"):
+                raise ArgumentError(f"{name} must be True or False; got {value!r}")
         for group in reversed(type(self).__mro__):
             if "_check" in vars(group):
                 vars(group)["_check"](self)
