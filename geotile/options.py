@@ -50,7 +50,8 @@ class TilingOptions(Options):
     )  # fmt: skip
     tile_compression: TileCompression = option(
         "NONE", "Compression of GTIFF tiles (LZW, JPEG) or NITF tiles (JPEG, J2K). JPEG is lossy. NONE is fastest; "
-        "the others send fewer bytes.", type='{"NONE", "LZW", "JPEG", "J2K"}', choices=get_args(TileCompression), in_requests=False,
+        "the others send fewer bytes.", type='{"NONE", "LZW", "JPEG", "J2K"}', choices=get_args(TileCompression),
+        in_requests=False,
     )  # fmt: skip
     pad: bool = option(
         False, "Fill a tile of an image smaller than the tile with nodata (or 0) to full size.", type="bool",
