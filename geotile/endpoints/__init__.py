@@ -1,4 +1,4 @@
-"""Endpoints turn tiles into detections; they know nothing of Dask, of places, or of a CRS."""
+"""Endpoints turn tiles into detections; they know nothing about Dask, tile positions, or CRSs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from geotile.core.redact import redact
-from geotile.endpoints.base import Check, Endpoint, RetryPolicy, decoded
+from geotile.endpoints.base import Check, Endpoint, RetryPolicy, as_detections, check_options
 from geotile.endpoints.function import FunctionEndpoint
 from geotile.endpoints.http import HttpEndpoint
 from geotile.errors import ArgumentError
 
 ENTRY_POINTS = "geotile.endpoints"
-_KINDS = {
+_CLASSES = {
     "http": "http:HttpEndpoint",
     "https": "http:HttpEndpoint",
     "onnx": "onnx:OnnxEndpoint",
@@ -24,17 +24,23 @@ _KINDS = {
 
 
 def endpoint(spec: Any, **options: Any) -> Endpoint:
-    """Return the endpoint that a spec means.
+    """Return the endpoint that a spec describes. The endpoint type is inferred from the spec.
 
     Parameters
     ----------
     spec : str, callable or Endpoint
-        An http(s) url that speaks the OSML contract (`HttpEndpoint`); ``sagemaker://NAME``
-        (`SageMakerEndpoint`); ``oip+http://host/v2/models/NAME`` (`OipEndpoint`); ``onnx:PATH``
-        (`OnnxEndpoint`); a Python callable (`FunctionEndpoint`); what a package offers as an entry point
-        of the group ``geotile.endpoints``; or an endpoint, which is returned as it is.
+        One of
+
+        - an HTTP(S) URL of a server that implements the OSML contract (`HttpEndpoint`),
+        - ``sagemaker://NAME`` (`SageMakerEndpoint`),
+        - ``oip+http://host/v2/models/NAME`` (`OipEndpoint`),
+        - ``onnx:PATH`` (`OnnxEndpoint`),
+        - a Python callable (`FunctionEndpoint`),
+        - a spec of an endpoint type that an installed package provides as an entry point of the group
+          ``geotile.endpoints``,
+        - an endpoint, which is returned unchanged.
     **options
-        Those of the kind.
+        Options of the endpoint type.
 
     Returns
     -------
@@ -52,30 +58,32 @@ def endpoint(spec: Any, **options: Any) -> Endpoint:
     """
     if isinstance(spec, Endpoint):
         if options:
-            raise ArgumentError(f"{sorted(options)} are for making an endpoint; {spec!r} is made")
+            raise ArgumentError(
+                f"{spec!r} is already an endpoint, so it takes no more options; got {sorted(options)}. "
+                "Pass them when you create the endpoint"
+            )
         return spec
     if isinstance(spec, str):
-        made: Endpoint = _kind(spec)(spec, **options)
-        return made
+        created: Endpoint = _endpoint_class(spec)(spec, **options)
+        return created
     if not callable(spec):
-        raise ArgumentError(f"endpoint={spec!r} is no url, no callable and no Endpoint")
-    if unknown := sorted(set(options) - {"batch_size", "factory"}):
-        raise ArgumentError(f"no option {unknown}; a callable takes ['batch_size', 'factory']")
+        raise ArgumentError(f"endpoint must be a URL, a callable or an Endpoint; got {spec!r}")
+    check_options(options, ("batch_size", "factory"), "a callable")
     return FunctionEndpoint(spec, **options)
 
 
-def _kind(spec: str) -> Any:
+def _endpoint_class(spec: str) -> Any:
     scheme = spec.partition(":")[0].lower()
-    if scheme in _KINDS:
-        module, _, name = _KINDS[scheme].partition(":")
+    if scheme in _CLASSES:
+        module, _, name = _CLASSES[scheme].partition(":")
         return getattr(import_module(f"geotile.endpoints.{module}"), name)
-    others = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
-    if scheme in others:
-        return others[scheme].load()
+    plugins = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
+    if scheme in plugins:
+        return plugins[scheme].load()
     raise ArgumentError(
-        f"endpoint={redact(spec)!r} is of no kind known here; it starts with one of "
-        f"{sorted(f'{each}:' for each in {*_KINDS, *others})}, e.g. https://host/invocations"
+        f"endpoint must start with one of {sorted(f'{each}:' for each in {*_CLASSES, *plugins})}; "
+        f"got {redact(spec)!r}. Use, for example, https://host/invocations"
     )
 
 
-__all__ = ["Check", "Endpoint", "FunctionEndpoint", "HttpEndpoint", "RetryPolicy", "decoded", "endpoint"]
+__all__ = ["Check", "Endpoint", "FunctionEndpoint", "HttpEndpoint", "RetryPolicy", "as_detections", "endpoint"]

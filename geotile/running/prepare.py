@@ -35,7 +35,7 @@ from geotile.running.run import About, Run, claimed, saying_how_to_go_on
 from geotile.running.tiles import TileJob
 from geotile.running.tree import tree_reduce
 from geotile.storage.folder import Folder
-from geotile.traffic import Rules, as_concurrency, rules_for, threads_for, wait_until_ready
+from geotile.traffic import TrafficSettings, as_concurrency, threads_for, traffic_settings, wait_until_ready
 
 
 @contextmanager
@@ -70,14 +70,14 @@ def prepared(image: ImageLike, endpoint: Any, parts: Folder | None, given: Mappi
         work = _as_before(work, place)
     with saying_how_to_go_on(place):
         check_cluster(model, source_of(work.image), [each for each in (place, parts) if each is not None])
-        rules = rules_for(model, most, given.get("group"))
+        rules = traffic_settings(model, most, given.get("group"))
         ready = wait_until_ready(model)
         with claimed(place):
             yield _run(work, placing, model, ready, rules, how, place, parts, given)
 
 
 def _run(
-    work: Plan, placing: Placing, model: Endpoint, ready: Endpoint, rules: Rules | None, how: Merge,
+    work: Plan, placing: Placing, model: Endpoint, ready: Endpoint, rules: TrafficSettings | None, how: Merge,
     place: Folder | None, parts: Folder | None, given: Mapping[str, Any],
 ) -> Run:  # fmt: skip
     """Build the graph of a run whose arguments were checked and whose model is there."""
