@@ -29,8 +29,8 @@ class RetryPolicy:
         Maximum number of retries of a tile after retryable failures: no connection, a response that broke off, a
         time-out, HTTP 408, 425, 429 and 5xx. Attempts during an outage do not count.
     backoff_s : float
-        Maximum delay before the first retry, in seconds. It doubles with each retry; the actual delay is random
-        up to this maximum (full jitter). A Retry-After header takes precedence.
+        Mean delay before the first retry, in seconds. The mean doubles with each retry, up to 30 s; each delay is
+        random between 0 and twice the mean (full jitter). A Retry-After header takes precedence.
     ready_timeout_s : float
         Maximum time to wait for a model that has not responded yet, in seconds: it may still be starting.
     outage_timeout_s : float

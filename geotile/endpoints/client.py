@@ -90,7 +90,7 @@ class Client:
         self._key = uuid4().hex
 
     def probe(self, url: str | None = None) -> Reply:
-        """Send a GET request with the shorter time-outs of a probe. Raises the errors of `send`."""
+        """Send a GET request with the shorter time-outs of a probe. It raises the same errors as `send`."""
         timeout_s = min(self._connect_s, _PROBE_TIMEOUT_S), min(self._response_s, _PROBE_TIMEOUT_S)
         return self.send("GET", url, timeout_s=timeout_s)
 

@@ -36,7 +36,7 @@ _lock = Lock()
 
 
 class SageMakerEndpoint(Endpoint):
-    """A SageMaker real-time endpoint whose container speaks the OSML contract.
+    """A SageMaker real-time endpoint whose container implements the OSML contract.
 
     botocore finds the credentials in each process: in the environment, a profile, or the machine's role. If the
     endpoint has several variants and the spec names none, one variant is chosen at random by weight for each run.
