@@ -24,7 +24,7 @@ from geotile.running.region import RegionJob
 from geotile.running.run import RunSummary
 from geotile.running.tiles import TileJob
 from geotile.storage.folder import Folder
-from geotile.traffic import Rules, threads_for
+from geotile.traffic import TrafficSettings, threads_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
 
 
 def region_job(
-    prepared: Prepared, endpoint: Endpoint, ready: Endpoint, traffic: Rules | None, options: JobOptions,
+    prepared: Prepared, endpoint: Endpoint, ready: Endpoint, traffic: TrafficSettings | None, options: JobOptions,
     parts: Folder | None,
 ) -> tuple[RegionJob, RunSummary]:  # fmt: skip
     """Return what the regions' tasks need, and what the report says about the run before it begins.
@@ -70,7 +70,7 @@ def region_job(
     prepared : Prepared
     endpoint, ready : Endpoint
         Endpoint as the user gave it, and as the run asks it.
-    traffic : Rules or None
+    traffic : TrafficSettings or None
         Limits of the requests; None where the model runs in the process.
     options : JobOptions
     parts : Folder or None
@@ -111,7 +111,7 @@ def _with_stored_regions(work: Plan, folder: Folder) -> Plan:
     return replace(work, grid=TileGrid(grid.shape_yx, tile, overlap, (tuple(y), tuple(x))))
 
 
-def _tile_job(work: Plan, ready: Endpoint, traffic: Rules | None, options: JobOptions, run: str) -> TileJob:
+def _tile_job(work: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: JobOptions, run: str) -> TileJob:
     return TileJob(
         run=run, endpoint=ready, encoder=work.encoder, tile_yx=(work.grid.axes[0].tile, work.grid.axes[1].tile),
         score_threshold=options.score_threshold or 0.0, threads=threads_for(ready, options.concurrency),
