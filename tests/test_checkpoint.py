@@ -226,6 +226,7 @@ def test_what_cannot_be_kept_is_said(write_tiff, noise, tmp_path):
         geotile.detect(write_tiff(noise), odd, checkpoint=tmp_path / "cp", **JOB)
 
 
+@pytest.mark.slow
 def test_a_signed_url_tells_no_secret(write_tiff, noise, tmp_path):
     with geotile.testing.ModelServer(geotile.testing.bright_objects) as server:
         url = server.url.replace("http://", "http://me:hush@")
@@ -255,6 +256,7 @@ def hold(place, options=None) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_of_two_runs_on_one_checkpoint_one_is_told(write_tiff, noise, tmp_path):
     path, cp = write_tiff(noise), tmp_path / "cp"
     other = hold(cp)
@@ -290,6 +292,7 @@ def test_of_two_runs_on_one_output_one_is_told(write_tiff, noise, tmp_path, name
 # --- in object storage
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_s3(store, write_tiff, noise):
     path, cp = write_tiff(noise), f"s3://{BUCKET}/checkpoint"
     job = JOB | {"checkpoint": cp, "output_options": store.options}
@@ -308,6 +311,7 @@ def test_a_checkpoint_in_s3(store, write_tiff, noise):
     geotile.detect(path, model, **job)  # its process is gone, on this machine
 
 
+@pytest.mark.slow
 def test_slow_down_is_survived_and_denial_is_said(store, write_tiff, noise):
     path, cp = write_tiff(noise), f"s3://{BUCKET}/slow"
     job = JOB | {"checkpoint": cp, "output_options": store.options}
@@ -376,6 +380,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(
@@ -413,6 +418,7 @@ def test_what_is_no_part_is_told(data):
         RegionAnswer.from_parquet(data)
 
 
+@pytest.mark.slow
 def test_a_cut_part_is_told(tmp_path):
     whole = RegionAnswer(found=concat([])).to_parquet()
     cp = Checkpoint(folder=Folder.at(tmp_path), digest="x")

@@ -126,6 +126,7 @@ def test_write_takes_a_folder_too(write_tiff, noise, tmp_path):
     assert ranked(gpd.read_parquet(tmp_path / "out")) == ranked(one_file(str(tmp_path / "image.tif"), tmp_path))
 
 
+@pytest.mark.slow
 def test_workers_write_to_s3(write_tiff, noise, tmp_path):
     path, out = write_tiff(noise), f"s3://{BUCKET}/found/"
     with (

@@ -47,6 +47,7 @@ def jobs(draw):
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(jobs(), st.tuples(st.integers(10, 80), st.integers(10, 80)), st.sampled_from(["synchronous", "threads"]))
 def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
@@ -60,6 +61,7 @@ def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
     assert merged.attrs["report"].detections_before == len(every)
 
 
+@pytest.mark.slow
 def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
     from distributed import Client, LocalCluster
 
@@ -94,6 +96,7 @@ def pool():
         yield executor
 
 
+@pytest.mark.slow
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job=jobs(), region=st.tuples(st.integers(30, 80), st.integers(30, 80)))
 def test_equals_flat_nms_on_processes(job, region, pool):

@@ -68,6 +68,7 @@ def test_a_halo_never_reaches_beyond_the_next_region(grid):
         assert len(axis.chunks) == 1 or min(axis.chunks) >= axis.depth
 
 
+@pytest.mark.slow
 @given(grids(), st.data())
 def test_nothing_outside_a_rectangle_of_regions_touches_its_interior(grid, data):
     rows = sorted(data.draw(st.tuples(*[st.integers(0, grid.regions_yx[0])] * 2)))

@@ -21,6 +21,7 @@ def scenes(draw):
     return np.hstack([corner, corner + size]), scores, labels
 
 
+@pytest.mark.slow
 @given(scenes(), st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.sampled_from(["iou", "ios"]), st.booleans())
 def test_equals_the_definition(scene, threshold, metric, agnostic):
     boxes, scores, labels = scene

@@ -20,6 +20,8 @@ from geotile.checkpoints.checkpoint import Checkpoint, digest_of
 from geotile.storage.folder import Folder
 from geotile.testing import ModelServer
 
+pytestmark = pytest.mark.slow
+
 TILES = ["--tile-size", "64", "--overlap", "16", "--region-size", "128"]
 KILLS = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
 

@@ -116,6 +116,7 @@ def test_a_failed_run_or_write_leaves_nothing(write_tiff, noise, tmp_path, detec
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_s3(detections, monkeypatch):
     import boto3
     from moto.server import ThreadedMotoServer
@@ -142,6 +143,7 @@ def test_s3(detections, monkeypatch):
         server.stop()
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_goes_with_the_next(write_tiff, noise, tmp_path):
     code = "import os, sys; from geotile.results.sinks import Output; Output(sys.argv[1], True, (), 'run').put(lambda draft: os._exit(9))"
     out = tmp_path / "found.geojson"
