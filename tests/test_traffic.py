@@ -232,7 +232,7 @@ def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [(0, "at least 1 requests"), ("many", "or 'auto'"), (1.5, "whole number of requests")]
+    ("given", "said"), [(0, "at least 1; got 0"), ("many", "or 'auto'"), (1.5, "whole number of requests")]
 )
 def test_a_wrong_concurrency_is_named(given, said):
     with pytest.raises(geotile.ArgumentError, match=said):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import geotile
-from geotile.checkpoints.checkpoint import Checkpoint, digest_of, stored_job
+from geotile.checkpoints.checkpoint import Checkpoint, stored_job
 from geotile.cli.call import keep_call, kept_call
 from geotile.cli.options import (
     AllowVrt,
@@ -43,6 +43,7 @@ from geotile.cli.options import (
 )  # fmt: skip
 from geotile.cli.service import jobs, serve, submit
 from geotile.cli.show import err, out, report_rows, say_notes, show
+from geotile.core.digest import json_digest
 from geotile.merging.nms import OverlapMetric
 from geotile.running.status import read_status, status_rows
 from geotile.storage.folder import Folder
@@ -163,7 +164,7 @@ def status(
     if job is None:
         raise geotile.ArgumentError(f"{folder.shown} is no checkpoint: it holds no job.json")
     identity = job["identity"]
-    kept = Checkpoint(folder=folder, digest=digest_of(identity)).finished(tuple(job["regions"]))
+    kept = Checkpoint(folder=folder, digest=json_digest(identity)).finished(tuple(job["regions"]))
     rows = {
         "image": str(identity["image"].get("uri", "an array")),
         "model": str(identity["model"]["model"]),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import uuid4
@@ -18,6 +16,7 @@ from requests.auth import AuthBase
 
 from geotile.core.checks import as_int, as_timeouts
 from geotile.core.redact import redact
+from geotile.core.registry import Registry
 from geotile.endpoints.deadline import TimelyAdapter, answer_within
 from geotile.endpoints.decode import excerpt
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
@@ -27,8 +26,7 @@ _RETRYABLE = frozenset({408, 425, 429})  # and 5xx
 _THROTTLED = frozenset({429, 503})
 _PROBE_S = 5.0  # OSML waits 2 s for a /ping
 _POOL = 256  # connections kept; more threads than that open their own
-_sessions: OrderedDict[str, requests.Session] = OrderedDict()
-_lock = Lock()
+_sessions = Registry[str, requests.Session](16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,12 +134,7 @@ class Client:
         return failed
 
     def _session(self) -> requests.Session:
-        with _lock:
-            if self._key not in _sessions:
-                if len(_sessions) >= 16:
-                    _sessions.popitem(last=False)
-                _sessions[self._key] = self._new_session()
-            return _sessions[self._key]
+        return _sessions.get(self._key, self._new_session)
 
     def _new_session(self) -> requests.Session:
         session = requests.Session()

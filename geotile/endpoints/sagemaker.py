@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from threading import Lock
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 from geotile.core.checks import as_int, as_timeouts
 from geotile.core.redact import digests
+from geotile.core.registry import Registry
 from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint, split_options
 from geotile.endpoints.decode import decode_bytes
@@ -30,8 +29,7 @@ _THROTTLED = {
 }
 _SERVES = {"InService", "Updating", "SystemUpdating", "RollingBack", "UpdateRollbackFailed"}
 _COMING = {"Creating", "OutOfService"}
-_clients: OrderedDict[str, dict[str, Any]] = OrderedDict()
-_lock = Lock()
+_clients = Registry[tuple[str, str], Any](32)
 
 
 class SageMakerEndpoint(Endpoint):
@@ -202,13 +200,7 @@ class SageMakerEndpoint(Endpoint):
 
     def _client(self, service: str) -> Any:
         """Return this process's client of a service."""
-        with _lock:
-            held = _clients.setdefault(self._key, {})
-            while len(_clients) > 16:
-                _clients.popitem(last=False)
-            if service not in held:
-                held[service] = self._new_client(service)
-            return held[service]
+        return _clients.get((self._key, service), lambda: self._new_client(service))
 
     def _new_client(self, service: str) -> Any:
         import botocore.config

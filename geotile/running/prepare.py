@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.checkpoints.checkpoint import open_checkpoint, stored_job
-from geotile.checkpoints.identity import digest, identity_of
+from geotile.checkpoints.identity import identity_of
 from geotile.core.checks import check_unit
+from geotile.core.digest import digest
 from geotile.endpoints import Endpoint
 from geotile.endpoints import endpoint as as_endpoint
 from geotile.errors import ArgumentError
@@ -94,7 +95,7 @@ def _run(
         checkpoint = open_checkpoint(place, identity, given["retry_failed"], regions=list(work.grid.regions_yx))
     if parts is not None:
         name = repr((identity_of(work, model, asked, strict=False), how))
-        writer = PartWriter(folder=parts, placing=placing, prefix=digest(name.encode())[:8])
+        writer = PartWriter(folder=parts, placing=placing, prefix=digest(name.encode(), 8))
     reading = Reading(
         grid=work.grid, selected=selected, look_for_data=least_data is not None, checkpoint=checkpoint,
         run=f"{'watched' if given['progress'] or checkpoint else 'run'}-{uuid4().hex}",

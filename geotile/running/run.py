@@ -18,7 +18,7 @@ from dask.core import flatten
 from dask.delayed import Delayed
 
 from geotile.checkpoints.checkpoint import LEASE, Checkpoint
-from geotile.core.dask_info import loaded_distributed, threads_ahead
+from geotile.core.dask_info import extra_threads_options, loaded_distributed
 from geotile.errors import ArgumentError, ClusterError, GeotileError
 from geotile.imagery.block_cache import forget
 from geotile.merging.detections import concat
@@ -80,7 +80,7 @@ class Run:
         run, remote = self.job.run, self.job.rules is not None
         with self._seen(progress), _ending(run):
             begin_run(run)
-            options: dict[str, Any] = threads_ahead() if remote else {}
+            options: dict[str, Any] = extra_threads_options() if remote else {}
             notes: dict[str, Any] = {"geotile": {"run": run, "image": self.about.image}}
             if self.priority is not None:
                 notes["priority"] = self.priority

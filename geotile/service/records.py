@@ -7,12 +7,12 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from geotile.core.digest import digest
 from geotile.core.redact import redact
 from geotile.errors import OutputError
 from geotile.service.queue import Delivery
@@ -160,4 +160,4 @@ def file_name(job_id: str) -> str:
     ('a%2Fb%2Ec', 32)
     """
     safe = quote(job_id, safe=" ").replace(".", "%2E") if len(job_id) <= _NAME else ""
-    return safe if 0 < len(safe) <= _NAME else sha256(job_id.encode()).hexdigest()[:32]
+    return safe if 0 < len(safe) <= _NAME else digest(job_id.encode(), 32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from geotile.core.digest import digest, json_digest
 from geotile.core.redact import redact
 from geotile.encoding.encoder import TileCompression
 from geotile.errors import ArgumentError
@@ -211,14 +211,13 @@ class JobRequest(_Part):
     @property
     def digest(self) -> str:
         """Tells this request from others: the same words in any order have the same."""
-        said = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        return json_digest(self.model_dump(mode="json", by_alias=True))
 
     @property
     def target(self) -> str:
         """Names the endpoint whose requests all its jobs share."""
         said = (self.image_processor.endpoint, self.image_processor.assumed_role)
-        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        return digest(repr(said).encode())
 
     @property
     def merge(self) -> Merge:
