@@ -73,7 +73,7 @@ class Location:
     @contextmanager
     def environment(self, **more: Any) -> Iterator[None]:
         """Set GDAL up to read it, for this thread."""
-        secrets = self.credentials.fresh(time.time()).settings() if self.credentials else {}
+        secrets = self.credentials.fresh(time.time()).gdal_settings() if self.credentials else {}
         trusted = {_AUTHORITIES: self.verify} if self.is_remote and isinstance(self.verify, str) else {}
         settings = trusted | dict(self.settings) | more
         with rasterio.Env(_Secrets(secrets), GDAL_CACHEMAX=GDAL_CACHE_BYTES, **settings):
