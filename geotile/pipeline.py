@@ -215,7 +215,7 @@ def detect_to(
         folder = Folder.at(output, options.get("output_options"))
         return run_to_dataset(image, endpoint, folder, overwrite=overwrite, **options)
     sink = Output.reserve(output, overwrite=overwrite, options=options.get("output_options"), owner="run")
-    with sink.claimed():
+    with sink.leased():
         detections = detect(image, endpoint, **options)
         write(detections, sink)
     report: Report = detections.attrs["report"]
@@ -246,7 +246,7 @@ def run_to_dataset(
         name: each.default for name, each in signature(detect).parameters.items() if each.kind is each.KEYWORD_ONLY
     }
     given = known | {name: options.pop(name) for name in known if name in options}
-    with sink.claimed():
+    with sink.leased():
         sink.begin()
         with prepared(image, endpoint, sink.drafts, given | {"options": options, "group": group}) as run:
             with around(run) if around else nullcontext():

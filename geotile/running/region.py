@@ -55,7 +55,7 @@ class Node:
     def written(self, writer: PartWriter | None, *, last: bool = False) -> Node:
         """Return the node with its settled detections written, if they are to be, and enough or the last."""
         rows = sum(map(len, self.settled))
-        if writer is None or (rows < writer.least_rows and not last):
+        if writer is None or (rows < writer.min_rows and not last):
             return self
         with timed("merge"):
             part = writer.write(concat(self.settled), self.rows, self.columns, even_empty=last and not self.parts)
@@ -128,14 +128,14 @@ def _run_region(region: RegionPixels, job: TileJob, block_id: tuple[int, int, in
         job.reading.checkpoint.save(row, column, answer)
     with timed("merge"):
         interior = job.grid.interior((row, row + 1), (column, column + 1))
-        settled, still_open = job.merge.settle(answer.found, interior)
+        settled, still_open = job.merge.settle(answer.detections, interior)
     node = Node(
         rows=(row, row + 1), columns=(column, column + 1),
         settled=(settled,), parts=(), open=still_open,
         failures=answer.failures,
         requests=sum(result.attempts for result in results),
         retries=sum(result.retries for result in results),
-        before=len(answer.found),
+        before=len(answer.detections),
         without_data=answer.without_data,
         resumed=len(job.reading.tiles(row, column)) - len(tiles),
         timing=sum_timings({"decode": region.read_s}, take_timings(), *(result.timing for result in results)),
@@ -160,10 +160,10 @@ def _note(node: Node, job: TileJob, tiles: int, seconds: float) -> None:
 
 def _answer(kept: RegionAnswer | None, results: list[TileResult], asked: set[int]) -> RegionAnswer:
     """Put together what was kept of a region and what its other tiles were answered."""
-    before = kept or RegionAnswer(found=concat([]))
+    before = kept or RegionAnswer(detections=concat([]))
     failed = [each for each in before.failures if each.tile not in asked]
     return RegionAnswer(
-        found=concat([before.found, *(result.found for result in results)]),
+        detections=concat([before.detections, *(result.found for result in results)]),
         failures=(*failed, *(result.failure for result in results if result.failure)),
         without_data=before.without_data + sum(result.without_data for result in results),
     )
