@@ -39,9 +39,9 @@ def folder(store):
 
 @pytest.fixture
 def often(monkeypatch):
-    """Leases renewed every 50 ms, stale after half a second."""
+    """Leases renewed every 50 ms, stale after two seconds."""
     monkeypatch.setattr(geotile.storage.lease, "RENEW_S", 0.05)
-    monkeypatch.setattr(geotile.storage.lease, "STALE_S", 0.5)
+    monkeypatch.setattr(geotile.storage.lease, "STALE_S", 2.0)
 
 
 def leave(folder, age_s, owner="elsewhere:1:x"):
@@ -59,7 +59,7 @@ def test_a_lease_is_created_renewed_and_released(store, folder, often):
         with pytest.raises(OutputError, match=rf"it is in use by another run \(process {os.getpid()} on "):
             lease(folder, "lease", "it").__enter__()
         first = folder.read("lease")
-        time.sleep(0.8)  # longer than an unrenewed lease lasts
+        time.sleep(2.5)  # longer than an unrenewed lease lasts
         assert folder.read("lease") != first
         assert is_leased(folder, "lease")
     assert folder.read("lease") is None

@@ -312,7 +312,7 @@ def test_web_servers_google_and_azure(store, tmp_path):
         ("s3://b/a.tif", {"key": "k"}, "both key and secret"),
         ("s3://b/a.tif", {"key": "k", "secret": "s", "nonsense": 1}, "nonsense"),
         ("a.tif", {"anon": True}, "do not apply"),
-        ("gs://b/a.tif", {"requester_pays": True}, "needs project"),
+        ("gs://b/a.tif", {"requester_pays": True}, "needs a project"),
         ("gs://b/a.tif", {"token": {"type": "x"}}, "path to a .json"),
     ],
 )

@@ -67,7 +67,7 @@ class Checkpoint:
         try:
             return RegionAnswer.from_parquet(data)
         except ValueError as error:
-            _log.warning("%s/%s is damaged, so its region is run again: %s", self.parts.shown, name, error)
+            _log.warning("%s/%s is damaged, so its region is run again: %s", self.parts.display_name, name, error)
             return None
 
     def save(self, row: int, column: int, answer: RegionAnswer) -> None:
@@ -121,7 +121,7 @@ def stored_job(folder: Folder) -> dict[str, Any] | None:
         others = sorted(name for name in folder.names() if not name.startswith((LEASE, CALL, STATUS, ".")))
         if others:
             raise ArgumentError(
-                f"{folder.shown} is not a checkpoint: it holds {others[0]} but no {JOB}. Choose a new folder."
+                f"{folder.display_name} is not a checkpoint: it holds {others[0]} but no {JOB}. Choose a new folder."
             )
         return None
     try:
@@ -130,12 +130,12 @@ def stored_job(folder: Folder) -> dict[str, Any] | None:
             raise TypeError("identity and format")
     except (ValueError, KeyError, TypeError) as error:
         raise ArgumentError(
-            f"{folder.shown}/{JOB} is not that of a geotile checkpoint ({error}). Choose a new folder."
+            f"{folder.display_name}/{JOB} is not that of a geotile checkpoint ({error}). Choose a new folder."
         ) from None
     if job["format"] != FORMAT:
         raise ArgumentError(
-            f"{folder.shown} is a checkpoint of format {job['format']}, but this version of geotile writes format "
-            f"{FORMAT}. Choose a new folder."
+            f"{folder.display_name} is a checkpoint of format {job['format']}, but this version of geotile writes "
+            f"format {FORMAT}. Choose a new folder."
         )
     return dict(job)
 
@@ -169,8 +169,8 @@ def open_checkpoint(folder: Folder, identity: Identity, retry_failed: bool, **no
         folder.write(JOB, json.dumps(content, indent=1).encode())
     elif differences := list(_differences(job["identity"], current)):
         raise ArgumentError(
-            f"{folder.shown} is the checkpoint of another job: {'; '.join(differences[:5])}. Pass the same arguments "
-            "again, or choose a new folder."
+            f"{folder.display_name} is the checkpoint of another job: {'; '.join(differences[:5])}. Pass the same "
+            "arguments again, or choose a new folder."
         )
     for each in (folder, checkpoint.parts):
         each.remove_drafts()

@@ -34,22 +34,24 @@ def kept_call(folder: Folder, given: Mapping[str, Any]) -> dict[str, Any]:
     if data is None:
         begun = folder.read(JOB) is not None
         why = "its run was begun in Python: make the same call again" if begun else "there is no checkpoint"
-        raise ArgumentError(f"{folder.shown} holds no call of the command line; {why}")
+        raise ArgumentError(f"{folder.display_name} holds no call of the command line; {why}")
     call: dict[str, Any] = json.loads(data)
     for name in _SECRETS:
         again = list(given.get(name) or [])
         missing = [each for each in call[name] or [] if not any(_name(text) == each for text in again)]
         if missing:
             raise ArgumentError(
-                f"the run of {folder.shown} was given --{name} {', '.join(missing)}, whose values are not kept; give "
-                "them again"
+                f"the run of {folder.display_name} was given --{name} {', '.join(missing)}, whose values are not kept; "
+                "give them again"
             )
         call[name] = again or None
     for name in ("image", "endpoint"):
         if given.get(name) is not None:
             call[name] = given[name]
         if call[name] is None:
-            raise ArgumentError(f"the {name} of {folder.shown} had a secret in it, which is not kept; give --{name}")
+            raise ArgumentError(
+                f"the {name} of {folder.display_name} had a secret in it, which is not kept; give --{name}"
+            )
     return call | {name: given[name] for name in ("scheduler", "retry_failed", "overwrite")}
 
 

@@ -162,7 +162,7 @@ def status(
     folder = Folder.at(checkpoint)
     job, said = stored_job(folder), read_status(folder)
     if job is None:
-        raise geotile.ArgumentError(f"{folder.shown} is no checkpoint: it holds no job.json")
+        raise geotile.ArgumentError(f"{folder.display_name} is no checkpoint: it holds no job.json")
     identity = job["identity"]
     kept = Checkpoint(folder=folder, digest=json_digest(identity)).finished(tuple(job["regions"]))
     rows = {

@@ -148,7 +148,7 @@ class Source:
         except (RasterioError, OSError) as error:
             raise ImageReadError(
                 f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
-                f"{self.location.shown}: {redact(_first(error))}"
+                f"{self.location.display_name}: {redact(_first(error))}"
             ) from None
         for step in self.steps:
             values = step(values)

@@ -140,7 +140,9 @@ class DatasetOutput:
     def leased(self) -> AbstractContextManager[None]:
         """Return a block that holds the lease of the output."""
         parent, _, name = self.folder.uri.rpartition("/")
-        return lease(Folder(parent, self.folder.options), f".{name}.geotile-lease", f"the output {self.folder.shown}")
+        return lease(
+            Folder(parent, self.folder.options), f".{name}.geotile-lease", f"the output {self.folder.display_name}"
+        )
 
     def begin(self) -> None:
         """Remove what a killed run left behind. Call it while holding the lease.
@@ -156,7 +158,7 @@ class DatasetOutput:
             remove(Path(self.drafts.uri))
             restore(Path(self.folder.uri))
         except OSError as error:
-            raise OutputError(f"cannot write {self.folder.shown}: {error}") from None
+            raise OutputError(f"cannot write {self.folder.display_name}: {error}") from None
         self._check_free("exists")
 
     def commit(self, parts: Sequence[Part]) -> None:
@@ -187,26 +189,27 @@ class DatasetOutput:
         try:
             replace(Path(self.drafts.uri), Path(self.folder.uri))
         except OSError as error:
-            raise OutputError(f"cannot write {self.folder.shown}: {error}") from None
+            raise OutputError(f"cannot write {self.folder.display_name}: {error}") from None
 
     def _check_parts(self, parts: Sequence[Part], stored: dict[str, int]) -> None:
         for part in parts:
             if stored.get(part.name) != part.size:
                 raise OutputError(
-                    f"a worker has written {part.name} of {self.folder.shown}, but this process does not see it. "
-                    "Choose a place that the whole cluster shares, such as s3://."
+                    f"a worker has written {part.name} of {self.folder.display_name}, but this process does not see "
+                    "it. Choose a place that the whole cluster shares, such as s3://."
                 )
 
     def _check_free(self, problem: str) -> None:
         if self.folder.is_local and Path(self.folder.uri).is_file():
-            raise OutputError(f"output {self.folder.shown} is a file. Name a folder, or another file.")
+            raise OutputError(f"output {self.folder.display_name} is a file. Name a folder, or another file.")
         names = self.folder.names()
         if METADATA in names and not self.overwrite:
-            raise OutputError(f"output {self.folder.shown} {problem}. Pass overwrite=True or another name.")
+            raise OutputError(f"output {self.folder.display_name} {problem}. Pass overwrite=True or another name.")
         foreign = sorted(name for name in names if not name.startswith(("part-", METADATA, ".")))
         if foreign:
             raise OutputError(
-                f"output {self.folder.shown} holds {foreign[0]}, which is not part of a dataset. Name a new folder."
+                f"output {self.folder.display_name} holds {foreign[0]}, which is not part of a dataset. Name a "
+                "new folder."
             )
 
 

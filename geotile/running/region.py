@@ -175,7 +175,8 @@ def _load_region(job: TileJob, row: int, column: int) -> Node:
     if kept is None:
         assert job.reading.checkpoint is not None  # else nothing is kept
         raise OutputError(
-            f"region {row}, {column} in {job.reading.checkpoint.parts.shown} is damaged or gone; remove it, run again"
+            f"region {row}, {column} in {job.reading.checkpoint.parts.display_name} is damaged or gone; remove it, "
+            "run again"
         )
     return _run_region(RegionPixels(np.empty((0, 0, 0)), Window(0, 0, 0, 0), kept=kept), job, (0, row, column))
 

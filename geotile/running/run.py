@@ -134,7 +134,7 @@ def claimed(checkpoint: Folder | None) -> AbstractContextManager[None]:
     """Return a block that holds a checkpoint."""
     if checkpoint is None:
         return nullcontext()
-    return lease(checkpoint, LEASE, f"the checkpoint {checkpoint.shown}")
+    return lease(checkpoint, LEASE, f"the checkpoint {checkpoint.display_name}")
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def saying_how_to_go_on(checkpoint: Folder | None) -> Iterator[None]:
 def _how_to_go_on(checkpoint: Folder | None) -> str:
     if checkpoint is None:
         return "Nothing is kept; give checkpoint= to keep what is finished"
-    return f"What is finished is kept in {checkpoint.shown}; the same call goes on from there"
+    return f"What is finished is kept in {checkpoint.display_name}; the same call goes on from there"
 
 
 def _killed(error: BaseException) -> bool:

@@ -116,7 +116,7 @@ class Records:
             if files.exists(path):
                 files.rm(path, recursive=True)
         except Exception as error:  # each file system has errors of its own; what is left does no harm
-            _log.warning("%s was not removed: %s", self.work(job_id).shown, redact(str(error)))
+            _log.warning("%s was not removed: %s", self.work(job_id).display_name, redact(str(error)))
 
     @property
     def _records(self) -> Folder:
@@ -127,7 +127,9 @@ class Records:
         try:
             return None if data is None else JobRecord.model_validate_json(data)
         except ValueError as error:
-            raise OutputError(f"{self._records.shown}/{name} is damaged: {str(error)[:200]}; remove it") from None
+            raise OutputError(
+                f"{self._records.display_name}/{name} is damaged: {str(error)[:200]}; remove it"
+            ) from None
 
 
 def new_record(request: JobRequest, delivery: Delivery, before: JobRecord | None = None) -> JobRecord:

@@ -94,7 +94,7 @@ def serve(
             alive = lambda: time.monotonic() - service.alive < _DEAF_S  # noqa: E731
             url = stack.enter_context(answering(address, alive, lambda: service.ready, meters.registry))
             _log.info("health and metrics at %s", url)
-        _log.info("serving %s, state in %s", redact(uri), folder.shown)
+        _log.info("serving %s, state in %s", redact(uri), folder.display_name)
         service.run()
 
 

@@ -45,7 +45,7 @@ class Folder:
         return cls(text, tuple(sorted((options or {}).items())))
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """The URI without secrets."""
         return redact(self.uri)
 
@@ -143,7 +143,7 @@ class Folder:
             files, path = self.files()
             return act(files, f"{path}/{name}" if name else path)
         except Exception as error:  # each file system has errors of its own; all mean the same here
-            place = f"{self.shown}/{name}" if name else self.shown
+            place = f"{self.display_name}/{name}" if name else self.display_name
             raise OutputError(f"cannot {action} {place}: {redact(str(error)) or type(error).__name__}") from None
 
 
