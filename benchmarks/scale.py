@@ -30,8 +30,8 @@ from endpoints import Server
 from kills import Cluster
 
 import geotile
-from geotile.imagery.open import source_of
-from geotile.running.region_pixels import Reading, overlapped
+from geotile.imagery.file_array import source_of
+from geotile.imagery.overlap import map_overlap
 
 TILE_S = 0.0045  # of a worker's CPU, for a tile over HTTP: what `benchmarks/endpoints.py efficiency` prints (4 to 5 ms)
 SIDE = 408_000
@@ -78,15 +78,16 @@ def cluster_of(workers: int, folder: str) -> Iterator[Client]:
 
 def read_only(client: Client, image) -> float:
     """Seconds to read all regions with their halos, and nothing else."""
-    grid = geotile.plan(image, **{name: JOB[name] for name in ("tile_size", "overlap")}).grid
-    regions = overlapped(image, Reading(grid=grid, run="alone"))
-    nothing = regions.map_blocks(_nothing, dtype="uint8", chunks=((1,), *((1,) * n for n in grid.regions_yx)))
+    work = geotile.plan(image, **{name: JOB[name] for name in ("tile_size", "overlap")})
+    regions = map_overlap(work.image, work.source, work.grid, "alone")
+    nothing = regions.map_blocks(_read, grid=work.grid, dtype="uint8")
     began = time.perf_counter()
     nothing.sum().compute()
     return time.perf_counter() - began
 
 
-def _nothing(region) -> np.ndarray:
+def _read(region, grid, block_id) -> np.ndarray:
+    region.read(grid.region_tiles(*block_id[1:]), False)
     return np.zeros((1, 1, 1), np.uint8)
 
 
@@ -97,7 +98,7 @@ def one(side: int, folder: str, computed: bool) -> dict[str, float]:
         image = geotile.open_image(path)
         if computed:
             image = image + 0
-            assert source_of(image) is None
+            assert source_of(image.data) is None
         alone = read_only(client, image)
     with cluster_of(2, folder) as client:
         began = time.perf_counter()

@@ -51,7 +51,7 @@ import sys
 from geotile.cli.main import main
 if sys.argv.pop(1) == "soon":  # a dead process's requests come back soon
     import geotile.service.loop, geotile.service.sqs
-    geotile.service.loop._KEEP_S, geotile.service.sqs.VISIBILITY_S = 0.75, 3
+    geotile.service.loop._EXTEND_INTERVAL_S, geotile.service.sqs.VISIBILITY_TIMEOUT_S = 0.75, 3
 if __name__ == "__main__":
     main()
 """
@@ -189,8 +189,9 @@ class Round:
             cluster = Cluster(folder, nanny=False)
             stack.callback(cluster.stop)
             more = ["--scheduler", cluster.address]
-        limits = ["--concurrency", "8", "--region-size", str(REGION), "--deliveries", "1000", "--retry-s", "0.2"]
-        return ["--queue", self.queue, *state, *more, *limits]
+        limits = ["--concurrency", "8", "--region-size", str(REGION)]
+        retries = ["--max-attempts", "1000", "--retry-delay-s", "0.2"]
+        return ["--queue", self.queue, *state, *more, *limits, *retries]
 
     def _outputs(self, folder: Path) -> list[dict[str, Any]]:
         if self.kind == "aws":
@@ -274,7 +275,7 @@ def kills(args: argparse.Namespace) -> None:
 def burst(args: argparse.Namespace) -> None:
     """Print how long jobs waited."""
     print(
-        f"{'jobs':<28} {'count':>5} {'began: median':>13} {'p95':>6} {'last':>6} {'ended: last':>11}  seconds after the start"
+        f"{'jobs':<28} {'count':>5} {'started: median':>15} {'p95':>6} {'last':>6} {'finished: last':>14}  seconds after the start"
     )
     with (
         tempfile.TemporaryDirectory(prefix="geotile-serve-") as place,
@@ -286,9 +287,9 @@ def burst(args: argparse.Namespace) -> None:
         alone = waits(Path(place) / "alone", image, {"fast": fast.url}, {"fast": half})
         both = waits(Path(place) / "both", image, {"fast": fast.url, "slow": slow.url}, {"fast": half, "slow": half})
     rows = {"fast, alone": alone["fast"], "fast, beside the slow ones": both["fast"], "slow": both["slow"]}
-    for name, (began, ended) in rows.items():
+    for name, (started, finished) in rows.items():
         print(
-            f"{name:<28} {len(began):>5} {np.median(began):>13.1f} {np.percentile(began, 95):>6.1f} {max(began):>6.1f} {max(ended):>11.1f}"
+            f"{name:<28} {len(started):>5} {np.median(started):>15.1f} {np.percentile(started, 95):>6.1f} {max(started):>6.1f} {max(finished):>14.1f}"
         )
     ratio = np.median(rows["fast, beside the slow ones"][0]) / np.median(rows["fast, alone"][0])
     print(f"\nmedian wait of the fast endpoint's jobs, beside the slow one's against alone: {ratio:.2f}")
@@ -298,7 +299,7 @@ def burst(args: argparse.Namespace) -> None:
 def waits(
     queue: Path, image: str, urls: dict[str, str], counts: dict[str, int]
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Serve a burst; return when jobs began and ended, by endpoint."""
+    """Serve a burst; return when jobs started and finished, by endpoint."""
     names = [name for name, count in counts.items() for _ in range(count)]
     random.Random(0).shuffle(names)
     out = [{"type": "File", "path": str(queue / "out")}]
@@ -310,7 +311,7 @@ def waits(
     records = geotile.jobs(queue)
     assert {record.status for record in records} == {"SUCCESS"}
     return {
-        name: tuple([getattr(r, what) - start for r in records if r.job_id.startswith(name)] for what in ("began", "ended"))
+        name: tuple([getattr(r, what) - start for r in records if r.job_id.startswith(name)] for what in ("started", "finished"))
         for name in counts
     }  # fmt: skip
 

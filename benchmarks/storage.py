@@ -252,11 +252,10 @@ def by_geotile(url: str, tile: int, overlap: int) -> float:
     """The regions as `detect` reads them."""
     import geotile
     from geotile.imagery.block_cache import read_shared
-    from geotile.imagery.open import source_of
 
     uri, how = f"s3://{BUCKET}/cog.tif", {"endpoint_url": url}
     work = geotile.plan(uri, tile_size=tile, overlap=overlap, storage_options=how)
-    source, grid = source_of(work.image), work.grid
+    source, grid = work.source, work.grid
     assert source is not None
     return in_two_threads(lambda w: float(read_shared(source, grid, w, False, "run").values.sum()), tile, overlap)
 

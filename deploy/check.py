@@ -1,4 +1,4 @@
-"""Builds the image on a bare Debian and runs compose.yaml's services in it, where no container engine runs.
+"""Build the image on a bare Debian and run the services of compose.yaml in it, without a container engine.
 
 As root on Debian, with the project's ``deploy`` extra::
 
@@ -8,9 +8,10 @@ As root on Debian, with the project's ``deploy`` extra::
 
 1. Lint: hadolint; the Kubernetes files against Kubernetes' schemas and the Dask operator's.
 2. Build: debootstrap makes the base image, buildah (chroot isolation) runs the Dockerfile on it.
-3. Run: each of compose.yaml's services is a process in the image's tree, in a namespace without any network but its own
-   loopback, as the image's user, on a read-only file system. Moto runs beside them, over TLS with a certificate of an
-   authority that only a mounted bundle knows. The example's job has to be done, and SIGTERM to end the service.
+3. Run: each service of compose.yaml is a process in the image's tree, in a namespace whose only network is its own
+   loopback interface, as the image's user, on a read-only file system. Moto runs beside them, over TLS with a
+   certificate of an authority that only a mounted bundle contains. The example's job must succeed, and SIGTERM must
+   stop the service.
 """
 
 from __future__ import annotations
@@ -48,34 +49,34 @@ assert (decode_tile(body) == tile).all() and b"C8" in body[:1000]
 
 
 def run(*words: str, **options: Any) -> str:
-    """Run a command; return what it prints."""
+    """Run a command and return its standard output."""
     print("+", shlex.join(word if len(word) < 200 else "…" for word in words), flush=True)
     return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
 
 
 def lint() -> None:
-    """Hold the Dockerfile and the Kubernetes files against their rules."""
+    """Lint the Dockerfile and validate the Kubernetes files."""
     import dask_kubernetes
     import jsonschema
     import kubernetes_validate
 
     run("hadolint", str(DEPLOY / "Dockerfile"))
     crds = Path(dask_kubernetes.__file__).parent / "operator/deployment/helm/dask-kubernetes-operator/crds"
-    own = {}
+    custom_schemas = {}
     for path in crds.glob("*.yaml"):
-        said = yaml.safe_load(path.read_text())["spec"]
-        own[said["names"]["kind"]] = said["versions"][0]["schema"]["openAPIV3Schema"]
+        spec = yaml.safe_load(path.read_text())["spec"]
+        custom_schemas[spec["names"]["kind"]] = spec["versions"][0]["schema"]["openAPIV3Schema"]
     for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
-        for thing in yaml.safe_load_all(path.read_text()):
-            if thing["kind"] in own:
-                jsonschema.validate(thing, own[thing["kind"]])
+        for resource in yaml.safe_load_all(path.read_text()):
+            if resource["kind"] in custom_schemas:
+                jsonschema.validate(resource, custom_schemas[resource["kind"]])
             else:
-                kubernetes_validate.validate(thing, kubernetes_validate.latest_version(), strict=True)
-            print(f"{path.name}: {thing['kind']} {thing['metadata']['name']} is valid")
+                kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+            print(f"{path.name}: {resource['kind']} {resource['metadata']['name']} is valid")
 
 
 def build(authorities: str) -> None:
-    """Make a bare Debian, and the image on it."""
+    """Build a bare Debian image, and geotile's image on it."""
     with tempfile.TemporaryDirectory() as folder:
         run("debootstrap", "--variant=minbase", SUITE, folder)
         container = run("buildah", "from", "scratch").strip()
@@ -83,25 +84,25 @@ def build(authorities: str) -> None:
         run("buildah", "commit", "-q", "--rm", container, BASE)
     settings = [f"{name}={os.environ[name]}" for name in ("PIP_INDEX_URL", "PIP_CONSTRAINT") if name in os.environ]
     arguments = [f"BASE_IMAGE=localhost/{BASE}", f"CA_CERTIFICATES={authorities}", *settings]
-    given = [word for each in arguments for word in ("--build-arg", each)]
+    options = [word for each in arguments for word in ("--build-arg", each)]
     file = str(DEPLOY / "Dockerfile")
-    out = run("buildah", "bud", "--isolation", "chroot", *given, "-f", file, "-t", IMAGE, str(DEPLOY.parent))
+    out = run("buildah", "bud", "--isolation", "chroot", *options, "-f", file, "-t", IMAGE, str(DEPLOY.parent))
     assert "Successfully tagged" in out, out
 
 
 class Services:
-    """compose.yaml's services as processes in the image's tree; PID 1 of a namespace of their own."""
+    """The services of compose.yaml as processes in the image's tree. This process is PID 1 of their namespace."""
 
     def __init__(self, tree: Path, place: Path, bundle: Path) -> None:
         self.tree, self.place, self.bundle = tree, place, bundle
-        self.said = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+        self.services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
         config = json.loads(run("buildah", "inspect", "--type", "image", f"localhost/{IMAGE}"))["OCIv1"]["config"]
         self.user, self.environment = config["User"], dict(each.split("=", 1) for each in config["Env"])
 
     def mount(self) -> None:
-        """Make the tree read-only but for /tmp, with the services' names and the bundle in it."""
+        """Mount the tree read-only except for /tmp, with the host names of the services in it."""
         hosts = self.place / "hosts"
-        hosts.write_text("127.0.0.1 localhost " + " ".join(self.said) + "\n")
+        hosts.write_text("127.0.0.1 localhost " + " ".join(self.services) + "\n")
         (self.tree / "try").mkdir(exist_ok=True)
         (self.tree / "etc/hosts").touch()
         run("mount", "--bind", str(self.tree), str(self.tree))
@@ -109,19 +110,21 @@ class Services:
             run("mount", "-t", kind, kind, str(self.tree / target))
         for source, target in (("/dev", "dev"), (DEPLOY / "try", "try"), (hosts, "etc/hosts")):
             run("mount", "--bind", str(source), str(self.tree / target))
-        run("mount", "-t", "tmpfs", "-o", "size=64m,mode=1777", "tmpfs", str(self.tree / "dev/shm"))  # as engines do
+        run(
+            "mount", "-t", "tmpfs", "-o", "size=64m,mode=1777", "tmpfs", str(self.tree / "dev/shm")
+        )  # like container engines
         run("mount", "--bind", str(hosts), "/etc/hosts")  # for this process too
         run("mount", "-o", "remount,ro,bind", str(self.tree))
 
     def start(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
-        """Start a command as the image's user, with compose.yaml's settings, AWS behind TLS."""
-        environment = self.environment | self.said["setup"]["environment"] | {"AWS_ENDPOINT_URL": URL}
+        """Start a command as the image's user, with the settings of compose.yaml and AWS behind TLS."""
+        environment = self.environment | self.services["setup"]["environment"] | {"AWS_ENDPOINT_URL": URL}
         words = ["setpriv", "--no-new-privs", "chroot", f"--userspec={self.user}", str(self.tree)]
         words += ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), *command]
         return subprocess.Popen(words, text=True, **options)
 
     def call(self, command: list[str], expect: int = 0) -> str:
-        """Run a command to its end."""
+        """Run a command, check its exit status and return its output."""
         print("+", *command, flush=True)
         process = self.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         out = process.communicate(timeout=120)[0]
@@ -129,34 +132,34 @@ class Services:
         return str(out)
 
     def trust(self) -> None:
-        """Mount the bundle that knows the authority, over the image's."""
+        """Mount the bundle with the authority over that of the image."""
         run("mount", "--bind", str(self.bundle), str(self.tree / "opt/geotile/ca.pem"))
 
     def up(self) -> dict[str, subprocess.Popen[str]]:
-        """Start what stays, each as soon as what it needs is well."""
+        """Start the long-running services, each after the previous one is healthy."""
         running = {}
         for name in ("model", "scheduler", "worker", "service"):
-            for _ in range(self.said[name].get("deploy", {}).get("replicas", 1)):
-                print("+", *self.said[name]["command"], flush=True)
-                running[name] = self.start(self.said[name]["command"])
-            if "healthcheck" in self.said[name]:
-                test = self.said[name]["healthcheck"]["test"][1:]
+            for _ in range(self.services[name].get("deploy", {}).get("replicas", 1)):
+                print("+", *self.services[name]["command"], flush=True)
+                running[name] = self.start(self.services[name]["command"])
+            if "healthcheck" in self.services[name]:
+                test = self.services[name]["healthcheck"]["test"][1:]
                 until(lambda test=test: self.start(test, stderr=subprocess.DEVNULL).wait() == 0)
         return running
 
 
 def until(condition: Any, seconds: float = 60.0) -> Any:
-    """Wait for something."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
+    """Wait until a condition is true and return its value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
         time.sleep(0.5)
-    raise TimeoutError(f"not within {seconds} s")
+    raise TimeoutError(f"the condition was not met within {seconds} s")
 
 
-def certified(place: Path) -> tuple[Path, list[str]]:
-    """Return a bundle of an own authority, and moto's arguments for a certificate of it."""
+def issue_certificate(place: Path) -> tuple[Path, list[str]]:
+    """Create an authority; return its bundle, and moto's arguments for a certificate of it."""
     import trustme
 
     authority = trustme.CA()
@@ -168,12 +171,12 @@ def certified(place: Path) -> tuple[Path, list[str]]:
 
 
 def inside(tree: Path) -> None:
-    """Run the services: in namespaces that end with this process, and they with them."""
+    """Run the services in namespaces that end with this process and end the services with them."""
     run("ip", "link", "set", "lo", "up")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         place.chmod(0o755)
-        bundle, tls = certified(place)
+        bundle, tls = issue_certificate(place)
         services = Services(tree, place, bundle)
         services.mount()
         moto = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "5000", *tls]
@@ -181,19 +184,19 @@ def inside(tree: Path) -> None:
             subprocess.Popen(moto, stdout=log, stderr=log)
         trusting = ssl.create_default_context(cafile=str(bundle))
 
-        found = Session().create_client(
+        s3 = Session().create_client(
             "s3", "us-east-1", endpoint_url=URL, verify=str(bundle), aws_access_key_id="a", aws_secret_access_key="b"
         )
 
         def stored() -> bytes | None:
-            with suppress(found.exceptions.NoSuchKey):
-                return bytes(found.get_object(Bucket="found", Key="first/scene.tif.geojson")["Body"].read())
+            with suppress(s3.exceptions.NoSuchKey):
+                return bytes(s3.get_object(Bucket="found", Key="first/scene.tif.geojson")["Body"].read())
             return None
 
-        until(lambda: not trouble(f"{URL}/moto-api/", trusting))
-        refused = services.call(["python", "/try/setup.py"], expect=1)
-        assert "CERTIFICATE_VERIFY_FAILED" in refused, refused
-        print("without the bundle: refused, as it should be")
+        until(lambda: not connection_error(f"{URL}/moto-api/", trusting))
+        output = services.call(["python", "/try/setup.py"], expect=1)
+        assert "CERTIFICATE_VERIFY_FAILED" in output, output
+        print("without the bundle the connection is refused, as it should be")
         services.trust()
         print(services.call(["python", "/try/setup.py"]))
         print(services.call(["geotile", "plan", "s3://imagery/scene.tif", "--tile-size", "512"]))  # GDAL over TLS
@@ -202,15 +205,15 @@ def inside(tree: Path) -> None:
         services.call(["python", "-c", NITF])
         running = services.up()
         features = json.loads(until(stored))["features"]
-        print(f"the job is done: {len(features)} features")
+        print(f"the job has succeeded: {len(features)} features")
         assert len(features) > 400
         running["service"].send_signal(signal.SIGTERM)
         assert running["service"].wait(60) == 0
-        print("SIGTERM ended the service")
+        print("SIGTERM stopped the service")
 
 
-def trouble(url: str, trusting: ssl.SSLContext) -> OSError | None:
-    """Ask; return what went wrong."""
+def connection_error(url: str, trusting: ssl.SSLContext) -> OSError | None:
+    """Request a URL; return the error, None if there is none."""
     try:
         urllib.request.urlopen(url, context=trusting).close()
     except OSError as error:
@@ -219,10 +222,10 @@ def trouble(url: str, trusting: ssl.SSLContext) -> OSError | None:
 
 
 def main() -> None:
-    """Lint, build, run."""
+    """Lint, build and run, or one of the three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ca-certificates", type=Path, help="PEM of authorities that the package index needs")
-    parser.add_argument("--only", choices=("lint", "build", "run"), help="one step of the three")
+    parser.add_argument("--ca-certificates", type=Path, help="PEM file with authorities that the package index needs")
+    parser.add_argument("--only", choices=("lint", "build", "run"), help="run only one of the three steps")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside is not None:

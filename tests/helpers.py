@@ -12,9 +12,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from subprocess import CompletedProcess
 from unittest.mock import patch
 
+import dask
 import numpy as np
 
 from geotile.cli.main import main
+from geotile.imagery.file_array import source_of
+from geotile.imagery.overlap import map_overlap
 from geotile.merging.nms import overlap
 
 
@@ -51,6 +54,16 @@ def crowd(tile: np.ndarray):
     boxes = np.hstack([corner, corner + rng.integers(0, 24, (n, 2))])
     boxes[:, 2:] = np.maximum(boxes[:, 2:], 0)
     return boxes, rng.integers(1, 5, n) / 4, [["a", "b"][k] for k in rng.integers(0, 2, n)]
+
+
+def region_values(image, grid, run="run") -> dict:
+    """Pixels of every region with its halo, (band, y, x), by row and column: as a region's task reads them."""
+    regions = map_overlap(image, source_of(image.data), grid, run)
+    read = dask.compute(*regions.to_delayed().ravel())
+    return {
+        (row, column): region.read(grid.region_tiles(row, column), False).values
+        for region, (row, column) in zip(read, np.ndindex(grid.regions_yx), strict=True)
+    }
 
 
 class Heavy:

@@ -20,6 +20,7 @@ from gateway import gateway
 from helpers import crowd
 
 import geotile
+from geotile.imagery.file_array import source_of
 from geotile.running.cluster import check_cluster
 from geotile.testing import ModelServer
 
@@ -170,7 +171,7 @@ def test_a_model_that_workers_cannot_load_is_named(path, workers, tmp_path, monk
 
 def test_an_image_that_workers_do_not_see_is_named(path, workers):
     with workers.as_current():
-        source = geotile.imagery.open.source_of(geotile.open_image(path))
+        source = source_of(geotile.open_image(path).data)
         Path(path).rename(f"{path}.away")  # as on another machine's disk
         with pytest.raises(geotile.ArgumentError, match=r"worker tcp://\S+ cannot open .*No such file"):
             check_cluster(crowd, source, [])

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from geopandas.testing import assert_geodataframe_equal
-from helpers import crowd, flat_nms
+from helpers import crowd, flat_nms, region_values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import geotile
 from geotile.geometry.georeference import Georeference
-from geotile.running.region_pixels import Reading, RegionPixels, overlapped
+from geotile.imagery.overlap import map_overlap
+from geotile.imagery.source import Source
 
 BOX = ["xmin", "ymin", "xmax", "ymax"]
 
@@ -105,22 +106,15 @@ def test_equals_flat_nms_on_processes(job, region, pool):
 
 
 @pytest.mark.parametrize("region", [64, 100, 128, 1000])
-def test_two_sources_of_the_halo_are_equal(write_tiff, noise, region):
+def test_the_halo_of_a_file_and_of_a_computed_array_are_equal(write_tiff, noise, region):
     path = write_tiff(noise)
     image = geotile.open_image(path)
     work = geotile.plan(path, tile_size=50, overlap=20, region_size=region)
     computed = image.copy(data=image.data + np.uint8(0))
 
-    def blocks(array) -> list[RegionPixels]:
-        return [
-            block.pixels for block in dask.compute(*overlapped(array, Reading(grid=work.grid)).to_delayed().ravel())
-        ]
-
-    by_window, by_overlap = blocks(image), blocks(computed)
-    assert len(by_window) == work.regions
-    for a, b, (r, c) in zip(by_window, by_overlap, np.ndindex(work.grid.regions_yx), strict=True):
-        np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(a, noise[:, *work.grid.read_window(r, c).slices])
+    for array in (image, computed):
+        for (row, column), values in region_values(array, work.grid).items():
+            np.testing.assert_array_equal(values, noise[:, *work.grid.read_window(row, column).slices])
 
 
 def test_the_model_sees_every_tile_as_rasterio_reads_it(write_tiff, noise):
@@ -301,32 +295,31 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
         raise AssertionError("a pixel was read")
 
     path = write_tiff(noise)
-    monkeypatch.setattr(geotile.imagery.open.Source, "read", never)
+    monkeypatch.setattr(Source, "read", never)
     image = geotile.open_image(path)
     work = geotile.plan(image, tile_size=64, overlap=16, region_size=128)
     work.to_geodataframe(), repr(work), work._repr_html_()
-    from geotile.running.region_pixels import Reading, overlapped
-
-    overlapped(image, Reading(grid=work.grid))
+    map_overlap(work.image, work.source, work.grid, "run")
     assert work.encoder.georeference != Georeference(None, None)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"score_threshold": 1.5}, "score_threshold must be a number from 0 to 1; got 1.5"),
-        ({"iou_threshold": -0.1}, "iou_threshold must be a number from 0 to 1; got -0.1"),
+        ({"score_threshold": 1.5}, "score_threshold=1.5"),
+        ({"iou_threshold": -0.1}, "iou_threshold=-0.1"),
         ({"overlap_metric": "giou"}, "giou"),
-        ({"merge": "wbf"}, "merge='wbf'"),
-        ({"errors": "ignore"}, "errors='ignore'"),
-        ({"concurrency": 0}, "concurrency must be .* got 0"),
+        ({"merge": "wbf"}, "merge must be 'nms', None .* got 'wbf'"),
+        ({"errors": "ignore"}, "errors must be one of 'record', 'raise'; got 'ignore'"),
+        ({"concurrency": 0}, "concurrency=0"),
         ({"tile_size": 64, "overlap": 64}, "smaller than tile_size"),
         ({"tile_size": 10.5}, "whole number"),
         ({"region_size": "big"}, "region_size='big'"),
-        ({"tile_format": "BMP"}, "tile_format='BMP'"),
+        ({"tile_format": "BMP"}, "tile_format must be one of .* got 'BMP'"),
         ({"crs": "EPSG:0"}, "crs='EPSG:0'"),
-        ({"progress": 3}, "progress=3"),
-        ({"retries": 3}, "a callable takes"),
+        ({"progress": 3}, "progress must be .* got 3"),
+        ({"retries": 3}, "'retries' does not apply to a Python callable"),
+        ({"tilesize": 3}, "unknown option 'tilesize'; did you mean 'tile_size'?"),
     ],
 )
 def test_bad_arguments_are_named_before_the_model_is_asked(write_tiff, noise, options, said):

@@ -14,7 +14,7 @@ from rasterio.shutil import copy as copy_file
 
 import geotile
 from geotile import ArgumentError, ImageOpenError, open_image
-from geotile.imagery.open import source_of
+from geotile.imagery.file_array import source_of
 from geotile.imagery.source import Source
 
 COLUMNS = ["xmin", "ymin", "xmax", "ymax", "score", "label"]
@@ -57,7 +57,7 @@ def test_bands_by_number_and_name(write_tiff, noise):
 def test_only_the_bands_asked_for_are_decoded_of_a_planar_file(write_tiff):
     values = np.random.default_rng(0).integers(0, 255, (6, 128, 128), np.uint8)
     path = write_tiff(values, interleave="band")
-    assert source_of(open_image(path)).interleave == "band"
+    assert source_of(open_image(path).data).interleave == "band"
     np.testing.assert_array_equal(open_image(path, bands=[5, 2]), values[[4, 1]])
     broken = write_tiff(values, "broken.tif", interleave="band", compress="deflate")
     with rasterio.open(broken) as file:
@@ -139,7 +139,7 @@ def test_nitfs_of_every_compression(tmp_path, code, exact):
     )
     copy_file(plain, path, driver="NITF", IC=code, **lossless)
     image = open_image(path)
-    assert source_of(image).driver == "NITF"
+    assert source_of(image.data).driver == "NITF"
     with rasterio.open(path) as file:
         np.testing.assert_array_equal(image, file.read())
     assert np.abs(image.to_numpy().astype(int) - values).max() <= (0 if exact else 30)
@@ -380,7 +380,7 @@ def test_a_broken_block_in_the_middle_fails_its_tiles_alone(write_tiff, noise):
 def test_a_source_pickles_and_its_options_are_its_own(write_tiff, noise):
     image = open_image(write_tiff(noise), bands=[1])
     again = pickle.loads(pickle.dumps(image))
-    assert source_of(again) == source_of(image)
+    assert source_of(again.data) == source_of(image.data)
     assert dask.base.tokenize(again.data) == dask.base.tokenize(image.data)
     with pytest.raises(ArgumentError, match="give them to open_image"):
         geotile.detect(image, crowd, bands=[1])

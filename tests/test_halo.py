@@ -12,13 +12,13 @@ import geotile
 from geotile import ImageReadError
 from geotile.core.cancellation import cancel_run
 from geotile.imagery import block_cache
-from geotile.imagery.open import source_of
+from geotile.imagery.file_array import source_of
 from geotile.imagery.source import Source
 
 
 @pytest.fixture
 def source(write_tiff, noise):
-    return source_of(geotile.open_image(write_tiff(noise)))
+    return source_of(geotile.open_image(write_tiff(noise)).data)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

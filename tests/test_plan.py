@@ -11,6 +11,8 @@ from helpers import crowd
 import geotile
 from geotile.encoding.encoder import Encoder
 from geotile.grid.tile_grid import Window
+from geotile.options import DetectOptions
+from geotile.pipeline import _run
 
 
 def test_numbers_hold_in_the_run(write_tiff, noise):
@@ -27,20 +29,11 @@ def test_numbers_hold_in_the_run(write_tiff, noise):
 
 
 def test_the_graph_is_as_large_as_said_and_small(write_tiff):
-    from geotile.merging.merge import Nms
-    from geotile.running.region import map_tiles
-    from geotile.running.region_pixels import Reading
-    from geotile.running.tiles import TileJob
-    from geotile.running.tree import tree_reduce
-
     image = xr.DataArray(dask.array.zeros((3, 4096, 4096), chunks=(3, 64, 64), dtype="uint8"), dims=("band", "y", "x"))
     path = write_tiff(np.zeros((1, 2048, 2048), np.uint8))
     work = geotile.plan(path, tile_size=64, overlap=16, region_size=128)
-    job = TileJob(
-        reading=Reading(grid=work.grid, run="run"), endpoint=geotile.endpoint(crowd), encoder=work.encoder, merge=Nms(), score_threshold=0,
-        threads=1, rules=None, errors="record", pad_value=None,
-    )  # fmt: skip
-    tree = tree_reduce(map_tiles(work.image, job), job)
+    with _run(path, geotile.endpoint(crowd), DetectOptions(tile_size=64, overlap=16, region_size=128)) as run:
+        tree = run.tree
     assert len(dict(tree.dask)) == work.tasks
     assert work.tasks < 5 * work.regions
     assert len(dict(dask.optimize(tree)[0].dask)) < 2 * work.regions
@@ -71,8 +64,8 @@ def test_shown_to_people(write_tiff, noise):
     ("image", "said"),
     [
         (np.zeros((3, 9, 9)), "ndarray"),
-        (xr.DataArray(np.zeros((3, 9, 9)), dims=("time", "y", "x")), "rename them"),
-        (xr.DataArray(np.zeros((3, 0, 9)), dims=("band", "y", "x")), "nothing to look at"),
+        (xr.DataArray(np.zeros((3, 9, 9)), dims=("time", "y", "x")), "Rename its dims"),
+        (xr.DataArray(np.zeros((3, 0, 9)), dims=("band", "y", "x")), "at least one pixel"),
         (xr.DataArray(np.zeros((3, 9, 9), complex), dims=("band", "y", "x")), "complex"),
     ],
 )

@@ -39,6 +39,10 @@ def test_mypy_strict():
     run("mypy")
 
 
+def test_typical_uses_have_their_types():
+    run("mypy", "--strict", "tests/typical_uses.py")
+
+
 def test_import_contracts():
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -63,7 +67,12 @@ def test_environment_yml_is_pyproject():
     }
     lines = re.findall(r"^  - ([a-z0-9_-]+)(.*)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
     listed = {name: name + version for name, version in lines if name not in ("python", "pip", "conda-forge")}
-    other = {"dask-core": "dask", "matplotlib-base": "matplotlib", "prometheus_client": "prometheus-client"}
+    other = {
+        "dask-core": "dask",
+        "matplotlib-base": "matplotlib",
+        "prometheus_client": "prometheus-client",
+        "lazy_loader": "lazy-loader",
+    }
     assert {other.get(name, name) for name in listed} == set(wanted)
     for name, line in listed.items():
         key = other.get(name, name)

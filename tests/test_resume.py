@@ -26,7 +26,7 @@ KILLS = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
 
 
 def geotile_cli(*words, **more) -> subprocess.Popen:
-    command = [sys.executable, "-m", "geotile.cli", *map(str, words)]
+    command = [sys.executable, "-m", "geotile", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 

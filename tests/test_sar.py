@@ -144,15 +144,15 @@ def test_a_sidd_lies_on_its_grid(sidd):
 
 def test_what_of_sar_is_not_done_is_said(sicd, monkeypatch):
     from geotile import GeoreferenceError
+    from geotile.imagery.file_array import source_of
     from geotile.imagery.header import Place
-    from geotile.imagery.open import source_of
     from geotile.imagery.sar import remapped, sar_placement
 
     path, _, _ = sicd
     with pytest.raises(GeoreferenceError, match="image segment 1"):
         sar_placement(Place(sar_xml=b"<SICD/>", segment=1), None)
     with pytest.raises(ArgumentError, match="AMP8I_PHS8I"):
-        remapped(source_of(open_image(path)), "amplitude", Place(sar_xml=b"<PixelType>AMP8I_PHS8I</PixelType>"))
+        remapped(source_of(open_image(path).data), "amplitude", Place(sar_xml=b"<PixelType>AMP8I_PHS8I</PixelType>"))
     monkeypatch.setitem(__import__("sys").modules, "sarkit.sicd", None)
     with pytest.raises(ArgumentError, match=r"geotile\[sar\]"):
         open_image(path)

@@ -2,16 +2,15 @@
 
 import pickle
 
-import dask
 import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from helpers import region_values
 
 import geotile
 from geotile import ArgumentError, GeoreferenceError, open_image
-from geotile.imagery.open import source_of
-from geotile.running.region_pixels import Reading, overlapped
+from geotile.imagery.file_array import source_of
 from geotile.testing import bright_objects, write_example
 
 
@@ -37,7 +36,7 @@ def test_rescale(write_tiff, deep, kind):
     }[kind]()
     scaled = geotile.rescale(image, 500, 3500)
     assert scaled.dtype == np.uint8
-    assert (source_of(scaled) is not None) == (kind == "file")
+    assert (source_of(scaled.data) is not None) == (kind == "file")
     assert np.abs(scaled.to_numpy().astype(int) - by_hand(deep, 500, 3500)).max() <= 1
     each = geotile.rescale(image, [100, 200], [3000, 4000], dtype="float32").to_numpy()
     want = np.clip((deep - np.array([100.0, 200.0])[:, None, None]) / np.array([2900.0, 3800.0])[:, None, None], 0, 1)
@@ -55,8 +54,7 @@ def test_scaling_is_lazy_and_stays_windows_of_the_file(write_tiff, deep, monkeyp
     work = geotile.plan(scaled, tile_size=64, overlap=16)
     monkeypatch.undo()
     assert work.encoder.nodata is None  # the file's nodata is no value of the result
-    nodes = dask.compute(*overlapped(scaled, Reading(grid=work.grid)).to_delayed().ravel())
-    assert nodes[0].pixels.dtype == np.uint8
+    assert region_values(work.image, work.grid)[0, 0].dtype == np.uint8
     report = geotile.detect(scaled, lambda tile: ([], []), tile_size=20, overlap=0).attrs["report"]
     assert report.tiles_without_data == 4  # ... but is still known for what it is
 
@@ -80,7 +78,7 @@ def test_stretch_looks_at_an_overview(write_tiff, monkeypatch):
         file.build_overviews([2, 4, 8], rasterio.enums.Resampling.average)
     image = open_image(path)
     stretched = geotile.stretch(image, (10, 90))
-    step = source_of(stretched).steps[0]
+    step = source_of(stretched.data).steps[0]
     assert step.low[0] == pytest.approx(400, rel=0.02)
     assert step.high[0] == pytest.approx(3600, rel=0.02)
 
@@ -140,7 +138,7 @@ def test_a_resampled_pixel_does_not_depend_on_the_window(sharp, chunks):
     whole = open_image(sharp, resolution=0.7, chunks=-1).to_numpy()
     np.testing.assert_array_equal(open_image(sharp, resolution=0.7, chunks=chunks), whole)
     part = open_image(sharp, resolution=0.7)
-    source = source_of(part)
+    source = source_of(part.data)
     from geotile.grid.tile_grid import Window
 
     np.testing.assert_array_equal(source.read(Window(13, 170, 101, 300)).values, whole[:, 13:170, 101:300])

@@ -29,8 +29,8 @@ from geotile.testing import ModelServer
 
 TILES = {"imageProcessorTileSize": 128, "imageProcessorTileOverlap": 32, "imageProcessorTileFormat": "GTIFF"}
 QUICK = {
-    "retry_s": 0.1,
-    "deliveries": 2,
+    "retry_delay_s": 0.1,
+    "max_attempts": 2,
     "endpoint_options": {"retries": 1, "ready_timeout_s": 2, "outage_timeout_s": 2},
 }
 
@@ -110,7 +110,7 @@ def test_a_job_from_a_folder(folder, path, tmp_path, capsys):
         said = request(
             "my job", path, model.url, outputs, featureProperties=[{"mission": "a"}, {"pass": 2}], colour="red"
         )
-        assert geotile.submit(said, folder).unknown() == ["colour"]
+        assert geotile.submit(said, folder).unknown_fields() == ["colour"]
         assert [job.status for job in geotile.jobs(folder)] == ["QUEUED"]
         geotile.serve(folder, once=True)
     features = json.loads((tmp_path / "image.tif.geojson").read_text())["features"]
@@ -140,16 +140,19 @@ def test_a_job_from_a_folder(folder, path, tmp_path, capsys):
     ("change", "said"),
     [
         ({"imageProcessorTileSize": "big"}, "imageProcessorTileSize: Input should be a valid integer.*big"),
-        ({"imageProcessorTileOverlap": 128}, "imageProcessorTileOverlap=128 must be less"),
+        (
+            {"imageProcessorTileOverlap": 128},
+            "imageProcessorTileOverlap must be smaller than imageProcessorTileSize; got 128 and 128",
+        ),
         (
             {"imageProcessor": {"name": "planes", "type": "HTTP_ENDPOINT"}},
-            "imageProcessor: an HTTP_ENDPOINT's name is its url",
+            "imageProcessor: the name of an HTTP_ENDPOINT must be its URL; got 'planes'",
         ),
         ({"imageProcessor": {"name": "planes", "type": "SM_BATCH"}}, "imageProcessor.type"),
         ({"imageUrls": []}, "imageUrls"),
         ({"outputs": [{"type": "S3"}]}, r"outputs\[0\].*bucket: Field required"),
         ({"outputs": [{"type": "Pigeon"}]}, r"outputs\[0\].*Pigeon"),
-        ({"regionOfInterest": "POLYGON"}, "regionOfInterest: no WKT"),
+        ({"regionOfInterest": "POLYGON"}, "regionOfInterest: must be WKT"),
         ({"postProcessing": 2 * [{"step": "FEATURE_DISTILLATION"}]}, "2 steps"),
         ({"imageProcessorTileFormat": "BMP"}, "imageProcessorTileFormat"),
         ({"geotile": {"colour": 1}}, "geotile.colour"),
@@ -177,10 +180,10 @@ def test_osml_requests_are_taken_as_they_are():
         "postProcessing": [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "SOFT_NMS", "iouThreshold": 0.7}}],
     }  # fmt: skip
     parsed = geotile.JobRequest.parse(json.dumps(said))
-    assert parsed.unknown() == ["jobArn"]
+    assert parsed.unknown_fields() == ["jobArn"]
     assert parsed.image_processor.endpoint == "sagemaker://aircraft"
-    assert parsed.cutting()["tile_size"] == 512
-    assert parsed.outputs[1].records_a_call == 500
+    assert parsed.tile_options()["tile_size"] == 512
+    assert parsed.outputs[1].records_per_call == 500
     assert isinstance(parsed.merge, geotile.SoftNms)
     old = {
         name: value
@@ -192,7 +195,7 @@ def test_osml_requests_are_taken_as_they_are():
     )
     assert (parsed.outputs[0].bucket, parsed.outputs[0].prefix) == ("results", "x")
     assert parsed.merge == geotile.Nms(0.75)
-    assert parsed.cutting()["tile_size"] == 1024
+    assert parsed.tile_options()["tile_size"] == 1024
     assert (
         parsed.digest
         == geotile.JobRequest.parse(
@@ -323,7 +326,7 @@ def parts(folder) -> int:
 def test_a_service_that_ends_leaves_its_job_to_the_next(folder, tmp_path, path, how):
     with ModelServer(crowd, latency_s=0.3) as model:
         geotile.submit(request("a", path, model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)
-        words = ["--queue", folder, "--concurrency", 1, "--region-size", 128, "--grace", 0.2]
+        words = ["--queue", folder, "--concurrency", 1, "--region-size", 128, "--grace-s", 0.2]
         service = start(*words)
         until(lambda: parts(folder) >= 2)
         service.send_signal(how)
@@ -351,11 +354,11 @@ def test_a_job_whose_process_dies_each_time_is_given_up(folder, tmp_path, path):
         geotile.submit(request("a", path, model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)
         record = tmp_path / "jobs" / "state" / "records" / "a.json"
         for tries in (1, 2):
-            service = start("--queue", folder, "--deliveries", 2)
+            service = start("--queue", folder, "--max-attempts", 2)
             until(lambda tries=tries: record.exists() and len(json.loads(record.read_text())["attempts"]) == tries)
             service.kill()
             service.communicate()
-        geotile.serve(folder, once=True, deliveries=2)
+        geotile.serve(folder, once=True, max_attempts=2)
     (known,) = geotile.jobs(folder)
     assert known.status == "FAILED"
     assert [bool(re.match(r"process \d+ on \S+ ended", reason)) for reason in known.reasons] == [True, True]
@@ -390,7 +393,7 @@ def test_health_and_metrics(folder, tmp_path, path):
             "tiles_total",
             "requests_total",
             "retries_total",
-            "refusals_total",
+            "throttled_total",
             'step_seconds_total{step="send"}',
             "queue_depth",
         ):
@@ -460,7 +463,7 @@ def test_jobs_of_every_kind(there, tmp_path, path, noise, write_tiff):
         assert len(jobs) + 2 * share(5) >= JOBS
         geotile.serve(
             f"sqs://{there.queue}", status=f"sns://{there.topic}", state=tmp_path / "state", once=True,
-            jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout_s": 30}},
+            max_jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout_s": 30}},
         )  # fmt: skip
         assert bad.requests > 0
         asked = good.requests
@@ -551,13 +554,15 @@ def test_a_stream_goes_on_where_it_was_and_names_what_is_too_large(there, tmp_pa
     from geotile.service.request import KinesisOutput
     from geotile.storage.folder import Folder
 
-    found = outputs.Found(folder=Folder.at(tmp_path), parts=[], added={}, job_id="job", image_id="job:a", name="a")
+    found = outputs.StoredDetections(
+        folder=Folder.at(tmp_path), parts=[], extra_properties={}, job_id="job", image_id="job:a", name="a"
+    )
     features = [{"id": f"{i}", "properties": {"x": "y" * (2**20 if i == 5 else 2**19)}} for i in range(25)]
-    monkeypatch.setattr(outputs.Found, "features", lambda self: iter(features))
+    monkeypatch.setattr(outputs.StoredDetections, "features", lambda self: iter(features))
     notes = Folder.at(tmp_path / "notes")
     notes.write("0.sent.json", b'{"sent": 3}')
     with pytest.raises(geotile.OutputError, match="1 features are larger"):
-        outputs.deliver(found, KinesisOutput(type="Kinesis", stream=there.stream), notes, "0")
+        outputs.write_output(found, KinesisOutput(type="Kinesis", stream=there.stream), notes, "0")
     got = sorted(int(each["features"][0]["id"]) for each in there.records())
     assert got == [i for i in range(3, 25) if i != 5]
     assert json.loads(notes.read("0.sent.json")) == {"sent": 25}
@@ -566,8 +571,8 @@ def test_a_stream_goes_on_where_it_was_and_names_what_is_too_large(there, tmp_pa
 def test_a_request_stays_invisible_while_its_job_lives(there, folder, tmp_path, path, monkeypatch):
     from geotile.service import loop, sqs
 
-    monkeypatch.setattr(sqs, "VISIBILITY_S", 2)
-    monkeypatch.setattr(loop, "_KEEP_S", 0.5)
+    monkeypatch.setattr(sqs, "VISIBILITY_TIMEOUT_S", 2)
+    monkeypatch.setattr(loop, "_EXTEND_INTERVAL_S", 0.5)
     seen = []
     with ModelServer(crowd, latency_s=0.4) as model:
         there.send(request("a", path, model.url, [{"type": "S3", "bucket": there.bucket, "prefix": "out"}]))
@@ -609,11 +614,11 @@ def test_two_services_do_each_job_once(there, tmp_path, path):
             "--state",
             f"s3://{there.bucket}/state",
             "--once",
-            "--retry-s",
+            "--retry-delay-s",
             1,
-            "--backlog",
+            "--max-backlog",
             1,
-            "--jobs",
+            "--max-jobs",
             2,
         ]
         services = [start(*words, env=os.environ | there.environment()) for _ in range(2)]
@@ -657,7 +662,7 @@ def jobs_of(*said):
     from geotile.service.backlog import Backlog, Job
     from geotile.service.queue import Delivery
 
-    backlog = Backlog(jobs=4, per_endpoint=3)
+    backlog = Backlog(max_jobs=4, max_jobs_per_endpoint=3)
     for i, (endpoint, tiles) in enumerate(said):
         parsed = geotile.JobRequest.parse(
             json.dumps(request(f"{i}", "a.tif", f"http://{endpoint}/invocations", [{"type": "File", "path": "x"}]))
@@ -667,22 +672,22 @@ def jobs_of(*said):
 
 
 def started(backlog) -> list[str]:
-    return [job.request.job_id for job in iter(backlog.next, None)]
+    return [job.request.job_id for job in iter(backlog.start_next, None)]
 
 
 def test_the_oldest_job_of_the_least_loaded_endpoint_is_next():
     backlog = jobs_of(*[("slow", 10)] * 5, *[("fast", 10)] * 3)
     assert started(backlog) == ["0", "5", "1", "6"]
-    backlog.ended(backlog.running[1])
+    backlog.remove(backlog.running[1])
     assert started(backlog) == ["7"]
-    backlog.ended(backlog.running[0])
+    backlog.remove(backlog.running[0])
     assert started(backlog) == ["2"]
 
 
 def test_the_last_place_is_for_a_small_job():
     backlog = jobs_of(*[("one", 1000)] * 3, ("one", 5), ("one", 4))
     assert started(backlog) == ["0", "1", "3"]  # the third big one waits, a small one passes it
-    backlog.ended(backlog.running[0])
+    backlog.remove(backlog.running[0])
     assert started(backlog) == ["4"]
 
 
@@ -695,9 +700,9 @@ def test_a_big_image_does_not_hold_up_a_small_one(folder, tmp_path, path, write_
             geotile.submit(request(f"big-{i}", big, model.url, out, **more), folder)
             os.utime(folder / f"big-{i}.json", (i, i))
         geotile.submit(request("small", path, model.url, out), folder)
-        geotile.serve(folder, once=True, concurrency=4, jobs_per_endpoint=3)
+        geotile.serve(folder, once=True, concurrency=4, max_jobs_per_endpoint=3)
     records = {record.job_id: record for record in geotile.jobs(folder)}
-    assert records["small"].ended < min(record.ended for job_id, record in records.items() if job_id != "small")
+    assert records["small"].finished < min(record.finished for job_id, record in records.items() if job_id != "small")
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -743,7 +748,7 @@ def test_a_service_on_a_gateway_outlives_its_cluster(folder, tmp_path, path):
 
         thread = threading.Thread(target=lose)
         thread.start()
-        options = QUICK | {"deliveries": 5, "concurrency": 1, "region_size": 128}
+        options = QUICK | {"max_attempts": 5, "concurrency": 1, "region_size": 128}
         geotile.serve(folder, once=True, gateway=address, workers=(1, 2), **options)
         thread.join()
         assert len(lost) == 1
@@ -794,7 +799,7 @@ def test_the_command_line(folder, tmp_path, path):
     assert re.search(r"cli +SUCCESS", run("jobs", "--queue", folder))
     assert json.loads(run("jobs", "cli", "--queue", folder))["status"] == "SUCCESS"
     assert "no job" in run("jobs", "other", "--queue", folder, status=1)
-    assert "--state is needed" in run("jobs", "--queue", "sqs://x", status=1)
+    assert "state must be given" in run("jobs", "--queue", "sqs://x", status=1)
     (tmp_path / "wrong.json").write_text("{}")
     assert "jobId: Field required" in run("submit", tmp_path / "wrong.json", "--queue", folder, status=1)
     assert "NAME=N" in run("serve", "--queue", folder, "--limit", "x", status=2)

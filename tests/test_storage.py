@@ -29,6 +29,7 @@ from object_store import (
 
 import geotile
 from geotile import ArgumentError, ImageOpenError, open_image
+from geotile.imagery.file_array import source_of
 from geotile.imagery.file_version import version_of
 from geotile.storage import location
 from geotile.storage.location import locate
@@ -132,7 +133,7 @@ def test_an_image_inside_a_remote_file(store, shared):
     for number in (0, 1):
         image = open_image(uri, subdataset=number, storage_options=options(store))
         np.testing.assert_array_equal(image, open_image(path, subdataset=number))
-        assert geotile.imagery.open.source_of(image).location.is_remote
+        assert source_of(image.data).location.is_remote
 
 
 def test_what_lies_beside_a_remote_image(shared, tmp_path):
@@ -155,7 +156,7 @@ def test_what_lies_beside_a_remote_image(shared, tmp_path):
         upload(store, shared / "formats" / f"{masked}.msk", f"mask/{masked}.msk")
         uri = upload(store, shared / "formats" / masked, f"mask/{masked}")
         for sidecars, seen in ((True, True), (None, False)):
-            source = geotile.imagery.open.source_of(open_image(uri, storage_options=options(store), sidecars=sidecars))
+            source = source_of(open_image(uri, storage_options=options(store), sidecars=sidecars).data)
             assert source.masked == seen
 
 
@@ -186,7 +187,7 @@ def test_secrets_are_shown_nowhere(store, caplog, tmp_path):
     )
     geotile.detect_to(uri, bright_objects, tmp_path / "found.parquet", tile_size=128, overlap=32, storage_options=how)
     shown = [repr(image), image._repr_html_(), repr(work), work._repr_html_(), repr(report), str(dict(image.attrs))]
-    shown += [repr(locate(uri, how)), repr(geotile.imagery.open.source_of(image)), str(image.spatial_ref.attrs)]
+    shown += [repr(locate(uri, how)), repr(source_of(image.data)), str(image.spatial_ref.attrs)]
     shown += [str(key) for key in image.data.dask] + [repr(image.data.dask)]
     shown += [(tmp_path / name).read_bytes().decode("latin1") for name in ("found.geojson", "found.parquet")]
     store.fault = lambda method, path: (403, {}, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")

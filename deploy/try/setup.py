@@ -1,4 +1,4 @@
-"""What compose.yaml needs of AWS: queues, a topic, buckets, an image; and a request to begin with."""
+"""Create what compose.yaml needs in AWS: queues, a topic, buckets and an image. Then submit a request."""
 
 import json
 import tempfile
@@ -29,4 +29,4 @@ request = {
     "outputs": [{"type": "S3", "bucket": "found", "prefix": "first"}],
 }
 sqs.send_message(QueueUrl=images, MessageBody=json.dumps(request))
-print("a scene, and a request for it")
+print("created the scene and submitted a request for it")

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import dask.array as da
-import xarray as xr
 from dask.base import tokenize
 
 from geotile.core.digest import digest
 from geotile.endpoints import Endpoint
 from geotile.errors import ArgumentError
 from geotile.imagery.file_version import UNKNOWN
-from geotile.imagery.open import source_of
 from geotile.planning.plan import Plan
 
 
@@ -42,7 +40,7 @@ def identity_of(work: Plan, model: Endpoint, asked: Mapping[str, Any], *, strict
         If the state of the image is told by nobody.
     """
     grid = work.grid
-    image = _image(work.image, work.name)
+    image = _image(work)
     if strict and str(image.get("version", "")).startswith(UNKNOWN):
         raise ArgumentError(
             f"checkpoint= needs to know whether {work.name} is still the same, and its store tells no ETag; copy it "
@@ -60,12 +58,13 @@ def identity_of(work: Plan, model: Endpoint, asked: Mapping[str, Any], *, strict
     }  # fmt: skip
 
 
-def _image(image: xr.DataArray, name: str) -> dict[str, Any]:
-    source = source_of(image)
-    about = {"shape": list(image.shape), "dtype": str(image.dtype)}
-    if source is None:  # Dask names an array by all that it is computed from
-        return about | {"array": image.data.name if isinstance(image.data, da.Array) else tokenize(image.data)}
-    return about | {
-        "uri": name if "://" in name else os.path.abspath(name), "version": source.version,
-        "bands": list(source.bands), "steps": [repr(each) for each in source.steps], "resampled": source.resampled,
+def _image(work: Plan) -> dict[str, Any]:
+    source, data = work.source, work.image.data
+    properties = {"shape": list(work.image.shape), "dtype": str(work.image.dtype)}
+    if source is None:  # Dask names an array by everything that it is computed from
+        return properties | {"array": data.name if isinstance(data, da.Array) else tokenize(data)}
+    return properties | {
+        "uri": work.name if "://" in work.name else os.path.abspath(work.name), "version": source.version,
+        "bands": list(source.bands), "origin": list(source.origin_yx), "whole": list(source.whole_yx),
+        "steps": [repr(each) for each in source.steps], "resampled": source.resampled,
     }  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,256 +13,194 @@ from typing import Annotated, Any
 import typer
 
 import geotile
-from geotile.checkpoints.checkpoint import Checkpoint, stored_job
 from geotile.cli.call import keep_call, kept_call
-from geotile.cli.options import (
-    AllowVrt,
-    Asset,
-    Bands,
-    Compression,
-    Dem,
-    Format,
-    Headers,
-    Height,
-    Options,
-    Overlap,
-    Overwrite,
-    RegionSize,
-    Resolution,
-    RetryFailed,
-    Roi,
-    Sar,
-    Scheduler,
-    Storage,
-    Subdataset,
-    TileSize,
-    as_concurrency,
-    as_roi,
-    client_at,
-    endpoint_options,
-    opening_options,
-)  # fmt: skip
+from geotile.cli.flags import in_flags, with_flags
+from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
-from geotile.cli.show import err, out, report_rows, say_notes, show
-from geotile.core.digest import json_digest
-from geotile.merging.nms import OverlapMetric
-from geotile.running.status import read_status, status_rows
-from geotile.storage.folder import Folder
+from geotile.cli.show import err, out, show, show_failures, show_notes
+from geotile.core.option import option_names
+from geotile.errors import GeotileError
+from geotile.options import DetectToOptions, PlanOptions, TileFormat
 
 app = typer.Typer(
-    help="Run object-detection models over overhead images of any size.",
+    help="Run object-detection models over satellite and aerial images of any size.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_RUN, _SERVICE, _LOOK = "Runs", "Service", "Before a run"
 
 
-@app.command()
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"geotile {geotile.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Run object-detection models over satellite and aerial images of any size."""
+
+
+@app.command(rich_help_panel=_RUN)
+@with_flags(DetectToOptions)
 def detect(
     context: typer.Context,
-    image: Annotated[str, typer.Argument(help="Path or uri of the image: anything GDAL reads.")],
+    image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
     endpoint: Annotated[
-        str, typer.Argument(help="http(s) url of the OSML contract, sagemaker://, oip+http:// or onnx:FILE.")
+        str,
+        typer.Argument(help="http(s) URL of the OversightML contract, sagemaker://, oip+http:// or onnx:FILE."),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "--output",
-            "-o",
-            help="Where to write: .geojson, .geojsonl, .parquet, .fgb, .gpkg, or a folder/ of Parquet.",
+            "--output", "-o",
+            help="Output: .geojson, .geojsonl, .parquet, .fgb or .gpkg; or a folder/ of GeoParquet parts.",
         ),
     ],
-    tile_size: TileSize = 1024,
-    overlap: Overlap = 128,
-    region_size: RegionSize = None,
-    tile_format: Format = "GTIFF",
-    tile_compression: Compression = "NONE",
-    band: Bands = None,
-    subdataset: Subdataset = None,
-    asset: Asset = None,
-    resolution: Resolution = None,
-    roi: Roi = None,
-    storage: Storage = None,
-    dem: Dem = None,
-    height: Height = None,
-    sar: Sar = None,
-    allow_vrt: AllowVrt = False,
-    all_tiles: Annotated[bool, typer.Option("--all-tiles", help="Send tiles without data too.")] = False,
-    score_threshold: Annotated[float, typer.Option(help="Leave out detections below this score.")] = 0.0,
-    iou_threshold: Annotated[float, typer.Option(help="Detections that overlap by more are one.")] = 0.5,
-    overlap_metric: Annotated[OverlapMetric, typer.Option(help="Over the union, or over the smaller area.")] = "iou",
-    class_agnostic: Annotated[bool, typer.Option(help="Merge across labels.")] = False,
-    merge: Annotated[bool, typer.Option(help="Merge the duplicates of overlapping tiles.")] = True,
-    concurrency: Annotated[
-        str, typer.Option(help="Requests in flight at most; auto finds what keeps the endpoint busy.")
-    ] = "auto",
-    crs: Annotated[str | None, typer.Option(help="CRS of the answer, e.g. EPSG:4326. Default: the image's.")] = None,
-    header: Headers = None,
-    option: Options = None,
+    options: Mapping[str, Any],
+    headers: EndpointHeaders = None,
+    option: EndpointOption = None,
     scheduler: Scheduler = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Folder or uri to keep finished regions in; the same call goes on from there.")
-    ] = None,
-    retry_failed: RetryFailed = False,
-    overwrite: Overwrite = False,
-    stop_on_error: Annotated[bool, typer.Option(help="Stop at the first tile that fails.")] = False,
-) -> None:
-    """Run the model behind ENDPOINT over IMAGE and write what it finds.
+) -> None:  # fmt: skip
+    """Run the model behind ENDPOINT over IMAGE and write the detections.
 
-    Exit status: 0 all tiles answered, 1 the run could not be made or every tile failed, 2 wrong
-    usage, 3 some tiles failed (they are listed), 130 interrupted.
+    Exit status: 0 if all tiles were answered, 1 if the run failed or every tile failed, 2 for wrong
+    usage, 3 if some tiles failed (they are listed), 130 if interrupted.
     """
+    checkpoint = options.get("checkpoint")
     if checkpoint is not None and context.info_name == "detect":
-        keep_call(Folder.at(checkpoint), context.params)
-    opening = opening_options(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt)
+        keep_call(checkpoint, context.params)
     with _interruptible(checkpoint), client_at(scheduler):
         report = geotile.detect_to(
-            image, endpoint, output, overwrite=overwrite, tile_size=tile_size, overlap=overlap,
-            region_size=region_size or "auto", tile_format=tile_format,
-            tile_compression=tile_compression, score_threshold=score_threshold,
-            merge="nms" if merge else None, iou_threshold=iou_threshold, overlap_metric=overlap_metric,
-            class_agnostic=class_agnostic, concurrency=as_concurrency(concurrency), crs=crs, progress=err.is_terminal,
-            checkpoint=checkpoint, retry_failed=retry_failed, errors="raise" if stop_on_error else "record",
-            roi=as_roi(roi), skip_nodata=not all_tiles, **opening, **endpoint_options(option, header),
-        )  # fmt: skip
-    show(report_rows(report) | {"output": output})
-    for failure in report.failures[:20]:
-        err.print(f"tile {failure.tile} {failure.window}: {failure.reason}", style="red", markup=False)
-    if len(report.failures) > 20:
-        err.print(f"... and {len(report.failures) - 20} more tiles", style="red")
+            image,
+            endpoint,
+            output,
+            progress=err.is_terminal,
+            **options,
+            **endpoint_options(option, headers, option_names(DetectToOptions)),
+        )
+    show(report.rows() | {"output": output})
+    show_failures(report)
     raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
 
 
-@app.command()
+@app.command(rich_help_panel=_RUN)
 def resume(
     context: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(help="The --checkpoint of a run of `geotile detect`.")],
-    image: Annotated[str | None, typer.Option(help="The image, if its uri has a secret in it.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="The endpoint, if its url has a secret in it.")] = None,
-    storage: Storage = None,
-    header: Headers = None,
-    option: Options = None,
+    checkpoint: Annotated[str, typer.Argument(help="The --checkpoint of an earlier `geotile detect`.")],
+    image: Annotated[str | None, typer.Option(help="The image, if its URI contains a secret.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="The endpoint, if its URL contains a secret.")] = None,
+    storage_options: SecretValues = None,
+    output_options: SecretValues = None,
+    headers: EndpointHeaders = None,
+    option: EndpointOption = None,
     scheduler: Scheduler = None,
-    retry_failed: RetryFailed = False,
-    overwrite: Overwrite = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again about tiles that failed.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
-    """Go on with a run that was stopped: the model is asked only for what is missing.
+    """Resume a run that was stopped: the model is asked only for what is missing.
 
-    What was given by --header, --option and --storage is not kept, since it may be secret: give it again.
-    Exit status as of `geotile detect`.
+    The values of --headers, --option, --storage-options and --output-options may be secret and are not stored;
+    give them again. Exit status as of `geotile detect`.
     """
-    detect(context, **kept_call(Folder.at(checkpoint), context.params))
+    detect(context=context, **kept_call(checkpoint, context.params))
 
 
-@app.command()
+@app.command(rich_help_panel=_RUN)
 def status(
-    checkpoint: Annotated[str, typer.Argument(help="The checkpoint of a run, here or elsewhere.")],
+    checkpoint: Annotated[str, typer.Argument(help="The checkpoint of a run, on this machine or elsewhere.")],
 ) -> None:
-    """Say how far a run with a checkpoint is."""
-    folder = Folder.at(checkpoint)
-    job, said = stored_job(folder), read_status(folder)
-    if job is None:
-        raise geotile.ArgumentError(f"{folder.display_name} is no checkpoint: it holds no job.json")
-    identity = job["identity"]
-    kept = Checkpoint(folder=folder, digest=json_digest(identity)).finished(tuple(job["regions"]))
-    rows = {
-        "image": str(identity["image"].get("uri", "an array")),
-        "model": str(identity["model"]["model"]),
-        "regions kept": f"{int(kept.sum()):,} of {kept.size:,}",
-    }
-    show(rows | ({} if said is None else status_rows(said)))
+    """Show the progress of a run that has a checkpoint."""
+    from geotile.running.status import checkpoint_rows
+
+    show(checkpoint_rows(checkpoint))
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
+@with_flags(PlanOptions)
 def plan(
-    image: Annotated[str, typer.Argument(help="Path or uri of the image.")],
-    tile_size: TileSize = 1024,
-    overlap: Overlap = 128,
-    region_size: RegionSize = None,
-    tile_format: Format = "GTIFF",
-    tile_compression: Compression = "NONE",
-    band: Bands = None,
-    subdataset: Subdataset = None,
-    asset: Asset = None,
-    resolution: Resolution = None,
-    roi: Roi = None,
-    storage: Storage = None,
-    dem: Dem = None,
-    height: Height = None,
-    sar: Sar = None,
-    allow_vrt: AllowVrt = False,
+    image: Annotated[str, typer.Argument(help="Path or URI of the image.")],
+    options: Mapping[str, Any],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also draw the grid, to a .png or .svg.")
+        Path | None, typer.Option("--output", "-o", help="Also draw the grid, to a .png or .svg file.")
     ] = None,
 ) -> None:
-    """Say what a run over IMAGE would do, without reading a pixel."""
-    work = geotile.plan(
-        image, tile_size=tile_size, overlap=overlap, region_size=region_size or "auto", tile_format=tile_format,
-        tile_compression=tile_compression,
-        roi=as_roi(roi), **opening_options(band, subdataset, asset, resolution, storage, dem, height, sar, allow_vrt),
-    )  # fmt: skip
+    """Show what a run over IMAGE would do, without reading a pixel."""
+    work = geotile.plan(image, **options)
     out.print(repr(work), markup=False, highlight=False)
     if output is not None:
         figure: Any = work.plot().figure
         figure.savefig(output, dpi=120)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def check(
-    endpoint: Annotated[str, typer.Argument(help="What `geotile detect` takes as ENDPOINT.")],
-    tile_format: Format = "GTIFF",
-    header: Headers = None,
-    option: Options = None,
+    endpoint: Annotated[str, typer.Argument(help="Endpoint, as `geotile detect` takes it.")],
+    tile_format: Annotated[TileFormat, typer.Option(help="Format of the encoded tile that a URL is sent.")] = "GTIFF",
+    headers: EndpointHeaders = None,
+    option: EndpointOption = None,
 ) -> None:
-    """Ask whether the model behind ENDPOINT is there, send it one tile, and say what is wrong.
+    """Check that the model behind ENDPOINT is ready, send it one tile, and show what is wrong.
 
-    Exit status: 0 it answered with detections, 1 it did not.
+    Exit status: 0 if it answered with detections, 1 if it did not.
     """
-    found = geotile.endpoint(endpoint, **endpoint_options(option, header)).check(tile_format=tile_format)
-    (out if found else err).print(found.message, style="" if found else "bold red", markup=False, highlight=False)
+    found = geotile.endpoint(endpoint, **endpoint_options(option, headers)).check(tile_format=tile_format)
+    style = "" if found else "bold red"
+    (out if found else err).print(in_flags(found.message), style=style, markup=False, highlight=False)
     raise typer.Exit(0 if found else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def demo(
-    image: Annotated[str | None, typer.Argument(help="An image of your own. Default: a painted scene.")] = None,
-    model: Annotated[str | None, typer.Option(help="ONNX model for it.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where the results go.")] = Path("geotile-demo"),
+    image: Annotated[str | None, typer.Argument(help="Your own image. Default: a painted scene.")] = None,
+    model: Annotated[str | None, typer.Option(help="ONNX model for your own image.")] = None,
+    folder: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("geotile-demo"),
     size: Annotated[int, typer.Option(help="Side of the painted scene in pixels.", min=512)] = 4096,
     tile_size: Annotated[int | None, typer.Option(help="In pixels. Default: 512, or 256 for your own image.")] = None,
     overlap: Annotated[int | None, typer.Option(help="In pixels. Default: 128, or 64 for your own image.")] = None,
 ) -> None:
-    """Show the main job: paint a scene, serve a model on 127.0.0.1, detect, draw.
+    """Show a whole run: paint a scene, serve a model on 127.0.0.1, detect, draw.
 
-    Leaves detections.geojson, detections.parquet and detections.png.
+    Writes detections.geojson, detections.parquet and detections.png.
     """
     from geotile.cli.demo import run_demo
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     with err.status("detecting") if err.is_terminal else err:
         result = run_demo(folder, image, model, size=size, tile_size=tile_size, overlap=overlap)
-    rows = report_rows(result.report)
+    rows = result.report.rows()
     if result.precision is not None and result.recall is not None:
         rows |= {"precision": f"{result.precision:.3f}", "recall": f"{result.recall:.3f}"}
-    rows["seconds in all"] = f"{time.perf_counter() - began:.1f}"
+    rows["seconds in total"] = f"{time.perf_counter() - started:.1f}"
     show(rows)
     for path in result.files:
         typer.echo(path)
 
 
 for command in (serve, submit, jobs):
-    app.command()(command)
+    app.command(rich_help_panel=_SERVICE)(command)
 
 
 def main() -> None:
-    """Run the command line; errors of geotile are one line, not a traceback."""
+    """Run the command line; errors of geotile and warnings are one line each."""
+    warnings.showwarning = _show_warning
     try:
         app()
-    except geotile.GeotileError as error:
-        err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        say_notes(error)
+    except GeotileError as error:
+        err.print(f"Error: {in_flags(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        show_notes(error)
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print a warning without its source line."""
+    err.print(f"Warning: {in_flags(str(message))}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -271,7 +210,7 @@ def _interruptible(checkpoint: str | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         err.print("Stopped.", style="bold", end=" ")
-        say_notes(error)
+        show_notes(error)
         if checkpoint is not None:
-            err.print(f"Go on with: geotile resume {checkpoint}", markup=False, highlight=False, soft_wrap=True)
+            err.print(f"Resume with: geotile resume {checkpoint}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None

@@ -4,75 +4,112 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from geotile.cli.options import Options, as_concurrency, endpoint_options
+from geotile.cli.options import as_concurrency, endpoint_options
 from geotile.cli.show import err, out
 
+_queue = partial(typer.Option, rich_help_panel="Queue")
+_cluster = partial(typer.Option, rich_help_panel="Cluster")
+_limits = partial(typer.Option, rich_help_panel="Limits")
+_endpoint = partial(typer.Option, rich_help_panel="Endpoint")
+_monitoring = partial(typer.Option, rich_help_panel="Monitoring")
+
 Queue = Annotated[
-    str, typer.Option(help="A folder of requests as JSON files, or sqs:// and an SQS queue's url or name.")
+    str, _queue(help="Folder that receives requests as JSON files, or sqs:// and the URL or name of an SQS queue.")
 ]
 State = Annotated[
     str | None,
-    typer.Option(help="Folder or uri of records and checkpoints. Default: state/ in the queue's folder."),
+    _queue(help="Folder or URI for records and checkpoints. Default: state/ in a queue folder; required for SQS."),
 ]
 
 
 def serve(
     queue: Queue,
-    status: Annotated[str | None, typer.Option(help="sns:// and the ARN of a topic for statuses.")] = None,
     state: State = None,
     dead_letters: Annotated[
-        str | None, typer.Option(help="sqs:// queue of what fails for good. Default: the queue's redrive policy's.")
+        str | None, _queue(help="sqs:// queue for rejected requests. Default: the one that the redrive policy names.")
     ] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, tcp://…")] = None,
-    gateway: Annotated[str | None, typer.Option(help="Url of a dask-gateway: a cluster is started there.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Threads of this process: the default.")] = False,
-    workers: Annotated[str, typer.Option(help="Least and most workers of a gateway's cluster.")] = "1-16",
-    address: Annotated[
-        str | None, typer.Option(help="host:port for /healthz, /readyz and /metrics, e.g. 0.0.0.0:9100.")
+    max_attempts: Annotated[int, _queue(help="Attempts after which a failing job is rejected.", min=1)] = 5,
+    retry_delay_s: Annotated[
+        float, _queue(help="Delay before the second attempt, in seconds. Doubles with each attempt, up to 900 s.")
+    ] = 30.0,
+    grace_s: Annotated[
+        float, _queue(help="Time that running jobs get to finish after SIGTERM, in seconds.", min=0)
+    ] = 30.0,
+    once: Annotated[bool, _queue("--once", help="Stop when the queue is empty and all jobs have finished.")] = False,
+    local: Annotated[bool, _cluster("--local", help="Run on threads of this process (the default).")] = False,
+    scheduler: Annotated[str | None, _cluster(help="Address of a Dask scheduler: tcp://HOST:PORT.")] = None,
+    gateway: Annotated[str | None, _cluster(help="URL of a dask-gateway on which to start a cluster.")] = None,
+    workers: Annotated[
+        str, _cluster(help="Minimum and maximum number of workers of the gateway's cluster.", metavar="MIN-MAX")
+    ] = "1-16",
+    region_size: Annotated[
+        int | None, _cluster(help="Side of a region (one task) in pixels. Default: chosen for each image.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Jobs at once.", min=1)] = 32,
-    jobs_per_endpoint: Annotated[int, typer.Option(help="Jobs at once against one endpoint.", min=1)] = 4,
-    backlog: Annotated[int, typer.Option(help="Requests taken out of the queue ahead of that.", min=1)] = 1000,
-    deliveries: Annotated[int, typer.Option(help="Times that a job is tried.", min=1)] = 5,
-    retry_s: Annotated[float, typer.Option(help="Seconds before the second time; doubled with each.")] = 30.0,
-    grace: Annotated[float, typer.Option(help="Seconds that running jobs get at SIGTERM.", min=0)] = 30.0,
+    max_jobs: Annotated[int, _limits(help="Maximum number of jobs that run at once.", min=1)] = 32,
+    max_jobs_per_endpoint: Annotated[
+        int, _limits(help="Maximum number of jobs that run at once against one endpoint.", min=1)
+    ] = 4,
+    max_backlog: Annotated[
+        int, _limits(help="Maximum number of requests that are taken out of the queue in advance.", min=1)
+    ] = 1000,
     concurrency: Annotated[
-        str, typer.Option(help="Requests in flight at an endpoint, over all its jobs; auto finds them.")
+        str,
+        _limits(
+            help="Maximum number of requests in flight at each endpoint, over all its jobs. "
+            "'auto' adapts to the endpoint.",
+            metavar="INTEGER|auto",
+        ),
     ] = "auto",
     limit: Annotated[
-        list[str] | None, typer.Option(help="'NAME=N': the same for one endpoint, by its name or url; may be repeated.")
+        list[str] | None,
+        _limits(
+            help="--concurrency of one endpoint, by the name or URL that requests use. Can be repeated.",
+            metavar="NAME=N",
+        ),
     ] = None,
-    region_size: Annotated[int | None, typer.Option(help="Side of a region in pixels. Default: chosen.")] = None,
-    option: Options = None,
-    once: Annotated[bool, typer.Option("--once", help="Stop when nothing is left in the queue.")] = False,
+    option: Annotated[
+        list[str] | None,
+        _endpoint(
+            "--option",
+            "-O",
+            metavar="NAME=VALUE",
+            help="Option of every endpoint, for example retries=2. Can be repeated.",
+        ),
+    ] = None,
+    status: Annotated[str | None, _monitoring(help="sns:// and the ARN of a topic for status notifications.")] = None,
+    address: Annotated[
+        str | None,
+        _monitoring(help="HOST:PORT at which to serve /healthz, /readyz and /metrics, for example 0.0.0.0:9100."),
+    ] = None,
 ) -> None:
-    """Do the jobs of a queue: requests as OversightML's model runner takes them.
+    """Run the jobs of a queue, like OversightML's model runner.
 
-    Statuses go to standard output as lines of JSON, logs to standard error.
+    Status notifications are written to standard output as lines of JSON, logs to standard error.
 
-    SIGTERM ends it: running jobs get --grace seconds, the rest is handed back to the queue.
+    SIGTERM stops the service: running jobs get --grace-s seconds to finish, and all other requests return to the queue.
     """
     import geotile
 
     if local and (scheduler or gateway):
-        raise typer.BadParameter("--local goes with neither --scheduler nor --gateway", param_hint="--local")
+        raise typer.BadParameter("cannot be combined with --scheduler or --gateway", param_hint="--local")
     geotile.serve(
         queue, status=status, state=state, dead_letters=dead_letters, scheduler=scheduler, gateway=gateway,
-        workers=_workers(workers), address=address, jobs=jobs, jobs_per_endpoint=jobs_per_endpoint, backlog=backlog,
-        deliveries=deliveries, retry_s=retry_s, grace_s=grace, concurrency=as_concurrency(concurrency),
-        limits=dict(_limit(each) for each in limit or []), region_size=region_size or "auto",
-        endpoint_options=endpoint_options(option, None), once=once,
+        workers=_workers(workers), address=address, max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
+        max_backlog=max_backlog, max_attempts=max_attempts, retry_delay_s=retry_delay_s, grace_s=grace_s,
+        concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
+        region_size=region_size or "auto", endpoint_options=endpoint_options(option, None), once=once,
     )  # fmt: skip
 
 
 def submit(
-    request: Annotated[list[Path], typer.Argument(help="JSON files of requests.")],
+    request: Annotated[list[Path], typer.Argument(help="JSON files with one request each.")],
     queue: Queue,
 ) -> None:
     """Check requests and put them into a queue."""
@@ -80,58 +117,70 @@ def submit(
 
     for path in request:
         parsed = geotile.submit(path, queue)
-        for name in parsed.unknown():
+        for name in parsed.unknown_fields():
             err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)
         out.print(f"{parsed.job_id}: {len(parsed.image_urls)} images", markup=False, highlight=False)
 
 
 def jobs(
     queue: Queue,
-    job_id: Annotated[str | None, typer.Argument(help="A job, to show all that is known of it.")] = None,
+    job_id: Annotated[str | None, typer.Argument(help="Id of a job whose full record to print as JSON.")] = None,
     state: State = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all records as JSON.")] = False,
 ) -> None:
     """List the jobs of a queue, or show one.
 
-    Exit status: 1 if there is no such job.
+    Exit status: 1 if the job does not exist.
     """
     import geotile
 
-    found = geotile.jobs(queue, state)
+    records = geotile.jobs(queue, state)
     if job_id is not None:
-        found = [record for record in found if record.job_id == job_id]
-        if not found:
-            raise geotile.ArgumentError(f"no job {job_id!r} is known in {queue}")
+        records = [record for record in records if record.job_id == job_id]
+        if not records:
+            raise geotile.ArgumentError(
+                f"the queue {queue} has no job {job_id!r}. List its jobs with: geotile jobs --queue {queue}"
+            )
     if as_json or job_id is not None:
-        said: Any = [record.model_dump(mode="json") for record in found]
-        typer.echo(json.dumps(said[0] if job_id is not None else said, indent=1))
+        contents: Any = [record.model_dump(mode="json") for record in records]
+        typer.echo(json.dumps(contents[0] if job_id is not None else contents, indent=1))
         return
+    out.print(_table(records))
+
+
+def _table(records: list[Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "status", "queued", "images", "tries", "detections", "why"):
-        table.add_column(name, justify="right" if name in ("images", "tries", "detections") else "left")
-    for record in found:
+    for name in ("job", "status", "queued", "images", "attempts", "detections", "reason"):
+        table.add_column(name, justify="right" if name in ("images", "attempts", "detections") else "left")
+    for record in records:
         table.add_row(
             record.job_id, record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
             str(len(record.images)), str(len(record.attempts)), f"{sum(each.detections for each in record.images):,}",
-            _why(record),
+            _last_reason(record),
         )  # fmt: skip
-    out.print(table)
+    return table
 
 
-def _why(record: Any) -> str:
+def _last_reason(record: Any) -> str:
     reasons = record.reasons or [each.error for each in record.attempts if each.error]
     return str(reasons[-1]) if reasons else ""
 
 
 def _workers(text: str) -> tuple[int, int]:
-    least, dash, most = text.partition("-")
-    if not (least.isdigit() and (most.isdigit() or not dash)) or int(most or least) < max(1, int(least)):
-        raise typer.BadParameter("give least and most, such as 1-16", param_hint="--workers")
-    return int(least), int(most or least)
+    """Parse "MIN-MAX", or "N" for a fixed number."""
+    minimum, dash, maximum = text.partition("-")
+    is_valid = minimum.isdigit() and (maximum.isdigit() or not dash)
+    if not is_valid or int(maximum or minimum) < max(1, int(minimum)):
+        raise typer.BadParameter(
+            f"must be MINIMUM-MAXIMUM with MAXIMUM at least 1; got {text!r}. Use, for example, 1-16.",
+            param_hint="--workers",
+        )
+    return int(minimum), int(maximum or minimum)
 
 
 def _limit(text: str) -> tuple[str, int]:
+    """Parse "NAME=N"."""
     name, equals, number = text.rpartition("=")
     if not equals or not number.isdigit() or int(number) < 1:
-        raise typer.BadParameter("a limit reads 'NAME=N'", param_hint="--limit")
+        raise typer.BadParameter(f"must be NAME=N with N at least 1; got {text!r}", param_hint="--limit")
     return name, int(number)

@@ -16,6 +16,7 @@ from geotile.detectors.preprocessing import Placed, as_layout, prepared
 from geotile.errors import ArgumentError, ResponseError
 from geotile.merging.nms import nms
 
+SCORE_THRESHOLD = 0.3  # default minimum score of a detection
 Found = tuple[NDArray[np.float64], NDArray[np.float64], list[str]]
 
 
@@ -42,10 +43,10 @@ class Detector:
         For the family "torchvision": which outputs are ``boxes``, ``scores`` and ``labels`` (may be absent).
     labels : sequence of str or path, optional
         Names of the classes in order, or a file with a name a line; by default the numbers.
-    score_threshold : float
-        Least score of a detection.
-    iou_threshold : float
-        Of the NMS within a tile, which detectors of some families expect.
+    score_threshold : float, optional
+        Minimum score of a detection, 0 to 1. By default 0.3.
+    nms_iou_threshold : float
+        IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.
 
     Raises
     ------
@@ -56,15 +57,15 @@ class Detector:
     def __init__(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, family: str = "auto",
         output_names: Mapping[str, str] | None = None, labels: Sequence[str] | str | Path | None = None,
-        score_threshold: float = 0.3, iou_threshold: float = 0.5,
+        score_threshold: float | None = None, nms_iou_threshold: float = 0.5,
     ) -> None:  # fmt: skip
         self.inputs, self.names = list(inputs), [each.name for each in outputs]
         self.family = _family(self.inputs, list(outputs), output_names, family)
         self._how: Family = FAMILIES[self.family]
         self._wanted = _outputs(self.family, self.names, output_names)
         self._labels = names_of(labels)
-        self._score = check_unit(score_threshold, "score_threshold")
-        self._iou = check_unit(iou_threshold, "iou_threshold")
+        self._score = SCORE_THRESHOLD if score_threshold is None else check_unit(score_threshold, "score_threshold")
+        self._iou = check_unit(nms_iou_threshold, "nms_iou_threshold")
 
     @property
     def size_yx(self) -> tuple[int, int] | None:

@@ -36,7 +36,7 @@ class OnnxDetector:
         Of onnxruntime, within one call.
     **options
         Those of `geotile.detectors.Detector`: ``family``, ``output_names``, ``score_threshold``,
-        ``iou_threshold``.
+        ``nms_iou_threshold``.
 
     Raises
     ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import rasterio.shutil
@@ -18,9 +18,8 @@ from geotile.encoding.nitf import nitf_options
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import NOWHERE, Georeference
 from geotile.grid.tile_grid import Window
+from geotile.options import TileCompression, TileFormat
 
-TileFormat = Literal["GTIFF", "NITF", "PNG", "JPEG", "NPY"]
-TileCompression = Literal["NONE", "LZW", "JPEG", "J2K"]
 CONTENT_TYPES = {
     "GTIFF": "image/tiff",
     "NITF": "image/nitf",

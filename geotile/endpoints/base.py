@@ -11,46 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.checks import as_int, check_seconds
-from geotile.encoding.encoder import CONTENT_TYPES, Encoder, TileFormat
+from geotile.core.option import option_names
+from geotile.encoding.encoder import CONTENT_TYPES, Encoder
 from geotile.endpoints.decode import decode_object
 from geotile.errors import ArgumentError, EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
-    """How long an endpoint that waits elsewhere is borne with.
-
-    Parameters
-    ----------
-    retries : int
-        Further tries of a tile after failures that may pass: no connection, a broken answer, a
-        time-out, HTTP 408, 425, 429 and 5xx. Tries in an outage are not counted.
-    backoff_s : float
-        First pause; it doubles with each retry, with jitter. Retry-After goes before it.
-    ready_timeout_s : float
-        Seconds to wait for a model that has not answered yet: it may be starting.
-    outage_timeout_s : float
-        Seconds to wait for a model that has answered and does so no more; then the run ends with
-        what it has.
-
-    Raises
-    ------
-    ArgumentError
-        If a number is negative.
-    """
-
-    retries: int = 8
-    backoff_s: float = 0.5
-    ready_timeout_s: float = 300.0
-    outage_timeout_s: float = 3600.0
-
-    def __post_init__(self) -> None:
-        as_int(self.retries, "retries", 0, unit="tries")
-        for name in ("backoff_s", "ready_timeout_s", "outage_timeout_s"):
-            check_seconds(getattr(self, name), name)
+from geotile.options import RetryPolicy, TileFormat
 
 
 class Endpoint(ABC):
@@ -128,6 +95,16 @@ class Endpoint(ABC):
         ----------
         tile_threads : int
             How many tiles of the run a machine works on at once.
+        """
+        return self
+
+    def with_score_threshold(self, score_threshold: float) -> Endpoint:
+        """Return the endpoint with another minimum score, if it applies one itself.
+
+        Parameters
+        ----------
+        score_threshold : float
+            Minimum score of a detection, 0 to 1: the `score_threshold` of the run.
         """
         return self
 
@@ -240,6 +217,9 @@ def _remedy(error: GeotileError) -> str:
     return " (the model failed on the tile: look at its log)" if status is not None and status >= 500 else ""
 
 
+RETRY_NAMES = sorted(option_names(RetryPolicy))
+
+
 def split_options(options: dict[str, Any], known: Sequence[str], kind: str) -> RetryPolicy:
     """Take the options of `RetryPolicy` out; refuse those that nobody knows.
 
@@ -248,7 +228,7 @@ def split_options(options: dict[str, Any], known: Sequence[str], kind: str) -> R
     ArgumentError
         If an option is unknown.
     """
-    retry_policy = {name: options.pop(name) for name in RetryPolicy.__annotations__ if name in options}
+    retry_policy = {name: options.pop(name) for name in RETRY_NAMES if name in options}
     if unknown := sorted(set(options) - set(known)):
-        raise ArgumentError(f"no option {unknown}; {kind} takes {sorted([*known, *RetryPolicy.__annotations__])}")
+        raise ArgumentError(f"no option {unknown}; {kind} takes {sorted([*known, *RETRY_NAMES])}")
     return RetryPolicy(**retry_policy)

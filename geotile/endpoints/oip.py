@@ -26,7 +26,7 @@ _DTYPES = {
 }  # fmt: skip
 _NAMES = {np.dtype(value): key for key, value in _DTYPES.items()}
 _BATCH = 8
-_OPTIONS = ("batch_size", "binary", "labels", "family", "output_names", "score_threshold", "iou_threshold")
+_OPTIONS = ("batch_size", "binary", "labels", "family", "output_names", "score_threshold", "nms_iou_threshold")
 _HEADER = "Inference-Header-Content-Length"
 
 
@@ -45,7 +45,7 @@ class OipEndpoint(Endpoint):
         Send tensors by the binary extension; by default if the server takes it, which the first request tells.
     **options
         Those of `geotile.detectors.Detector` (``family``, ``output_names``, ``labels``,
-        ``score_threshold``, ``iou_threshold``), of `HttpEndpoint` (``auth``, ``headers``, ``verify`` ...)
+        ``score_threshold``, ``nms_iou_threshold``), of `HttpEndpoint` (``auth``, ``headers``, ``verify`` ...)
         and of `RetryPolicy`.
 
     Raises
@@ -106,6 +106,13 @@ class OipEndpoint(Endpoint):
             return
         if isinstance(said, Mapping) and said.get("ready") is False:
             raise _coming(f"{self.shown} is not ready yet")
+
+    def with_score_threshold(self, score_threshold: float) -> OipEndpoint:
+        """Return it with another minimum score."""
+        changed: OipEndpoint = object.__new__(OipEndpoint)
+        changed.__dict__.update(self.__dict__, _detector=None)
+        changed._options = self._options | {"score_threshold": score_threshold}
+        return changed
 
     def for_run(self, tile_threads: int = 1) -> OipEndpoint:
         """Return it with what the server's metadata say."""

@@ -33,7 +33,7 @@ class OnnxEndpoint(Endpoint):
         Of onnxruntime, within one call; by default as above.
     **options
         Those of `geotile.onnx.OnnxDetector`: ``labels``, ``family``, ``output_names``,
-        ``score_threshold``, ``iou_threshold``.
+        ``score_threshold``, ``nms_iou_threshold``.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class OnnxEndpoint(Endpoint):
     wants_bytes = remote = False
 
     def __init__(self, spec: str, *, batch_size: int | None = None, threads: int | None = None, **options: Any) -> None:
-        known = {"labels", "family", "output_names", "score_threshold", "iou_threshold"}
+        known = {"labels", "family", "output_names", "score_threshold", "nms_iou_threshold"}
         if unknown := sorted(set(options) - known):
             raise ArgumentError(f"no option {unknown}; onnx: takes {sorted(known | {'batch_size', 'threads'})}")
         self._path, self._threads, self._options = os.path.abspath(spec.partition(":")[2]), threads, options
@@ -67,6 +67,11 @@ class OnnxEndpoint(Endpoint):
         with open(self._path, "rb") as file:
             version = hashlib.file_digest(file, "sha256").hexdigest()
         return {"model": str(self), "version": version, "options": repr(sorted(self._options.items()))}
+
+    def with_score_threshold(self, score_threshold: float) -> OnnxEndpoint:
+        """Return it with another minimum score."""
+        options = self._options | {"score_threshold": score_threshold}
+        return OnnxEndpoint(f"onnx:{self._path}", batch_size=self.batch_size, threads=self._threads, **options)
 
     def for_run(self, tile_threads: int = 1) -> OnnxEndpoint:
         """Return it with its share of a machine's cores."""

@@ -45,6 +45,10 @@ class Window(NamedTuple):
         """The window as slices of an array whose last two axes are y and x."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
+    def shifted(self, y: int, x: int) -> Window:
+        """Return this window moved down by `y` and right by `x` pixels."""
+        return Window(self.y0 + y, self.y1 + y, self.x0 + x, self.x1 + x)
+
     def within(self, outer: Window) -> Window:
         """Return this window counted from the upper-left pixel of `outer`."""
         return Window(self.y0 - outer.y0, self.y1 - outer.y0, self.x0 - outer.x0, self.x1 - outer.x0)

@@ -129,8 +129,8 @@ def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run
     height, width = source.block_yx
     if height * width * source.shape[0] * np.dtype(source.dtype).itemsize > _LARGEST_BLOCK:
         return source.read(window, valid)
-    blocks = _Blocks(window, source.block_yx, (source.shape[1], source.shape[2]))
-    needed = _needed(grid, source.block_yx)
+    blocks = _Blocks(source, window)
+    needed = _needed(grid, source.block_yx, source.origin_yx)
     y, x = np.ogrid[slice(*blocks.rows), slice(*blocks.columns)]
     counts = needed[0][y] * needed[1][x]
     key = (run, source.key, valid)
@@ -148,17 +148,21 @@ def forget(run: str) -> None:
 
 
 class _Blocks:
-    """The blocks on a window."""
+    """The file's blocks that a window of an image touches, numbered as in the file."""
 
-    def __init__(self, window: Window, block_yx: Pair, shape_yx: Pair) -> None:
-        self.window, self.block_yx, self.shape_yx = window, block_yx, shape_yx
-        self.rows = window.y0 // block_yx[0], -(-window.y1 // block_yx[0])
-        self.columns = window.x0 // block_yx[1], -(-window.x1 // block_yx[1])
+    def __init__(self, source: Source, window: Window) -> None:
+        self.window, self.source = window, source
+        (height, width), whole = source.block_yx, source.in_whole(window)
+        self.rows = whole.y0 // height, -(-whole.y1 // height)
+        self.columns = whole.x0 // width, -(-whole.x1 // width)
 
     def area(self, rows: Pair, columns: Pair) -> Window:
-        """Pixels of a rectangle of blocks."""
-        (h, w), (height, width) = self.block_yx, self.shape_yx
-        return Window(rows[0] * h, min(rows[1] * h, height), columns[0] * w, min(columns[1] * w, width))
+        """Return the pixels of the image in a rectangle of blocks."""
+        (h, w), (_, height, width), (y, x) = self.source.block_yx, self.source.shape, self.source.origin_yx
+        return Window(
+            max(rows[0] * h - y, 0), min(rows[1] * h - y, height),
+            max(columns[0] * w - x, 0), min(columns[1] * w - x, width),
+        )  # fmt: skip
 
 
 def _assemble(
@@ -228,14 +232,14 @@ class _Canvas:
 
 
 @lru_cache(maxsize=8)
-def _needed(grid: TileGrid, block_yx: Pair) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many rows, and columns, of regions read each row, and column, of blocks."""
+def _needed(grid: TileGrid, block_yx: Pair, origin_yx: Pair) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many rows, and columns, of regions read each row, and column, of the file's blocks."""
     counts = []
-    for axis, size in zip(grid.axes, block_yx, strict=True):
-        count = np.zeros(-(-axis.length // size) + 1, np.int64)
+    for axis, size, origin in zip(grid.axes, block_yx, origin_yx, strict=True):
+        count = np.zeros(-(-(origin + axis.length) // size) + 1, np.int64)
         for start, stop in pairwise(axis.edges.tolist()):
-            count[start // size] += 1
-            count[-(-(stop + axis.reach(stop)) // size)] -= 1
+            count[(origin + start) // size] += 1
+            count[-(-(origin + stop + axis.reach(stop)) // size)] -= 1
         counts.append(np.cumsum(count)[:-1])
     return counts[0], counts[1]
 

@@ -138,6 +138,7 @@ def _described(location: Location, file: rasterio.DatasetReader, bands: BandName
         interleave=str(file.interleaving.value if file.interleaving else "band").lower(),
         overviews=tuple(file.overviews(numbers[0])), nodata=None if file.nodata is None else float(file.nodata),
         masked=has_mask(file), trusted=trusted, file_shape_yx=(file.height, file.width),
+        whole_yx=(file.height, file.width),
         file_bands=file.count, one_codestream=_one_codestream(file), from_the_top=_from_the_top(file),
     )  # fmt: skip
     return Header(source=source, place=_place(file), band_names=tuple(names[number - 1] for number in numbers))

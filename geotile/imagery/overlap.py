@@ -1,108 +1,85 @@
-"""The halo of a computed array: strips that its neighbours hand over.
+"""The one place that adds halos: an image as regions, each with the halo that its own tiles need.
 
-`dask.array.map_overlap` keeps whole chunks until all their neighbours have come, and moves them between workers
-(dask #3671, distributed #3898). Here a chunk hands over what its neighbours need of it, copied out, and
-waits for nobody but the task of its own region::
+::
 
-    chunk (i, j) ───────────────────────────┐
-    chunk (i, j+1) ─ left strip ────────────┤
-    chunk (i+1, j) ─ upper strip ───────────┼─▶ region (i, j) with its trailing halo
-    chunk (i+1, j+1) ─ upper left corner ───┘
+    a file                                windows, halo included, read by the region's own task
+    a computed array, threads here        dask.array.overlap, cut to what each region needs
+    a computed array, on a cluster        strips that neighbouring chunks hand over (`strips`)
+
+All three give the same pixels.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.highlevelgraph import HighLevelGraph
+import xarray as xr
+from dask.array.overlap import overlap
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
+from geotile.core.dask_info import active_client
 from geotile.grid.tile_grid import TileGrid
+from geotile.imagery.region_pixels import ArrayRegion, FileRegion
+from geotile.imagery.source import Source
+from geotile.imagery.strips import with_strips
 
 
-def with_halo(data: da.Array, grid: TileGrid, run: str) -> da.Array:
-    """Return an array's regions with as much trailing halo as their own tiles need.
+def map_overlap(image: xr.DataArray, source: Source | None, grid: TileGrid, run: str) -> da.Array:
+    """Return the regions of an image with their halo.
 
     Parameters
     ----------
-    data : dask.array.Array
-        (band, y, x), its chunks the regions of the grid.
+    image : xarray.DataArray
+        Dims (band, y, x), lazy or in memory.
+    source : Source or None
+        File that the image is read from; None for a computed array.
     grid : TileGrid
     run : str
-        Names the tasks.
+        Name of the run; it names the tasks.
 
     Returns
     -------
     dask.array.Array
-        (band, y, x), a chunk a region, neighbours' pixels in it.
+        (1, regions down, regions across) of `Region`, one per chunk.
     """
-    down, across = grid.regions_yx
-    strip, region = f"halo-strip-{run}", f"region-pixels-{run}"
-    strips: dict[Any, Any] = {}
-    regions: dict[Any, Any] = {}
-    shapes = [[grid.read_window(row, column).shape_yx for column in range(across)] for row in range(down)]
-
-    def handed_over(row: int, column: int, height: int, width: int, side: int) -> Any:
-        if not height or not width:
-            return None
-        key = (strip, side, row, column)
-        strips[key] = (_cut, (data.name, 0, row, column), height, width)
-        return key
-
-    for row in range(down):
-        for column in range(across):
-            own = grid.region_window(row, column).shape_yx
-            reach_y, reach_x = (a - b for a, b in zip(shapes[row][column], own, strict=True))
-            regions[region, 0, row, column] = (
-                _joined, (data.name, 0, row, column), reach_y, reach_x,
-                handed_over(row, column + 1, own[0], reach_x, 0),
-                handed_over(row + 1, column, reach_y, own[1], 1),
-                handed_over(row + 1, column + 1, reach_y, reach_x, 2),
-            )  # fmt: skip
-    graph = HighLevelGraph.from_collections(strip, strips, dependencies=[data])
-    layers = {**graph.layers, region: regions}
-    depends = {**graph.dependencies, region: {strip, data.name}}
-    chunks = (data.chunks[0], tuple(each[0][0] for each in shapes), tuple(each[1] for each in shapes[0]))
-    return da.Array(HighLevelGraph(layers, depends), region, chunks, dtype=data.dtype, meta=data._meta)
+    chunks = ((1,), *((1,) * count for count in grid.regions_yx))
+    form: dict[str, Any] = {"dtype": object, "meta": np.empty((0, 0, 0), object), "chunks": chunks}
+    if source is not None:
+        shared = delayed((source, grid, run), name=f"image-{run}", traverse=False)  # one key, so that tasks stay small
+        return da.map_blocks(_file_region, shared=shared, name=f"read-region-{run}", **form)
+    pixels = array_overlap(image, grid, run)
+    nodata = None if image.rio.nodata is None else float(image.rio.nodata)
+    shared = delayed(grid, name=f"grid-{run}", traverse=False)
+    return pixels.map_blocks(partial(_array_region, nodata=nodata), grid=shared, name=f"region-pixels-{run}", **form)
 
 
-def halo_first(key: Any) -> int:
-    """Return the priority of a task on a cluster: chunks from the last to the first, everything else at once.
-
-    A halo lies behind its region, so a chunk that comes after those behind it finds its halo there, and only
-    strips wait: one row of them.
-    """
-    if (
-        not isinstance(key, tuple)
-        or len(key) != 4
-        or str(key[0]).startswith(("detect-region", "halo-strip", "region-pix"))
-    ):
-        return 2**60
-    _, _, row, column = key
-    return int(row) * 2**30 + int(column)
+def array_overlap(image: xr.DataArray, grid: TileGrid, run: str) -> da.Array:
+    """Return the regions of a computed array with at least the halo that their tiles need, as (band, y, x) chunks."""
+    data = image.data if isinstance(image.data, da.Array) else da.from_array(image.data, (-1, *grid.chunks))
+    data = data.rechunk((-1, *grid.chunks))
+    return with_strips(data, grid, run) if active_client() is not None else with_dask_overlap(data, grid)
 
 
-def _cut(chunk: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Copy a strip, so that handing it over does not keep the chunk."""
-    return chunk[:, :height, :width].copy()
+def with_dask_overlap(data: da.Array, grid: TileGrid) -> da.Array:
+    """Return an array's regions with trailing halos as deep as the deepest one, by Dask's own overlap."""
+    y, x = grid.depth_yx
+    depth: dict[int, Any] = {0: 0, 1: (0, y), 2: (0, x)}
+    return overlap(data, depth, boundary="none", allow_rechunk=False)
 
 
-def _joined(
-    chunk: NDArray[Any], reach_y: int, reach_x: int,
-    right: NDArray[Any] | None, below: NDArray[Any] | None, corner: NDArray[Any] | None,
-) -> NDArray[Any]:  # fmt: skip
-    bands, height, width = chunk.shape
-    if not reach_y and not reach_x:
-        return chunk
-    whole = np.empty((bands, height + reach_y, width + reach_x), chunk.dtype)
-    whole[:, :height, :width] = chunk
-    for part, rows, columns in (
-        (right, slice(0, height), slice(width, None)),
-        (below, slice(height, None), slice(0, width)),
-        (corner, slice(height, None), slice(width, None)),
-    ):
-        if part is not None:
-            whole[:, rows, columns] = part
-    return whole
+def _file_region(shared: tuple[Source, TileGrid, str], block_id: tuple[int, int, int]) -> FileRegion:
+    _, row, column = block_id
+    return FileRegion(*shared, row, column)
+
+
+def _array_region(
+    values: NDArray[Any], grid: TileGrid, nodata: float | None, block_id: tuple[int, int, int]
+) -> ArrayRegion:
+    _, row, column = block_id
+    window = grid.read_window(row, column)
+    height, width = window.shape_yx
+    return ArrayRegion(values[:, :height, :width], window, nodata)

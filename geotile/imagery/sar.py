@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from affine import Affine
@@ -20,8 +20,8 @@ from geotile.errors import ArgumentError, GeoreferenceError, ImageOpenError
 from geotile.geometry.placement import Points, carried
 from geotile.imagery.header import Place
 from geotile.imagery.source import Source
+from geotile.options import SarRemap
 
-SarRemap = Literal["amplitude", "quarter_power"]
 _HEIGHT_STEPS = 6
 
 
@@ -39,6 +39,9 @@ class Magnitude:
     def dtype(self, dtype: str) -> str:
         """Return "float32"."""
         return "float32"
+
+    def for_bands(self, indices: tuple[int, ...]) -> None:
+        """Return None: the magnitude of I and Q has one band."""
 
 
 def remapped(source: Source, sar: SarRemap | None, place: Place) -> Source:

@@ -11,8 +11,9 @@ import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
 from geotile.errors import ArgumentError
+from geotile.imagery.file_array import source_of
 from geotile.imagery.masks import has_data
-from geotile.imagery.open import from_source, source_of
+from geotile.imagery.open import from_source
 
 _LOOK_PX = 1024  # side of the picture that percentiles are taken from
 
@@ -41,6 +42,11 @@ class Rescale:
         """Return the new dtype."""
         return self.to
 
+    def for_bands(self, indices: tuple[int, ...]) -> Rescale:
+        """Return the same step for a selection of its bands."""
+        low, high = (tuple(values[index] for index in indices) for values in (self.low, self.high))
+        return Rescale(low, high, self.to)
+
 
 @dataclass(frozen=True)
 class Cast:
@@ -52,13 +58,18 @@ class Cast:
         """Return the new values, (band, y, x)."""
         kind = np.dtype(self.to)
         if kind.kind in "ui" and values.dtype != kind:
-            limits = np.iinfo(kind)
-            values = np.clip(np.rint(np.nan_to_num(values)), limits.min, limits.max)
+            limits, floating = np.iinfo(kind), values.dtype.kind == "f"
+            values = values.astype(np.result_type(values.dtype, kind), copy=False)  # a type that holds the limits
+            values = np.clip(np.rint(np.nan_to_num(values)) if floating else values, limits.min, limits.max)
         return values.astype(kind, copy=False)
 
     def dtype(self, dtype: str) -> str:
         """Return the new dtype."""
         return self.to
+
+    def for_bands(self, indices: tuple[int, ...]) -> Cast:
+        """Return the same step."""
+        return self
 
 
 def rescale(
@@ -200,7 +211,7 @@ def output_range(dtype: str) -> tuple[float, float]:
 
 def _stepped(image: xr.DataArray, step: Rescale | Cast) -> xr.DataArray:
     """Do a step to a file's pixels as they are read, or to an array's chunks."""
-    source = source_of(image)
+    source = source_of(image.data)
     if source is not None:
         done = from_source(source.then(step), image)
     elif image.chunks is not None:
@@ -214,7 +225,7 @@ def _stepped(image: xr.DataArray, step: Rescale | Cast) -> xr.DataArray:
 
 def _look(image: xr.DataArray) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Return a small picture of an image, and where it has data."""
-    source = source_of(image)
+    source = source_of(image.data)
     if source is not None:
         return source.thumbnail(_LOOK_PX)
     step = max(1, -(-max(image.shape[1:]) // _LOOK_PX))

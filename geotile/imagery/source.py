@@ -28,7 +28,7 @@ from geotile.storage.location import Location
 _OPEN_FILES = 4  # datasets kept open per thread
 CELL = 512  # a resampled image is computed in cells of this size, so that no window changes its pixels
 _MARGIN = 4  # pixels of a cell's surroundings that resampling may look at
-_MOST_EDGES = 2**20
+_MAX_EDGES = 2**20
 _local = threading.local()
 
 # Formats whose files hold all of their image. The others (VRT, DIMAP, SAFE, WMS ...) name further
@@ -49,7 +49,7 @@ class Pixels(NamedTuple):
 
 
 class Step(Protocol):
-    """Something done to every pixel alone, after reading."""
+    """An operation on each pixel alone, applied after reading."""
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return new values, (band, y, x)."""
@@ -57,14 +57,17 @@ class Step(Protocol):
     def dtype(self, dtype: str) -> str:
         """Return the dtype of the new values."""
 
+    def for_bands(self, indices: tuple[int, ...]) -> Step | None:
+        """Return the same step for a selection of its bands, by index from 0; None if there is none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An image file: its header, and how to read a window of it."""
+    """An image file, or a rectangle of it: its header, and how to read a window."""
 
     location: Location
     shape: tuple[int, int, int]
-    """Bands, height, width, as they are read."""
+    """Bands, height and width of the image, as it is read."""
     file_dtype: str
     block_yx: Pair
     """Height and width of a block in pixels."""
@@ -84,7 +87,11 @@ class Source:
     """Whether formats that name other files are opened."""
     steps: tuple[Step, ...] = ()
     resampled: bool = False
-    """Whether `shape` is not the file's own."""
+    """Whether the whole image is read at another size than the file's own."""
+    whole_yx: Pair = (0, 0)
+    """Height and width of the whole image in pixels, as it is read, before it is cropped."""
+    origin_yx: Pair = (0, 0)
+    """Upper-left pixel of the image in the whole image."""
     file_shape_yx: Pair = (0, 0)
     file_bands: int = 1
     one_codestream: bool = False
@@ -103,15 +110,15 @@ class Source:
     @property
     def scale_yx(self) -> tuple[float, float]:
         """Pixels of the file that a pixel read covers, down and across."""
-        return self.file_shape_yx[0] / self.shape[1], self.file_shape_yx[1] / self.shape[2]
+        return self.file_shape_yx[0] / self.whole_yx[0], self.file_shape_yx[1] / self.whole_yx[1]
 
     @property
     def block_edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Inner edges of the blocks on y and x, in pixels."""
         edges = []
-        for length, block in zip(self.shape[1:], self.block_yx, strict=True):
-            step = block * max(1, length // block // _MOST_EDGES)  # a header may claim a billion strips
-            edges.append(np.arange(step, length, step, dtype=np.int64))
+        for length, block, origin in zip(self.shape[1:], self.block_yx, self.origin_yx, strict=True):
+            step = block * max(1, length // block // _MAX_EDGES)  # a header may claim a billion strips
+            edges.append(np.arange(step - origin % step, length, step, dtype=np.int64))
         return edges[0], edges[1]
 
     @property
@@ -125,7 +132,30 @@ class Source:
 
     def at_shape(self, height: int, width: int) -> Source:
         """Return the source resampled to another size."""
-        return replace(self, shape=(self.shape[0], height, width), block_yx=(CELL, CELL), resampled=True)
+        return replace(
+            self, shape=(self.shape[0], height, width), whole_yx=(height, width), block_yx=(CELL, CELL), resampled=True
+        )
+
+    def cropped(self, window: Window) -> Source:
+        """Return the part of the image in a window of it."""
+        origin = self.in_whole(window)
+        return replace(self, shape=(self.shape[0], *window.shape_yx), origin_yx=(origin.y0, origin.x0))
+
+    def with_bands(self, indices: tuple[int, ...]) -> Source | None:
+        """Return the image with some of its bands, by index from 0; None if a step needs the others."""
+        if indices == tuple(range(self.shape[0])):
+            return self
+        steps = [step.for_bands(indices) for step in self.steps]
+        if len(self.bands) != self.shape[0] or None in steps:
+            return None
+        bands = tuple(self.bands[index] for index in indices)
+        return replace(
+            self, bands=bands, shape=(len(bands), *self.shape[1:]), steps=tuple(step for step in steps if step)
+        )
+
+    def in_whole(self, window: Window) -> Window:
+        """Return a window of the image as a window of the whole image, in the whole image's pixels."""
+        return window.shifted(*self.origin_yx)
 
     def read(self, window: Window, valid: bool = False) -> Pixels:
         """Read a window.
@@ -142,9 +172,10 @@ class Source:
         ImageReadError
             If a block in it cannot be read.
         """
+        whole = self.in_whole(window)
         try:
             with self.location.environment(), np.errstate(all="ignore"):
-                values, data = self._cells(window, valid) if self.resampled else self._raw(window, valid)
+                values, data = self._cells(whole, valid) if self.resampled else self._raw(whole, valid)
         except (RasterioError, OSError) as error:
             raise ImageReadError(
                 f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
@@ -156,10 +187,18 @@ class Source:
 
     def thumbnail(self, side: int) -> Pixels:
         """Read the whole image at `side` pixels or less, from the nearest overview; steps apply."""
-        height, width = self.file_shape_yx
-        shrink = max(1.0, max(height, width) / side)
-        small = self.at_shape(max(1, round(height / shrink)), max(1, round(width / shrink)))
-        return small.read(Window(0, small.shape[1], 0, small.shape[2]), valid=True)
+        (height, width), (file_height, file_width) = self.whole_yx, self.file_shape_yx
+        shrink = max(1.0, max(self.shape[1] * file_height / height, self.shape[2] * file_width / width) / side)
+        small = replace(self, origin_yx=(0, 0)).at_shape(
+            max(1, round(file_height / shrink)), max(1, round(file_width / shrink))
+        )
+        bounds = []
+        for start, length, whole, reduced in zip(
+            self.origin_yx, self.shape[1:], self.whole_yx, small.whole_yx, strict=True
+        ):
+            first = min(start * reduced // whole, reduced - 1)
+            bounds += [first, max(first + 1, -(-(start + length) * reduced // whole))]
+        return small.read(Window(*bounds), valid=True)
 
     def empty_blocks(self, window: Window) -> NDArray[np.bool_] | None:
         """Tell which blocks on a window the file does not hold at all, before it is read.
@@ -173,10 +212,11 @@ class Source:
         """
         if self.location.is_remote:
             return None
+        whole = self.in_whole(window)
         try:
             with self.location.environment():
-                empty = self._without_place(window)
-                return empty if empty is None or self._meant(empty, window) else None
+                empty = self._without_place(whole)
+                return empty if empty is None or self._meant(empty, whole) else None
         except (RasterioError, OSError):
             return None  # it does not open: reading will say why
 
@@ -231,7 +271,7 @@ class Source:
         data = np.ones(window.shape_yx, bool) if valid else None
         for y in range(window.y0 // CELL * CELL, window.y1, CELL):
             for x in range(window.x0 // CELL * CELL, window.x1, CELL):
-                cell = Window(y, min(y + CELL, self.shape[1]), x, min(x + CELL, self.shape[2]))
+                cell = Window(y, min(y + CELL, self.whole_yx[0]), x, min(x + CELL, self.whole_yx[1]))
                 part = self._cell(cell, valid)
                 meet = Window(
                     max(cell.y0, window.y0), min(cell.y1, window.y1), max(cell.x0, window.x0), min(cell.x1, window.x1)
@@ -243,7 +283,7 @@ class Source:
 
     def _cell(self, cell: Window, valid: bool) -> Pixels:
         """Resample one cell with its surroundings, from the overview that GDAL finds nearest."""
-        _, height, width = self.shape
+        height, width = self.whole_yx
         wide = Window(
             max(cell.y0 - _MARGIN, 0), min(cell.y1 + _MARGIN, height),
             max(cell.x0 - _MARGIN, 0), min(cell.x1 + _MARGIN, width),

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from geotile.core.checks import check_unit
 from geotile.grid.tile_grid import Interior
 from geotile.merging.detections import Detections
-from geotile.merging.nms import KEPT, OPEN, OverlapMetric, check_metric, label_codes, resolve
+from geotile.merging.nms import KEPT, OPEN, check_metric, label_codes, resolve
+from geotile.options import OverlapMetric
 
 
 class Merge(Protocol):

@@ -7,7 +7,7 @@ node to which nothing is exposed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import shapely
@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from geotile.core.checks import check_unit
 from geotile.errors import ArgumentError
+from geotile.options import OverlapMetric
 
-OverlapMetric = Literal["iou", "ios"]
 KEPT, DROPPED, OPEN = 0, 1, 2
 _PAIRS_AT_ONCE = 4_000_000  # about 200 MB of temporaries
 _FIRST_SLICE = 16

@@ -13,7 +13,7 @@ _LARGE_REGION = 256 * 2**20
 _BIG_BLOCK = 64 * 2**20
 
 
-def slow_reasons(source: Source, grid: TileGrid) -> Iterator[str]:
+def advice_on(source: Source, grid: TileGrid) -> Iterator[str]:
     """Say what makes an image slow or large to read, and what would help."""
     bands, _, width = source.shape
     pixel = bands * np.dtype(source.dtype).itemsize

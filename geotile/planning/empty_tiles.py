@@ -42,18 +42,18 @@ def empty_tiles(source: Source, grid: TileGrid) -> NDArray[np.bool_] | None:
     except (RasterioError, OSError):
         return None  # an overview that does not read is no reason to stop: the tiles are looked at themselves
     assert data is not None  # there is a nodata value
-    return _without(data, grid)
+    return _without(data, grid, source)
 
 
-def _without(data: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
-    """Count the pixels with data under each tile, grown by a pixel of the overview."""
+def _without(data: NDArray[np.bool_], grid: TileGrid, source: Source) -> NDArray[np.bool_]:
+    """Return the tiles under which, grown by a pixel of the overview, there are no pixels with data."""
     sums = np.zeros((data.shape[0] + 1, data.shape[1] + 1), np.int64)
     sums[1:, 1:] = data.cumsum(0).cumsum(1)
     bounds = []
-    for axis, small in zip(grid.axes, data.shape, strict=True):
-        scale = small / axis.length
-        stops = np.minimum(axis.starts + axis.tile, axis.length)
-        low = np.clip(np.floor(axis.starts * scale).astype(int) - 1, 0, small)
+    for axis, small, whole, origin in zip(grid.axes, data.shape, source.whole_yx, source.origin_yx, strict=True):
+        scale = small / whole
+        stops = origin + np.minimum(axis.starts + axis.tile, axis.length)
+        low = np.clip(np.floor((origin + axis.starts) * scale).astype(int) - 1, 0, small)
         bounds.append((low, np.clip(np.ceil(stops * scale).astype(int) + 1, 0, small)))
     (y0, y1), (x0, x1) = bounds
     count = sums[np.ix_(y1, x1)] - sums[np.ix_(y0, x1)] - sums[np.ix_(y1, x0)] + sums[np.ix_(y0, x0)]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -15,23 +13,23 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
-from geotile.core.redact import redact
-from geotile.encoding.encoder import Encoder, TileCompression, TileFormat
+from geotile.core.option import with_options
+from geotile.encoding.encoder import Encoder
 from geotile.endpoints import endpoint as as_endpoint
+from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference, georeference_of, wkt_of
 from geotile.grid.regions import plan_grid
 from geotile.grid.tile_grid import TileGrid
-from geotile.imagery.open import OpenOptions, open_image, source_of
-from geotile.planning.advice import megabytes, slow_reasons
+from geotile.imagery.source import Source
+from geotile.options import AreaOptions, ImageOptions, PlanOptions, TilingOptions
+from geotile.planning.advice import advice_on, megabytes
+from geotile.planning.opened_image import ImageLike, OpenedImage, opened_image
 from geotile.planning.request_size import must_fit
 from geotile.planning.roi import roi_in_pixels, tiles_that_meet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-ImageLike = Any  # str, path, STAC item, xarray.DataArray
-_MEMORY_BLOCK = 256  # an array in memory has no blocks: cut it anywhere, but not at every pixel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,13 +42,17 @@ class Plan:
     name: str
     """The image's uri, without secrets."""
     image: xr.DataArray
-    """Dims (band, y, x)."""
+    """Image with dims (band, y, x)."""
+    source: Source | None
+    """File that the image is read from; None for a computed array."""
     grid: TileGrid
     encoder: Encoder
     roi: Any = None
     """Region of interest, a shapely geometry in image pixels; None for the whole image."""
     selected: NDArray[np.bool_] | None = None
-    """(tiles down, tiles across), the tiles that meet it; None for all."""
+    """(tiles down, tiles across) bool, the tiles that share pixels with it; None for all."""
+    pad: bool = False
+    """Whether tiles of an image smaller than the tile are filled to full size."""
 
     @property
     def regions(self) -> int:
@@ -68,10 +70,9 @@ class Plan:
         return self.grid.n_tiles if self.selected is None else int(self.selected.sum())
 
     @property
-    def slow(self) -> tuple[str, ...]:
-        """What will be slow or large, and why."""
-        source = source_of(self.image)
-        return () if source is None else tuple(slow_reasons(source, self.grid))
+    def advice(self) -> tuple[str, ...]:
+        """What will be slow or large, why, and what to do about it."""
+        return () if self.source is None else tuple(advice_on(self.source, self.grid))
 
     @property
     def region_bytes(self) -> int:
@@ -83,7 +84,7 @@ class Plan:
     @property
     def request_bytes(self) -> int:
         """Bytes of a tile's pixels; the body of a request, where its format does not compress."""
-        y, x = self.grid.tile_window(0, 0).shape_yx
+        y, x = sent_shape_yx(self.grid, self.pad)
         return y * x * self._pixel_bytes
 
     @property
@@ -162,7 +163,7 @@ class Plan:
             ("requests", f"{self.requests:,} of {megabytes(self.request_bytes)} ({self.encoder.format})"),
             ("windows", f"{self.read_ratio:.2f} x the image; what they share is decoded once a process"),
             ("graph", f"{self.tasks:,} tasks"),
-            *(("slow", reason) for reason in self.slow),
+            *(("advice", text) for text in self.advice),
         ]
 
     def __repr__(self) -> str:
@@ -176,38 +177,15 @@ class Plan:
         return f"<table>{cells}</table>"
 
 
-def plan(
-    image: ImageLike,
-    *,
-    tile_size: int | Pair = 1024,
-    overlap: int | Pair = 128,
-    region_size: int | Pair | str = "auto",
-    tile_format: TileFormat = "GTIFF",
-    tile_compression: TileCompression = "NONE",
-    roi: Any = None,
-    endpoint: Any = None,
-    **open_options: Unpack[OpenOptions],
-) -> Plan:
-    """Say what a run would do, without reading a pixel.
+@with_options(PlanOptions)
+def plan(image: ImageLike, options: PlanOptions) -> Plan:
+    """Return what a run would do, without reading a pixel.
 
     Parameters
     ----------
-    image : str, path or xarray.DataArray
+    image : str, path, pystac.Item or xarray.DataArray
         As `detect` takes it.
-    tile_size, overlap : int or tuple of int
-        In pixels, or (y, x).
-    region_size : "auto", int or tuple of int
-        In pixels, or (y, x), rounded to the file's blocks.
-    tile_format : {"GTIFF", "NITF", "PNG", "JPEG", "NPY"}
-        What an endpoint behind a url would be sent.
-    tile_compression : {"NONE", "LZW", "JPEG", "J2K"}
-        Of GTIFF (LZW, JPEG) and NITF tiles (JPEG, J2K).
-    roi : str, mapping, shapely geometry or GeoDataFrame, optional
-        Region of interest, as `detect` takes it.
-    endpoint : str, callable or Endpoint, optional
-        As `detect` takes it: whether its requests hold such tiles.
-    **open_options
-        For a uri, those of `open_image`: ``storage_options``, ``bands``, ``resolution`` ...
+    {options}
 
     Returns
     -------
@@ -215,8 +193,12 @@ def plan(
 
     Raises
     ------
-    ImageOpenError, ArgumentError
-        As `detect` raises them.
+    ImageOpenError
+        If the image cannot be opened.
+    ArgumentError
+        If an argument cannot be used.
+    GeoreferenceError
+        If the georeference cannot be read, or there is none and a region of interest is given.
 
     Examples
     --------
@@ -225,52 +207,45 @@ def plan(
     >>> job.tiles, job.request_bytes
     (9, 49152)
     """
-    name, array = as_image(image, **open_options)
-    source = source_of(array)
-    edges = source.block_edges if source is not None and not isinstance(image, xr.DataArray) else _block_edges(array)
-    shape = (array.shape[0], array.shape[1], array.shape[2])
-    whole = source is not None and source.sequential
-    grid = plan_grid(shape, array.dtype.itemsize, edges, tile_size, overlap, region_size, whole=whole)
-    nodata = array.rio.nodata
-    encoder = Encoder(tile_format, georeference_of(array), None if nodata is None else float(nodata), tile_compression)
-    encoder.check(str(array.dtype), shape[0])
-    if endpoint is not None:
-        must_fit(as_endpoint(endpoint), encoder, (shape[0], *grid.tile_window(0, 0).shape_yx), array.dtype)
-    area = None if roi is None else roi_in_pixels(roi, encoder.georeference, grid.shape_yx)
-    selected = None if area is None else tiles_that_meet(grid, area)
-    return Plan(name=name, image=array, grid=grid, encoder=encoder, roi=area, selected=selected)
+    model = None if options.endpoint is None else as_endpoint(options.endpoint)
+    return planned(opened_image(image, options.part(ImageOptions)), options, options, model)
 
 
-def as_image(image: ImageLike, **open_options: Unpack[OpenOptions]) -> tuple[str, xr.DataArray]:
-    """Return an image's name and the image, dims (band, y, x).
+def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoint: Endpoint | None) -> Plan:
+    """Lay the grid over an opened image and choose the tiles.
 
-    Raises
-    ------
-    ArgumentError
-        If it is neither a path nor an array of these dims, or of complex numbers.
+    Parameters
+    ----------
+    image : OpenedImage
+    tiling : TilingOptions
+    area : AreaOptions
+    endpoint : Endpoint or None
+        Endpoint whose maximum request size the tiles must fit.
     """
-    if not isinstance(image, xr.DataArray):
-        if not (isinstance(image, str | os.PathLike | Mapping) or hasattr(image, "assets")):
-            raise ArgumentError(f"image is {type(image).__name__}; give a path, a uri or an xarray.DataArray")
-        image = open_image(image, **open_options)
-    elif open_options:
-        raise ArgumentError(f"{sorted(open_options)} apply to a uri; give them to open_image")
-    if set(image.dims) not in ({"y", "x"}, {"band", "y", "x"}):
-        raise ArgumentError(f"image has dims {image.dims}; rename them to (band, y, x) or (y, x)")
-    if 0 in image.shape:
-        raise ArgumentError(f"image has shape {dict(image.sizes)}: there is nothing to look at")
-    if image.dtype.kind not in "buif":
-        raise ArgumentError(f"image has dtype {image.dtype}; give integers or floats, e.g. abs(image)")
-    flat = image if "band" in image.dims else image.expand_dims("band")
-    name = image.encoding.get("source") or image.name or "DataArray"
-    return redact(str(name)), flat.transpose("band", "y", "x")
+    array, source = image.array, image.source
+    bands, height, width = array.shape
+    grid = plan_grid(
+        (bands, height, width), array.dtype.itemsize, image.block_edges, tiling.tile_size, tiling.overlap,
+        tiling.region_size, whole=source is not None and source.sequential,
+    )  # fmt: skip
+    nodata = array.rio.nodata
+    encoder = Encoder(
+        tiling.tile_format, georeference_of(array), None if nodata is None else float(nodata), tiling.tile_compression
+    )
+    encoder.check(str(array.dtype), bands)
+    if endpoint is not None:
+        must_fit(endpoint, encoder, (bands, *sent_shape_yx(grid, tiling.pad)), array.dtype)
+    roi = None if area.roi is None else roi_in_pixels(area.roi, encoder.georeference, grid.shape_yx)
+    selected = None if roi is None else tiles_that_meet(grid, roi)
+    return Plan(
+        name=image.name, image=array, source=source, grid=grid, encoder=encoder, roi=roi, selected=selected,
+        pad=tiling.pad,
+    )  # fmt: skip
 
 
-def _block_edges(image: xr.DataArray) -> tuple[Any, Any]:
-    """Return where an array may be cut: between its chunks, or every few pixels in memory."""
-    if image.chunks is not None:
-        return np.cumsum(image.chunks[-2])[:-1], np.cumsum(image.chunks[-1])[:-1]
-    return tuple(np.arange(_MEMORY_BLOCK, n, _MEMORY_BLOCK) for n in (image.sizes["y"], image.sizes["x"]))  # type: ignore[return-value]  # two axes
+def sent_shape_yx(grid: TileGrid, pad: bool) -> Pair:
+    """Return height and width in pixels of the tiles that the endpoint is sent."""
+    return (grid.axes[0].tile, grid.axes[1].tile) if pad else grid.tile_window(0, 0).shape_yx
 
 
 def footprint_crs(crs: Any, georeference: Georeference) -> str | None:

@@ -9,10 +9,11 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.encoding.encoder import Encoder, TileFormat
+from geotile.encoding.encoder import Encoder
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Window
+from geotile.options import TileFormat
 
 _BY_CONTENT = ("PNG", "JPEG")  # the size of all others is known without pixels
 

@@ -1,18 +1,36 @@
-"""What a run did: plain mappings, so that they survive pickle, JSON and Parquet's metadata."""
+"""The report of a run: mappings with attributes, so that they survive pickle, JSON and Parquet's metadata."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping
+from string import Formatter
 from types import MappingProxyType
 from typing import Any, Literal
 
+from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Tile, Window
 
 Status = Literal["SUCCESS", "PARTIAL", "FAILED"]
+_LISTED = 5  # failed tiles that a repr lists
+_ROWS = {
+    "status": "{status}",
+    "image": "{image}",
+    "endpoint": "{endpoint}",
+    "tiles": "{tiles:,} in {regions:,} regions",
+    "tiles outside the roi": "{tiles_outside_roi:,}",
+    "tiles without data": "{tiles_without_data:,}",
+    "tiles resumed": "{tiles_resumed:,}",
+    "requests": "{requests:,} ({retries:,} retries, {throttled:,} throttled)",
+    "outages": "{outages:,} ({outage_s:,.1f} s)",
+    "detections before merging": "{detections_before:,}",
+    "detections after merging": "{detections_after:,}",
+    "seconds": "{seconds:.2f}",
+}
 
 
 class _Record(dict[str, Any]):
-    """A dict whose keys are attributes too."""
+    """A dict whose keys are attributes as well."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -22,7 +40,7 @@ class _Record(dict[str, Any]):
 
 
 class TileFailure(_Record):
-    """One tile that failed.
+    """A tile that failed.
 
     Attributes
     ----------
@@ -31,7 +49,7 @@ class TileFailure(_Record):
     window : list of int
         ``[y0, y1, x0, x1]``, half-open, in image pixels.
     reason : str
-        What went wrong.
+        Cause of the failure.
     """
 
     tile: int
@@ -40,7 +58,7 @@ class TileFailure(_Record):
 
 
 class Traffic(_Record):
-    """What came of a run's requests over all processes; part of `Report`."""
+    """The requests of a run over all processes; part of `Report`."""
 
     concurrency: int
     throttled: int
@@ -49,39 +67,41 @@ class Traffic(_Record):
 
 
 class Report(_Record):
-    """What a run did.
+    """The report of a run.
+
+    It is a dict whose keys are attributes. Its ``repr`` is a table.
 
     Attributes
     ----------
     status : {"SUCCESS", "PARTIAL", "FAILED"}
         Whether all, some or none of the tiles that were to be sent were answered.
     image, endpoint : str
-        What was run on what; no secrets.
+        Names of the image and the endpoint, without secrets.
     tiles, regions : int
-        How many the grid has.
+        Number of tiles and regions of the grid.
     tiles_outside_roi, tiles_without_data : int
-        Tiles that were not sent: off the region of interest, or with too little data.
+        Number of tiles that were not sent: outside the region of interest, or with too little data.
     tiles_resumed : int
-        Tiles whose answers a checkpoint held.
+        Number of tiles whose answers came from a checkpoint.
     requests, retries : int
-        Requests sent in this run, retries among them.
+        Number of requests sent in this run, retries included, and of retries alone.
     concurrency : int
-        Requests that were allowed in flight at the end; 0 where the model runs in the process.
+        Maximum number of requests in flight at the end; 0 where the model runs in the process.
     throttled : int
-        Requests that the endpoint had no room for: 429, 503 and time-outs.
+        Number of requests that the endpoint had no capacity for: HTTP 429 and 503, and time-outs.
     outages : int
-        How often the endpoint was found to be away under way.
+        Number of outages of the endpoint during the run.
     outage_s : float
-        How long no requests were sent for that.
+        Seconds during which no requests were sent because of outages.
     detections_before, detections_after : int
-        Before and after merging.
+        Number of detections before and after merging.
     seconds : float
-        Wall time.
+        Wall time of the run.
     timing : dict of str to float
-        Seconds of CPU that the processes themselves took, by step: decode, cut, encode, send (and
-        receive) or, for a model in the process, model, parse, merge.
+        CPU time of geotile's own processes in seconds, by stage: decode, cut, encode, send (and receive) or, for a
+        model in the process, model, parse, merge.
     failures : list of TileFailure
-        Every tile that failed, by number.
+        Failed tiles, by number.
 
     Examples
     --------
@@ -111,6 +131,71 @@ class Report(_Record):
     timing: dict[str, float]
     failures: list[TileFailure]
 
+    def rows(self) -> dict[str, str]:
+        """Return the report as names and values for people.
+
+        Values that GeoParquet does not keep, since they vary between runs, are left out of a report read from there.
+        """
+        rows = {name: text.format_map(self) for name, text in _ROWS.items() if _has_all(self, text)}
+        rows["failed tiles"] = f"{len(self.failures):,}"
+        for failure in self.failures[:_LISTED]:
+            rows[f"tile {failure.tile}"] = failure.reason
+        if len(self.failures) > _LISTED:
+            rows["..."] = f"and {len(self.failures) - _LISTED:,} more failed tiles"
+        return rows
+
+    def __repr__(self) -> str:
+        rows = self.rows()
+        width = max(map(len, rows)) + 2
+        return "\n".join(["<geotile.Report>", *(f"{name:>{width}}  {value}" for name, value in rows.items())])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self.rows().items()
+        )
+        return f"<table>{cells}</table>"
+
+
+def report(detections: Any) -> Report:
+    """Return the report of the run that a frame of detections comes from.
+
+    Parameters
+    ----------
+    detections : geopandas.GeoDataFrame
+        Detections as `detect` returns them, or read back from GeoParquet. Operations of pandas that combine frames,
+        such as ``merge``, ``dissolve`` and ``concat``, drop the report: take it before them.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ArgumentError
+        If the frame has no report.
+
+    Examples
+    --------
+    >>> import geotile
+    >>> from geotile.testing import bright_objects, write_example
+    >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
+    >>> geotile.report(detections).tiles
+    9
+    """
+    found = getattr(detections, "attrs", {}).get("report")
+    if not isinstance(found, Mapping):
+        raise ArgumentError(
+            "the frame must carry a report, and it has none. Operations that combine frames (merge, dissolve, concat) "
+            "drop it; call geotile.report on the frame that detect returned"
+        )
+    failures = [TileFailure(failure) for failure in found.get("failures", [])]
+    return Report({**found, "failures": failures})
+
+
+def _has_all(values: Mapping[str, Any], text: str) -> bool:
+    return all(name in values for _, name, _, _ in Formatter().parse(text) if name)
+
 
 _VARYING = (
     "seconds",
@@ -126,12 +211,12 @@ _VARYING = (
 
 
 def lasting(report: Report) -> dict[str, Any]:
-    """Return what a report says of the answer, not of the way there: the same however often a run was stopped."""
+    """Return the part of a report that does not depend on how often a run was interrupted."""
     return {name: value for name, value in report.items() if name not in _VARYING}
 
 
 def tile_failure(tile: Tile, reason: str) -> TileFailure:
-    """Record the failure of a tile."""
+    """Return the failure of a tile."""
     return TileFailure(tile=tile.number, window=[int(v) for v in tile.window], reason=reason)
 
 
@@ -158,7 +243,7 @@ def make_report(
     traffic: Traffic | None = None,
     timing: Mapping[str, float] = MappingProxyType({}),
 ) -> Report:
-    """Make the report of a run, its status from the number of failures."""
+    """Return the report of a run; its status follows from the number of failures."""
     listed = sorted(failures, key=lambda failure: failure.tile)
     asked = tiles - outside_roi - without_data
     status: Status = "SUCCESS" if not listed else "FAILED" if len(listed) == asked else "PARTIAL"

@@ -1,59 +1,102 @@
-"""One task a region: its pixels, its tiles through the model, what it settles."""
+"""One task per region, in one function: kept? → read → ask → keep → settle."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
 import numpy as np
-import xarray as xr
 from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from geotile.checkpoints.checkpoint import Checkpoint
 from geotile.checkpoints.region_answer import RegionAnswer
 from geotile.core.checks import Pair
 from geotile.core.metrics import count
 from geotile.core.timing import Timing, sum_timings, take_timings, timed
 from geotile.errors import OutputError
-from geotile.grid.tile_grid import Window
-from geotile.imagery.open import source_of
+from geotile.grid.tile_grid import Tile, TileGrid
+from geotile.imagery.region_pixels import NoPixels, Region
 from geotile.merging.detections import Detections, concat
+from geotile.merging.merge import Merge
 from geotile.results.dataset import Part, PartWriter
 from geotile.results.report import TileFailure
-from geotile.running.region_pixels import Reading, RegionPixels, overlapped
 from geotile.running.tiles import TileJob, TileResult, ask_model
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionJob:
+    """Everything that a region's task needs besides the region. Pickles."""
+
+    run: str
+    """Name of the run."""
+    grid: TileGrid
+    selected: NDArray[np.bool_] | None
+    """(tiles down, tiles across) bool, the tiles to read; None for all."""
+    tiles: TileJob
+    """How tiles are sent and their answers read."""
+    merge: Merge
+    checkpoint: Checkpoint | None
+    """Where finished regions are kept."""
+    writer: PartWriter | None
+    """Writer of settled detections; None to carry them to the root of the tree."""
+
+    def wanted_tiles(self, row: int, column: int) -> list[Tile]:
+        """Return a region's tiles that are to be read."""
+        tiles = self.grid.region_tiles(row, column)
+        return tiles if self.selected is None else [tile for tile in tiles if self.selected.flat[tile.number]]
+
+    def missing_tiles(self, row: int, column: int, kept: RegionAnswer | None) -> list[Tile]:
+        """Return a region's tiles that are to be read and have no kept answer."""
+        wanted = self.wanted_tiles(row, column)
+        if kept is None or self.checkpoint is None:
+            return wanted
+        failed = {failure.tile for failure in kept.failures} if self.checkpoint.retry_failed else set()
+        return [tile for tile in wanted if tile.number in failed]
+
+    def wanted_regions(self) -> NDArray[np.bool_]:
+        """Return which regions have a tile to be read, (regions down, regions across) bool."""
+        if self.selected is None:
+            return np.ones(self.grid.regions_yx, bool)
+        y, x = (axis.first_tile[:-1] for axis in self.grid.axes)
+        return np.logical_or.reduceat(np.logical_or.reduceat(self.selected, y, axis=0), x, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Node:
-    """What a node of the merging tree knows: of one region, or of a rectangle of them."""
+    """A node of the merging tree: what came of one region, or of a rectangle of regions."""
 
     rows: Pair
+    """First and one past the last row of regions."""
     columns: Pair
-    settled: tuple[Detections, ...]
-    """Of them, what is not written yet."""
-    parts: tuple[Part, ...]
-    """What was written."""
+    """First and one past the last column of regions."""
+    settled: tuple[Detections, ...] = ()
+    """Settled detections that are not written yet."""
+    parts: tuple[Part, ...] = ()
+    """Parts of the dataset that were written."""
     open: Detections
-    failures: tuple[TileFailure, ...]
-    requests: int
-    retries: int
-    before: int
-    without_data: int
-    """Tiles that were not sent, since they hold too little data."""
-    resumed: int
-    """Tiles whose answer was kept from an earlier run."""
+    """Detections whose fate can still change."""
+    failures: tuple[TileFailure, ...] = ()
+    requests: int = 0
+    retries: int = 0
+    before: int = 0
+    """Number of detections before merging."""
+    without_data: int = 0
+    """Number of tiles that were not sent because they hold too little data."""
+    resumed: int = 0
+    """Number of tiles whose answer was kept from an earlier run."""
     timing: Timing
-    """The processes' own time, by step."""
+    """CPU time of the processes by stage, in seconds."""
 
     def written(self, writer: PartWriter | None, *, last: bool = False) -> Node:
-        """Return the node with its settled detections written, if they are to be, and enough or the last."""
+        """Return the node with its settled detections written, if there are enough of them or it is the last node."""
         rows = sum(map(len, self.settled))
         if writer is None or (rows < writer.min_rows and not last):
             return self
@@ -62,90 +105,75 @@ class Node:
         return replace(self, settled=(), parts=(*self.parts, part) if part else self.parts)
 
 
-def map_tiles(image: xr.DataArray, job: TileJob) -> da.Array:
-    """Run the model over every tile, one task a region.
+def map_regions(regions: da.Array, job: RegionJob, *, from_file: bool) -> da.Array:
+    """Run the model over every tile, one task per region.
 
     Parameters
     ----------
-    image : xarray.DataArray
-        Dims (band, y, x), lazy or in memory.
-    job : TileJob
+    regions : dask.array.Array
+        (1, regions down, regions across) of `Region`, one per chunk.
+    job : RegionJob
+    from_file : bool
+        Whether the regions are windows of a file, which their own task reads.
 
     Returns
     -------
     dask.array.Array
-        (1, regions down, regions across) of `Node`, one a chunk.
+        (1, regions down, regions across) of `Node`, one per chunk.
     """
-    down, across = job.grid.regions_yx
-    once = delayed(job, name=f"job-{job.run}", traverse=False)  # a key, so that tasks stay small: 13 kB each without
-    nodes = overlapped(image, job.reading).map_blocks(
-        _run_region,
-        job=once,
-        chunks=((1,), (1,) * down, (1,) * across),
+    shared = delayed(job, name=f"job-{job.run}", traverse=False)  # one key, so that tasks stay small: 13 kB without
+    nodes = regions.map_blocks(
+        run_region,
+        job=shared,
         dtype=object,
         meta=np.empty((0, 0, 0), object),
         name=f"ask-model-{job.run.rpartition('-')[2]}",
     )
-    return _only(nodes, once, job, _kept_regions(image, job.reading))
+    return _without_needless(nodes, shared, job, from_file)
 
 
-def _kept_regions(image: xr.DataArray, reading: Reading) -> NDArray[np.bool_]:
-    """Tell which regions are not to be computed, since a checkpoint holds them.
-
-    The task that reads a plain file looks for itself, so this is for arrays that would be computed before it.
-    """
-    checkpoint = reading.checkpoint
-    if checkpoint is None or checkpoint.retry_failed or source_of(image) is not None:
-        return np.zeros(reading.grid.regions_yx, bool)
-    return checkpoint.finished(reading.grid.regions_yx)
-
-
-def _only(nodes: da.Array, once: Delayed, job: TileJob, kept: NDArray[np.bool_]) -> da.Array:
-    """Put other nodes in the place of regions without tiles, or kept ones: nothing they need is computed."""
-    wanted = job.reading.regions()
-    if wanted.all() and not kept.any():
-        return nodes
-    name = f"select-region-{job.run.rpartition('-')[2]}"
-    layer: dict[tuple[str, int, int, int], Any] = {
-        (name, 0, row, column): (nodes.name, 0, row, column)
-        if wanted[row, column] and not kept[row, column]
-        else (_load_region, once.key, row, column)
-        if wanted[row, column]
-        else _empty_node(row, column)
-        for row, column in np.ndindex(wanted.shape)
-    }
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=[nodes, once])
-    return da.Array(graph, name, nodes.chunks, dtype=object, meta=np.empty((0, 0, 0), object))
-
-
-def _run_region(region: RegionPixels, job: TileJob, block_id: tuple[int, int, int]) -> Node:
+def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -> Node:
+    """Return the node of a region: kept? → read → ask → keep → settle."""
     _, row, column = block_id
-    began = time.perf_counter()
-    tiles = job.reading.tiles(row, column, region.kept)
-    results = list(ask_model(region, job, tiles))
-    answer = _answer(region.kept, results, {tile.number for tile in tiles})
-    if job.reading.checkpoint and tiles and not any(result.given_up for result in results):
-        job.reading.checkpoint.save(row, column, answer)
+    started = time.perf_counter()
+    kept = None if job.checkpoint is None else job.checkpoint.load(row, column)
+    tiles = job.missing_tiles(row, column, kept)
+    pixels = region.read(tiles, job.tiles.need_valid)
+    results = list(ask_model(pixels, job.tiles, tiles))
+    answer = _combined(kept, results, tiles)
+    if job.checkpoint and tiles and not any(result.cancelled for result in results):
+        job.checkpoint.save(row, column, answer)
     with timed("merge"):
         interior = job.grid.interior((row, row + 1), (column, column + 1))
         settled, still_open = job.merge.settle(answer.detections, interior)
     node = Node(
-        rows=(row, row + 1), columns=(column, column + 1),
-        settled=(settled,), parts=(), open=still_open,
+        rows=(row, row + 1), columns=(column, column + 1), settled=(settled,), open=still_open,
         failures=answer.failures,
         requests=sum(result.attempts for result in results),
         retries=sum(result.retries for result in results),
         before=len(answer.detections),
         without_data=answer.without_data,
-        resumed=len(job.reading.tiles(row, column)) - len(tiles),
-        timing=sum_timings({"decode": region.read_s}, take_timings(), *(result.timing for result in results)),
+        resumed=len(job.wanted_tiles(row, column)) - len(tiles),
+        timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
     )  # fmt: skip
-    _note(node, job, len(tiles), time.perf_counter() - began)
+    _report(node, job, len(tiles), time.perf_counter() - started)
     return node.written(job.writer)
 
 
-def _note(node: Node, job: TileJob, tiles: int, seconds: float) -> None:
-    """Count and log what a region's tiles came to."""
+def _combined(kept: RegionAnswer | None, results: list[TileResult], asked: Sequence[Tile]) -> RegionAnswer:
+    """Return the kept answer of a region together with the answers to its other tiles."""
+    before = kept or RegionAnswer(detections=concat([]))
+    numbers = {tile.number for tile in asked}
+    failed = [failure for failure in before.failures if failure.tile not in numbers]
+    return RegionAnswer(
+        detections=concat([before.detections, *(result.found for result in results)]),
+        failures=(*failed, *(result.failure for result in results if result.failure)),
+        without_data=before.without_data + sum(result.without_data for result in results),
+    )
+
+
+def _report(node: Node, job: RegionJob, tiles: int, seconds: float) -> None:
+    """Count and log what came of a region's tiles."""
     count(
         node.timing, regions=1, tiles=tiles, tile_failures=len(node.failures), requests=node.requests,
         retries=node.retries, detections=node.before,
@@ -158,32 +186,40 @@ def _note(node: Node, job: TileJob, tiles: int, seconds: float) -> None:
     )  # fmt: skip
 
 
-def _answer(kept: RegionAnswer | None, results: list[TileResult], asked: set[int]) -> RegionAnswer:
-    """Put together what was kept of a region and what its other tiles were answered."""
-    before = kept or RegionAnswer(detections=concat([]))
-    failed = [each for each in before.failures if each.tile not in asked]
-    return RegionAnswer(
-        detections=concat([before.detections, *(result.found for result in results)]),
-        failures=(*failed, *(result.failure for result in results if result.failure)),
-        without_data=before.without_data + sum(result.without_data for result in results),
-    )
+def _without_needless(nodes: da.Array, shared: Delayed, job: RegionJob, from_file: bool) -> da.Array:
+    """Replace the nodes of regions without tiles, and of kept ones, so that nothing they need is computed."""
+    wanted, kept = job.wanted_regions(), _kept_regions(job, from_file)
+    if wanted.all() and not kept.any():
+        return nodes
+    name = f"select-region-{job.run.rpartition('-')[2]}"
+    layer: dict[tuple[str, int, int, int], Any] = {
+        (name, 0, row, column): (nodes.name, 0, row, column)
+        if wanted[row, column] and not kept[row, column]
+        else (_load_region, shared.key, row, column)
+        if wanted[row, column]
+        else Node(rows=(row, row + 1), columns=(column, column + 1), open=concat([]), timing={})
+        for row, column in np.ndindex(wanted.shape)
+    }
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=[nodes, shared])
+    return da.Array(graph, name, nodes.chunks, dtype=object, meta=np.empty((0, 0, 0), object))
 
 
-def _load_region(job: TileJob, row: int, column: int) -> Node:
+def _kept_regions(job: RegionJob, from_file: bool) -> NDArray[np.bool_]:
+    """Return which regions need not be computed because a checkpoint holds them.
+
+    The task of a file's region looks for itself before it reads, so this is for arrays, which would be computed first.
+    """
+    if job.checkpoint is None or job.checkpoint.retry_failed or from_file:
+        return np.zeros(job.grid.regions_yx, bool)
+    return job.checkpoint.finished(job.grid.regions_yx)
+
+
+def _load_region(job: RegionJob, row: int, column: int) -> Node:
     """Return the node of a region that a checkpoint holds, without its pixels."""
-    kept = job.reading.kept(row, column)
-    if kept is None:
-        assert job.reading.checkpoint is not None  # else nothing is kept
+    checkpoint = job.checkpoint
+    if checkpoint is not None and checkpoint.load(row, column) is None:
         raise OutputError(
-            f"region {row}, {column} in {job.reading.checkpoint.parts.display_name} is damaged or gone; remove it, "
+            f"region {row}, {column} in {checkpoint.parts.display_name} is damaged or missing. Remove its file and "
             "run again"
         )
-    return _run_region(RegionPixels(np.empty((0, 0, 0)), Window(0, 0, 0, 0), kept=kept), job, (0, row, column))
-
-
-def _empty_node(row: int, column: int) -> Node:
-    """Return the node of a region without tiles."""
-    return Node(
-        rows=(row, row + 1), columns=(column, column + 1), settled=(), parts=(), open=concat([]),
-        failures=(), requests=0, retries=0, before=0, without_data=0, resumed=0, timing={},
-    )  # fmt: skip
+    return run_region(NoPixels(), job, (0, row, column))

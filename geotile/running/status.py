@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from geotile.checkpoints.checkpoint import LEASE, STATUS
-from geotile.errors import OutputError
+from geotile.checkpoints.checkpoint import JOB, LEASE, STATUS, Checkpoint, stored_job
+from geotile.core.digest import json_digest
+from geotile.errors import ArgumentError, OutputError
 from geotile.running.progress import Progress, ProgressCallback, clock
 from geotile.storage.folder import Folder
 from geotile.storage.lease import is_leased
@@ -65,6 +66,28 @@ class _Keeper:
             self.folder.write(STATUS, json.dumps(said).encode())
         except OutputError as error:
             _log.warning("%s", error)
+
+
+def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
+    """Return how far the run of a checkpoint is, as names and values for people.
+
+    Raises
+    ------
+    ArgumentError
+        If the folder is not a checkpoint.
+    """
+    folder = Folder.at(checkpoint)
+    job, status = stored_job(folder), read_status(folder)
+    if job is None:
+        raise ArgumentError(f"{folder.display_name} is not a checkpoint: it holds no {JOB}. Check the path")
+    identity = job["identity"]
+    kept = Checkpoint(folder=folder, digest=json_digest(identity)).finished(tuple(job["regions"]))
+    rows = {
+        "image": str(identity["image"].get("uri", "an array")),
+        "model": str(identity["model"]["model"]),
+        "regions kept": f"{int(kept.sum()):,} of {kept.size:,}",
+    }
+    return rows | ({} if status is None else status_rows(status))
 
 
 def status_rows(said: Mapping[str, Any]) -> dict[str, str]:

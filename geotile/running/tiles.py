@@ -1,9 +1,9 @@
-"""A region's tiles through the model: cut, encoded, asked, decoded, placed.
+"""The tiles of a region through the model: cut, encoded, sent, decoded, placed.
 
-A process has a pool of tile threads for each run that asks an endpoint elsewhere, and one for each
-number of them for the rest; the region tasks that Dask runs in that process share it. A region task
-cuts tiles (views, no copies), the pool's threads encode, send and decode them, the task waits for its
-own. Requests that wait elsewhere pass the run's `Gate`.
+A process has one thread pool for each run that asks a remote endpoint, and one for each number of threads otherwise;
+the region tasks that Dask runs in that process share it. A region's task cuts its tiles (views, no copies), the
+pool's threads encode, send and decode them, and the task waits for its own tiles. Requests to a remote endpoint
+pass the run's `Gate`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.cancellation import cancel_reason, cancel_run
+from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
 from geotile.core.timing import Timing, take_timings, timed
 from geotile.encoding.encoder import Encoder
 from geotile.endpoints.base import Endpoint, decoded, invoked
 from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, ResponseError, TileError
-from geotile.grid.tile_grid import Tile, TileGrid
+from geotile.grid.tile_grid import Tile
+from geotile.imagery.region_pixels import RegionPixels
 from geotile.merging.detections import Detections, concat
-from geotile.merging.merge import Merge
-from geotile.results.dataset import PartWriter
 from geotile.results.report import TileFailure, tile_failure
 from geotile.running.progress import Counts, Reporter, tile_reporter
-from geotile.running.region_pixels import Reading, RegionPixels
 from geotile.traffic import Asked, Gate, Rules, ask, gate_of
 
 _log = logging.getLogger(__name__)
@@ -40,41 +39,37 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TileJob:
-    """All that a region task needs besides pixels. Pickles."""
+    """How tiles are sent to the model and how its answers are read. Pickles."""
 
-    reading: Reading
+    run: str
+    """Name of the run."""
     endpoint: Endpoint
     encoder: Encoder
-    merge: Merge
+    tile_yx: Pair
+    """Height and width of a full tile in pixels."""
     score_threshold: float
+    """Minimum score of a detection."""
     threads: int
-    """That tiles have in a process."""
-    rules: Rules | None
-    """Of the requests; None where the model runs in the process."""
+    """Number of tile threads per process."""
+    traffic: Rules | None
+    """Limits of the requests; None where the model runs in the process."""
     errors: Literal["record", "raise"]
     pad_value: float | None
-    """What fills a tile shorter than the tile size; None leaves it short."""
-    least_data: float | None = None
-    """Least share of valid pixels of a tile that is sent; 0 for any at all, None sends every tile."""
-    writer: PartWriter | None = None
-    """Of settled detections; None has them travel to the root of the tree."""
+    """Value that fills a tile smaller than the tile size; None leaves it small."""
+    min_valid_share: float | None = None
+    """Minimum share of valid pixels of a tile that is sent; 0 for any pixel at all, None to send every tile."""
 
     @property
-    def grid(self) -> TileGrid:
-        """Tiles and regions."""
-        return self.reading.grid
+    def need_valid(self) -> bool:
+        """Whether the validity of pixels is needed."""
+        return self.min_valid_share is not None
 
-    @property
-    def run(self) -> str:
-        """Names the run, for progress."""
-        return self.reading.run
-
-    def sent_shape_xy(self, tile: Tile) -> tuple[int, int]:
-        """Return width and height of a tile as the model sees it."""
+    def sent_shape_yx(self, tile: Tile) -> Pair:
+        """Return height and width in pixels of a tile as the model sees it."""
         height, width = tile.window.shape_yx
         if self.pad_value is None:
-            return width, height
-        return max(width, self.grid.axes[1].tile), max(height, self.grid.axes[0].tile)
+            return height, width
+        return max(height, self.tile_yx[0]), max(width, self.tile_yx[1])
 
 
 @dataclass(frozen=True)
@@ -82,24 +77,27 @@ class TileResult:
     """What came of a tile."""
 
     found: Detections = field(default_factory=lambda: concat([]))
+    """Detections in image pixels."""
     attempts: int = 0
-    """Requests; those of a batch count for its first tile."""
+    """Number of requests; those of a batch count for its first tile."""
     retries: int = 0
     failure: TileFailure | None = None
     without_data: bool = False
-    given_up: bool = False
-    """Whether the run ended before it was answered."""
+    """Whether the tile was not sent because it holds too little data."""
+    cancelled: bool = False
+    """Whether the run was cancelled before the tile was answered."""
     timing: Timing = field(default_factory=dict)
+    """CPU time of the tile's thread by stage, in seconds."""
 
 
 def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[TileResult]:
-    """Put a region's tiles through the model; return what came of each."""
-    report = tile_reporter(job.run)
-    gate = gate_of(job.run, job.rules, job.endpoint.ready) if job.rules else None
+    """Send a region's tiles to the model; yield what came of each."""
+    reporter = tile_reporter(job.run)
+    gate = gate_of(job.run, job.traffic, job.endpoint.ready) if job.traffic else None
     batches = list(_batches(region, job, tiles))
-    with gate.expecting(len(batches)) if gate else nullcontext(_nothing) as passed:
+    with gate.expecting(len(batches)) if gate else nullcontext(_nothing) as finished:
         pool = gate.threads(job.threads) if gate else _pool(job.threads)
-        futures = [pool.submit(_run_batch, region, batch, job, gate, passed, report) for batch in batches]
+        futures = [pool.submit(_run_batch, region, batch, job, gate, finished, reporter) for batch in batches]
         try:
             with waiting_elsewhere() if gate else nullcontext():
                 for future in futures:
@@ -110,7 +108,7 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
             cancel_run(job.run, "the run was stopped")  # so that what is queued here and in other regions is not sent
             raise
         finally:
-            report.flush()
+            reporter.flush()
 
 
 def _nothing() -> None:
@@ -118,34 +116,34 @@ def _nothing() -> None:
 
 
 def _batches(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[tuple[Tile, ...]]:
-    """Put tiles together that go in one request: neighbours alike in shape, and to be sent at all."""
+    """Yield the tiles of each request: neighbours of the same shape that are to be sent at all."""
     if job.endpoint.batch_size == 1:
         yield from ((tile,) for tile in tiles)
         return
-    sent = [tile for tile in tiles if tile.number not in region.unreadable and _has_data(region, tile, job.least_data)]
+    sent = [tile for tile in tiles if tile.number not in region.unreadable and _has_data(region, tile, job)]
     numbers = {tile.number for tile in sent}
     yield from ((tile,) for tile in tiles if tile.number not in numbers)
     size = job.endpoint.batch_size
     for _, group in groupby(sorted(sent, key=_shape), key=_shape):
-        alike = tuple(group)
-        yield from (alike[start : start + size] for start in range(0, len(alike), size))
+        same = tuple(group)
+        yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
-def _shape(tile: Tile) -> tuple[int, int]:
+def _shape(tile: Tile) -> Pair:
     return tile.window.shape_yx
 
 
 def _run_batch(
     region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None,
-    passed: Callable[[], None], report: Reporter,
+    finished: Callable[[], None], reporter: Reporter,
 ) -> list[TileResult]:  # fmt: skip
-    take_timings()  # of a run that ended in this thread
+    take_timings()  # drop those of a run that ended in this thread
     try:
         results = list(_results(region, tiles, job, gate))
     finally:
-        passed()
+        finished()
     results[0] = replace(results[0], timing=take_timings())
-    report(
+    reporter(
         Counts(
             tiles=len(tiles),
             requests=sum(each.attempts for each in results),
@@ -159,7 +157,7 @@ def _run_batch(
 def _results(
     region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None
 ) -> Iterator[TileResult]:  # fmt: skip
-    """Ask about tiles together; one by one where that fails, so that a tile fails alone."""
+    """Ask about tiles together, and one by one where that fails, so that a tile fails alone."""
     first = tiles[0]
     if reason := cancel_reason(job.run):
         yield from (_failed(tile, job, EndpointUnreachable(reason), first=False) for tile in tiles)
@@ -167,7 +165,7 @@ def _results(
     if first.number in region.unreadable:
         yield _failed(first, job, ImageReadError(region.unreadable[first.number]))
         return
-    if not _has_data(region, first, job.least_data):
+    if not _has_data(region, first, job):
         yield TileResult(without_data=True)
         return
     try:
@@ -175,15 +173,22 @@ def _results(
     except GeotileError as error:
         if len(tiles) == 1 or (gate and gate.ended):
             yield from (_failed(tile, job, error, first=tile is first) for tile in tiles)
-            return
-        spent = error.attempts if isinstance(error, EndpointError) else 0
-        for tile in tiles:
-            for result in _results(region, (tile,), job, gate):
-                yield replace(result, attempts=result.attempts + spent, retries=result.retries + spent)
-                spent = 0
+        else:
+            yield from _one_by_one(region, tiles, job, gate, error)
         return
     for tile, answer in zip(tiles, asked.answers, strict=True):
-        yield _placed(tile, answer, region, job, asked.attempts if tile is first else 0)
+        yield _placed(tile, answer, job, asked.attempts if tile is first else 0)
+
+
+def _one_by_one(
+    region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None, error: GeotileError
+) -> Iterator[TileResult]:
+    """Ask about the tiles of a failed batch alone; the first one also counts the requests of the batch."""
+    spent = error.attempts if isinstance(error, EndpointError) else 0
+    for tile in tiles:
+        for result in _results(region, (tile,), job, gate):
+            yield replace(result, attempts=result.attempts + spent, retries=result.retries + spent)
+            spent = 0
 
 
 def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None) -> Asked:
@@ -201,9 +206,9 @@ def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate
         return Asked(invoked(job.endpoint, prepare(), job.encoder.content_type), 1)
 
 
-def _placed(tile: Tile, answer: Any, region: RegionPixels, job: TileJob, attempts: int) -> TileResult:
-    """Put an answer in its place in the image."""
-    width, height = job.sent_shape_xy(tile)
+def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
+    """Return the detections of an answer in image pixels."""
+    height, width = job.sent_shape_yx(tile)
     try:
         with timed("parse"):
             found = decoded(answer)
@@ -220,39 +225,43 @@ def _failed(tile: Tile, job: TileJob, error: GeotileError, first: bool = True) -
         y0, y1, x0, x1 = tile.window
         raise TileError(f"tile {tile.number} (rows {y0}:{y1}, columns {x0}:{x1}) failed: {error}") from None
     attempts = error.attempts if isinstance(error, EndpointError) and first else 0
-    gone = cancel_reason(job.run) is not None
     _log.info("tile %d failed: %s", tile.number, error, extra={"run": job.run, "tile": tile.number})
     return TileResult(
-        attempts=attempts, retries=max(0, attempts - 1), failure=tile_failure(tile, str(error)), given_up=gone
-    )
+        attempts=attempts, retries=max(0, attempts - 1), failure=tile_failure(tile, str(error)),
+        cancelled=cancel_reason(job.run) is not None,
+    )  # fmt: skip
 
 
-def _has_data(region: RegionPixels, tile: Tile, least: float | None) -> bool:
-    if least is None:
+def _has_data(region: RegionPixels, tile: Tile, job: TileJob) -> bool:
+    """Return whether a tile holds enough valid pixels to be sent."""
+    if job.min_valid_share is None:
         return True
     if tile.number in region.blank:
         return False
     if region.valid is None:
         return True
     valid = region.valid[tile.window.within(region.window).slices]
-    return bool(valid.any() and valid.mean() >= least)
+    return bool(valid.any() and valid.mean() >= job.min_valid_share)
 
 
 def _cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
-    pixels = region.pixels[:, *tile.window.within(region.window).slices]
-    width, height = job.sent_shape_xy(tile)
-    short = height - pixels.shape[1], width - pixels.shape[2]
-    if not any(short):
+    """Return the pixels of a tile, (band, y, x), padded if the job says so."""
+    pixels = region.values[:, *tile.window.within(region.window).slices]
+    height, width = job.sent_shape_yx(tile)
+    missing = height - pixels.shape[1], width - pixels.shape[2]
+    if not any(missing):
         return pixels
-    return np.pad(pixels, ((0, 0), (0, short[0]), (0, short[1])), constant_values=job.pad_value or 0)
+    return np.pad(pixels, ((0, 0), (0, missing[0]), (0, missing[1])), constant_values=job.pad_value or 0)
 
 
 def _must_touch(found: Detections, width: int, height: int) -> None:
     """Refuse boxes that lie wholly outside their tile: merging relies on what the tile shows."""
-    far = (found.boxes[:, 2:] < 0).any(axis=1) | (found.boxes[:, :2] > [width, height]).any(axis=1)
-    if far.any():
-        box = found.boxes[int(np.flatnonzero(far)[0])].tolist()
-        raise ResponseError(f"box {box} lies outside the tile of {width} x {height} pixels that was sent")
+    outside = (found.boxes[:, 2:] < 0).any(axis=1) | (found.boxes[:, :2] > [width, height]).any(axis=1)
+    if outside.any():
+        box = found.boxes[int(np.flatnonzero(outside)[0])].tolist()
+        raise ResponseError(
+            f"box {box} lies outside the tile of {width} x {height} pixels that was sent; a box must touch its tile"
+        )
 
 
 @lru_cache(maxsize=4)

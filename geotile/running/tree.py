@@ -15,29 +15,31 @@ from geotile.merging.detections import concat
 from geotile.merging.merge import Merge
 from geotile.results.dataset import PartWriter
 from geotile.running.region import Node
-from geotile.running.tiles import TileJob
 
 _SPLIT_EVERY = {0: 2, 1: 2, 2: 2}  # neighbouring 2 x 2 nodes; the first axis has one
 
 
-def tree_reduce(nodes: da.Array, job: TileJob) -> da.Array:
+def reduction(nodes: da.Array, grid: TileGrid, merge: Merge, writer: PartWriter | None) -> da.Array:
     """Merge the nodes of all regions into one that covers the image.
 
     Parameters
     ----------
     nodes : dask.array.Array
-        (1, regions down, regions across) of `Node`, one a chunk.
-    job : TileJob
+        (1, regions down, regions across) of `Node`, one per chunk.
+    grid : TileGrid
+    merge : Merge
+    writer : PartWriter or None
+        Writer of settled detections.
 
     Returns
     -------
     dask.array.Array
-        0-d, of one `Node` with nothing open.
+        0-d, one `Node` with nothing open.
     """
-    combine = partial(_combine, grid=job.grid, merge=job.merge, writer=job.writer)
+    combine = partial(_combine, grid=grid, merge=merge, writer=writer)
     return da.reduction(
         nodes,
-        chunk=_as_it_is,
+        chunk=_unchanged,
         combine=combine,
         aggregate=combine,
         axis=(0, 1, 2),
@@ -45,11 +47,11 @@ def tree_reduce(nodes: da.Array, job: TileJob) -> da.Array:
         split_every=_SPLIT_EVERY,
         dtype=object,
         meta=np.empty((), object),
-        name="detect-region",  # what a region's whole task is called on Dask's dashboard; merging is "-partial"
+        name="detect-region",  # name of a region's whole task on Dask's dashboard; merging is "-partial"
     )
 
 
-def _as_it_is(node: Node, axis: Any, keepdims: bool) -> Node:
+def _unchanged(node: Node, axis: Any, keepdims: bool) -> Node:
     return node
 
 
@@ -75,7 +77,7 @@ def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Me
 
 
 def _flat(nodes: Any) -> Iterator[Node]:
-    """Go through nested lists of nodes, or the one node."""
+    """Yield the nodes of nested lists, or the one node."""
     if isinstance(nodes, Node):
         yield nodes
     else:

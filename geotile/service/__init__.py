@@ -1,13 +1,13 @@
-"""Jobs from a queue: what OversightML's model runner does, over the library.
+"""A service that runs jobs from a queue, like OversightML's model runner, on top of the library.
 
 ::
 
-    Queue ─ Delivery ─▶ JobRequest ─ inspected ─▶ Backlog ─ next ─▶ Job: detect ─▶ dataset ─▶ outputs
-      ▲                     │ cannot succeed                             │ fails
-      └── back, later ──────┴──────────────▶ dead letters ◀──────────────┘ too often
+    Queue ─ Delivery ─▶ JobRequest ─ Intake ─▶ Backlog ─ next ─▶ JobRunner ─▶ dataset ─▶ outputs ─▶ Queue: complete
+      ▲                     │ can never succeed                     │ fails
+      └── release ──────────┴──────▶ Queue: reject ◀────────────────┘ max_attempts reached
 """
 
-from geotile.service.loop import ServiceOptions
+from geotile.service.options import ServiceOptions
 from geotile.service.request import JobRequest
 from geotile.service.serve import serve
 from geotile.service.submit import jobs, submit

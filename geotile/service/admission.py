@@ -1,4 +1,4 @@
-"""What is known of a job before it starts: how large it is, or that it can never succeed."""
+"""Checks of a job before it starts: its number of tiles, and whether an error is permanent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from geotile.endpoints import endpoint
 from geotile.errors import ArgumentError, GeoreferenceError, GeotileError, ImageError, ImageOpenError
-from geotile.planning.plan import plan
+from geotile.planning.opened_image import opened_image
+from geotile.planning.plan import planned
 from geotile.service.request import JobRequest
 
 _ACCESS = re.compile(
@@ -17,30 +18,30 @@ _ACCESS = re.compile(
 
 
 def count_tiles(request: JobRequest, options: Mapping[str, Any]) -> int:
-    """Return how many tiles a job will send, by the headers of its images.
+    """Return the number of tiles that a job will send; read only the headers of its images.
 
     Parameters
     ----------
     request : JobRequest
+        The job's request.
     options : mapping
-        Of its endpoint, besides its own.
+        Endpoint options of the service. Those of the request are added.
 
     Raises
     ------
     GeotileError
-        If an image does not open, or cannot be cut or sent as the request says.
+        If an image cannot be opened, or cannot be tiled or encoded as the request says.
     """
-    model = endpoint(request.image_processor.endpoint, **options, **request.asking())
-    return sum(
-        plan(url, endpoint=model, **request.cutting(), **request.opening()).requests for url in request.image_urls
-    )
+    model = endpoint(request.image_processor.endpoint, **options, **request.endpoint_options())
+    job = request.options()
+    return sum(planned(opened_image(url, job), job, job, model).requests for url in request.image_urls)
 
 
-def never_succeeds(error: GeotileError) -> bool:
-    """Tell whether what `count_tiles` raised will be so each time.
+def is_permanent(error: GeotileError) -> bool:
+    """Return whether an error of `count_tiles` would occur in each attempt.
 
-    A missing image, one that is no image, a wrong argument. Not: a host that does not answer, a role that may not be
-    assumed now, access that is denied, which somebody may grant.
+    A missing image, a file that is not an image and a wrong argument are permanent. A host that does not respond, a
+    role that cannot be assumed and denied access are not: the permission may be granted later.
     """
     if isinstance(error, ImageOpenError) and error.retryable:
         return False

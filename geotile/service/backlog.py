@@ -1,7 +1,8 @@
-"""Which job is next: the oldest of the endpoint that has least to do."""
+"""The jobs of a process. The next one to start is the oldest job of the endpoint with the fewest running jobs."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -11,59 +12,70 @@ from geotile.service.request import JobRequest
 
 @dataclass(eq=False)
 class Job:
-    """A request that was taken in."""
+    """A request that this process has received."""
 
     request: JobRequest
     delivery: Delivery
     tiles: int = 0
-    """Requests that it will make; known once its images' headers were read."""
-    also: list[Delivery] = field(default_factory=list)
-    """More deliveries of the same job: they wait for its end."""
-    target: str = field(init=False)
-    """Names its endpoint."""
+    """Number of tiles to send; 0 until the headers of the images have been read."""
+    duplicates: list[Delivery] = field(default_factory=list)
+    """Further deliveries of the same job, which wait until it finishes."""
+    endpoint_key: str = field(init=False)
+    """Key of the endpoint, see `JobRequest.endpoint_key`."""
 
     def __post_init__(self) -> None:
-        self.target = self.request.target
+        self.endpoint_key = self.request.endpoint_key
+
+    def deliveries(self) -> list[Delivery]:
+        """Return all deliveries of the job."""
+        return [self.delivery, *self.duplicates]
 
 
 @dataclass
 class Backlog:
-    """Jobs that wait and jobs that run. Not thread-safe.
+    """Jobs that are being inspected, that wait and that run.
+
+    The methods do not lock. If several threads use a backlog, they hold `changed` meanwhile.
 
     Parameters
     ----------
-    jobs : int
-        That run at once.
-    per_endpoint : int
-        That run at once against one endpoint: a slow one does not take all places. The last place is for a job that is
-        smaller than all that run there, so that big ones do not hold it up.
+    max_jobs : int
+        Maximum number of jobs that run at once.
+    max_jobs_per_endpoint : int
+        Maximum number of jobs that run at once against one endpoint, so that a slow endpoint does not use up
+        `max_jobs`. The last of them must be smaller than all jobs that run there, so that large jobs do not delay
+        small ones.
     """
 
-    jobs: int
-    per_endpoint: int
+    max_jobs: int
+    max_jobs_per_endpoint: int
+    inspecting: dict[str, Job] = field(default_factory=dict)
+    """Jobs whose image headers are being read, by job id."""
     waiting: list[Job] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    """Condition that is notified when a job starts to wait and when one finishes."""
 
     def add(self, job: Job) -> None:
-        """Have a job wait."""
+        """Add a job to those that wait."""
         self.waiting.append(job)
 
-    def next(self) -> Job | None:
-        """Move the job that is next to those that run, and return it; None if there is none or no place."""
-        if len(self.running) >= self.jobs:
+    def start_next(self) -> Job | None:
+        """Move the next job from `waiting` to `running` and return it; return None if no job may start."""
+        if len(self.running) >= self.max_jobs:
             return None
-        load = Counter(job.target for job in self.running)
-        smallest = {job.target: job.tiles for job in sorted(self.running, key=lambda job: -job.tiles)}
+        load = Counter(job.endpoint_key for job in self.running)
+        smallest = {job.endpoint_key: job.tiles for job in sorted(self.running, key=lambda job: -job.tiles)}
 
-        def has_place(job: Job) -> bool:
-            there = load[job.target]
-            return there < max(1, self.per_endpoint - 1) or (
-                there < self.per_endpoint and job.tiles < smallest[job.target]
+        def may_start(job: Job) -> bool:
+            running = load[job.endpoint_key]
+            return running < max(1, self.max_jobs_per_endpoint - 1) or (
+                running < self.max_jobs_per_endpoint and job.tiles < smallest[job.endpoint_key]
             )
 
         job = min(
-            filter(has_place, self.waiting),
-            key=lambda job: (load[job.target], job.delivery.sent, job.delivery.name),
+            filter(may_start, self.waiting),
+            key=lambda job: (load[job.endpoint_key], job.delivery.sent, job.delivery.name),
             default=None,
         )
         if job is not None:
@@ -71,17 +83,27 @@ class Backlog:
             self.running.append(job)
         return job
 
-    def ended(self, job: Job) -> None:
-        """Forget a job."""
+    def remove(self, job: Job) -> None:
+        """Remove a job that has finished running."""
         self.running.remove(job)
 
+    def clear_pending(self) -> list[Job]:
+        """Remove and return the jobs that have not started."""
+        pending = [*self.waiting, *self.inspecting.values()]
+        self.waiting.clear()
+        self.inspecting.clear()
+        return pending
+
     def find(self, job_id: str) -> Job | None:
-        """Return the job of an id, if it waits or runs."""
-        return next((each for each in [*self.running, *self.waiting] if each.request.job_id == job_id), None)
+        """Return the job with an id, None if there is none."""
+        return next((job for job in self._jobs() if job.request.job_id == job_id), None)
+
+    def deliveries(self) -> list[Delivery]:
+        """Return the deliveries of all jobs."""
+        return [each for job in self._jobs() for each in job.deliveries()]
 
     def __len__(self) -> int:
-        return len(self.waiting) + len(self.running)
+        return len(self.running) + len(self.waiting) + len(self.inspecting)
 
-    def held(self) -> list[Delivery]:
-        """Return the deliveries of all jobs."""
-        return [each for job in [*self.waiting, *self.running] for each in (job.delivery, *job.also)]
+    def _jobs(self) -> list[Job]:
+        return [*self.running, *self.waiting, *self.inspecting.values()]

@@ -1,4 +1,4 @@
-"""The cluster that a service works on: kept in reach, or asked for anew."""
+"""The connection of a service to its Dask cluster, which is renewed after it is lost."""
 
 from __future__ import annotations
 
@@ -9,71 +9,76 @@ from typing import Any
 from geotile.errors import ArgumentError
 
 _log = logging.getLogger(__name__)
-_PAUSE_S = 5.0
+_RECONNECT_INTERVAL_S = 5.0
 
 
-class Cluster:
-    """A Dask cluster: threads of this process, a scheduler's, or one of a gateway.
+class ClusterConnection:
+    """Connection to a Dask cluster: threads of this process, a scheduler, or a cluster of a dask-gateway.
 
     Parameters
     ----------
     scheduler : str, optional
-        Address of a scheduler.
+        Address of a Dask scheduler.
     gateway : str, optional
-        Url of a dask-gateway; a cluster is started there, and ended with the service.
-    workers : tuple of int
-        Least and most workers of a gateway's cluster.
+        URL of a dask-gateway. A cluster is started there and shut down together with the service.
+    workers : tuple of int, default (1, 16)
+        Minimum and maximum number of workers of the gateway's cluster.
+
+    Raises
+    ------
+    ArgumentError
+        If both `scheduler` and `gateway` are given.
     """
 
     def __init__(
         self, scheduler: str | None = None, gateway: str | None = None, workers: tuple[int, int] = (1, 16)
     ) -> None:
         if scheduler is not None and gateway is not None:
-            raise ArgumentError("give a scheduler or a gateway, not both")
+            raise ArgumentError("scheduler and gateway cannot be combined; got both. Use one of them.")
         self._scheduler, self._gateway_url, self._workers = scheduler, gateway, workers
         self._client: Any = None
         self._cluster: Any = None
-        self._next = 0.0
+        self._next_attempt = 0.0
 
     @property
-    def stands(self) -> bool:
-        """Whether the connection stands, as far as is known."""
-        client = self._client  # another thread may connect again
-        threads = self._scheduler is None and self._gateway_url is None
-        return threads or (client is not None and client.status == "running")
+    def is_connected(self) -> bool:
+        """Whether the connection is up, as far as the client knows. Threads of this process are always connected."""
+        client = self._client  # another thread may reconnect
+        uses_threads = self._scheduler is None and self._gateway_url is None
+        return uses_threads or (client is not None and client.status == "running")
 
-    def connected(self) -> bool:
-        """Tell whether there are workers; connect again if they were lost."""
-        if self.stands:
+    def ensure_workers(self) -> bool:
+        """Reconnect if the connection was lost; return whether the cluster has workers."""
+        if self.is_connected:
             return self._client is None or bool(self._client.scheduler_info()["workers"])
-        if time.monotonic() < self._next:
+        if time.monotonic() < self._next_attempt:
             return False
-        self._next = time.monotonic() + _PAUSE_S
+        self._next_attempt = time.monotonic() + _RECONNECT_INTERVAL_S
         try:
             self._connect()
-        except Exception as error:  # whatever keeps a cluster away: it is tried again, and readiness says so
+        except Exception as error:  # whatever the cause: the next attempt follows, and readiness reports it
             _log.error("no cluster: %s: %s", type(error).__name__, error)
             return False
         return bool(self._client.scheduler_info()["workers"])
 
     def close(self) -> None:
-        """Leave the cluster; end it if it is ours."""
+        """Close the connection; shut the cluster down if this object started it."""
         for each in (self._client, self._cluster):
             try:
                 if each is not None:
                     each.close()
-            except Exception as error:  # it is lost, or its gateway is, which ends it when it is idle
-                _log.warning("a cluster could not be closed: %s: %s", type(error).__name__, error)
+            except Exception as error:  # the cluster or its gateway is lost; a gateway ends clusters that are idle
+                _log.warning("the cluster could not be closed: %s: %s", type(error).__name__, error)
         self._client = self._cluster = None
 
     def _connect(self) -> None:
         from distributed import Client
 
         if self._client is not None:
-            _log.warning("the cluster was lost; connecting again")
+            _log.warning("the connection to the cluster was lost; reconnecting")
         self.close()
         if self._gateway_url is None:
-            self._client = Client(self._scheduler, timeout=_PAUSE_S)
+            self._client = Client(self._scheduler, timeout=_RECONNECT_INTERVAL_S)
             return
         from dask_gateway import GatewayCluster
 

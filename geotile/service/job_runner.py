@@ -1,4 +1,4 @@
-"""One job: its images through the model into datasets, those into its outputs; begun again where it ended."""
+"""One job: detect on each image into a dataset, then write the dataset to the outputs; resume after an interruption."""
 
 from __future__ import annotations
 
@@ -14,210 +14,229 @@ from typing import Any, Literal
 import dask
 
 from geotile.core.redact import redact
+from geotile.endpoints import endpoint
 from geotile.errors import EndpointError, GeotileError, OutputError, ServiceError
 from geotile.grid.tile_grid import TileGrid
-from geotile.pipeline import run_to_dataset
+from geotile.pipeline import detect_to_dataset
 from geotile.results.report import Report
 from geotile.running.run import Run
 from geotile.service.backlog import Job
-from geotile.service.features import added_properties, part_names, source_metadata
-from geotile.service.logs import RunNames
-from geotile.service.metrics import Meters
-from geotile.service.notifications import Announcer
-from geotile.service.outputs import Found, deliver
+from geotile.service.features import job_properties, part_names, source_metadata
+from geotile.service.logs import JobContext
+from geotile.service.metrics import ServiceMetrics
+from geotile.service.notifications import Notifier
+from geotile.service.outputs import StoredDetections, write_output
 from geotile.service.records import FINISHED, ImageRecord, JobRecord, Records, Status, image_id, read_json
 from geotile.storage.folder import Folder
 from geotile.traffic import stop_run_everywhere
 
 _log = logging.getLogger(__name__)
-_FAILED_TILES = 100
+_MAX_FAILED_TILES = 100
 _RESULT = "result.json"
 
 
-class Stopped(GeotileError):
-    """The service stops: the job is handed back."""
+class ServiceStopped(GeotileError):
+    """The service is stopping; the job returns to the queue."""
 
 
 @dataclass
-class Control:
-    """Stops the runs of this process, from any thread."""
+class RunControl:
+    """The runs of this process, which any thread can stop."""
 
     stopping: threading.Event = field(default_factory=threading.Event)
     _runs: set[str] = field(default_factory=set)
 
     def stop(self) -> None:
-        """Stop all runs, and those that begin."""
+        """Stop all runs, and each run that starts later."""
         self.stopping.set()
         for run in list(self._runs):
-            stop_run_everywhere(run, "the service stops")
+            stop_run_everywhere(run, "the service is stopping")
 
-    def check(self) -> None:
-        """Raise Stopped if the service stops."""
+    def raise_if_stopping(self) -> None:
+        """Raise `ServiceStopped` if the service is stopping."""
         if self.stopping.is_set():
-            raise Stopped("the service stops")
+            raise ServiceStopped("the service is stopping")
 
     @contextmanager
-    def watched(self, run: Run) -> Iterator[None]:
-        """Have a run stopped when all are; raise Stopped at its end if it was."""
+    def tracked(self, run: Run) -> Iterator[None]:
+        """Make a run stoppable inside the block; raise `ServiceStopped` at its end if it was stopped."""
         self._runs.add(run.job.run)
         try:
-            self.check()
+            self.raise_if_stopping()
             yield
-            self.check()
+            self.raise_if_stopping()
         finally:
             self._runs.discard(run.job.run)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worker:
-    """Does jobs.
+class JobRunner:
+    """Runs the images of jobs and writes their outputs.
 
     Parameters
     ----------
     records : Records
-    announcer : Announcer
-    control : Control
+        The saved records.
+    notifier : Notifier
+        Receiver of status changes.
+    control : RunControl
+        The runs that can be stopped.
     concurrency : int or "auto"
-        Requests in flight at an endpoint, over all its jobs.
-    limits : dict
-        The same for some endpoints, by name or url.
-    region_size : "auto" or int
-        As for `geotile.detect`.
+        Maximum number of requests in flight at an endpoint, over all its jobs.
+    limits : dict of str to int
+        `concurrency` of single endpoints, by name or URL.
+    region_size : int or "auto"
+        Side of a region in pixels, as for `geotile.detect`.
     endpoint_options : dict
-        Of every endpoint.
-    meters : Meters
-    names : RunNames
-        Notes whose job each run is, for the logs.
+        Options of every endpoint.
+    metrics : ServiceMetrics
+        Counters of tiles and requests.
+    job_context : JobContext
+        Filter that adds the job of each run to log records.
     """
 
     records: Records
-    announcer: Announcer
-    control: Control
+    notifier: Notifier
+    control: RunControl
     concurrency: int | Literal["auto"]
     limits: dict[str, int]
-    region_size: int | str
+    region_size: int | Literal["auto"]
     endpoint_options: dict[str, Any]
-    meters: Meters
-    names: RunNames
+    metrics: ServiceMetrics
+    job_context: JobContext
 
-    def do(self, job: Job, record: JobRecord) -> Status:
-        """Do what is left of a job; return its status.
+    def run(self, job: Job, record: JobRecord) -> Status:
+        """Run the images of a job that are not finished, and return the job's status.
 
         Raises
         ------
         GeotileError
-            If some of it fails; what is done is kept.
-        Stopped
-            If the service stops.
+            If an image or an output fails. Finished regions and written outputs are kept.
+        ServiceStopped
+            If the service is stopping.
         """
-        failed: list[GeotileError] = []
+        errors: list[GeotileError] = []
         for number, image in enumerate(record.images):
-            self.control.check()
+            self.control.raise_if_stopping()
             if image.status not in FINISHED:
                 try:
-                    self._image(job, record, number, image)
-                except Stopped:
+                    self._run_image(job, record, number, image)
+                except ServiceStopped:
                     raise
                 except GeotileError as error:
                     _log.warning("job %s: %s", record.job_id, error, extra={"job_id": record.job_id})
-                    failed.append(error)
+                    errors.append(error)
                 self.records.save(record)
-        if failed:
-            raise failed[0]
+        if errors:
+            raise errors[0]
         return "PARTIAL" if any(image.status == "PARTIAL" for image in record.images) else "SUCCESS"
 
-    def _image(self, job: Job, record: JobRecord, number: int, image: ImageRecord) -> None:
-        place = self.records.work(record.job_id).sub(str(number))
-        named = image_id(record, image)
-        result = read_json(place, _RESULT)
+    def _run_image(self, job: Job, record: JobRecord, number: int, image: ImageRecord) -> None:
+        folder = self.records.work_folder(record.job_id).sub(str(number))
+        full_id = image_id(record, image)
+        result = read_json(folder, _RESULT)
         if result is None:
             image.status = "IN_PROGRESS"
-            self.announcer.say("IN_PROGRESS", record.job_id, "its tiles are asked about", image_id=named)
-            result = self._detect(job, record, number, image, place)
-        found = Found(
-            folder=place.sub("found"), parts=result["parts"], job_id=record.job_id, image_id=named,
-            added=added_properties(
-                record.job_id, record.began or 0.0, result["source"], job.request.feature_properties
+            self.notifier.notify("IN_PROGRESS", record.job_id, "sending tiles to the model", image_id=full_id)
+            result = self._detect(job, record, number, image, folder)
+        detections = StoredDetections(
+            folder=folder.sub("detections"), parts=result["parts"], job_id=record.job_id, image_id=full_id,
+            extra_properties=job_properties(
+                record.job_id, record.started or 0.0, result["source"], job.request.feature_properties
             ),
             name=job.request.image_names()[number],
         )  # fmt: skip
-        self._deliver(job, record, image, found, place)
+        self._write_outputs(job, record, image, detections, folder)
         image.status = result["status"]
-        self.announcer.say(
-            image.status, record.job_id, f"{image.detections} detections", image_id=named, seconds=image.seconds,
+        self.notifier.notify(
+            image.status, record.job_id, f"{image.detections} detections", image_id=full_id, duration_s=image.seconds,
             failed_tiles=image.failed_tiles,
         )  # fmt: skip
 
-    def _detect(self, job: Job, record: JobRecord, number: int, image: ImageRecord, place: Folder) -> dict[str, Any]:
-        request, url = job.request, job.request.image_urls[number]
-        uri, detector = request.image_processor.endpoint, request.image_processor.name
+    def _detect(self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder) -> dict[str, Any]:
+        """Run an image into the dataset ``detections/``; write and return ``result.json``."""
+        report, grid = self._run_to_dataset(job, record, number, image, folder)
+        _update_image(image, report)
+        self.metrics.count_run(report)
+        if report.status == "FAILED":
+            raise EndpointError(
+                f"all {len(report.failures)} tiles of {image.image} failed: {report.failures[0].reason}"
+            )
+        self._notify_of_failed_regions(record, image, report, grid)
+        url = job.request.image_urls[number]
+        result = {
+            "status": report.status, "parts": part_names(folder.sub("detections")),
+            "source": source_metadata(url, job.request.options()),
+        }  # fmt: skip
+        folder.write(_RESULT, json.dumps(result).encode())
+        return result
+
+    def _run_to_dataset(
+        self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder
+    ) -> tuple[Report, TileGrid]:
+        request, processor = job.request, job.request.image_processor
         grids: list[TileGrid] = []
 
         @contextmanager
         def around(run: Run) -> Iterator[None]:
             grids.append(run.job.grid)
             with (
-                self.control.watched(run),
-                self.names.noted(run.job.run, record.job_id, image_id(record, image)),
+                self.control.tracked(run),
+                self.job_context.of_run(run.job.run, record.job_id, image_id(record, image)),
             ):
                 yield
 
-        with dask.annotate(priority=-round(math.log2(job.tiles + 1))):  # small jobs pass big ones
-            report = run_to_dataset(
-                url, uri, place.sub("found"), overwrite=True, group=request.target, around=around,
-                checkpoint=place.sub("checkpoint").uri, retry_failed=image.failures > 0, merge=request.merge,
-                concurrency=self.limits.get(detector, self.concurrency), region_size=self.region_size,
-                skip_nodata=request.geotile.skip_nodata, score_threshold=request.geotile.score_threshold,
-                **request.cutting(), **request.opening(), **self.endpoint_options, **request.asking(),
+        with dask.annotate(priority=-round(math.log2(job.tiles + 1))):  # small jobs overtake large ones
+            report = detect_to_dataset(
+                request.image_urls[number],
+                endpoint(processor.endpoint, **self.endpoint_options, **request.endpoint_options()),
+                folder.sub("detections"),
+                request.options(
+                    overwrite=True, checkpoint=folder.sub("checkpoint").uri, retry_failed=image.failures > 0,
+                    concurrency=self.limits.get(processor.name, self.concurrency), region_size=self.region_size,
+                ),
+                group=request.endpoint_key, around=around,
             )  # fmt: skip
-        self._note(image, report)
-        self.meters.ran(report)
-        if report.status == "FAILED":
-            raise EndpointError(
-                f"all {len(report.failures)} tiles of {image.image} failed: {report.failures[0].reason}"
-            )
-        self._announce_regions(record, image, report, grids[0])
-        result = {
-            "status": report.status, "parts": part_names(place.sub("found")),
-            "source": source_metadata(redact(url), {"uri": url, **request.opening()}),
-        }  # fmt: skip
-        place.write(_RESULT, json.dumps(result).encode())
-        return result
+        return report, grids[0]
 
-    def _note(self, image: ImageRecord, report: Report) -> None:
-        image.tiles, image.failures = report.tiles, len(report.failures)
-        image.failed_tiles = [failure.window for failure in report.failures[:_FAILED_TILES]]
-        image.detections = report.detections_after
-        image.requests += report.requests
-        image.seconds += round(report.seconds, 3)
-
-    def _announce_regions(self, record: JobRecord, image: ImageRecord, report: Report, grid: TileGrid) -> None:
-        """Announce the regions that have failed tiles."""
-        regions: dict[tuple[int, int], list[list[int]]] = {}
-        for failure in report.failures[:_FAILED_TILES]:
-            at = grid.region_of(*divmod(failure.tile, grid.tiles_yx[1]))
-            regions.setdefault(at, []).append(failure.window)
-        for (row, column), windows in regions.items():
+    def _notify_of_failed_regions(self, record: JobRecord, image: ImageRecord, report: Report, grid: TileGrid) -> None:
+        """Send a status for each region that has failed tiles."""
+        failed_windows: dict[tuple[int, int], list[list[int]]] = {}
+        for failure in report.failures[:_MAX_FAILED_TILES]:
+            region = grid.region_of(*divmod(failure.tile, grid.tiles_yx[1]))
+            failed_windows.setdefault(region, []).append(failure.window)
+        for (row, column), windows in failed_windows.items():
             y0, y1, x0, x1 = grid.region_window(row, column)
-            failed = len(windows) == len(grid.region_tiles(row, column))
-            self.announcer.say(
-                "FAILED" if failed else "PARTIAL", record.job_id, f"{len(windows)} tiles failed",
+            all_failed = len(windows) == len(grid.region_tiles(row, column))
+            self.notifier.notify(
+                "FAILED" if all_failed else "PARTIAL", record.job_id, f"{len(windows)} tiles failed",
                 image_id=image_id(record, image),
                 region_id=f"[[{y0}, {x0}], [{x1 - x0}, {y1 - y0}]]", failed_tiles=windows,
             )  # fmt: skip
 
-    def _deliver(self, job: Job, record: JobRecord, image: ImageRecord, found: Found, place: Folder) -> None:
-        """Write to each output that was not written to; those that fail fail alone."""
-        failed: list[str] = []
+    def _write_outputs(
+        self, job: Job, record: JobRecord, image: ImageRecord, detections: StoredDetections, folder: Folder
+    ) -> None:
+        """Write the outputs that have not been written yet; an output that fails does not stop the others."""
+        errors: list[str] = []
         for number, output in enumerate(job.request.outputs):
             name = f"{number}-{output.type}"
             if name in image.outputs:
                 continue
-            self.control.check()
+            self.control.raise_if_stopping()
             try:
-                image.outputs[name] = deliver(found, output, place, name)
+                image.outputs[name] = write_output(detections, output, folder, name)
             except (OutputError, ServiceError, OSError) as error:
-                failed.append(f"outputs[{number}]: {redact(str(error))}")
+                errors.append(f"outputs[{number}]: {redact(str(error))}")
             self.records.save(record)
-        if failed:
-            raise OutputError("; ".join(failed))
+        if errors:
+            raise OutputError("; ".join(errors))
+
+
+def _update_image(image: ImageRecord, report: Report) -> None:
+    """Copy the figures of a run into an image's record."""
+    image.tiles, image.failures = report.tiles, len(report.failures)
+    image.failed_tiles = [failure.window for failure in report.failures[:_MAX_FAILED_TILES]]
+    image.detections = report.detections_after
+    image.requests += report.requests
+    image.seconds += round(report.seconds, 3)

@@ -1,4 +1,12 @@
-"""What becomes of a job: begun, finished, tried again, given up; in its record, its queue, and for all to hear."""
+"""The lifecycle of a job: each change of its state is recorded, announced and passed on to the queue.
+
+::
+
+                    ┌─▶ finish ───────────────▶ Queue.complete
+    start: attempt ─┼─▶ release_interrupted ──▶ Queue.release      the service stopped: the attempt is not counted
+       ▲            └─▶ record_failure ───┬───▶ Queue.release      until max_attempts is reached
+       └──────────────────────────────────┘└──▶ reject: Queue.reject
+"""
 
 from __future__ import annotations
 
@@ -9,164 +17,177 @@ import time
 
 from geotile.core.redact import redact
 from geotile.errors import ClusterError, GeotileError, OutputError, ServiceError
-from geotile.service.admission import never_succeeds
+from geotile.service.admission import is_permanent
 from geotile.service.backlog import Job
-from geotile.service.metrics import Meters
-from geotile.service.notifications import Announcer
+from geotile.service.metrics import ServiceMetrics
+from geotile.service.notifications import Notifier
 from geotile.service.queue import Delivery, Queue
 from geotile.service.records import FINISHED, Attempt, JobRecord, Records, Status, image_id, new_record
 
 _log = logging.getLogger(__name__)
-_LONGEST_PAUSE_S = 900.0
+_MAX_RETRY_DELAY_S = 900.0
 
 
-class Desk:
-    """Writes down what becomes of jobs.
+class JobLifecycle:
+    """State changes of jobs.
 
-    A status is announced before it is kept, and kept before its request leaves the queue: a process that dies in
-    between leaves a request that comes again, and nothing that is not announced.
+    A status is announced first, then saved, and only then the request leaves the queue. If the process dies in between,
+    the queue delivers the request again, so a status can be announced twice but is never lost.
 
     Parameters
     ----------
     queue : Queue
+        The queue of the requests.
     records : Records
-    announcer : Announcer
-    meters : Meters
-    deliveries : int
-        How often a job is tried.
-    retry_s : float
-        Pause before the second time; it doubles with each.
+        The saved records.
+    notifier : Notifier
+        Receiver of status changes.
+    metrics : ServiceMetrics
+        Counters of finished jobs.
+    max_attempts : int
+        Number of attempts after which a failing job is rejected.
+    retry_delay_s : float
+        Delay before the second attempt, in seconds. It doubles with each attempt, up to 900 s.
     """
 
     def __init__(
-        self, queue: Queue, records: Records, announcer: Announcer, meters: Meters, deliveries: int, retry_s: float
-    ) -> None:
-        self.queue, self.records, self.announcer, self.meters = queue, records, announcer, meters
-        self.deliveries, self.retry_s = deliveries, retry_s
+        self, queue: Queue, records: Records, notifier: Notifier, metrics: ServiceMetrics, max_attempts: int,
+        retry_delay_s: float,
+    ) -> None:  # fmt: skip
+        self.queue, self.records, self.notifier, self.metrics = queue, records, notifier, metrics
+        self.max_attempts, self.retry_delay_s = max_attempts, retry_delay_s
 
-    def begin(self, job: Job) -> JobRecord | None:
-        """Return a job's record with one more attempt; None if there is nothing to do."""
-        request, known = job.request, self.records.load(job.request.job_id)
-        record = known or new_record(request, job.delivery)
-        if self.settled(job, record):
+    def start(self, job: Job) -> JobRecord | None:
+        """Start an attempt and return the job's record; return None if the job must not run."""
+        record = self.records.load(job.request.job_id) or new_record(job.request, job.delivery)
+        if self.resolve_if_finished(job, record):
             return None
-        if record.status == "FAILED" or record.digest != request.digest:  # somebody sends it again, perhaps put right
-            if record.digest != request.digest:
-                self.records.clear(request.job_id)
-            before = record if record.digest == request.digest else None
-            record = new_record(request, job.delivery, before)
+        record = self._renewed(job, record)
         for attempt in record.attempts:
-            attempt.error = attempt.error or f"process {attempt.process} on {attempt.host} ended"
-        if len(record.attempts) >= self.deliveries:
-            self.give_up(job.delivery, record, "it was tried often enough")
+            attempt.error = attempt.error or f"process {attempt.process} on {attempt.host} ended before the job did"
+        if len(record.attempts) >= self.max_attempts:
+            self.reject(job.delivery, record, f"all {self.max_attempts} attempts failed")
             return None
-        first = record.began is None
-        record.began, record.status, record.delivery = record.began or time.time(), "IN_PROGRESS", job.delivery.name
-        record.attempts.append(_attempt())
+        is_first = record.started is None
+        record.started, record.status = record.started or time.time(), "IN_PROGRESS"
+        record.delivery = job.delivery.name
+        record.attempts.append(_new_attempt())
         self.records.save(record)
-        if first:
+        if is_first:
             for image in record.images:
-                self.announcer.say("STARTED", record.job_id, "it is begun", image_id=image_id(record, image))
+                self.notifier.notify("STARTED", record.job_id, "job started", image_id=image_id(record, image))
         return record
 
-    def settled(self, job: Job, record: JobRecord) -> bool:
-        """Take a request out of the queue whose job has ended; tell whether it has."""
-        again = record.delivery == job.delivery.name and not job.delivery.anew
+    def _renewed(self, job: Job, record: JobRecord) -> JobRecord:
+        """Return a new record if the request was submitted again after a failure, possibly corrected."""
+        is_same_request = record.digest == job.request.digest
+        if record.status != "FAILED" and is_same_request:
+            return record
+        if not is_same_request:
+            self.records.clear(job.request.job_id)
+        return new_record(job.request, job.delivery, record if is_same_request else None)
+
+    def resolve_if_finished(self, job: Job, record: JobRecord) -> bool:
+        """Remove the request from the queue if its job has finished; return whether it had."""
+        is_redelivery = record.delivery == job.delivery.name and not job.delivery.is_new_submission
         if record.status in FINISHED and record.digest != job.request.digest:
-            why = f"jobId {record.job_id!r} is that of another request, which is {record.status}; give a new one"
-            self.give_up(job.delivery, new_record(job.request, job.delivery), why, keep=False)
-        elif record.status in FINISHED or (
-            record.status == "FAILED" and again
-        ):  # failed ones are with the dead letters
-            self.out(job.delivery, record)
+            reason = (
+                f"jobId {record.job_id!r} belongs to another request, whose status is {record.status}. "
+                "Submit this request with a new jobId."
+            )
+            self.reject(job.delivery, new_record(job.request, job.delivery), reason, save=False)
+        elif record.status in FINISHED or (record.status == "FAILED" and is_redelivery):
+            self._complete(job.delivery, record)  # a failed request is among the dead letters already
         else:
             return False
         return True
 
     def finish(self, job: Job, record: JobRecord, status: Status) -> None:
-        """Note that a job is done."""
-        record.status, record.ended = status, time.time()
-        took = record.ended - (record.began or record.ended)
-        self.announcer.say(status, record.job_id, f"{len(record.images)} images are done", seconds=took)
+        """Set the final status of a job that succeeded, and remove its request from the queue."""
+        record.status, record.finished = status, time.time()
+        self.notifier.notify(
+            status, record.job_id, f"{len(record.images)} images processed", duration_s=record.duration_s()
+        )
         self.records.save(record)
         self.records.clear(record.job_id)
-        self.meters.ended(record)
-        self.out(job.delivery, record)
+        self.metrics.count_job(record)
+        self._complete(job.delivery, record)
 
-    def stopped(self, job: Job, record: JobRecord) -> None:
-        """Hand a job back that was stopped: it was not its fault."""
+    def release_interrupted(self, job: Job, record: JobRecord) -> None:
+        """Return a job that the service interrupted to the queue; do not count the attempt."""
         record.attempts.pop()
         self.records.save(record)
-        self.back(job.delivery, 0.0)
+        self.release(job.delivery, 0.0)
 
-    def failed(self, job: Job, record: JobRecord, error: Exception) -> None:
-        """Note that an attempt failed; have the job tried again, or give it up."""
-        said = redact(str(error)) or type(error).__name__
-        record.attempts[-1].error = said
-        if len(record.attempts) >= self.deliveries:
-            self.give_up(job.delivery, record, said)
+    def record_failure(self, job: Job, record: JobRecord, error: Exception) -> None:
+        """Record a failed attempt; release the job for the next one, or reject it after `max_attempts`."""
+        reason = redact(str(error)) or type(error).__name__
+        record.attempts[-1].error = reason
+        if len(record.attempts) >= self.max_attempts:
+            self.reject(job.delivery, record, reason)
             return
         self.records.save(record)
-        self.back(job.delivery, min(_LONGEST_PAUSE_S, self.retry_s * 2 ** (len(record.attempts) - 1)))
+        self.release(job.delivery, self._retry_delay(len(record.attempts)))
 
-    def failed_to_start(self, job: Job, error: GeotileError) -> None:
-        """Give up what can never succeed; have the rest tried again."""
-        if isinstance(error, ClusterError):  # not the job's fault: it has not begun
+    def record_admission_failure(self, job: Job, error: GeotileError) -> None:
+        """Reject a job whose images or endpoint can never be used; release it if the error is temporary."""
+        if isinstance(error, ClusterError):  # not the job's fault, so it does not count as an attempt
             _log.warning("%s", error, extra={"job_id": job.request.job_id})
-            self.later(job.delivery)
+            self.release_with_backoff(job.delivery)
             return
         try:
             record = self.records.load(job.request.job_id)
             if record is None or record.status == "FAILED":
                 record = new_record(job.request, job.delivery)
-            if never_succeeds(error):
-                self.give_up(job.delivery, record, redact(str(error)))
+            if is_permanent(error):
+                self.reject(job.delivery, record, redact(str(error)))
             else:
-                record.attempts.append(_attempt())
-                self.failed(job, record, error)
-        except OutputError as trouble:
-            _log.error("%s", trouble)
-            self.later(job.delivery)
+                record.attempts.append(_new_attempt())
+                self.record_failure(job, record, error)
+        except OutputError as state_error:
+            _log.error("%s", state_error)
+            self.release_with_backoff(job.delivery)
 
-    def give_up(self, delivery: Delivery, record: JobRecord, why: str, *, keep: bool = True) -> None:
-        """Send a request to the dead letters, with what went wrong each time."""
-        record.reasons = [each.error for each in record.attempts if each.error] or [why]
-        record.status, record.ended, record.delivery = "FAILED", time.time(), delivery.name
-        took = record.ended - (record.began or record.ended)
+    def reject(self, delivery: Delivery, record: JobRecord, reason: str, *, save: bool = True) -> None:
+        """Set the status FAILED and move the request to the dead letters, with the error of each attempt."""
+        record.reasons = [each.error for each in record.attempts if each.error] or [reason]
+        record.status, record.finished, record.delivery = "FAILED", time.time(), delivery.name
         for image in record.images:
             if image.status not in FINISHED:
                 image.status = "FAILED"
-                self.announcer.say(
-                    "FAILED", record.job_id, record.reasons[-1], image_id=image_id(record, image), seconds=took,
-                    failed_tiles=image.failed_tiles,
+                self.notifier.notify(
+                    "FAILED", record.job_id, record.reasons[-1], image_id=image_id(record, image),
+                    duration_s=record.duration_s(), failed_tiles=image.failed_tiles,
                 )  # fmt: skip
-        self.announcer.say("FAILED", record.job_id, record.reasons[-1], seconds=took)
-        if keep:
+        self.notifier.notify("FAILED", record.job_id, record.reasons[-1], duration_s=record.duration_s())
+        if save:
             self.records.save(record)
-        self.meters.ended(record)
+        self.metrics.count_job(record)
         try:
-            self.queue.dead(delivery, record.model_dump(mode="json"))
-        except ServiceError as error:  # it comes back, and is known to have failed
+            self.queue.reject(delivery, record.model_dump(mode="json"))
+        except ServiceError as error:  # the request is delivered again, and its record says that it failed
             _log.error("%s", error)
 
-    def out(self, delivery: Delivery, record: JobRecord) -> None:
-        """Take a request out of the queue."""
+    def release_with_backoff(self, delivery: Delivery) -> None:
+        """Return a request to the queue that cannot be processed now; the delay grows with each delivery."""
+        self.release(delivery, self._retry_delay(delivery.receive_count))
+
+    def release(self, delivery: Delivery, delay_s: float) -> None:
+        """Return a request to the queue, which delivers it again after `delay_s` seconds."""
         try:
-            self.queue.done(delivery, record.model_dump(mode="json"))
-        except ServiceError as error:  # it comes back, and is known to be done
+            self.queue.release(delivery, delay_s)
+        except ServiceError as error:  # it is delivered again once its time is no longer extended
             _log.error("%s", error)
 
-    def later(self, delivery: Delivery) -> None:
-        """Hand a request back that cannot be worked on now; the pause grows with each delivery."""
-        self.back(delivery, min(_LONGEST_PAUSE_S, self.retry_s * 2 ** min(delivery.receives - 1, 20)))
-
-    def back(self, delivery: Delivery, delay_s: float) -> None:
-        """Hand a request back."""
+    def _complete(self, delivery: Delivery, record: JobRecord) -> None:
         try:
-            self.queue.back(delivery, delay_s)
-        except ServiceError as error:  # it comes back when it is no longer said to be in work
+            self.queue.complete(delivery, record.model_dump(mode="json"))
+        except ServiceError as error:  # the request is delivered again, and its record says that the job has finished
             _log.error("%s", error)
 
+    def _retry_delay(self, attempts: int) -> float:
+        return float(min(_MAX_RETRY_DELAY_S, self.retry_delay_s * 2 ** min(attempts - 1, 20)))
 
-def _attempt() -> Attempt:
-    return Attempt(began=time.time(), host=socket.gethostname(), process=os.getpid())
+
+def _new_attempt() -> Attempt:
+    return Attempt(started=time.time(), host=socket.gethostname(), process=os.getpid())

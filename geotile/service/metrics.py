@@ -1,4 +1,4 @@
-"""What a service counts, in Prometheus' form."""
+"""Prometheus metrics of a service."""
 
 from __future__ import annotations
 
@@ -13,57 +13,59 @@ from geotile.results.report import Report
 from geotile.service.records import JobRecord
 
 Gauges = dict[str, tuple[str, dict[str, float]]]
-"""By name: what it is, and values by endpoint; "" for one of no endpoint."""
+"""Description and values of each gauge, by name. Values are by endpoint; the key "" stands for no endpoint."""
 
 
-class Meters:
-    """Counters of a process that serves; gauges that are asked for when somebody looks.
+class ServiceMetrics:
+    """Counters of a service process, and gauges that are read on each scrape.
 
     Parameters
     ----------
-    look : callable
-        Returns the gauges.
+    read_gauges : callable
+        Function without arguments that returns `Gauges`.
     """
 
-    def __init__(self, look: Callable[[], Gauges] = dict) -> None:
-        self.registry, self.look = CollectorRegistry(), look
-        own: dict[str, Any] = {"registry": self.registry, "namespace": "geotile_service"}
-        self._jobs = Counter("jobs", "Jobs that ended", ["status"], **own)
-        self._waited = Histogram("job_wait_seconds", "From the queue to the end", buckets=_buckets(), **own)
-        self._counts = {
-            name: Counter(name, text, **own)
-            for name, text in (
-                ("tiles", "Tiles of images that were run"),
-                ("tile_failures", "Tiles that failed"),
-                ("requests", "Requests sent to models, retries among them"),
-                ("retries", "Requests that were sent again"),
-                ("throttled", "Requests that an endpoint had no room for"),
+    def __init__(self, read_gauges: Callable[[], Gauges] = dict) -> None:
+        self.registry, self.read_gauges = CollectorRegistry(), read_gauges
+        options: dict[str, Any] = {"registry": self.registry, "namespace": "geotile_service"}
+        self._jobs = Counter("jobs", "Finished jobs", ["status"], **options)
+        self._wait = Histogram(
+            "job_wait_seconds", "Time from submission to the end of a job", buckets=_buckets(), **options
+        )
+        self._counters = {
+            name: Counter(name, description, **options)
+            for name, description in (
+                ("tiles", "Tiles of processed images"),
+                ("tile_failures", "Failed tiles"),
+                ("requests", "Requests sent to models, including retries"),
+                ("retries", "Requests sent again"),
+                ("throttled", "Requests that an endpoint throttled"),
                 ("detections", "Detections after merging"),
             )
         }
-        self._steps = Counter("step_seconds", "Seconds of CPU by step; divide by tiles", ["step"], **own)
+        self._timing = Counter("step_seconds", "CPU time of each step in seconds; divide by tiles", ["step"], **options)
         self.registry.register(self)
 
-    def ran(self, report: Report) -> None:
-        """Count a run over an image."""
+    def count_run(self, report: Report) -> None:
+        """Count the tiles, requests and detections of a run over an image."""
         for name, value in (
             ("tiles", report.tiles), ("tile_failures", len(report.failures)), ("requests", report.requests),
             ("retries", report.retries), ("throttled", report.throttled), ("detections", report.detections_after),
         ):  # fmt: skip
-            self._counts[name].inc(value)
+            self._counters[name].inc(value)
         for step, seconds in report.timing.items():
-            self._steps.labels(step).inc(max(0.0, seconds))
+            self._timing.labels(step).inc(max(0.0, seconds))
 
-    def ended(self, record: JobRecord) -> None:
-        """Count a job that ended."""
+    def count_job(self, record: JobRecord) -> None:
+        """Count a finished job."""
         self._jobs.labels(record.status).inc()
-        self._waited.observe(max(0.0, (record.ended or time.time()) - record.queued))
+        self._wait.observe(max(0.0, (record.finished or time.time()) - record.queued))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges."""
-        for name, (text, values) in self.look().items():
+        """Yield the gauges; called by the registry on each scrape."""
+        for name, (description, values) in self.read_gauges().items():
             labels = [] if "" in values else ["endpoint"]
-            family = GaugeMetricFamily(f"geotile_service_{name}", text, labels=labels)
+            family = GaugeMetricFamily(f"geotile_service_{name}", description, labels=labels)
             for endpoint, value in values.items():
                 family.add_metric([endpoint] if labels else [], value)
             yield family

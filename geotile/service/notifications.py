@@ -1,4 +1,4 @@
-"""A job's statuses, as OversightML announces them: to an SNS topic, and as lines of JSON."""
+"""Status notifications in OversightML's format: messages to an SNS topic, and lines of JSON."""
 
 from __future__ import annotations
 
@@ -14,81 +14,87 @@ from geotile.core.redact import redact
 from geotile.storage.aws import aws_session
 
 _log = logging.getLogger(__name__)
-_FAILED_TILES = 100  # SNS takes 256 kB; the record says how many there were
+_MAX_FAILED_TILES = 100  # an SNS message holds up to 256 kB; the record has the number of all failed tiles
 
 
-class Announcer:
-    """Says how jobs are.
+class Notifier:
+    """Sender of status notifications.
 
     Parameters
     ----------
     topic : str, optional
-        ``sns://`` and the ARN of a topic.
-    lines : file, optional
-        Where lines of JSON go; by default standard output.
+        ``sns://`` followed by the ARN of a topic. By default, nothing is published.
+    stream : file, optional
+        Text file that receives one line of JSON per status. By default, standard output.
     """
 
-    def __init__(self, topic: str | None = None, lines: IO[str] | None = None) -> None:
+    def __init__(self, topic: str | None = None, stream: IO[str] | None = None) -> None:
         self._arn = None if topic is None else topic.removeprefix("sns://")
-        self._lines, self._lock = lines, threading.Lock()
+        self._stream, self._lock = stream, threading.Lock()
         self._client: Any = None
         if self._arn is not None:
             region = self._arn.split(":")[3] if self._arn.count(":") >= 5 else None
             self._client = aws_session(None, None, region or None).create_client("sns")
 
-    def say(
+    def notify(
         self, status: str, job_id: str, message: str, *, image_id: str | None = None, region_id: str | None = None,
-        seconds: float | None = None, failed_tiles: Sequence[Sequence[int]] = (),
+        duration_s: float | None = None, failed_tiles: Sequence[Sequence[int]] = (),
     ) -> None:  # fmt: skip
-        """Announce a status.
+        """Send the status of a job, an image or a region.
 
-        One that cannot be announced is logged, and does not fail its job.
+        If the notification cannot be published, the error is logged and the job continues.
 
         Parameters
         ----------
         status : {"STARTED", "IN_PROGRESS", "SUCCESS", "PARTIAL", "FAILED"}
-        job_id, image_id, region_id : str
-            Of what it is the status.
+            The new status.
+        job_id : str
+            Id of the job.
         message : str
-            For people; no secrets.
-        seconds : float, optional
-            That it has taken.
+            Text for people, without secrets.
+        image_id, region_id : str, optional
+            Id of the image and of the region, if the status is not that of the whole job.
+        duration_s : float, optional
+            Processing time in seconds.
         failed_tiles : sequence of (y0, y1, x0, x1)
-            In image pixels; the first hundred are announced.
+            Windows of failed tiles, in image pixels. Only the first 100 are sent.
         """
-        said: dict[str, str] = {"status": status, "job_id": job_id}
+        attributes: dict[str, str] = {"status": status, "job_id": job_id}
         if image_id is not None:
-            said["image_id"] = image_id
+            attributes["image_id"] = image_id
             if region_id is None:
-                said["image_status"] = status
+                attributes["image_status"] = status
         if region_id is not None:
-            said["region_id"] = region_id
-        if seconds is not None:
-            said["processing_duration"] = str(round(1000 * seconds))
+            attributes["region_id"] = region_id
+        if duration_s is not None:
+            attributes["processing_duration"] = str(round(1000 * duration_s))
         if failed_tiles:
-            said["failed_tiles"] = _as_osml_says(failed_tiles)
-        self._write(said, message)
+            attributes["failed_tiles"] = _in_osml_format(failed_tiles)
+        self._write(attributes, message)
         if self._client is not None:
-            self._publish(said, f"StatusMonitor update: {status} {job_id}: {message}")
+            self._publish(attributes, f"StatusMonitor update: {status} {job_id}: {message}")
 
-    def _write(self, said: dict[str, str], message: str) -> None:
+    def _write(self, attributes: dict[str, str], message: str) -> None:
         with self._lock:
-            lines = self._lines or sys.stdout
-            lines.write(json.dumps({"time": time.time(), **said, "message": message}) + "\n")
-            lines.flush()
+            stream = self._stream or sys.stdout
+            stream.write(json.dumps({"time": time.time(), **attributes, "message": message}) + "\n")
+            stream.flush()
 
-    def _publish(self, said: dict[str, str], message: str) -> None:
+    def _publish(self, attributes: dict[str, str], message: str) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        attributes = {name: {"DataType": "String", "StringValue": value} for name, value in said.items()}
+        typed = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
         try:
-            self._client.publish(TopicArn=self._arn, Message=message[:1000], MessageAttributes=attributes)
+            self._client.publish(TopicArn=self._arn, Message=message[:1000], MessageAttributes=typed)
         except (BotoCoreError, ClientError) as error:
-            _log.error("status %s of job %s was not announced: %s", said["status"], said["job_id"], redact(str(error)))
+            _log.error(
+                "status %s of job %s was not published: %s",
+                attributes["status"], attributes["job_id"], redact(str(error)),
+            )  # fmt: skip
 
 
-def _as_osml_says(tiles: Sequence[Sequence[int]]) -> str:
-    """Return tiles as OversightML does: upper-left corner (row, column), then width and height."""
+def _in_osml_format(tiles: Sequence[Sequence[int]]) -> str:
+    """Return tiles in OversightML's format: upper-left corner (row, column), then width and height."""
     return str([
-        {str(i): [[y0, x0], [x1 - x0, y1 - y0]]} for i, (y0, y1, x0, x1) in enumerate(tiles[:_FAILED_TILES], 1)
+        {str(i): [[y0, x0], [x1 - x0, y1 - y0]]} for i, (y0, y1, x0, x1) in enumerate(tiles[:_MAX_FAILED_TILES], 1)
     ])  # fmt: skip

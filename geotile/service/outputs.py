@@ -1,4 +1,4 @@
-"""Where a job's detections go: S3, files, Kinesis; each alone, each once as far as it can be."""
+"""Outputs of a job: objects in S3, files, and Kinesis records. Each output is written independently of the others."""
 
 from __future__ import annotations
 
@@ -24,166 +24,178 @@ from geotile.storage.aws import aws_session, resolve
 from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
-CALL_BYTES, RECORD_BYTES = 5 * 2**20, 2**20  # of PutRecords, partition keys among them
-_RETRIES, _PAUSE_S = 8, 0.2
+MAX_CALL_BYTES, MAX_RECORD_BYTES = 5 * 2**20, 2**20  # limits of PutRecords; partition keys count
+_MAX_ATTEMPTS, _RETRY_DELAY_S = 8, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """An image's detections, stored."""
+class StoredDetections:
+    """The detections of one image in a dataset, and what is needed to turn them into features."""
 
     folder: Folder
     """The dataset."""
     parts: Sequence[str]
-    added: dict[str, Any]
-    """Properties of every feature."""
+    """File names of the dataset's parts, in order."""
+    extra_properties: dict[str, Any]
+    """Properties to add to each feature."""
     job_id: str
+    """Id of the job."""
     image_id: str
+    """Id of the image, and prefix of the features' ids."""
     name: str
-    """Of the image, in outputs."""
+    """Name of the image in outputs."""
 
     def features(self) -> Iterator[dict[str, Any]]:
-        """Yield its features."""
-        return stored_features(self.folder, self.parts, self.added, self.image_id)
+        """Yield the detections as GeoJSON features."""
+        return stored_features(self.folder, self.parts, self.extra_properties, self.image_id)
 
 
-def deliver(found: Found, output: S3Output | FileOutput | KinesisOutput, notes: Folder, name: str) -> str:
-    """Write an image's detections to one output.
+def write_output(
+    detections: StoredDetections, output: S3Output | FileOutput | KinesisOutput, progress_folder: Folder, name: str
+) -> str:
+    """Write the detections of an image to one output.
 
     Parameters
     ----------
-    found : Found
+    detections : StoredDetections
+        The detections.
     output : S3Output, FileOutput or KinesisOutput
-    notes : Folder
-        Where it is noted how far a stream is.
+        The output as the request describes it.
+    progress_folder : Folder
+        Folder for the number of features that have been sent to a stream.
     name : str
-        Of the output, in the notes.
+        Name of the output in that folder.
 
     Returns
     -------
     str
-        Where they are.
+        URI of the written output, without secrets.
 
     Raises
     ------
     OutputError, ServiceError
-        If they cannot be written.
+        If the output cannot be written.
     """
     if isinstance(output, KinesisOutput):
-        return _Stream(found, output, notes, name).send()
+        return _KinesisWriter(detections, output, progress_folder, name).write()
     options: Mapping[str, Any] = {}
     if isinstance(output, S3Output):
-        place = "/".join(each for each in (f"s3://{output.bucket}", output.prefix.strip("/"), found.name) if each)
+        base = "/".join(each for each in (f"s3://{output.bucket}", output.prefix.strip("/"), detections.name) if each)
         options = _s3_options(output.assumed_role)
     else:
-        place = os.path.join(os.path.abspath(output.path), found.name)
-        os.makedirs(os.path.dirname(place), exist_ok=True)
+        base = os.path.join(os.path.abspath(output.path), detections.name)
+        os.makedirs(os.path.dirname(base), exist_ok=True)
     sink = Output(
-        f"{place}.{output.format}", overwrite=True, options=tuple(sorted(options.items())), owner=found.image_id
+        f"{base}.{output.format}", overwrite=True, options=tuple(sorted(options.items())), owner=detections.image_id
     )
-    sink.put(lambda draft: _write_geojson(found, draft) if output.format == "geojson" else _write_parquet(found, draft))
+    write = _write_geojson if output.format == "geojson" else _write_parquet
+    sink.put(lambda path: write(detections, path))
     return redact(sink.uri)
 
 
 def _s3_options(role: str | None) -> dict[str, Any]:
-    """Return s3fs' options; the bucket's owner is to own what is written, as OversightML has it."""
-    said: dict[str, Any] = {"s3_additional_kwargs": {"ACL": "bucket-owner-full-control"}}
+    """Return options for s3fs. Like in OversightML, the owner of the bucket gets full control of the object."""
+    options: dict[str, Any] = {"s3_additional_kwargs": {"ACL": "bucket-owner-full-control"}}
     credentials = resolve(None, role).credentials if role else None
     if credentials is not None:
-        said |= {"key": credentials.key, "secret": credentials.secret, "token": credentials.token}
-    return said
+        options |= {"key": credentials.key, "secret": credentials.secret, "token": credentials.token}
+    return options
 
 
-def _write_geojson(found: Found, path: str) -> None:
+def _write_geojson(detections: StoredDetections, path: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
-        for i, feature in enumerate(found.features()):
+        for i, feature in enumerate(detections.features()):
             file.write(",\n" if i else "\n")
-            file.write(_text(feature))
+            file.write(_to_json(feature))
         file.write("\n]}\n")
 
 
-def _write_parquet(found: Found, path: str) -> None:
-    """Copy the parts into one file, a row group each; the bounds in its metadata are those of all."""
-    files, place = found.folder.files()
-    with files.open(f"{place}/{METADATA}", "rb") as file:
+def _write_parquet(detections: StoredDetections, path: str) -> None:
+    """Copy the parts into one file, one row group each; the bounds in its metadata are those of the whole dataset."""
+    files, folder = detections.folder.files()
+    with files.open(f"{folder}/{METADATA}", "rb") as file:
         geo = pq.read_metadata(file).metadata[b"geo"]
     writer = None
-    for table in stored_tables(found.folder, found.parts):
-        table["properties"] = [(each or {}) | found.added for each in table["properties"]]
-        group = pq.read_table(parquet_bytes(table))
+    for table in stored_tables(detections.folder, detections.parts):
+        table["properties"] = [(each or {}) | detections.extra_properties for each in table["properties"]]
+        row_group = pq.read_table(parquet_bytes(table))
         if writer is None:
-            schema = group.schema.with_metadata({**group.schema.metadata, b"geo": geo})
+            schema = row_group.schema.with_metadata({**row_group.schema.metadata, b"geo": geo})
             writer = pq.ParquetWriter(path, schema, compression="zstd")
-        writer.write_table(group.cast(writer.schema))
+        writer.write_table(row_group.cast(writer.schema))
     if writer is not None:
         writer.close()
 
 
-class _Stream:
-    """Features as records of a Kinesis stream.
+class _KinesisWriter:
+    """Writer of features to a Kinesis stream, one record each.
 
-    How many were sent is noted after each call, so that a process that goes on sends none of them
-    again, but for those of a call whose end nobody saw: their ids tell.
+    The number of features sent is saved after each call, so that a process that resumes the job does not send them
+    again. Only the features of a call during which the process died are sent twice, with the same ``id``.
     """
 
-    def __init__(self, found: Found, output: KinesisOutput, notes: Folder, name: str) -> None:
-        self.found, self.output, self.notes, self.note = found, output, notes, f"{name}.sent.json"
+    def __init__(self, detections: StoredDetections, output: KinesisOutput, progress_folder: Folder, name: str) -> None:
+        self.detections, self.output = detections, output
+        self.progress_folder, self.progress_file = progress_folder, f"{name}.sent.json"
         self.client = aws_session(None, output.assumed_role, None).create_client("kinesis")
 
-    def send(self) -> str:
-        """Send what was not sent yet; return the stream's name."""
-        sent, too_large = (read_json(self.notes, self.note) or {}).get("sent", 0), 0
+    def write(self) -> str:
+        """Send the features that have not been sent yet; return the URI of the stream."""
+        sent = (read_json(self.progress_folder, self.progress_file) or {}).get("sent", 0)
         batch: list[dict[str, Any]] = []
-        size = number = 0
-        for number, feature in enumerate(self.found.features(), 1):
+        too_large = batch_bytes = number = 0
+        for number, feature in enumerate(self.detections.features(), 1):
             if number <= sent:
                 continue
-            record = {
-                "Data": _text({"type": "FeatureCollection", "features": [feature]}).encode(),
-                "PartitionKey": self.found.job_id,
-            }
-            weight = len(record["Data"]) + len(self.found.job_id.encode())
-            if weight > RECORD_BYTES:
+            record = self._record(feature)
+            record_bytes = len(record["Data"]) + len(record["PartitionKey"].encode())
+            if record_bytes > MAX_RECORD_BYTES:
                 too_large += 1
-                _log.error("feature %s is %d bytes, more than a record holds", feature["id"], weight)
+                _log.error("feature %s has %d bytes; a record holds %d", feature["id"], record_bytes, MAX_RECORD_BYTES)
                 continue
-            if len(batch) == self.output.records_a_call or size + weight > CALL_BYTES:
+            if len(batch) == self.output.records_per_call or batch_bytes + record_bytes > MAX_CALL_BYTES:
                 self._put(batch, number - 1)
-                batch, size = [], 0
+                batch, batch_bytes = [], 0
             batch.append(record)
-            size += weight
+            batch_bytes += record_bytes
         if batch:
             self._put(batch, number)
         if too_large:
             raise OutputError(
-                f"{too_large} features are larger than the {RECORD_BYTES:,} bytes of a record of Kinesis stream "
-                f"{self.output.stream}; the others were sent. Give an S3 output for them"
+                f"{too_large} features are larger than {MAX_RECORD_BYTES:,} bytes, the maximum size of a record of "
+                f"Kinesis stream {self.output.stream}; all others were sent. Use an S3 output for large features."
             )
         return f"kinesis://{self.output.stream}"
 
-    def _put(self, batch: list[dict[str, Any]], upto: int) -> None:
-        """Send records; those that the stream refuses, again."""
+    def _record(self, feature: dict[str, Any]) -> dict[str, Any]:
+        collection = {"type": "FeatureCollection", "features": [feature]}
+        return {"Data": _to_json(collection).encode(), "PartitionKey": self.detections.job_id}
+
+    def _put(self, batch: list[dict[str, Any]], features_sent: int) -> None:
+        """Send records, again those that the stream refuses, and save the number of features sent."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        left, pause, why = batch, _PAUSE_S, ""
-        for _ in range(_RETRIES):
+        remaining, delay_s, reason = batch, _RETRY_DELAY_S, ""
+        for _ in range(_MAX_ATTEMPTS):
             try:
-                said = self.client.put_records(StreamName=self.output.stream, Records=left)
+                response = self.client.put_records(StreamName=self.output.stream, Records=remaining)
             except (BotoCoreError, ClientError) as error:
                 raise ServiceError(f"Kinesis stream {self.output.stream}: {redact(str(error))}") from None
-            refused = [each for each in said["Records"] if "ErrorCode" in each]
-            left = [record for record, each in zip(left, said["Records"], strict=True) if "ErrorCode" in each]
-            if not left:
-                self.notes.write(self.note, json.dumps({"sent": upto}).encode())
+            results = response["Records"]
+            remaining = [record for record, each in zip(remaining, results, strict=True) if "ErrorCode" in each]
+            if not remaining:
+                self.progress_folder.write(self.progress_file, json.dumps({"sent": features_sent}).encode())
                 return
-            why = f"{refused[0]['ErrorCode']}: {refused[0].get('ErrorMessage', '')}"
-            time.sleep(pause)
-            pause *= 2
+            refusal = next(each for each in results if "ErrorCode" in each)
+            reason = f"{refusal['ErrorCode']}: {refusal.get('ErrorMessage', '')}"
+            time.sleep(delay_s)
+            delay_s *= 2
         raise ServiceError(
-            f"Kinesis stream {self.output.stream} refused {len(left)} of {len(batch)} records {_RETRIES} times: {why}"
+            f"Kinesis stream {self.output.stream} refused {len(remaining)} of {len(batch)} records "
+            f"{_MAX_ATTEMPTS} times: {reason}"
         )
 
 
-def _text(feature: dict[str, Any]) -> str:
-    return json.dumps(feature, allow_nan=False, ensure_ascii=False)
+def _to_json(value: dict[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)

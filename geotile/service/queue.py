@@ -1,4 +1,4 @@
-"""What a queue is: requests at least once."""
+"""Interface of a queue that delivers each request at least once."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from typing import Any, Protocol
 
 @dataclass(kw_only=True)
 class Delivery:
-    """A request as it came out of the queue."""
+    """One delivery of a request by the queue."""
 
     name: str
-    """Names it in the queue: a file, a message id."""
+    """Identifier of the request in the queue: a file name or a message id."""
     body: bytes
     sent: float
-    """Seconds since 1970 when it was put there."""
+    """Time at which the request was put into the queue, in seconds since 1970."""
     receipt: Any = None
-    receives: int = 1
-    """How often the queue has given it."""
-    anew: bool = False
-    """Whether the queue gives nothing twice: then it was put there again."""
+    """Handle by which the queue recognises this delivery."""
+    receive_count: int = 1
+    """Number of times the queue has delivered the request."""
+    is_new_submission: bool = False
+    """Whether the queue delivers each request only once, so that a known name means that it was submitted again."""
 
 
 class Queue(Protocol):
-    """Requests at least once: what is received comes back unless it is said to be done."""
+    """Queue that delivers a received request again unless it is completed or rejected."""
 
-    shown: str
+    display_name: str
+    """Name of the queue without secrets."""
 
-    def receive(self, most: int, wait_s: float) -> list[Delivery]:
-        """Return up to `most` requests, waiting for the first."""
+    def receive(self, max_count: int, wait_s: float) -> list[Delivery]:
+        """Return up to `max_count` requests; wait up to `wait_s` seconds for the first."""
 
-    def keep(self, held: Sequence[Delivery]) -> None:
-        """Say that these are still being worked on."""
+    def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Extend the time for which the queue hides requests that are still in progress."""
 
-    def done(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
-        """Take a request out of the queue."""
+    def complete(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
+        """Remove a request from the queue."""
 
-    def dead(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
-        """Take a request out of the queue to where failed ones are looked at."""
+    def reject(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
+        """Move a request from the queue to its dead letters."""
 
-    def back(self, delivery: Delivery, delay_s: float) -> None:
-        """Hand a request back; it comes again after a while."""
+    def release(self, delivery: Delivery, delay_s: float) -> None:
+        """Return a request to the queue, which delivers it again after `delay_s` seconds."""
 
     def send(self, name: str, body: bytes) -> None:
         """Put a request into the queue."""
 
-    def depth(self) -> int:
-        """Return about how many wait, nobody working on them."""
+    def waiting_count(self) -> int:
+        """Return the approximate number of requests that wait and are not in progress."""
 
-    def left(self) -> int:
-        """Return about how many there are at all, those in work among them."""
+    def remaining_count(self) -> int:
+        """Return the approximate number of all requests, including those in progress."""

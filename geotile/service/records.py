@@ -1,4 +1,4 @@
-"""What is known of each job, kept where the next process finds it."""
+"""The records of jobs, saved where the next process finds them."""
 
 from __future__ import annotations
 
@@ -23,79 +23,104 @@ _log = logging.getLogger(__name__)
 
 Status = Literal["QUEUED", "IN_PROGRESS", "SUCCESS", "PARTIAL", "FAILED"]
 FINISHED = ("SUCCESS", "PARTIAL")
-_NAME = 100
+_MAX_NAME_LENGTH = 100
 
 
 class Attempt(BaseModel):
-    """One time that a job was worked on."""
+    """One attempt at a job."""
 
-    began: float
+    started: float
+    """Start time, in seconds since 1970."""
     host: str
+    """Name of the machine."""
     process: int
+    """Process id."""
     error: str | None = None
-    """Why it failed; None while it goes on, or if its process died."""
+    """Reason of the failure; None while the attempt is in progress or if its process died."""
 
 
 class ImageRecord(BaseModel):
-    """What came of one image."""
+    """Status and figures of one image of a job."""
 
     image: str
+    """URI of the image, without secrets."""
     status: Status = "QUEUED"
+    """Status of the image."""
     tiles: int = 0
+    """Number of tiles."""
     failed_tiles: list[list[int]] = []
-    """``[y0, y1, x0, x1]`` in image pixels, the first hundred."""
+    """Windows ``[y0, y1, x0, x1]`` of the first 100 failed tiles, in image pixels."""
     failures: int = 0
+    """Number of failed tiles."""
     detections: int = 0
+    """Number of detections after merging."""
     requests: int = 0
-    """Sent in all attempts whose end was seen."""
+    """Number of requests sent, over all attempts that did not end with the death of their process."""
     seconds: float = 0.0
+    """Processing time in seconds, over the same attempts."""
     outputs: dict[str, str] = {}
-    """Where each was written, by its name."""
+    """URI of each written output, by the number and type of the output."""
 
 
 class JobRecord(BaseModel):
-    """What is known of a job. Holds no secret."""
+    """Status, attempts and images of a job. It contains no secrets."""
 
     job_id: str
+    """Id of the job."""
     job_name: str = ""
+    """Name of the job."""
     digest: str = ""
+    """Digest of the request, see `JobRequest.digest`."""
     delivery: str = ""
-    """The delivery that it came by."""
+    """Name of the request in the queue, at its latest delivery."""
     endpoint: str = ""
+    """Endpoint of the model, without secrets."""
     status: Status = "QUEUED"
+    """Status of the job."""
     queued: float = Field(default_factory=time.time)
-    began: float | None = None
-    ended: float | None = None
+    """Time at which the request was submitted, in seconds since 1970."""
+    started: float | None = None
+    """Start time of the first attempt, in seconds since 1970."""
+    finished: float | None = None
+    """Time at which the job succeeded or was rejected, in seconds since 1970."""
     attempts: list[Attempt] = []
+    """All counted attempts."""
     images: list[ImageRecord] = []
+    """The images, in the order of the request."""
     reasons: list[str] = []
-    """Why it failed, each time."""
+    """Error of each attempt, if the job was rejected."""
     warnings: list[str] = []
+    """Warnings about the request."""
+
+    def duration_s(self) -> float:
+        """Return the seconds from the first start to the end, or to now if the job has not finished."""
+        finished = self.finished or time.time()
+        return finished - (self.started or finished)
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of all jobs, in a folder: ``records/<job>.json``, and ``work/<job>/`` while it is worked on."""
+    """The records of all jobs in a folder: ``records/<job>.json``, and ``work/<job>/`` while a job is in progress."""
 
     folder: Folder
 
     def load(self, job_id: str) -> JobRecord | None:
-        """Return what is known of a job.
+        """Return the record of a job, None if there is none.
 
         Raises
         ------
         OutputError
-            If it cannot be read.
+            If the record cannot be read.
         """
         return self._read(f"{file_name(job_id)}.json")
 
     def save(self, record: JobRecord) -> None:
-        """Keep what is known of a job.
+        """Write the record of a job.
 
         Raises
         ------
         OutputError
-            If it cannot be written.
+            If the record cannot be written.
         """
         self._records.write(f"{file_name(record.job_id)}.json", record.model_dump_json(indent=1).encode())
 
@@ -105,18 +130,18 @@ class Records:
             if name.endswith(".json") and (record := self._read(name)) is not None:
                 yield record
 
-    def work(self, job_id: str) -> Folder:
-        """Return where a job's checkpoints and detections are."""
+    def work_folder(self, job_id: str) -> Folder:
+        """Return the folder of a job's checkpoints and detections."""
         return self.folder.sub("work").sub(file_name(job_id))
 
     def clear(self, job_id: str) -> None:
-        """Remove a job's checkpoints and detections: its outputs hold what it found."""
-        files, path = self.work(job_id).files()
+        """Remove a job's checkpoints and detections, which are in its outputs by then."""
+        files, path = self.work_folder(job_id).files()
         try:
             if files.exists(path):
                 files.rm(path, recursive=True)
-        except Exception as error:  # each file system has errors of its own; what is left does no harm
-            _log.warning("%s was not removed: %s", self.work(job_id).display_name, redact(str(error)))
+        except Exception as error:  # each file system has its own exceptions; files that remain do no harm
+            _log.warning("%s was not removed: %s", self.work_folder(job_id).display_name, redact(str(error)))
 
     @property
     def _records(self) -> Folder:
@@ -128,38 +153,38 @@ class Records:
             return None if data is None else JobRecord.model_validate_json(data)
         except ValueError as error:
             raise OutputError(
-                f"{self._records.display_name}/{name} is damaged: {str(error)[:200]}; remove it"
+                f"{self._records.display_name}/{name} is not a valid job record: {str(error)[:200]}. Remove the file."
             ) from None
 
 
-def new_record(request: JobRequest, delivery: Delivery, before: JobRecord | None = None) -> JobRecord:
-    """Return the record of a job that begins; what is done of it goes on from `before`."""
+def new_record(request: JobRequest, delivery: Delivery, previous: JobRecord | None = None) -> JobRecord:
+    """Return the record of a job that has not started; take start time and finished images from `previous`."""
     return JobRecord(
         job_id=request.job_id, job_name=request.job_name, digest=request.digest, delivery=delivery.name,
         endpoint=redact(request.image_processor.endpoint), queued=delivery.sent,
-        began=before.began if before else None,
-        images=before.images if before else [ImageRecord(image=redact(url)) for url in request.image_urls],
-        warnings=[f"unknown field {name}" for name in request.unknown()],
+        started=previous.started if previous else None,
+        images=previous.images if previous else [ImageRecord(image=redact(url)) for url in request.image_urls],
+        warnings=[f"unknown field {name}" for name in request.unknown_fields()],
     )  # fmt: skip
 
 
 def image_id(record: JobRecord, image: ImageRecord) -> str:
-    """Return what OversightML calls an image: its job's id and its url."""
+    """Return the image id as OversightML forms it: the job id, a colon and the URL of the image."""
     return f"{record.job_id}:{image.image}"
 
 
 def read_json(folder: Folder, name: str) -> dict[str, Any] | None:
-    """Return what a small file says, None if there is none."""
+    """Return the content of a small JSON file, None if the file does not exist."""
     data = folder.read(name)
-    found: dict[str, Any] | None = None if data is None else json.loads(data)
-    return found
+    content: dict[str, Any] | None = None if data is None else json.loads(data)
+    return content
 
 
 def file_name(job_id: str) -> str:
-    """Return a file name for a job id, whatever is in it.
+    """Return a safe file name for a job id.
 
     >>> file_name("a/b.c"), len(file_name(400 * "x"))
     ('a%2Fb%2Ec', 32)
     """
-    safe = quote(job_id, safe=" ").replace(".", "%2E") if len(job_id) <= _NAME else ""
-    return safe if 0 < len(safe) <= _NAME else digest(job_id.encode(), 32)
+    safe = quote(job_id, safe=" ").replace(".", "%2E") if len(job_id) <= _MAX_NAME_LENGTH else ""
+    return safe if 0 < len(safe) <= _MAX_NAME_LENGTH else digest(job_id.encode(), 32)

@@ -1,4 +1,4 @@
-"""A job's request, in the words of OversightML's model runner."""
+"""A job request with the field names of OversightML's model runner."""
 
 from __future__ import annotations
 
@@ -19,24 +19,22 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from geotile.core.digest import digest, json_digest
+from geotile.core.option import described, refuse_unknown
 from geotile.core.redact import redact
-from geotile.encoding.encoder import TileCompression
 from geotile.errors import ArgumentError
-from geotile.imagery.sar import SarRemap
 from geotile.merging.merge import Merge, Nms
-from geotile.merging.nms import OverlapMetric
 from geotile.merging.soft_nms import SoftNms
+from geotile.options import DetectToOptions, JobOptions, TileCompression
 
-_KINESIS_RECORDS = 500  # a call
-_COMMON = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
-
-
-class _Part(BaseModel):
-    model_config = _COMMON
+_MAX_RECORDS_PER_CALL = 500  # the maximum of Kinesis
 
 
-class S3Output(_Part):
-    """An object a image: ``bucket/prefix/<image file name>.geojson``."""
+class _RequestModel(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
+
+
+class S3Output(_RequestModel):
+    """Output with one S3 object per image: ``bucket/prefix/<image file name>.geojson``."""
 
     type: Literal["S3"]
     bucket: str = Field(min_length=3)
@@ -45,16 +43,16 @@ class S3Output(_Part):
     assumed_role: str | None = None
 
 
-class FileOutput(_Part):
-    """A file an image, in a folder of this machine."""
+class FileOutput(_RequestModel):
+    """Output with one file per image, in a local folder."""
 
     type: Literal["File"]
     path: str = Field(min_length=1)
     format: Literal["geojson", "parquet"] = "geojson"
 
 
-class KinesisOutput(_Part):
-    """A record a feature."""
+class KinesisOutput(_RequestModel):
+    """Output with one Kinesis record per feature."""
 
     type: Literal["Kinesis"]
     stream: str = Field(min_length=1)
@@ -62,16 +60,16 @@ class KinesisOutput(_Part):
     assumed_role: str | None = None
 
     @property
-    def records_a_call(self) -> int:
-        """Records in a PutRecords."""
-        return min(self.batch_size or _KINESIS_RECORDS, _KINESIS_RECORDS)
+    def records_per_call(self) -> int:
+        """Maximum number of records in one PutRecords call."""
+        return min(self.batch_size or _MAX_RECORDS_PER_CALL, _MAX_RECORDS_PER_CALL)
 
 
 Output = Annotated[S3Output | KinesisOutput | FileOutput, Field(discriminator="type")]
 
 
-class Processor(_Part):
-    """Where the model is."""
+class ImageProcessor(_RequestModel):
+    """The endpoint of the model."""
 
     name: str = Field(min_length=1)
     type: Literal["SM_ENDPOINT", "HTTP_ENDPOINT", "GEOTILE_ENDPOINT"] = "SM_ENDPOINT"
@@ -79,18 +77,18 @@ class Processor(_Part):
 
     @property
     def endpoint(self) -> str:
-        """What `geotile.endpoint` takes."""
+        """Endpoint as an argument of `geotile.endpoint`."""
         return f"sagemaker://{self.name}" if self.type == "SM_ENDPOINT" else self.name
 
     @model_validator(mode="after")
-    def _url(self) -> Processor:
+    def _check_url(self) -> ImageProcessor:
         if self.type == "HTTP_ENDPOINT" and not self.name.startswith(("http://", "https://")):
-            raise ValueError(f"an HTTP_ENDPOINT's name is its url; {redact(self.name)!r} is none")
+            raise ValueError(f"the name of an HTTP_ENDPOINT must be its URL; got {redact(self.name)!r}")
         return self
 
 
-class Algorithm(_Part):
-    """How the detections of overlapping tiles become one set."""
+class Algorithm(_RequestModel):
+    """Algorithm that merges the detections of overlapping tiles."""
 
     algorithm_type: Literal["NMS", "SOFT_NMS"] = Field(
         default="NMS", validation_alias=AliasChoices("algorithmType", "algorithm_type")
@@ -100,41 +98,25 @@ class Algorithm(_Part):
     sigma: float = Field(default=0.1, gt=0)
 
 
-class Step(_Part):
-    """A step of post-processing."""
+class PostProcessingStep(_RequestModel):
+    """One step of post-processing."""
 
     step: Literal["FEATURE_DISTILLATION"]
     algorithm: Algorithm = Algorithm()
 
 
-class More(BaseModel):
-    """Arguments of `geotile.detect` that OversightML has no word for, by geotile's names."""
+class JobRequest(_RequestModel):
+    """A request to run a model on images and to write the detections to outputs.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bands: list[int | str] | None = None
-    subdataset: int | str | None = None
-    resolution: float | None = Field(default=None, gt=0)
-    sar: SarRemap | None = None
-    height: float | None = None
-    skip_nodata: bool | float = True
-    score_threshold: float = Field(default=0.0, ge=0, le=1)
-    class_agnostic: bool = False
-    overlap_metric: OverlapMetric = "iou"
-
-
-class JobRequest(_Part):
-    """What is run on which images, and where the answer goes.
-
-    OversightML's field names and defaults; fields that it does not know are kept and named by `unknown`.
-    `geotile` holds further arguments of `geotile.detect` (`More`).
+    The fields have OversightML's names (in camel case) and defaults. Unknown fields are kept without effect, and
+    `unknown_fields` lists them. The field `geotile` holds further arguments of `geotile.detect`.
 
     Examples
     --------
     >>> request = JobRequest.parse(b'''{"jobId": "a", "imageUrls": ["s3://b/c.tif"], "colour": 1,
     ...   "imageProcessorTileSize": "512", "imageProcessor": {"name": "planes"},
     ...   "outputs": [{"type": "S3", "bucket": "out", "prefix": "x"}]}''')
-    >>> request.image_processor.endpoint, request.image_processor_tile_size, request.unknown()
+    >>> request.image_processor.endpoint, request.image_processor_tile_size, request.unknown_fields()
     ('sagemaker://planes', 512, ['colour'])
     """
 
@@ -142,7 +124,7 @@ class JobRequest(_Part):
     job_name: str = ""
     image_urls: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     outputs: list[Output] = Field(min_length=1)
-    image_processor: Processor
+    image_processor: ImageProcessor
     image_processor_parameters: dict[str, Any] | None = None
     image_processor_tile_size: int = Field(default=1024, ge=16, le=65_536)
     image_processor_tile_overlap: int = Field(default=50, ge=0)
@@ -151,88 +133,105 @@ class JobRequest(_Part):
     image_read_role: str | None = None
     region_of_interest: str | None = None
     feature_properties: list[dict[str, Any]] = []
-    post_processing: list[Step] = [Step(step="FEATURE_DISTILLATION")]
-    geotile: More = More()
+    post_processing: list[PostProcessingStep] = [PostProcessingStep(step="FEATURE_DISTILLATION")]
+    geotile: dict[str, Any] = {}
 
     @classmethod
     def parse(cls, body: bytes | str) -> JobRequest:
-        """Read a request.
+        """Parse a request.
+
+        Parameters
+        ----------
+        body : bytes or str
+            A JSON object.
 
         Raises
         ------
         ArgumentError
-            If it is no JSON object, or a field is wrong; each is named by its path.
+            If the body is not a JSON object or fields are invalid; the message names each field by its path.
         """
         try:
-            said = json.loads(body)
+            fields = json.loads(body)
         except ValueError as error:
-            raise ArgumentError(f"the request is no JSON: {error}") from None
-        if not isinstance(said, dict):
-            raise ArgumentError(f"the request is a JSON {type(said).__name__}; give an object")
+            raise ArgumentError(f"the request must be valid JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise ArgumentError(f"the request must be a JSON object; got {type(fields).__name__}")
         try:
-            return cls.model_validate(said)
+            return cls.model_validate(fields)
         except ValidationError as error:
-            raise ArgumentError("; ".join(_wrong(each) for each in error.errors())) from None
+            raise ArgumentError("; ".join(_error_text(each) for each in error.errors())) from None
 
     @model_validator(mode="before")
     @classmethod
-    def _as_old_requests_say_it(cls, said: Any) -> Any:
-        """Take in ``outputBucket`` and ``outputPrefix``, and empty values that mean a default."""
-        if not isinstance(said, dict):
-            return said
-        said = {name: value for name, value in said.items() if value is not None and value != ""}
-        bucket, prefix = said.pop("outputBucket", None), said.pop("outputPrefix", "")
-        if bucket is not None and not said.get("outputs"):
-            said["outputs"] = [{"type": "S3", "bucket": bucket, "prefix": prefix}]
+    def _accept_old_fields(cls, fields: Any) -> Any:
+        """Accept ``outputBucket`` and ``outputPrefix`` of older requests, and empty values in place of defaults."""
+        if not isinstance(fields, dict):
+            return fields
+        fields = {name: value for name, value in fields.items() if value is not None and value != ""}
+        bucket, prefix = fields.pop("outputBucket", None), fields.pop("outputPrefix", "")
+        if bucket is not None and not fields.get("outputs"):
+            fields["outputs"] = [{"type": "S3", "bucket": bucket, "prefix": prefix}]
         for name in ("postProcessing", "regionOfInterest", "featureProperties"):
-            if name in said and not said[name]:
-                del said[name]
-        return said
+            if name in fields and not fields[name]:
+                del fields[name]
+        return fields
 
     @field_validator("region_of_interest")
     @classmethod
-    def _area(cls, text: str | None) -> str | None:
+    def _check_region_of_interest(cls, text: str | None) -> str | None:
         if text is not None:
             try:
                 shapely.from_wkt(text)
             except shapely.errors.GEOSException as error:
-                raise ValueError(f"no WKT: {error}") from None
+                raise ValueError(f"must be WKT: {error}") from None
         return text
 
+    @field_validator("geotile")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        allowed = [name for name, info in described(JobOptions).items() if info.in_requests]
+        refuse_unknown(options, allowed, "a request")
+        JobOptions(**options)
+        return options
+
     @model_validator(mode="after")
-    def _fits(self) -> JobRequest:
+    def _check_consistency(self) -> JobRequest:
         tile, overlap = self.image_processor_tile_size, self.image_processor_tile_overlap
         if overlap >= tile:
-            raise ValueError(f"imageProcessorTileOverlap={overlap} must be less than imageProcessorTileSize={tile}")
+            raise ValueError(
+                f"imageProcessorTileOverlap must be smaller than imageProcessorTileSize; got {overlap} and {tile}"
+            )
         if len(self.post_processing) > 1:
-            raise ValueError(f"postProcessing has {len(self.post_processing)} steps; give one FEATURE_DISTILLATION")
+            raise ValueError(
+                f"postProcessing must have one step, FEATURE_DISTILLATION; got {len(self.post_processing)} steps"
+            )
         return self
 
     @property
     def digest(self) -> str:
-        """Tells this request from others: the same words in any order have the same."""
+        """Hash of the content of the request; the order of its fields does not matter."""
         return json_digest(self.model_dump(mode="json", by_alias=True))
 
     @property
-    def target(self) -> str:
-        """Names the endpoint whose requests all its jobs share."""
-        said = (self.image_processor.endpoint, self.image_processor.assumed_role)
-        return digest(repr(said).encode())
+    def endpoint_key(self) -> str:
+        """Key of the endpoint and its role. Jobs with the same key share one limit of requests in flight."""
+        key = (self.image_processor.endpoint, self.image_processor.assumed_role)
+        return digest(repr(key).encode())
 
     @property
     def merge(self) -> Merge:
-        """How duplicates are merged."""
-        how, more = self.post_processing[0].algorithm, self.geotile
-        if how.algorithm_type == "SOFT_NMS":
-            return SoftNms(how.sigma, how.skip_box_threshold, more.class_agnostic)
-        return Nms(how.iou_threshold, more.overlap_metric, more.class_agnostic)
+        """Merge of the detections of overlapping tiles."""
+        algorithm, options = self.post_processing[0].algorithm, JobOptions(**self.geotile)
+        if algorithm.algorithm_type == "SOFT_NMS":
+            return SoftNms(algorithm.sigma, algorithm.skip_box_threshold, options.class_agnostic)
+        return Nms(algorithm.iou_threshold, options.overlap_metric, options.class_agnostic)
 
-    def unknown(self) -> list[str]:
-        """Return the paths of fields that are not known."""
-        return list(_extras(self, ""))
+    def unknown_fields(self) -> list[str]:
+        """Return the paths of the fields that have no effect."""
+        return list(_unknown_fields(self, ""))
 
     def image_names(self) -> list[str]:
-        """Return a name for each image's outputs: its file's, and a number where another image has the same."""
+        """Return a name for each image's outputs: its file name, with a number if an earlier image has the same."""
         names: list[str] = []
         for url in self.image_urls:
             name = base = url.partition("?")[0].rstrip("/").rpartition("/")[2] or "image"
@@ -243,50 +242,48 @@ class JobRequest(_Part):
             names.append(name)
         return names
 
-    def opening(self) -> dict[str, Any]:
-        """Return how its images are opened, as `geotile.open_image` takes it."""
-        more = self.geotile
-        said: dict[str, Any] = {
-            "bands": more.bands, "subdataset": more.subdataset, "resolution": more.resolution, "sar": more.sar,
-            "height": more.height,
-        }  # fmt: skip
-        if self.image_read_role:
-            said["storage_options"] = {"role_arn": self.image_read_role}
-        return {name: value for name, value in said.items() if value is not None}
+    def options(self, **settings: Any) -> DetectToOptions:
+        """Return the options of the request's runs.
 
-    def cutting(self) -> dict[str, Any]:
-        """Return how its images are cut, as `geotile.plan` takes it."""
-        return {
-            "tile_size": self.image_processor_tile_size, "overlap": self.image_processor_tile_overlap,
-            "tile_format": self.image_processor_tile_format, "tile_compression": self.image_processor_tile_compression,
-            "roi": self.region_of_interest,
-        }  # fmt: skip
+        Parameters
+        ----------
+        **settings
+            Options that the service sets, such as ``concurrency`` and ``checkpoint``.
+        """
+        role = {"role_arn": self.image_read_role} if self.image_read_role else None
+        return DetectToOptions(
+            tile_size=self.image_processor_tile_size, overlap=self.image_processor_tile_overlap,
+            tile_format=self.image_processor_tile_format, tile_compression=self.image_processor_tile_compression,
+            roi=self.region_of_interest, merge=self.merge, storage_options=role,
+            **self.geotile, **settings,
+        )  # fmt: skip
 
-    def asking(self) -> dict[str, Any]:
-        """Return the options of its endpoint."""
-        said: dict[str, Any] = {}
+    def endpoint_options(self) -> dict[str, Any]:
+        """Return the options of the endpoint."""
+        options: dict[str, Any] = {}
         if self.image_processor_parameters:
-            said["params"] = {name: str(value) for name, value in self.image_processor_parameters.items()}
+            options["params"] = {name: str(value) for name, value in self.image_processor_parameters.items()}
         if self.image_processor.assumed_role and self.image_processor.type == "SM_ENDPOINT":
-            said["role_arn"] = self.image_processor.assumed_role
-        return said
+            options["role_arn"] = self.image_processor.assumed_role
+        return options
 
 
-def _extras(model: BaseModel, path: str) -> Iterator[str]:
+def _unknown_fields(model: BaseModel, path: str) -> Iterator[str]:
     for name in model.model_extra or {}:
         yield path + name
     for name, field in type(model).model_fields.items():
-        shown = path + (field.alias or name)
+        field_path = path + (field.alias or name)
         value = getattr(model, name)
         for i, each in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(each, BaseModel):
-                yield from _extras(each, f"{shown}[{i}]." if isinstance(value, list) else f"{shown}.")
+                yield from _unknown_fields(each, f"{field_path}[{i}]." if isinstance(value, list) else f"{field_path}.")
 
 
-def _wrong(error: Any) -> str:
+def _error_text(error: Any) -> str:
+    """Return a validation error of pydantic as "path: message; got value"."""
     path = ""
     for step in error["loc"]:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    given = error.get("input")
-    shown = f" (given: {redact(json.dumps(given, default=str))[:80]})" if not isinstance(given, dict | list) else ""
-    return f"{path or 'the request'}: {error['msg'].removeprefix('Value error, ')}{shown}"
+    value = error.get("input")
+    got = "" if isinstance(value, dict | list) else f"; got {redact(json.dumps(value, default=str))[:80]}"
+    return f"{path or 'the request'}: {error['msg'].removeprefix('Value error, ')}{got}"

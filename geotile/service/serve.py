@@ -1,4 +1,4 @@
-"""`geotile.serve`: everything that a service needs, put together."""
+"""`geotile.serve`: build a service from its arguments and run it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from geotile.core.redact import redact
-from geotile.service.cluster_connection import Cluster
-from geotile.service.folder_queue import as_queue
-from geotile.service.logs import RunNames, logging_as_json
-from geotile.service.loop import Service, ServiceOptions
-from geotile.service.metrics import Gauges, Meters
-from geotile.service.notifications import Announcer
+from geotile.service.cluster_connection import ClusterConnection
+from geotile.service.logs import JobContext, logging_as_json
+from geotile.service.loop import Service
+from geotile.service.metrics import Gauges, ServiceMetrics
+from geotile.service.notifications import Notifier
+from geotile.service.open_queue import open_queue
+from geotile.service.options import ServiceOptions
 from geotile.service.submit import state_folder
-from geotile.service.web import answering
+from geotile.service.web import serve_http
 from geotile.traffic import traffic_now
 
 _log = logging.getLogger(__name__)
-_DEAF_S = 60.0
+_MAX_HEARTBEAT_AGE_S = 60.0
 
 
 def serve(
@@ -32,37 +33,39 @@ def serve(
     dead_letters: str | None = None, scheduler: str | None = None, gateway: str | None = None,
     workers: tuple[int, int] = (1, 16), address: str | None = None, **options: Any,
 ) -> None:  # fmt: skip
-    """Do the jobs of a queue: what OversightML's model runner does.
+    """Run the jobs of a queue, like OversightML's model runner.
 
-    Each request's images are run as by `geotile.detect_to`, its statuses announced, its outputs written, and only
-    then is it taken out of the queue. A process that dies leaves its requests in the queue and its finished regions
-    in the state: the next one goes on from there. It ends on SIGTERM and SIGINT, in the main thread.
+    For each request, the images are processed as by `geotile.detect_to`, status notifications are sent and the outputs
+    are written. Only then is the request removed from the queue. If the process dies, its requests remain in the queue
+    and its finished regions in the state folder, and the next process resumes from there. SIGTERM and SIGINT stop the
+    service if it runs in the main thread.
 
     Parameters
     ----------
     queue : str or path
-        A folder that requests are dropped into as JSON files; or ``sqs://`` and an SQS queue's url or name.
+        A folder that receives requests as JSON files, or ``sqs://`` followed by the URL or name of an SQS queue.
     status : str, optional
-        ``sns://`` and the ARN of a topic for statuses. They are lines of JSON on standard output too.
+        ``sns://`` followed by the ARN of a topic for status notifications. They are also written to standard output,
+        as lines of JSON.
     state : str or path, optional
-        Folder or fsspec uri of records and checkpoints; needed with SQS, ``state/`` in the queue's folder otherwise.
+        Folder or fsspec URI for records and checkpoints. Required for SQS; by default ``state/`` in a queue folder.
     dead_letters : str, optional
-        ``sqs://`` queue for requests that fail for good; by default that of the queue's redrive policy.
+        ``sqs://`` queue for rejected requests. By default, the queue that the redrive policy names.
     scheduler : str, optional
-        Address of a Dask scheduler. By default jobs run on threads of this process.
+        Address of a Dask scheduler. By default, jobs run on threads of this process.
     gateway : str, optional
-        Url of a dask-gateway, where a cluster is started.
-    workers : tuple of int
-        Least and most workers of that.
+        URL of a dask-gateway on which to start a cluster.
+    workers : tuple of int, default (1, 16)
+        Minimum and maximum number of workers of the gateway's cluster.
     address : str, optional
-        ``host:port`` for ``/healthz``, ``/readyz`` and ``/metrics``.
+        ``host:port`` at which to serve ``/healthz``, ``/readyz`` and ``/metrics``.
     **options
         Fields of `ServiceOptions`.
 
     Raises
     ------
     ArgumentError
-        If something cannot be used as it is given.
+        If an argument is invalid.
     ServiceError
         If the queue cannot be reached.
 
@@ -81,35 +84,41 @@ def serve(
     ...
     {"time": ..., "status": "SUCCESS", "job_id": "first", ...}
     """
-    wanted, uri = ServiceOptions(**options), str(os.fspath(queue))
+    settings, uri = ServiceOptions(**options), str(os.fspath(queue))
     folder = state_folder(uri, state)
-    names, meters, cluster = RunNames(), Meters(), Cluster(scheduler, gateway, workers)
-    service = Service(as_queue(uri, dead_letters), folder, Announcer(status), wanted, meters, names, cluster)
-    meters.look = lambda: _gauges(service)
+    job_context, metrics = JobContext(), ServiceMetrics()
+    cluster = ClusterConnection(scheduler, gateway, workers)
+    service = Service(open_queue(uri, dead_letters), folder, Notifier(status), settings, metrics, job_context, cluster)
+    metrics.read_gauges = lambda: _gauges(service)
     with ExitStack() as stack:
-        stack.enter_context(logging_as_json(names))
+        stack.enter_context(logging_as_json(job_context))
         stack.callback(cluster.close)
-        stack.enter_context(_stopping(service))
+        stack.enter_context(_stopped_by_signals(service))
         if address is not None:
-            alive = lambda: time.monotonic() - service.alive < _DEAF_S  # noqa: E731
-            url = stack.enter_context(answering(address, alive, lambda: service.ready, meters.registry))
+            url = stack.enter_context(
+                serve_http(address, lambda: _is_alive(service), lambda: service.ready, metrics.registry)
+            )
             _log.info("health and metrics at %s", url)
         _log.info("serving %s, state in %s", redact(uri), folder.display_name)
         service.run()
 
 
+def _is_alive(service: Service) -> bool:
+    return time.monotonic() - service.last_heartbeat < _MAX_HEARTBEAT_AGE_S
+
+
 @contextmanager
-def _stopping(service: Service) -> Iterator[None]:
-    """Stop a service at SIGTERM and SIGINT; a second one ends the process as ever."""
+def _stopped_by_signals(service: Service) -> Iterator[None]:
+    """Stop a service at SIGTERM and SIGINT while the block runs; a second signal has its usual effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = {each: signal.getsignal(each) for each in signals}
+    previous = {each: signal.getsignal(each) for each in signals}
 
     def stop(number: int, frame: Any) -> None:
         for each in signals:
-            signal.signal(each, before[each])
+            signal.signal(each, previous[each])
         service.stop()
 
     for each in signals:
@@ -118,21 +127,21 @@ def _stopping(service: Service) -> Iterator[None]:
         yield
     finally:
         for each in signals:
-            signal.signal(each, before[each])
+            signal.signal(each, previous[each])
 
 
 def _gauges(service: Service) -> Gauges:
-    backlog = service.backlog
-    shown = {job.target: redact(job.request.image_processor.endpoint) for job in [*backlog.waiting, *backlog.running]}
-    now = traffic_now()
+    waiting, running = [*service.backlog.waiting], [*service.backlog.running]  # other threads change them
+    endpoints = {job.endpoint_key: redact(job.request.image_processor.endpoint) for job in [*waiting, *running]}
+    traffic = {endpoints[key]: values for key, values in traffic_now().items() if key in endpoints}
     return {
-        "queue_depth": ("Requests that wait in the queue", {"": service.queue.depth()}),
-        "jobs_waiting": ("Jobs taken in that wait for their turn", _by_endpoint(backlog.waiting, shown)),
-        "jobs_running": ("Jobs that are worked on", _by_endpoint(backlog.running, shown)),
-        "in_flight": ("Requests in flight", {shown[key]: n for key, (n, _) in now.items() if key in shown}),
-        "concurrency": ("Requests allowed in flight", {shown[key]: n for key, (_, n) in now.items() if key in shown}),
+        "queue_depth": ("Requests that wait in the queue", {"": service.queue.waiting_count()}),
+        "jobs_waiting": ("Jobs taken from the queue that have not started", _count_by_endpoint(waiting, endpoints)),
+        "jobs_running": ("Jobs in progress", _count_by_endpoint(running, endpoints)),
+        "in_flight": ("Requests in flight", {name: in_flight for name, (in_flight, _) in traffic.items()}),
+        "concurrency": ("Maximum number of requests in flight", {name: limit for name, (_, limit) in traffic.items()}),
     }
 
 
-def _by_endpoint(jobs: list[Any], shown: dict[str, str]) -> dict[str, float]:
-    return {shown[key]: float(count) for key, count in Counter(job.target for job in jobs).items()}
+def _count_by_endpoint(jobs: list[Any], endpoints: dict[str, str]) -> dict[str, float]:
+    return {endpoints[key]: float(count) for key, count in Counter(job.endpoint_key for job in jobs).items()}

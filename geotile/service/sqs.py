@@ -1,4 +1,4 @@
-"""Requests in an SQS queue, invisible to others while their jobs live."""
+"""A queue in SQS: a request is invisible to other processes while its job is in progress."""
 
 from __future__ import annotations
 
@@ -15,144 +15,155 @@ from geotile.service.queue import Delivery
 from geotile.storage.aws import aws_session
 
 _log = logging.getLogger(__name__)
-VISIBILITY_S = 60  # a request whose process died comes back after as long
-_BATCH = 10  # SQS takes no more a call
-_LONGEST_DELAY_S = 43_200
-_RECEIVES = 20
+VISIBILITY_TIMEOUT_S = 60  # after this time SQS delivers the request of a dead process again
+_BATCH_SIZE = 10  # the maximum number of messages that SQS accepts in one call
+_MAX_DELAY_S = 43_200
+_MIN_RECEIVE_COUNT = 20
 
 
 class SqsQueue:
-    """An SQS queue.
+    """Queue in SQS.
 
     Parameters
     ----------
     url : str
-        Of the queue, or its name.
+        URL or name of the queue.
     dead_letters : str, optional
-        Url or name of the queue for requests that fail for good; by default what the redrive policy of the queue names.
-    checked : bool
-        See whether it is there.
+        URL or name of the queue for rejected requests. By default, the queue that the redrive policy names.
+    check : bool, default True
+        Whether to check that the queue exists and to look up its dead-letter queue.
 
     Raises
     ------
     ArgumentError
-        If there is no such queue, or it may not be read.
+        If the queue does not exist or access to it is denied.
     """
 
-    def __init__(self, url: str, dead_letters: str | None = None, checked: bool = True) -> None:
-        self._given, self._given_dead = url, dead_letters
-        self.shown = redact(url)
-        self.url = self._found(url)
-        self.dead_url = self._found(dead_letters) if dead_letters else self._redrive() if checked else None
-        if self.dead_url is None and checked:
-            _log.warning("%s has no dead-letter queue: of what fails for good the state alone tells", self.shown)
+    def __init__(self, url: str, dead_letters: str | None = None, check: bool = True) -> None:
+        self._url_or_name = url
+        self.display_name = redact(url)
+        self.url = self._resolve(url)
+        self.dead_letter_url: str | None = None
+        if dead_letters:
+            self.dead_letter_url = self._resolve(dead_letters)
+        elif check:
+            self.dead_letter_url = self._redrive_target()
+        if self.dead_letter_url is None and check:
+            _log.warning(
+                "%s has no dead-letter queue: the records in the state folder are the only trace of rejected requests",
+                self.display_name,
+            )
 
     @cached_property
     def _client(self) -> Any:
         from botocore.config import Config
 
-        region = re.match(r"https?://sqs\.([a-z0-9-]+)\.amazonaws", self._given)
+        region = re.match(r"https?://sqs\.([a-z0-9-]+)\.amazonaws", self._url_or_name)
         config = Config(read_timeout=70, retries={"mode": "standard", "max_attempts": 5}, max_pool_connections=32)
         return aws_session(None, None, region[1] if region else None).create_client("sqs", config=config)
 
-    def _found(self, url: str) -> str:
-        """Return a queue's url, by its name if that is what is given."""
-        if "/" in url:
-            return url if "://" in url else f"https://{url}"
-        return str(self._call("get_queue_url", ArgumentError, QueueName=url)["QueueUrl"])
+    def _resolve(self, url_or_name: str) -> str:
+        """Return the URL of a queue; look it up if a name is given."""
+        if "/" in url_or_name:
+            return url_or_name if "://" in url_or_name else f"https://{url_or_name}"
+        return str(self._call("get_queue_url", ArgumentError, QueueName=url_or_name)["QueueUrl"])
 
-    def _redrive(self) -> str | None:
-        said = self._call("get_queue_attributes", ArgumentError, QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
-        policy = json.loads(said.get("Attributes", {}).get("RedrivePolicy", "{}"))
+    def _redrive_target(self) -> str | None:
+        """Return the URL of the dead-letter queue that the redrive policy names, None without a policy."""
+        response = self._call(
+            "get_queue_attributes", ArgumentError, QueueUrl=self.url, AttributeNames=["RedrivePolicy"]
+        )
+        policy = json.loads(response.get("Attributes", {}).get("RedrivePolicy", "{}"))
         if "deadLetterTargetArn" not in policy:
             return None
-        if int(policy.get("maxReceiveCount", 1000)) < _RECEIVES:
+        if int(policy.get("maxReceiveCount", 1000)) < _MIN_RECEIVE_COUNT:
             _log.warning(
-                "%s itself gives requests up after %s deliveries (maxReceiveCount), and a job may need more: "
-                "set 50 or so; the service gives up by its own count",
-                self.shown, policy["maxReceiveCount"],
+                "%s moves a request to its dead letters after %s deliveries (maxReceiveCount), but a job may need "
+                "more. Set maxReceiveCount to about 50: the service counts the attempts itself",
+                self.display_name, policy["maxReceiveCount"],
             )  # fmt: skip
         *_, account, name = policy["deadLetterTargetArn"].split(":")
-        found = self._call("get_queue_url", ArgumentError, QueueName=name, QueueOwnerAWSAccountId=account)
-        return str(found["QueueUrl"])
+        response = self._call("get_queue_url", ArgumentError, QueueName=name, QueueOwnerAWSAccountId=account)
+        return str(response["QueueUrl"])
 
-    def receive(self, most: int, wait_s: float) -> list[Delivery]:
-        """Return up to `most` requests, waiting up to 20 s for the first (long polling)."""
-        said = self._call(
-            "receive_message", QueueUrl=self.url, MaxNumberOfMessages=min(most, _BATCH),
-            WaitTimeSeconds=min(round(wait_s), 20), VisibilityTimeout=VISIBILITY_S,
+    def receive(self, max_count: int, wait_s: float) -> list[Delivery]:
+        """Return up to `max_count` requests, at most 10; wait up to 20 s for the first (long polling)."""
+        response = self._call(
+            "receive_message", QueueUrl=self.url, MaxNumberOfMessages=min(max_count, _BATCH_SIZE),
+            WaitTimeSeconds=min(round(wait_s), 20), VisibilityTimeout=VISIBILITY_TIMEOUT_S,
             AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
         )  # fmt: skip
         return [
             Delivery(
                 name=each["MessageId"], body=each["Body"].encode(), receipt=each["ReceiptHandle"],
                 sent=int(each.get("Attributes", {}).get("SentTimestamp", 0)) / 1000,
-                receives=int(each.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+                receive_count=int(each.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
             )
-            for each in said.get("Messages", [])
+            for each in response.get("Messages", [])
         ]  # fmt: skip
 
-    def keep(self, held: Sequence[Delivery]) -> None:
-        """Keep requests invisible for another while."""
-        for some in _batches(held):
+    def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """Keep requests invisible for another `VISIBILITY_TIMEOUT_S` seconds."""
+        for batch in _batches(deliveries):
             entries = [
-                {"Id": str(i), "ReceiptHandle": each.receipt, "VisibilityTimeout": VISIBILITY_S}
-                for i, each in enumerate(some)
+                {"Id": str(i), "ReceiptHandle": each.receipt, "VisibilityTimeout": VISIBILITY_TIMEOUT_S}
+                for i, each in enumerate(batch)
             ]
-            said = self._call("change_message_visibility_batch", QueueUrl=self.url, Entries=entries)
-            for each in said.get("Failed", []):  # after 12 hours SQS gives it again: then it is told by its job's claim
-                _log.warning("request %s is visible again: %s", some[int(each["Id"])].name, each.get("Message"))
+            response = self._call("change_message_visibility_batch", QueueUrl=self.url, Entries=entries)
+            # After 12 hours SQS delivers a request again. The lease on its job then keeps others from running it.
+            for each in response.get("Failed", []):
+                _log.warning("request %s is visible again: %s", batch[int(each["Id"])].name, each.get("Message"))
 
-    def done(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
+    def complete(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
         """Delete a request."""
         self._call("delete_message", QueueUrl=self.url, ReceiptHandle=delivery.receipt)
 
-    def dead(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
-        """Send a request to the dead-letter queue with its reasons, and delete it here."""
-        if self.dead_url is not None:
+    def reject(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
+        """Send a request and the reasons of its failure to the dead-letter queue, and delete it here."""
+        if self.dead_letter_url is not None:
             reasons = json.dumps(status.get("reasons", []))[:10_000]
             self._call(
-                "send_message", QueueUrl=self.dead_url, MessageBody=delivery.body.decode(errors="replace"),
+                "send_message", QueueUrl=self.dead_letter_url, MessageBody=delivery.body.decode(errors="replace"),
                 MessageAttributes={
                     "reasons": {"DataType": "String", "StringValue": reasons},
-                    "queue": {"DataType": "String", "StringValue": self.shown},
+                    "queue": {"DataType": "String", "StringValue": self.display_name},
                 },
             )  # fmt: skip
-        self.done(delivery, status)
+        self.complete(delivery, status)
 
-    def back(self, delivery: Delivery, delay_s: float) -> None:
-        """Make a request visible again after a while."""
+    def release(self, delivery: Delivery, delay_s: float) -> None:
+        """Make a request visible again after `delay_s` seconds, at most 12 hours."""
         self._call(
             "change_message_visibility", QueueUrl=self.url, ReceiptHandle=delivery.receipt,
-            VisibilityTimeout=min(round(delay_s), _LONGEST_DELAY_S),
+            VisibilityTimeout=min(round(delay_s), _MAX_DELAY_S),
         )  # fmt: skip
 
     def send(self, name: str, body: bytes) -> None:
-        """Send a request."""
+        """Send a request; SQS chooses its name."""
         self._call("send_message", ArgumentError, QueueUrl=self.url, MessageBody=body.decode())
 
-    def depth(self) -> int:
-        """Return about how many wait."""
+    def waiting_count(self) -> int:
+        """Return the approximate number of visible requests."""
         return self._count("")
 
-    def left(self) -> int:
-        """Return about how many there are."""
+    def remaining_count(self) -> int:
+        """Return the approximate number of visible, invisible and delayed requests."""
         return self._count("", "NotVisible", "Delayed")
 
     def _count(self, *kinds: str) -> int:
         names = [f"ApproximateNumberOfMessages{kind}" for kind in kinds]
-        said = self._call("get_queue_attributes", QueueUrl=self.url, AttributeNames=names)["Attributes"]
-        return sum(int(said[name]) for name in names)
+        counts = self._call("get_queue_attributes", QueueUrl=self.url, AttributeNames=names)["Attributes"]
+        return sum(int(counts[name]) for name in names)
 
-    def _call(self, action: str, kind: type[Exception] = ServiceError, **arguments: Any) -> Any:
+    def _call(self, action: str, error_type: type[Exception] = ServiceError, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             return getattr(self._client, action)(**arguments)
         except (BotoCoreError, ClientError) as error:
-            raise kind(f"{action} of {self.shown}: {redact(str(error))}") from None
+            raise error_type(f"{action} failed for the queue {self.display_name}: {redact(str(error))}") from None
 
 
-def _batches(held: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
-    for start in range(0, len(held), _BATCH):
-        yield held[start : start + _BATCH]
+def _batches(deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
+    for start in range(0, len(deliveries), _BATCH_SIZE):
+        yield deliveries[start : start + _BATCH_SIZE]

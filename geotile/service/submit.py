@@ -1,4 +1,4 @@
-"""Requests into a queue, and what became of them."""
+"""Submit requests to a queue, and list the jobs of a queue."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError
-from geotile.service.folder_queue import as_queue
+from geotile.service.open_queue import open_queue
 from geotile.service.records import JobRecord, Records, file_name
 from geotile.service.request import JobRequest
 from geotile.storage.folder import Folder
 
-STATE = "state"
+_STATE = "state"
 
 
 def submit(request: Mapping[str, Any] | str | os.PathLike[str], queue: str | os.PathLike[str]) -> JobRequest:
-    """Check a request and put it into a queue that `geotile.serve` watches.
+    """Check a request and put it into a queue that `geotile.serve` reads.
 
     Parameters
     ----------
     request : mapping, str or path
-        A job's request in OversightML's words, or the path of a JSON file of it.
+        A job request with OversightML's field names, or the path of a JSON file with one.
     queue : str or path
-        A folder, or ``sqs://`` and an SQS queue's url or name.
+        A folder, or ``sqs://`` followed by the URL or name of an SQS queue.
 
     Returns
     -------
     JobRequest
-        As it was understood; `JobRequest.unknown` names fields that were not.
+        The parsed request. `JobRequest.unknown_fields` lists the fields that have no effect.
 
     Raises
     ------
     ArgumentError
-        If the request is wrong, each field named by its path, or there is no such queue.
+        If the request is invalid (the message names each field by its path), or the queue does not exist.
 
     Examples
     --------
@@ -50,32 +51,32 @@ def submit(request: Mapping[str, Any] | str | os.PathLike[str], queue: str | os.
     """
     body = json.dumps(dict(request)).encode() if isinstance(request, Mapping) else _read(Path(request))
     parsed = JobRequest.parse(body)
-    as_queue(str(os.fspath(queue)), checked=False).send(file_name(parsed.job_id), body)
+    open_queue(str(os.fspath(queue)), check=False).send(file_name(parsed.job_id), body)
     return parsed
 
 
 def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = None) -> list[JobRecord]:
-    """Return what is known of the jobs of a queue.
+    """Return the records of the jobs of a queue.
 
     Parameters
     ----------
     queue : str or path
-        As `serve` watches it. Requests that wait in a folder are listed; those in SQS show once a service has seen
-        them.
+        The queue, as for `geotile.serve`. Waiting requests are included if it is a folder. Requests in SQS have a
+        record once a service has received them.
     state : str or path, optional
-        Where the service keeps its state; by default ``state/`` in the queue's folder.
+        The state folder of the service. By default, ``state/`` in the queue's folder.
 
     Returns
     -------
     list of JobRecord
-        The newest last.
+        The records, in the order of submission.
 
     Raises
     ------
     ArgumentError
-        If the queue is SQS and no state is given.
+        If the queue is in SQS and `state` is not given.
     OutputError
-        If the state cannot be read.
+        If the state folder cannot be read.
 
     Examples
     --------
@@ -88,25 +89,26 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
         for path in Path(queue).glob("*.json"):
             try:
                 request = JobRequest.parse(path.read_bytes())
-            except (ArgumentError, OSError):  # half written, or no request: the service will say so
+            except (ArgumentError, OSError):  # incomplete or invalid: the service will report it
                 continue
             records.setdefault(request.job_id, JobRecord(job_id=request.job_id, queued=path.stat().st_mtime))
     return sorted(records.values(), key=lambda record: record.queued)
 
 
 def state_folder(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> Folder:
-    """Return where a service keeps its state."""
+    """Return the state folder of a service."""
     if state is not None:
         return Folder.at(state)
     if "://" in str(queue):
         raise ArgumentError(
-            f"--state is needed with --queue {queue}: a folder or s3://bucket/prefix for records and checkpoints"
+            f"state must be given for the queue {redact(str(queue))}. "
+            "Use a folder or s3://bucket/prefix, which will hold records and checkpoints."
         )
-    return Folder.at(Path(queue) / STATE)
+    return Folder.at(Path(queue) / _STATE)
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ArgumentError(f"the request {path} cannot be read: {error}") from None
+        raise ArgumentError(f"the request file {path} cannot be read: {error}") from None

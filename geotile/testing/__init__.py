@@ -1,7 +1,7 @@
-"""Scenes, models and servers to try a pipeline on, offline.
+"""Scenes, models and a model server for testing a pipeline offline.
 
-`make_scene` paints a scene whose objects are known, `scene_detector` and `bright_objects` are
-models that look at pixels, `ModelServer` puts any model behind the OSML contract on 127.0.0.1.
+`make_scene` paints a scene whose objects are known. `scene_detector` and `bright_objects` are models that need no
+weights. `ModelServer` serves any Python model over HTTP on 127.0.0.1.
 """
 
 from geotile.testing.models import bright_objects, scene_detector

@@ -1,4 +1,4 @@
-"""Models that look at pixels and need no weights."""
+"""Models that threshold pixels and need no weights."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from numpy.typing import NDArray
 
 from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
 
-_BRIGHT = 200
-_CUT = 0.5  # score of an object that the tile's border cuts, against a whole one
+_BRIGHTNESS_THRESHOLD = 200
+_CUT_FACTOR = 0.5  # an object that the tile's border cuts scores less than a whole one
 
 
 def bright_objects(tile: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Find connected areas brighter than 200 in any band.
+    """Detect connected areas that are brighter than 200 in any band.
 
     Parameters
     ----------
     tile : numpy.ndarray
-        (band, y, x) uint8.
+        Tile of shape (band, y, x), uint8.
 
     Returns
     -------
-    tuple
-        Boxes (n, 4) float64 xyxy in pixels, scores (n,) float64, labels.
+    boxes : numpy.ndarray of shape (n, 4), float64
+        Boxes, xyxy in tile pixels.
+    scores : numpy.ndarray of shape (n,), float64
+        Scores in [0, 1].
+    labels : list of str
+        ``"object"`` for each box.
 
     Examples
     --------
@@ -41,17 +45,17 @@ def bright_objects(tile: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def scene_detector(tile: NDArray[Any]) -> dict[str, Any]:
-    """Find the cars, trucks and ships of `make_scene`, by brightness and length.
+    """Detect the cars, trucks and ships of `make_scene` by brightness and length.
 
     Parameters
     ----------
     tile : numpy.ndarray
-        (3, y, x) uint8.
+        Tile of shape (3, y, x), uint8.
 
     Returns
     -------
     dict
-        An OSML FeatureCollection, with oriented outlines.
+        A GeoJSON FeatureCollection as OversightML's models return it, with oriented outlines in tile pixels.
     """
     shapes = [shape for shape in _bright_shapes(tile) if shape.area >= 20]
     outlines = [shapely.minimum_rotated_rectangle(shape) for shape in shapes]
@@ -73,11 +77,11 @@ def scene_detector(tile: NDArray[Any]) -> dict[str, Any]:
 
 
 def _bright_shapes(tile: NDArray[Any]) -> Iterator[Any]:
-    mask = (tile.max(axis=0) > _BRIGHT).astype(np.uint8)
+    mask = (tile.max(axis=0) > _BRIGHTNESS_THRESHOLD).astype(np.uint8)
     if mask.any():
         with memory_env(), ignore_georeference_warnings():
-            found = list(rasterio.features.shapes(mask, mask.astype(bool), connectivity=8))
-        yield from (shapely.geometry.shape(outline) for outline, _ in found)
+            outlines = list(rasterio.features.shapes(mask, mask.astype(bool), connectivity=8))
+        yield from (shapely.geometry.shape(outline) for outline, _ in outlines)
 
 
 def _boxes(shapes: list[Any]) -> NDArray[np.float64]:
@@ -86,9 +90,9 @@ def _boxes(shapes: list[Any]) -> NDArray[np.float64]:
 
 
 def _scores(shapes: list[Any], shape_yx: tuple[int, ...]) -> NDArray[np.float64]:
-    """Score by how much of its oriented outline an object fills; less where the border cuts it."""
+    """Return the fraction of its oriented outline that each object fills; halve it if the tile's border cuts it."""
     boxes = _boxes(shapes)
     fill = np.array([shape.area / max(shapely.minimum_rotated_rectangle(shape).area, 1e-9) for shape in shapes])
     cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= shape_yx[::-1]).any(axis=1)
-    scores: NDArray[np.float64] = np.clip(fill.reshape(-1), 0, 1) * np.where(cut, _CUT, 1.0)
+    scores: NDArray[np.float64] = np.clip(fill.reshape(-1), 0, 1) * np.where(cut, _CUT_FACTOR, 1.0)
     return scores

@@ -1,4 +1,4 @@
-"""A coast with ships on the water, cars and trucks on land: georeferenced, its objects known."""
+"""A painted, georeferenced scene with known objects: ships on water, cars and trucks on land."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rasterio.shutil import copy as copy_file
 PIXEL_M = 0.3
 CRS = "EPSG:32631"
 _ORIGIN = (430_000.0, 5_780_000.0)
-# label: length and width in pixels, and the colours it comes in; all outshine the ground
+# label: ranges of length and width in pixels, and colours. All colours are brighter than the ground.
 KINDS: dict[str, tuple[tuple[int, int], tuple[int, int], list[tuple[int, int, int]]]] = {
     "car": ((14, 18), (7, 8), [(235, 40, 40), (250, 250, 250), (245, 215, 40)]),
     "truck": ((34, 46), (11, 13), [(250, 250, 250), (245, 140, 30)]),
@@ -31,33 +31,34 @@ KINDS: dict[str, tuple[tuple[int, int], tuple[int, int], list[tuple[int, int, in
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene and what is in it."""
+    """A painted scene and its objects."""
 
     path: Path
-    """A Cloud-Optimized GeoTIFF, uint8 RGB, 512-px blocks."""
+    """Path of the image: a Cloud-Optimized GeoTIFF, uint8 RGB, 512-px blocks."""
     truth: gpd.GeoDataFrame
-    """``label``, ``xmin, ymin, xmax, ymax`` (image pixels), ``geometry`` (image pixels, oriented)."""
+    """The objects: ``label``, ``xmin, ymin, xmax, ymax`` and oriented ``geometry``, all in image pixels."""
 
 
 def make_scene(path: str | os.PathLike[str], size: int = 4096, objects: int = 600, seed: int = 7) -> Scene:
     """Paint a scene and write it as a Cloud-Optimized GeoTIFF.
 
-    A third of the objects is put across borders of 512-px blocks, where tiles and regions meet.
+    A third of the objects crosses borders of 512-px blocks, where tiles and regions meet.
 
     Parameters
     ----------
     path : str or path
-        Where the file goes.
-    size : int
-        Height and width in pixels, of 0.3 m.
-    objects : int
-        How many are tried; a few find no free place.
-    seed : int
-        The same seed paints the same scene.
+        Path of the file to write.
+    size : int, default 4096
+        Height and width in pixels. A pixel covers 0.3 m.
+    objects : int, default 600
+        Number of objects to place. The scene has slightly fewer, because some do not fit anywhere.
+    seed : int, default 7
+        Seed of the random numbers. The same seed paints the same scene.
 
     Returns
     -------
     Scene
+        The path of the image and its objects.
 
     Examples
     --------
@@ -75,34 +76,36 @@ def make_scene(path: str | os.PathLike[str], size: int = 4096, objects: int = 60
 
 
 def match(truth: gpd.GeoDataFrame, detections: gpd.GeoDataFrame, iou: float = 0.5) -> tuple[float, float]:
-    """Precision and recall: each true object is found by at most one detection of its label.
+    """Return precision and recall; each true object matches at most one detection of its label.
 
     Parameters
     ----------
     truth, detections : geopandas.GeoDataFrame
-        With ``label, xmin, ymin, xmax, ymax`` in image pixels; detections by falling score.
-    iou : float
-        Least intersection over union of the boxes.
+        Tables with ``label`` and ``xmin, ymin, xmax, ymax`` in image pixels; detections in order of decreasing score.
+    iou : float, default 0.5
+        Minimum intersection over union of the boxes of a match.
 
     Returns
     -------
-    tuple of float
-        Precision, recall.
+    precision : float
+        Fraction of the detections that match a true object.
+    recall : float
+        Fraction of the true objects that match a detection.
     """
     names = ["xmin", "ymin", "xmax", "ymax"]
-    real, found = shapely.box(*truth[names].to_numpy().T), shapely.box(*detections[names].to_numpy().T)
-    tree, free, hits = shapely.STRtree(real), np.ones(len(truth), bool), 0
-    for shape, label in zip(found, detections["label"], strict=True):
-        near = [i for i in tree.query(shape) if free[i] and truth["label"].iat[i] == label]
-        ious = [shape.intersection(real[i]).area / shape.union(real[i]).area for i in near]
+    true_boxes, boxes = (shapely.box(*table[names].to_numpy().T) for table in (truth, detections))
+    tree, unmatched, matches = shapely.STRtree(true_boxes), np.ones(len(truth), bool), 0
+    for box, label in zip(boxes, detections["label"], strict=True):
+        candidates = [i for i in tree.query(box) if unmatched[i] and truth["label"].iat[i] == label]
+        ious = [box.intersection(true_boxes[i]).area / box.union(true_boxes[i]).area for i in candidates]
         if ious and max(ious) >= iou:
-            free[near[int(np.argmax(ious))]] = False
-            hits += 1
-    return hits / max(len(detections), 1), hits / max(len(truth), 1)
+            unmatched[candidates[int(np.argmax(ious))]] = False
+            matches += 1
+    return matches / max(len(detections), 1), matches / max(len(truth), 1)
 
 
 def write_example() -> str:
-    """Write a 256 x 256 RGB GeoTIFF with three bright objects to a temporary file; return its path.
+    """Write a 256 x 256 RGB GeoTIFF with three bright objects to a temporary file and return its path.
 
     Examples
     --------
@@ -127,11 +130,11 @@ def _transform() -> Affine:
 
 
 def _noise(size: int, cell: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth noise in 0..1, features about `cell` pixels across."""
+    """Return smooth noise in [0, 1] of shape (size, size), with features about `cell` pixels wide."""
     n = size // cell + 3
     grid = rng.random((n, n), dtype=np.float32)
-    at = np.arange(size, dtype=np.float32) / cell
-    i, t = at.astype(int), at % 1
+    position = np.arange(size, dtype=np.float32) / cell
+    i, t = position.astype(int), position % 1
     t = (t * t * (3 - 2 * t)).astype(np.float32)
     rows = grid[i] * (1 - t)[:, None] + grid[i + 1] * t[:, None]
     smooth: NDArray[np.float32] = rows[:, i] * (1 - t) + rows[:, i + 1] * t
@@ -139,7 +142,7 @@ def _noise(size: int, cell: int, rng: np.random.Generator) -> NDArray[np.float32
 
 
 def _ground(size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Paint water, shore, fields and roads; return pixels (3, y, x) and where water is."""
+    """Paint water, shore, fields and roads; return the pixels (3, y, x) and the mask of water (y, x)."""
     height = _noise(size, max(size // 4, 8), rng) + 0.35 * _noise(size, max(size // 14, 8), rng)
     height += 0.9 * np.linspace(-0.5, 0.5, size, dtype=np.float32)  # land rises to the right
     water, shore = height < 0.6, (height >= 0.6) & (height < 0.625)
@@ -158,16 +161,17 @@ def _ground(size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDA
 
 
 def _yards(size: int) -> NDArray[np.bool_]:
-    """Roads along a grid, with a yard to park on beside every other crossing."""
-    at = np.arange(size)
-    road = (at % 384) < 26
-    yard = ((at % 768) >= 26) & ((at % 768) < 190)
+    """Return the mask (y, x) of roads along a grid, with a car park beside every other crossing."""
+    position = np.arange(size)
+    road = (position % 384) < 26
+    yard = ((position % 768) >= 26) & ((position % 768) < 190)
     return (road[:, None] | road[None, :]) | (yard[:, None] & yard[None, :])
 
 
 def _place_objects(
     pixels: NDArray[np.uint8], water: NDArray[np.bool_], objects: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, Any]]:
+    """Paint objects at random places; yield the label and the outline of each, in image pixels."""
     size, free = pixels.shape[1], np.ones(pixels.shape[1:], bool)
     for number in range(objects):
         label = str(rng.choice(list(KINDS), p=[0.6, 0.2, 0.2]))
@@ -176,7 +180,7 @@ def _place_objects(
         colour = colours[rng.integers(len(colours))]
         for _ in range(40):
             x, y = rng.uniform(0, size, 2)
-            if number % 3 == 0 and size > 512:  # across a border
+            if number % 3 == 0 and size > 512:  # across the border of a block
                 x = 512 * rng.integers(1, size // 512) + rng.uniform(-6, 6)
             shape = _rectangle(x, y, length, width, rng.uniform(0, np.pi))
             if _fits(shape, label == "ship", water, free):
@@ -187,16 +191,16 @@ def _place_objects(
 
 def _rectangle(x: float, y: float, length: float, width: float, angle: float) -> Any:
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [length / 2, width / 2]
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return shapely.Polygon(corners @ turn + [x, y])
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return shapely.Polygon(corners @ rotation + [x, y])
 
 
-def _fits(shape: Any, afloat: bool, water: NDArray[np.bool_], free: NDArray[np.bool_]) -> bool:
+def _fits(shape: Any, on_water: bool, water: NDArray[np.bool_], free: NDArray[np.bool_]) -> bool:
     x0, y0, x1, y1 = (int(v) for v in shape.buffer(5).bounds)
     if x0 < 0 or y0 < 0 or x1 >= water.shape[1] or y1 >= water.shape[0]:
         return False
     area = slice(y0, y1 + 1), slice(x0, x1 + 1)
-    return bool(free[area].all() and (water[area] == afloat).all())
+    return bool(free[area].all() and (water[area] == on_water).all())
 
 
 def _paint(pixels: NDArray[np.uint8], free: NDArray[np.bool_], shape: Any, colour: tuple[int, int, int]) -> None:

@@ -1,4 +1,4 @@
-"""A model server that speaks the OSML contract, for any Python model; on 127.0.0.1 if nothing else is said."""
+"""An HTTP server for Python models, with the interface of OversightML's model containers."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ Model = Callable[[NDArray[Any]], Any]
 
 
 class ModelServer:
-    """Serve a model over HTTP while the ``with`` block lasts.
+    """HTTP server of a model, which runs while the ``with`` block lasts.
+
+    Tiles are posted to ``/invocations``; ``/ping`` reports health.
 
     Parameters
     ----------
     model : callable
-        ``model(tile)``, tile an ndarray (band, y, x), returning what `detect` takes of a callable.
-    latency_s : float
-        Seconds to wait before each answer.
-    address : tuple of str and int
-        Host and port to listen at; port 0 takes a free one.
+        Function of a tile, a numpy.ndarray of shape (band, y, x). It returns what `geotile.detect` accepts from a
+        callable, or a GeoJSON FeatureCollection as a dict.
+    latency_s : float, default 0
+        Delay before each response, in seconds.
+    address : tuple of str and int, default ("127.0.0.1", 0)
+        Host and port of the server. Port 0 selects a free port.
 
     Examples
     --------
     >>> import geotile
     >>> from geotile.testing import bright_objects, write_example
     >>> with ModelServer(bright_objects) as server:
-    ...     found = geotile.detect(write_example(), server.url, tile_size=128, overlap=32)
-    >>> len(found), server.requests
+    ...     detections = geotile.detect(write_example(), server.url, tile_size=128, overlap=32)
+    >>> len(detections), server.requests
     (3, 9)
     """
 
@@ -54,34 +57,34 @@ class ModelServer:
 
     @property
     def url(self) -> str:
-        """Where tiles are posted."""
+        """URL to which tiles are posted."""
         return f"http://127.0.0.1:{self._http.server_port}/invocations"
 
     def __enter__(self) -> ModelServer:
-        """Start serving."""
+        """Start the server."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop serving."""
+        """Stop the server."""
         self._http.shutdown()
         self._http.server_close()
 
-    def answer(self, body: bytes) -> bytes:
-        """Answer one encoded tile."""
+    def respond(self, body: bytes) -> bytes:
+        """Return the response to one encoded tile, as JSON."""
         with self._lock:
             self.requests += 1
         time.sleep(self.latency_s)
-        answer = self.model(decode_tile(body))
-        if not isinstance(answer, dict):
-            answer = as_collection(decode_object(answer))
-        return json.dumps(answer).encode()
+        output = self.model(decode_tile(body))
+        if not isinstance(output, dict):
+            output = as_collection(decode_object(output))
+        return json.dumps(output).encode()
 
 
 def decode_tile(body: bytes) -> NDArray[Any]:
-    """Decode a tile of any of geotile's formats, (band, y, x)."""
+    """Decode a tile in any of geotile's tile formats; return an array of shape (band, y, x)."""
     if body.startswith(b"\x93NUMPY"):
         return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
     with memory_env(), MemoryFile(body) as memory:
@@ -91,8 +94,8 @@ def decode_tile(body: bytes) -> NDArray[Any]:
             return np.asarray(file.read())
 
 
-def as_collection(found: Detections) -> dict[str, Any]:
-    """Return detections as the contract's FeatureCollection, boxes only."""
+def as_collection(detections: Detections) -> dict[str, Any]:
+    """Return the boxes, scores and labels of detections as a GeoJSON FeatureCollection in OversightML's format."""
     features = [
         {
             "type": "Feature",
@@ -102,7 +105,7 @@ def as_collection(found: Detections) -> dict[str, Any]:
                 "featureClasses": [{"iri": label, "score": float(score)}],
             },
         }
-        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
+        for box, score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True)
     ]
     return {"type": "FeatureCollection", "features": features}
 
@@ -112,7 +115,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent about clients that are gone."""
+        """Report an error unless the client has disconnected."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -124,15 +127,17 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
         wbufsize = -1
 
         def do_GET(self) -> None:
-            self._send(*((200, b"") if self.path == "/ping" else (405, b"POST a tile here")))
+            self._send(
+                *((200, b"") if self.path == "/ping" else (405, b"this path accepts only POST requests with a tile"))
+            )
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.path != "/invocations":
-                return self._send(404, b"tiles are posted to /invocations")
+                return self._send(404, b"tiles must be posted to /invocations")
             try:
-                self._send(200, server.answer(body))
-            except Exception as error:  # a model that fails is a 500, as behind any server
+                self._send(200, server.respond(body))
+            except Exception as error:  # like other servers, respond with status 500 if the model fails
                 self._send(500, f"{type(error).__name__}: {error}".encode())
 
         def _send(self, status: int, body: bytes) -> None:
@@ -144,6 +149,6 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.flush()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Stay silent."""
+            """Log nothing."""
 
     return Handler

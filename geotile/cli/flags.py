@@ -1,0 +1,169 @@
+"""Flags made from options: one flag for each field of an `Options` class, with its help, its type and its panel."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import wraps
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+import geotile.options
+from geotile.core.option import OptionInfo, Options, described, option_names
+from geotile.errors import ArgumentError
+from geotile.options import DetectToKeywords, EndpointKeywords
+
+_NOT_IMPORTED = {"Merge": Any, "Progress": Any}  # types that are named in annotations and not imported for them
+
+
+def with_flags(kind: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command a flag for each option of a class; the command gets the given ones as its `options`.
+
+    Parameters
+    ----------
+    kind : type
+        `Options` class.
+
+    Returns
+    -------
+    callable
+        Decorator of a command with a parameter ``options``, a dict of the values that differ from the defaults.
+    """
+    infos = {name: info for name, info in described(kind).items() if info.on_command_line}
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "options"]
+
+        @wraps(command)
+        def call(**given: Any) -> Any:
+            flags = {name: given.pop(name) for name in list(given) if name in infos}
+            return command(**given, options=_values(kind, infos, flags))
+
+        parameters = sorted([*own, *_parameters(kind, infos)], key=lambda each: each.default is not each.empty)
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions have it
+        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        del call.__wrapped__  # typer would read the annotations of the command
+        return call
+
+    return decorate
+
+
+def as_flag(name: str) -> str:
+    """Return the flag of an option.
+
+    Examples
+    --------
+    >>> as_flag("tile_size")
+    '--tile-size'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def in_flags(message: str) -> str:
+    """Return an error message in the words of the command line.
+
+    Examples
+    --------
+    >>> in_flags("found.parquet exists; give overwrite=True or another name")
+    'found.parquet exists; give --overwrite or another name'
+    >>> in_flags("overlap must be smaller than tile_size; got overlap=512 and tile_size=512")
+    '--overlap must be smaller than --tile-size; got --overlap 512 and --tile-size 512'
+    """
+    return _BARE.sub(lambda match: as_flag(match[1]), _ASSIGNED.sub(_assigned, message))
+
+
+_ENDPOINT_NAMES = option_names(EndpointKeywords) - {"score_threshold"}
+_NAMES = option_names(DetectToKeywords)
+
+
+def _any_of(names: set[str]) -> str:
+    return "|".join(sorted(names, key=len, reverse=True))
+
+
+_ASSIGNED = re.compile(rf"(?<![\w.-])({_any_of(_NAMES)})=(True\b|False\b)?")
+_BARE = re.compile(
+    rf"(?<![\w.=-])({_any_of({name for name in _NAMES - _ENDPOINT_NAMES if '_' in name})}"
+    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= must\b))(?![\w=])"
+)
+
+
+def _assigned(match: re.Match[str]) -> str:
+    """Return the flag for ``name=``, ``name=True`` or ``name=False``."""
+    name, value = match[1], match[2]
+    if name in _ENDPOINT_NAMES:
+        return f"-O {match[0]}"
+    if value is not None and described(DetectToKeywords)[name].from_text is not None:
+        return f"{as_flag(name)} {value.lower()}"
+    if value == "False":
+        return "--no-" + as_flag(name)[2:]
+    follows = match.string[match.end() : match.end() + 1]
+    return as_flag(name) + (" " if value is None and follows.strip(" )];,.") else "")
+
+
+def _values(kind: type[Options], infos: Mapping[str, OptionInfo], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the flags that were given."""
+    defaults = {each.name: each.default for each in fields(kind)}
+    found = {}
+    for name, value in flags.items():
+        read = infos[name].from_text
+        if value is None or value == (defaults[name] if read is None else _as_text(defaults[name])):
+            continue
+        try:
+            found[name] = value if read is None else read(value)
+        except ArgumentError as error:
+            raise typer.BadParameter(str(error), param_hint=as_flag(name)) from None
+    return found
+
+
+def _parameters(kind: type[Options], infos: Mapping[str, OptionInfo]) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, {**vars(geotile.options), **_NOT_IMPORTED})
+    defaults = {each.name: each.default for each in fields(kind)}
+    return [
+        _parameter(name, info, hints[name], defaults[name], _panel(kind, name)) for name, info in infos.items()
+    ]  # fmt: skip
+
+
+def _parameter(name: str, info: OptionInfo, hint: Any, default: Any, panel: str) -> inspect.Parameter:
+    flag, text = as_flag(name), info.from_text is not None
+    kind: Any = (list[str] if info.repeatable else str) | None if text else _plain(hint)
+    option = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if bool in (kind, *get_args(kind)) else flag, help=_help(info), metavar=info.metavar,
+        rich_help_panel=panel, show_default=default is not None,
+    )  # fmt: skip
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=_as_text(default) if text else default,
+        annotation=Annotated[kind, option],
+    )
+
+
+def _as_text(default: Any) -> str | None:
+    """Return a default value as it is written on the command line."""
+    return None if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _help(info: OptionInfo) -> str:
+    text = info.doc.replace("``", "").replace("`", "")
+    return text + (" May be repeated." if info.repeatable else "")
+
+
+def _plain(hint: Any) -> Any:
+    """Return the type that typer reads a value as: str for everything that is not a plain type."""
+    if get_origin(hint) is Literal or hint in (int, float, bool, str):
+        return hint
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [each for each in get_args(hint) if each is not type(None)]
+        single = parts[0] if len(parts) == 1 else str
+        return _plain(single) | None if type(None) in get_args(hint) else _plain(single)
+    return str | None
+
+
+def _panel(kind: type[Options], name: str) -> str:
+    """Return the title of the group that declares an option."""
+    group = next(each for each in kind.__mro__ if name in vars(each).get("__annotations__", {}))
+    return (group.__doc__ or "").partition("\n")[0].rstrip(".")

@@ -1,0 +1,150 @@
+"""Values of options read from text: of the command line, for example."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from geotile.errors import ArgumentError
+
+
+def pair(text: str) -> int | tuple[int, int]:
+    """Return ``"512"`` as an int and ``"512,256"`` as a (y, x) pair.
+
+    Raises
+    ------
+    ArgumentError
+        If the text is neither.
+
+    Examples
+    --------
+    >>> pair("512"), pair("512,256")
+    (512, (512, 256))
+    """
+    parts = text.split(",")
+    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+        raise ArgumentError(f"must be a number of pixels, or two as Y,X; got {text!r}")
+    numbers = [int(part) for part in parts]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def pair_or_auto(text: str) -> int | tuple[int, int] | str:
+    """Return "auto" as it is, and any other text as `pair` does."""
+    return text if text == "auto" else pair(text)
+
+
+def int_or_auto(text: str) -> int | str:
+    """Return "auto" as it is, and any other text as an int.
+
+    Raises
+    ------
+    ArgumentError
+        If the text is neither.
+    """
+    if text == "auto":
+        return text
+    if not text.isdigit():
+        raise ArgumentError(f'must be a positive integer or "auto"; got {text!r}')
+    return int(text)
+
+
+def int_or_text(text: str) -> int | str:
+    """Return digits as an int, and any other text as it is."""
+    return int(text) if text.isdigit() else text
+
+
+def bool_or_share(text: str) -> bool | float:
+    """Return "true" and "false" as a bool, and a number as a float.
+
+    Raises
+    ------
+    ArgumentError
+        If the text is neither.
+    """
+    words = {"true": True, "yes": True, "false": False, "no": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentError(f"must be true, false or a share from 0 to 1; got {text!r}") from None
+
+
+def name_or_none(text: str) -> str | None:
+    """Return "none" as None, and any other text as it is."""
+    return None if text.lower() == "none" else text
+
+
+def bands(texts: Sequence[str]) -> list[int | str]:
+    """Return band numbers and names, each text one or several separated by commas.
+
+    Examples
+    --------
+    >>> bands(["4,3,2"]), bands(["red", "1"])
+    ([4, 3, 2], ['red', 1])
+    """
+    return [int_or_text(part.strip()) for text in texts for part in text.split(",")]
+
+
+def named_value(text: str) -> tuple[str, Any]:
+    """Return the name and the value of ``name=value``; the value is read as JSON where it is JSON.
+
+    Raises
+    ------
+    ArgumentError
+        If the text has no ``=``, or no name before it.
+
+    Examples
+    --------
+    >>> named_value("retries=2"), named_value("family=yolov8")
+    (('retries', 2), ('family', 'yolov8'))
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ArgumentError(f"must be written as name=value; got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def named_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the names and values of several ``name=value``."""
+    return dict(named_value(text) for text in texts)
+
+
+def area(text: str) -> Any:
+    """Return a region of interest: the areas of a file, or the text itself, which is WKT or GeoJSON.
+
+    Raises
+    ------
+    ArgumentError
+        If a file of that name holds no areas.
+    """
+    if text.lstrip().startswith("{") or not Path(text).is_file():
+        return text
+    import geopandas as gpd
+
+    try:
+        return gpd.read_file(text)
+    except Exception as error:  # GDAL has an error for each way in which a file can be wrong
+        raise ArgumentError(f"must be WKT, GeoJSON or a file of areas; {text} cannot be read: {error}") from None
+
+
+def headers(texts: Sequence[str]) -> dict[str, str]:
+    """Return the names and values of several ``Name: value``.
+
+    Raises
+    ------
+    ArgumentError
+        If a text has no colon, or no name before it.
+    """
+    found = {}
+    for text in texts:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            raise ArgumentError(f"must be written as 'Name: value'; got {text!r}")
+        found[name.strip()] = value.strip()
+    return found

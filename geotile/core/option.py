@@ -1,0 +1,251 @@
+"""Options: declared once as fields of frozen dataclasses, used by the calls, the command line and job requests.
+
+::
+
+    class TilingOptions(Options):                      tile_size: int | Pair = option(1024, "Tile size ...")
+            │
+            ├─ @with_options(DetectOptions) ─▶ detect(image, endpoint, *, tile_size=1024, ...)   signature, types, docs
+            ├─ geotile.cli.flags            ─▶ --tile-size INTEGER                                  flags and help
+            └─ service request              ─▶ {"geotile": {"tile_size": 512}}                      names and checks
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from geotile.errors import ArgumentError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+PartT = TypeVar("PartT", bound="Options")
+_METADATA = "geotile_option"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionInfo:
+    """Description of one option."""
+
+    doc: str
+    """What the option does, in full sentences."""
+    type_text: str
+    """The type as numpydoc writes it."""
+    choices: tuple[Any, ...] = ()
+    """Allowed values; empty where any value of the type is allowed."""
+    from_text: Callable[[Any], Any] | None = None
+    """Function that reads a value from text; None where the annotation says how."""
+    repeatable: bool = False
+    """Whether the command line takes the flag several times, so that `from_text` gets a list of str."""
+    metavar: str | None = None
+    """Placeholder of the value in the command line's help."""
+    on_command_line: bool = True
+    """Whether the command line has a flag for it."""
+    in_requests: bool = True
+    """Whether a job request may set it."""
+    number: int = field(default_factory=itertools.count().__next__)
+    """Position among all declarations, which signatures and help texts follow."""
+
+
+def option(
+    default: T,
+    doc: str,
+    *,
+    type: str,
+    choices: Iterable[Any] = (),
+    from_text: Callable[[Any], Any] | None = None,
+    repeatable: bool = False,
+    metavar: str | None = None,
+    on_command_line: bool = True,
+    in_requests: bool = True,
+    secret: bool = False,
+) -> T:
+    """Declare an option: the default value of a field of an `Options` class.
+
+    Parameters
+    ----------
+    default : object
+        Default value, immutable.
+    doc, type, choices, from_text, repeatable, metavar, on_command_line, in_requests
+        Fields of `OptionInfo`; `type` is its ``type_text``.
+    secret : bool
+        Leave the value out of the ``repr``.
+    """
+    info = OptionInfo(
+        doc=doc, type_text=type, choices=tuple(choices), from_text=from_text, repeatable=repeatable, metavar=metavar,
+        on_command_line=on_command_line, in_requests=in_requests,
+    )  # fmt: skip
+    declared: Any = field(default=default, repr=not secret, metadata={_METADATA: info})
+    return declared  # type: ignore[no-any-return]  # a dataclass turns the field into its default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of all groups of options. A group checks its own values in ``_check``."""
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name, info in described(type(self)).items():
+            value = getattr(self, name)
+            if info.choices and not any(value is each or value == each for each in info.choices):
+                allowed = ", ".join(map(repr, info.choices))
+                raise ArgumentError(f"{name} must be one of {allowed}; got {value!r}")
+            if info.type_text == "bool" and value is not None and type(value).__name__ not in ("bool", "bool_"):
+                raise ArgumentError(f"{name} must be True or False; got {value!r}")
+        for group in reversed(type(self).__mro__):
+            if "_check" in vars(group):
+                vars(group)["_check"](self)
+
+    def part(self, group: type[PartT]) -> PartT:
+        """Return the values of one of the groups that this class is made of."""
+        return group(**{each.name: getattr(self, each.name) for each in fields(group)})
+
+    def changed(self) -> dict[str, Any]:
+        """Return the values that differ from their defaults, by name."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if not _same(getattr(self, each.name), each.default)
+        }
+
+
+def described(group: type[Options]) -> dict[str, OptionInfo]:
+    """Return the options of a group by name, in the order of their declaration."""
+    found = {each.name: each.metadata[_METADATA] for each in fields(group) if _METADATA in each.metadata}
+    return dict(sorted(found.items(), key=lambda item: item[1].number))
+
+
+def option_names(*groups: type[Options] | None) -> set[str]:
+    """Return the names of the options of groups."""
+    return {each.name for group in groups if group is not None for each in fields(group)}
+
+
+def refuse_unknown(
+    given: Iterable[str], known: Iterable[str], taker: str, hints: Mapping[str, str] | None = None
+) -> None:
+    """Refuse options that nothing takes, and suggest the nearest name.
+
+    Parameters
+    ----------
+    given, known : iterable of str
+        Names of the options that were given, and of those that exist.
+    taker : str
+        What takes the options, for the message.
+    hints : mapping of str to str, optional
+        Sentences for names that are known elsewhere.
+
+    Raises
+    ------
+    ArgumentError
+        If a given name is not known.
+
+    Examples
+    --------
+    >>> refuse_unknown(["tilesize"], ["tile_size", "overlap"], "detect")
+    Traceback (most recent call last):
+    geotile.ArgumentError: unknown option 'tilesize'; did you mean 'tile_size'?
+    """
+    known = sorted(known)
+    for name in sorted(set(given) - set(known)):
+        if hints and name in hints:
+            raise ArgumentError(hints[name])
+        near = get_close_matches(name, known, n=1, cutoff=0.6)
+        remedy = f"did you mean {near[0]!r}?" if near else f"{taker} takes {', '.join(known)}"
+        raise ArgumentError(f"unknown option {name!r}; {remedy}")
+
+
+class _TwoArguments(Protocol[P, R_co]):
+    def __call__(self, image: Any, endpoint: Any, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class _ThreeArguments(Protocol[P, R_co]):
+    def __call__(self, image: Any, endpoint: Any, output: Any, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
+class with_options(Generic[P, T]):
+    """Turn the last parameter of a function, an `Options` value, into flat keyword arguments.
+
+    The function gets the signature, the types and, in place of ``{options}`` in its docstring, the descriptions of
+    all fields of the class.
+
+    Parameters
+    ----------
+    keywords : type
+        `Options` class that declares the keyword arguments.
+    build : callable, optional
+        What is made of them, ``build(**given)``; by default `keywords`.
+    prepare : callable, optional
+        ``prepare(arguments, given)`` may change the positional arguments and the given options, both by name,
+        before `build` is called.
+    """
+
+    def __init__(
+        self,
+        keywords: Callable[P, T],
+        *,
+        build: Callable[..., Any] | None = None,
+        prepare: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.keywords = cast(type[Options], keywords)
+        self.build: Any = build or keywords
+        self.prepare = prepare
+
+    @overload
+    def __call__(self, function: Callable[[A, T], R]) -> Callable[Concatenate[A, P], R]: ...
+    @overload
+    def __call__(self, function: Callable[[Any, Any, T], R]) -> _TwoArguments[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[[Any, Any, Any, T], R]) -> _ThreeArguments[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Return the function with flat keyword arguments."""
+        *leading, _ = inspect.signature(function).parameters.values()
+        positional = inspect.Signature(leading)
+
+        @wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            by_name = {each.name: given.pop(each.name) for each in leading if each.name in given}
+            arguments = dict(positional.bind(*args, **by_name).arguments)
+            if self.prepare is not None:
+                self.prepare(arguments, given)
+            if isinstance(self.build, type) and issubclass(self.build, Options):
+                refuse_unknown(given, option_names(self.build), function.__name__, getattr(self.build, "HINTS", None))
+            return function(*arguments.values(), self.build(**given))
+
+        declared = {each.name: each for each in fields(self.keywords)}
+        options = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=declared[name].default, annotation=declared[name].type
+            )
+            for name in described(self.keywords)
+        ]
+        returns = inspect.signature(function).return_annotation
+        call.__signature__ = inspect.Signature([*leading, *options], return_annotation=returns)  # type: ignore[attr-defined]  # functions have it
+        call.__doc__ = _with_parameters(function.__doc__, self.keywords)
+        return call
+
+
+def _with_parameters(doc: str | None, keywords: type[Options]) -> str | None:
+    if doc is None:
+        return None  # python -OO
+    return doc.replace("    {options}", textwrap.indent("\n".join(_parameters(keywords)), "    "))
+
+
+def _parameters(keywords: type[Options]) -> Iterator[str]:
+    """Yield the lines of a numpydoc Parameters section."""
+    defaults = {each.name: each.default for each in fields(keywords)}
+    for name, info in described(keywords).items():
+        default = "optional" if defaults[name] is None else f"default {defaults[name]!r}"
+        yield f"{name} : {info.type_text}, {default}"
+        yield textwrap.fill(info.doc, 100, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
+
+
+def _same(value: Any, default: Any) -> bool:
+    return value is default or (type(value) is type(default) and bool(value == default))

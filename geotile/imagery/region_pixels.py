@@ -1,0 +1,158 @@
+"""The pixels of a region and its halo, read by the region's own task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import thread_time
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geotile.core.cancellation import cancel_reason
+from geotile.errors import ImageReadError
+from geotile.grid.tile_grid import Tile, TileGrid, Window
+from geotile.imagery.block_cache import read_shared
+from geotile.imagery.masks import has_data
+from geotile.imagery.source import Pixels, Source
+
+_NOWHERE = Window(0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class RegionPixels:
+    """Pixels that were read of a region."""
+
+    values: NDArray[Any]
+    """(band, y, x), the region with as much halo as its own tiles need, or the part that its tiles cover."""
+    window: Window
+    """Position of the values in the image."""
+    valid: NDArray[np.bool_] | None = None
+    """(y, x) bool, where there is data; None where all pixels are data, or validity was not requested."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+    """Reasons why tiles could not be read, by tile number."""
+    blank: frozenset[int] = frozenset()
+    """Numbers of the tiles for which the file has no block."""
+    read_s: float = 0.0
+    """CPU time of this thread for reading, in seconds."""
+
+
+class Region(Protocol):
+    """A region of an image, and how its pixels are read."""
+
+    def read(self, tiles: Sequence[Tile], need_valid: bool) -> RegionPixels:
+        """Return the pixels of some of the region's tiles.
+
+        Parameters
+        ----------
+        tiles : sequence of Tile
+            Tiles of the region.
+        need_valid : bool
+            Whether the validity of the pixels is needed.
+        """
+
+
+@dataclass(frozen=True)
+class NoPixels:
+    """A region of which nothing has to be read."""
+
+    def read(self, tiles: Sequence[Tile], need_valid: bool) -> RegionPixels:
+        """Return no pixels."""
+        assert not tiles
+        return RegionPixels(np.empty((0, 0, 0)), _NOWHERE)
+
+
+@dataclass(frozen=True)
+class ArrayRegion:
+    """A region of a computed array, its halo included."""
+
+    values: NDArray[Any]
+    """(band, y, x)."""
+    window: Window
+    nodata: float | None
+
+    def read(self, tiles: Sequence[Tile], need_valid: bool) -> RegionPixels:
+        """Return all pixels of the region: they were computed."""
+        valid = has_data(self.values, self.nodata) if need_valid else None
+        return RegionPixels(self.values, self.window, valid)
+
+
+@dataclass(frozen=True)
+class FileRegion:
+    """A region of a file, read when its task asks for it."""
+
+    source: Source
+    grid: TileGrid
+    run: str
+    """Name of the run: blocks that its regions share are read once."""
+    row: int
+    column: int
+
+    def read(self, tiles: Sequence[Tile], need_valid: bool) -> RegionPixels:
+        """Return the pixels of some tiles; tiles that cannot be read are listed with their reasons."""
+        source = self.source
+        if reason := cancel_reason(self.run):  # the model is gone for good, so reading on would be wasted
+            return RegionPixels(_no_pixels(source), _NOWHERE, unreadable={tile.number: reason for tile in tiles})
+        blank = _blank_tiles(source, tiles) if need_valid else frozenset()
+        wanted = [tile for tile in tiles if tile.number not in blank]
+        if not wanted:
+            return RegionPixels(_no_pixels(source), _NOWHERE, blank=blank)
+        whole = len(wanted) == len(self.grid.region_tiles(self.row, self.column))
+        window = self.grid.read_window(self.row, self.column) if whole else _bounds(wanted)
+        started = thread_time()
+        try:
+            pixels = read_shared(source, self.grid, window, need_valid, self.run)
+        except ImageReadError:
+            return _read_by_tiles(source, window, wanted, blank, need_valid)
+        return RegionPixels(pixels.values, window, pixels.valid, blank=blank, read_s=thread_time() - started)
+
+
+def _no_pixels(source: Source) -> NDArray[Any]:
+    return np.empty((source.shape[0], 0, 0), source.dtype)
+
+
+def _read_by_tiles(
+    source: Source, window: Window, tiles: Sequence[Tile], blank: frozenset[int], need_valid: bool
+) -> RegionPixels:
+    """Read a region with blocks that cannot be decoded: only the tiles on these blocks are lost."""
+    values = np.zeros((source.shape[0], *window.shape_yx), source.dtype)
+    valid = np.ones(window.shape_yx, bool) if need_valid else None
+    unreadable = {}
+    for tile in tiles:
+        try:
+            part: Pixels = source.read(tile.window, need_valid)
+        except ImageReadError as error:
+            unreadable[tile.number] = str(error)
+            continue
+        place = tile.window.within(window).slices
+        values[:, *place] = part.values
+        if valid is not None and part.valid is not None:
+            valid[place] = part.valid
+    return RegionPixels(values, window, valid, unreadable, blank)
+
+
+def _blank_tiles(source: Source, tiles: Sequence[Tile]) -> frozenset[int]:
+    """Return the numbers of the tiles for which the file has no block: they need not be read."""
+    if not tiles:
+        return frozenset()
+    bounds, (height, width) = _bounds(tiles), source.block_yx
+    empty = source.empty_blocks(bounds)
+    if empty is None or not empty.any():
+        return frozenset()
+    first = source.in_whole(bounds)
+    top, left = first.y0 // height, first.x0 // width
+
+    def is_blank(window: Window) -> bool:
+        y0, y1, x0, x1 = source.in_whole(window)
+        rows = slice(y0 // height - top, -(-y1 // height) - top)
+        columns = slice(x0 // width - left, -(-x1 // width) - left)
+        return bool(empty[rows, columns].all())
+
+    return frozenset(number for number, window in tiles if is_blank(window))
+
+
+def _bounds(tiles: Sequence[Tile]) -> Window:
+    """Return the smallest window that contains all of some tiles."""
+    y0, y1, x0, x1 = np.array([tile.window for tile in tiles]).T
+    return Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))

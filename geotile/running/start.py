@@ -1,0 +1,46 @@
+"""Everything that must hold before the first request: the cluster, the limits, the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from geotile.endpoints import Endpoint
+from geotile.options import JobOptions
+from geotile.planning.plan import Plan
+from geotile.running.cluster import check_cluster
+from geotile.storage.folder import Folder
+from geotile.traffic import Rules, as_concurrency, rules_for, wait_until_ready
+
+
+def ready_endpoint(
+    endpoint: Endpoint, options: JobOptions, work: Plan, folders: Sequence[Folder | None], group: str | None
+) -> tuple[Endpoint, Rules | None]:
+    """Check the cluster and wait for the model.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+    options : JobOptions
+    work : Plan
+    folders : sequence of Folder or None
+        Folders in which workers write.
+    group : str or None
+        Runs of one group share one number of requests in flight.
+
+    Returns
+    -------
+    tuple
+        The endpoint as the run asks it, and the limits of its requests; None where the model runs in the process.
+
+    Raises
+    ------
+    ArgumentError
+        If the cluster cannot do the run.
+    EndpointError
+        If the model is not ready in time.
+    """
+    if options.score_threshold is not None:
+        endpoint = endpoint.with_score_threshold(options.score_threshold)
+    check_cluster(endpoint, work.source, [folder for folder in folders if folder is not None])
+    traffic = rules_for(endpoint, as_concurrency(options.concurrency), group)
+    return wait_until_ready(endpoint), traffic

@@ -1,0 +1,200 @@
+"""Options are declared once: signatures, help, flags and requests agree, and no name means two things."""
+
+import inspect
+from dataclasses import fields
+from itertools import combinations
+
+import pytest
+import xarray as xr
+from helpers import cli, crowd
+from typer.main import get_command
+
+import geotile
+from geotile import options
+from geotile.cli.flags import as_flag, in_flags
+from geotile.cli.main import app
+from geotile.core.option import described, option_names
+from geotile.testing import bright_objects, write_example
+
+CALLS = {
+    "detect": options.DetectKeywords, "detect_to": options.DetectToKeywords, "plan": options.PlanOptions,
+    "open_image": options.OpenOptions,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_have_the_declared_options(name):
+    parameters = inspect.signature(getattr(geotile, name)).parameters
+    declared = {each.name: each.default for each in fields(CALLS[name])}
+    keywords = {each.name: each.default for each in parameters.values() if each.kind is each.KEYWORD_ONLY}
+    assert keywords == declared
+    text = inspect.getdoc(getattr(geotile, name))
+    for option, info in described(CALLS[name]).items():
+        assert f"{option} : {info.type_text}" in text
+        assert info.doc.endswith(".")
+
+
+@pytest.mark.parametrize(("command", "group"), [("detect", options.DetectToOptions), ("plan", options.PlanOptions)])
+def test_commands_have_a_flag_for_each_option_of_the_same_name(command, group):
+    flags = {flag for each in get_command(app).commands[command].params for flag in each.opts}
+    for name, info in described(group).items():
+        assert (as_flag(name) in flags) == info.on_command_line
+
+
+def test_no_name_means_two_things():
+    """A name in two families is one option, declared once: nothing shadows silently."""
+    run, image = (
+        option_names(options.JobOptions) - option_names(options.ImageOptions),
+        option_names(options.ImageOptions),
+    )
+    endpoint = option_names(options.EndpointKeywords)
+    assert run & image == set()
+    assert image & endpoint == set()
+    assert run & endpoint == {"score_threshold"}
+    assert set(vars(options.ScoreOptions)["__annotations__"]) == {"score_threshold"}
+    kinds = (
+        options.HttpOptions,
+        options.SageMakerOptions,
+        options.OnnxOptions,
+        options.OipOptions,
+        options.FunctionOptions,
+    )
+    for one, other in combinations(kinds, 2):
+        for name in option_names(one) & option_names(other):
+            assert described(one)[name].type_text == described(other)[name].type_text, name
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "given", "said"),
+    [
+        (bright_objects, {"tilesize": 3}, "unknown option 'tilesize'; did you mean 'tile_size'?"),
+        ("http://127.0.0.1:9/invocations", {"tilesize": 3}, "did you mean 'tile_size'?"),
+        ("http://127.0.0.1:9/invocations", {"barer": "x"}, "did you mean 'bearer'?"),
+        ("http://127.0.0.1:9/invocations", {"band": 1}, "did you mean 'bands'?"),
+        ("http://127.0.0.1:9/invocations", {"family": "yolov8"}, "'family' does not apply to the endpoint"),
+        (bright_objects, {"bearer": "x"}, "'bearer' does not apply to a Python callable"),
+        (geotile.endpoint(bright_objects), {"batch_size": 2}, "pass it to geotile.endpoint"),
+        (bright_objects, {"xyz": 1}, "unknown option 'xyz'; detect with a Python callable takes"),
+        ("http://127.0.0.1:9/invocations", {"ready_timeout": 1}, "did you mean 'ready_timeout_s'?"),
+    ],
+)  # fmt: skip
+def test_unknown_options_are_refused_with_the_nearest_name(endpoint, given, said):
+    for call in (geotile.detect, lambda *args, **more: geotile.detect_to(*args, "/nowhere/found.geojson", **more)):
+        with pytest.raises(geotile.ArgumentError) as caught:
+            call("none.tif", endpoint, **given)
+        assert said in str(caught.value)
+
+
+def test_unknown_options_of_the_other_calls():
+    with pytest.raises(geotile.ArgumentError, match="did you mean 'tile_size'"):
+        geotile.plan("none.tif", tilesize=3)
+    with pytest.raises(geotile.ArgumentError, match="did you mean 'bands'"):
+        geotile.open_image("none.tif", band=3)
+    with pytest.raises(geotile.ArgumentError, match="did you mean 'bearer'"):
+        geotile.endpoint("http://127.0.0.1:9/invocations", barer=3)
+    with pytest.raises(geotile.ArgumentError, match=r"detect\(compute=False\)"):
+        geotile.detect_to(write_example(), bright_objects, "found.geojson", compute=False)
+    with pytest.raises(geotile.ArgumentError, match="bands, resolution apply only to a URI"):
+        geotile.detect(xr.DataArray([[0.0]], dims=("y", "x")), bright_objects, bands=[1], resolution=2.0)
+    with pytest.raises(TypeError, match="endpoint"):
+        geotile.detect("none.tif")
+    assert len(geotile.detect(image=write_example(), endpoint=bright_objects, tile_size=128, overlap=32)) == 3
+
+
+def test_a_run_of_another_packages_endpoint_passes_its_options_on(monkeypatch):
+    made = []
+
+    class Kind(geotile.Endpoint):
+        wants_bytes = remote = False
+
+        def __init__(self, spec, **given):
+            made.append(given)
+
+        def invoke(self, tiles, content_type):
+            return [([], []) for _ in tiles]
+
+    class Entry:
+        name = "mine"
+        load = staticmethod(lambda: Kind)
+
+    monkeypatch.setattr("geotile.endpoints.entry_points", lambda group: [Entry])
+    geotile.detect(write_example(), "mine://model", tile_size=128, overlap=0, colour="red")
+    assert made == [{"colour": "red"}]
+
+
+def test_the_score_threshold_of_a_run_reaches_the_decoder(shared):
+    """A detector's own default of 0.3 does not hide what the user asked for."""
+    picture, model = shared / "imagery" / "2_planes.tiff", f"onnx:{shared / 'models' / 'nanodet_m.onnx'}"
+    job = {"tile_size": 224, "overlap": 96, "merge": None}
+    usual, low, high = (
+        geotile.detect(picture, model, **job, **more)
+        for more in ({}, {"score_threshold": 0.05}, {"score_threshold": 0.38})
+    )
+    assert usual["score"].min() >= 0.3
+    assert 0.05 <= low["score"].min() < 0.3
+    assert high["score"].min() >= 0.38
+    assert len(low) > len(usual) > len(high)
+    named = geotile.detect(picture, geotile.endpoint(model, score_threshold=0.2), **job)
+    assert 0.2 <= named["score"].min() < 0.3
+
+
+def test_the_command_line_speaks_its_own_words(write_tiff, noise, tmp_path):
+    path, out = write_tiff(noise), tmp_path / "found.parquet"
+    job = ("detect", path, f"onnx:{tmp_path}/none.onnx", "-o", out)
+    assert "tilesize" in cli(*job, "--tilesize", 3, status=2).stderr
+    assert "--score-threshold" in cli(*job, "-O", "score_threshold=0.05", status=2).stderr
+    assert "--overlap must be" in cli("plan", path, "--tile-size", 64, "--overlap", 64, status=1).stderr.replace(
+        "\n", " "
+    )
+    assert "geotile 0" in cli("--version").stdout
+    assert in_flags("skip_nodata=False sends every tile") == "--skip-nodata false sends every tile"
+
+
+def test_the_command_line_prints_warnings_without_source_lines(write_tiff, noise, tmp_path):
+    def model(tile):
+        raise RuntimeError("no luck")
+
+    with geotile.testing.ModelServer(model) as server:
+        done = cli("detect", write_tiff(noise), server.url, "-o", tmp_path / "a.geojson", "-O", "retries=0", status=1)
+    assert "Warning: " in done.stderr
+    assert "UserWarning" not in done.stderr
+    assert "warnings.warn" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "given"),
+    [
+        (["--pad"], {"pad": True}), (["--no-georeference"], {"georeference": False}),
+        (["--outside-roi", "keep"], {"outside_roi": "keep"}), (["--skip-nodata", "false"], {"skip_nodata": False}),
+        (["--tile-size", "64,32"], {"tile_size": (64, 32)}), (["--errors", "raise"], {"errors": "raise"}),
+        (["--bands", "3,red"], {"bands": [3, "red"]}), (["--bands", "3", "--bands", "red"], {"bands": [3, "red"]}),
+        (["--merge", "none"], {"merge": None}), (["--region-size", "auto"], {}), (["--sidecars"], {"sidecars": True}),
+        (["--concurrency", "3"], {"concurrency": 3}), (["--storage-options", "anon=true"], {"storage_options": {"anon": True}}),
+    ],
+)  # fmt: skip
+def test_flags_become_the_options_of_the_call(monkeypatch, flags, given, tmp_path):
+    seen = {}
+
+    def call(*args, **more):
+        seen.update(more)
+        raise geotile.ArgumentError("enough")
+
+    monkeypatch.setattr(geotile, "detect_to", call)
+    cli("detect", "a.tif", "http://127.0.0.1:9/x", "-o", tmp_path / "x.parquet", *flags, status=1)
+    seen.pop("progress")
+    assert seen == given
+
+
+def test_the_report_is_found_or_missed_in_words(write_tiff, noise, tmp_path):
+    found = geotile.detect(write_tiff(noise), crowd, tile_size=64, overlap=16)
+    assert geotile.report(found) == found.attrs["report"]
+    assert "SUCCESS" in repr(geotile.report(found))
+    assert "<td>SUCCESS</td>" in geotile.report(found)._repr_html_()
+    with pytest.raises(geotile.ArgumentError, match="merge, dissolve, concat"):
+        geotile.report(found.merge(found[["label"]].drop_duplicates().assign(more=1), on="label"))
+    geotile.write(found, tmp_path / "found.parquet")
+    import geopandas as gpd
+
+    again = geotile.report(gpd.read_parquet(tmp_path / "found.parquet"))
+    assert (again.status, again.tiles) == ("SUCCESS", 54)
+    assert "seconds" not in repr(again)

@@ -1,0 +1,102 @@
+"""The public face: its names, where they say that they live, and what importing it costs."""
+
+import doctest
+import importlib
+import inspect
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+import geotile
+
+NAMES = [
+    "ArgumentError", "Check", "ClusterError", "Endpoint", "EndpointError", "EndpointUnreachable", "GeoreferenceError",
+    "GeotileError", "HttpEndpoint", "ImageError", "ImageOpenError", "ImageReadError", "JobRequest", "KeepAll", "Merge",
+    "Nms", "OutputError", "Plan", "Progress", "Report", "ResponseError", "RetryPolicy", "ServiceError", "SigV4",
+    "SoftNms", "TileError", "TileFailure", "TileGrid", "Window", "cast", "detect", "detect_to", "endpoint", "jobs",
+    "nms", "open_image", "plan", "plot_detections", "report", "rescale", "serve", "stretch", "submit", "write",
+]  # fmt: skip
+
+
+def test_the_public_names_are_pinned():
+    assert geotile.__all__ == NAMES
+    assert set(dir(geotile)) <= set(NAMES)
+    for name in ("errors", "testing", "detectors"):
+        assert inspect.ismodule(getattr(geotile, name))
+    with pytest.raises(AttributeError):
+        geotile.raster  # noqa: B018 - that is the question
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exported_objects_say_that_they_live_in_geotile(name):
+    exported = getattr(geotile, name)
+    assert inspect.isclass(exported) or inspect.isfunction(exported)
+    assert exported.__module__ == "geotile"
+    assert pickle.loads(pickle.dumps(exported)) is exported
+
+
+def test_errors_say_so_before_anybody_has_looked():
+    """A class that is raised before it was fetched from `geotile` says the same."""
+    code = "import geotile.errors as e; print(e.ImageOpenError.__module__, e.ArgumentError.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["geotile", "geotile"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_of_the_public_names_run(name):
+    """pytest looks for the examples of a module in what says that it lives there; these say that they live here."""
+    exported = getattr(geotile, name)
+    tests = doctest.DocTestFinder().find(exported, name, module=False)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in tests:
+        # the module where the object is defined, as pytest has it
+        where = importlib.import_module(_home(exported))
+        test.globs = {**vars(where), **test.globs}
+        assert runner.run(test).failed == 0
+
+
+def _home(exported) -> str:
+    return next(
+        module for module, found in sorted(sys.modules.items())
+        if module.startswith("geotile.") and vars(found).get(exported.__name__) is exported
+    )  # fmt: skip
+
+
+def cpu_s(code: str) -> float:
+    """CPU seconds of a process that runs some code, beyond those of an empty one; the least of three."""
+    timer = "import resource; u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
+
+    def once(code: str) -> float:
+        done = subprocess.run([sys.executable, "-c", f"{code}\n{timer}"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return float(done.stdout.splitlines()[-1])
+
+    return min(once(code) for _ in range(3)) - min(once("") for _ in range(3))
+
+
+def test_importing_is_cheap():
+    dependencies = cpu_s(
+        "import dask.array, rasterio, xarray, rioxarray, geopandas, shapely, pyproj, requests, pyarrow"
+    )
+    imported = cpu_s("import geotile")
+    help_text = cpu_s(
+        "import sys; sys.argv = ['geotile', '--help']\nfrom geotile.cli.main import app\ntry: app()\nexcept SystemExit: pass"
+    )
+    print(
+        f"import geotile {imported / dependencies:.3f}, --help {help_text / dependencies:.3f} of {dependencies:.2f} s"
+    )
+    assert imported <= 0.1 * dependencies
+    assert help_text <= 0.25 * dependencies
+
+
+def test_a_run_on_threads_does_not_import_distributed():
+    code = """
+import sys, geotile
+from geotile.testing import bright_objects, write_example
+assert len(geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)) == 3
+assert not {name for name in sys.modules if name.split(".")[0] in ("distributed", "tornado")}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
