@@ -36,6 +36,7 @@ def take_timings() -> Timing:
 
     Examples
     --------
+    >>> _ = take_timings()
     >>> with timed("cut"):
     ...     _ = sum(range(1000))
     >>> list(take_timings()), take_timings()
