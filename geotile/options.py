@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from geotile.core import from_text
 from geotile.core.checks import Pair, as_int, as_pair, check_seconds, check_unit
-from geotile.core.option import Options, option
+from geotile.core.option import Options, documents, option
 from geotile.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -287,22 +287,14 @@ class DetectOptions(JobOptions):
             raise ArgumentError("compute=False cannot be combined with checkpoint or progress; leave them out")
 
 
+@documents()
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy(Options):
     """Retry policy and time-outs of a remote endpoint.
 
     Parameters
     ----------
-    retries : int
-        Maximum number of retries of a tile after retryable failures: no connection, a broken answer, a time-out,
-        HTTP 408, 425, 429 and 5xx. Attempts during an outage are not counted.
-    backoff_s : float
-        First pause in seconds; it doubles with each retry, with jitter. A Retry-After header takes precedence.
-    ready_timeout_s : float
-        Seconds to wait for a model that has not answered yet, since it may be starting.
-    outage_timeout_s : float
-        Seconds to wait for a model that has answered before and does not answer any more; then the run ends with
-        the results that it has.
+    {options}
 
     Raises
     ------
@@ -315,8 +307,8 @@ class RetryPolicy(Options):
         "HTTP 408, 425, 429 and 5xx. Attempts during an outage are not counted.", type="int",
     )  # fmt: skip
     backoff_s: float = option(
-        0.5, "First pause in seconds; it doubles with each retry, with jitter. A Retry-After header takes precedence.",
-        type="float",
+        0.5, "Mean delay before the first retry, in seconds. The mean doubles with each retry, up to 30 s; each delay "
+        "is random between 0 and twice the mean (full jitter). A Retry-After header takes precedence.", type="float",
     )  # fmt: skip
     ready_timeout_s: float = option(
         300.0, "Seconds to wait for a model that has not answered yet, since it may be starting.", type="float",
@@ -353,7 +345,7 @@ class ClientOptions(RetryPolicy):
         None, "Path of a client certificate with its key, or (certificate, key).", type="str or (str, str)",
     )  # fmt: skip
     timeout_s: tuple[float, float] = option(
-        (10.0, 60.0), "Seconds to wait for a connection, and for a whole answer.", type="(float, float)",
+        (10.0, 60.0), "Maximum time for the connection and for the whole response, in seconds.", type="(float, float)",
     )  # fmt: skip
     max_response_bytes: int = option(64 * 2**20, "Maximum size of an answer in bytes.", type="int")
 
@@ -380,7 +372,7 @@ class SageMakerOptions(ContractOptions, RetryPolicy):
     profile: str | None = option(None, "Profile of the AWS configuration.", type="str")
     role_arn: str | None = option(None, "ARN of the role to assume.", type="str")
     timeout_s: tuple[float, float] = option(
-        (10.0, 60.0), "Seconds to wait for a connection, and for a whole answer.", type="(float, float)",
+        (10.0, 60.0), "Maximum time for the connection and for the whole response, in seconds.", type="(float, float)",
     )  # fmt: skip
     max_request_bytes: int = option(
         6_291_456, "Maximum size of a tile in bytes: 6 MiB, or 26,214,400 (25 MiB) where the account allows it.",

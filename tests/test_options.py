@@ -74,7 +74,7 @@ def test_no_name_means_two_things():
         ("http://127.0.0.1:9/invocations", {"family": "yolov8"}, "'family' does not apply to the endpoint"),
         (bright_objects, {"bearer": "x"}, "'bearer' does not apply to a Python callable"),
         (geotile.endpoint(bright_objects), {"batch_size": 2}, "pass it to geotile.endpoint"),
-        (bright_objects, {"xyz": 1}, "unknown option 'xyz'; detect with a Python callable takes"),
+        (bright_objects, {"xyz": 1}, "unknown option 'xyz'; a run with a Python callable takes"),
         ("http://127.0.0.1:9/invocations", {"ready_timeout": 1}, "did you mean 'ready_timeout_s'?"),
     ],
 )  # fmt: skip
@@ -117,7 +117,7 @@ def test_a_run_of_another_packages_endpoint_passes_its_options_on(monkeypatch):
         name = "mine"
         load = staticmethod(lambda: Kind)
 
-    monkeypatch.setattr("geotile.endpoints.entry_points", lambda group: [Entry])
+    monkeypatch.setattr("geotile.endpoints.create.entry_points", lambda group: [Entry])
     geotile.detect(write_example(), "mine://model", tile_size=128, overlap=0, colour="red")
     assert made == [{"colour": "red"}]
 
