@@ -3,6 +3,10 @@
 import inspect
 from datetime import UTC, datetime, timedelta
 
+import dask.array as da
+import numpy as np
+import pytest
+
 
 def test_urllib3():
     """`geotile.endpoints.deadline` replaces the connection classes of urllib3's pools."""
@@ -39,13 +43,108 @@ def test_distributed():
         assert worker.loop is not None
 
 
-def test_botocore():
-    """`geotile.storage.aws` reads when credentials expire."""
-    from botocore.credentials import DeferredRefreshableCredentials, RefreshableCredentials
+def test_rasterio_err():
+    """`geotile.geometry.placement` catches GDAL's errors, which are not `RasterioError`s."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    assert issubclass(CPLE_BaseError, Exception)
+    assert not issubclass(CPLE_BaseError, RasterioError)
+
+
+def test_rasterio_driver_list(write_tiff, noise):
+    """`geotile.imagery.source` opens files with the drivers that are allowed: `rasterio.open` takes one only."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    path = str(write_tiff(noise))
+    with rasterio.DatasetReader(path, driver=["PNG", "GTiff"]) as file:
+        assert file.driver == "GTiff"
+    with pytest.raises(RasterioError, match="not recognized"):
+        rasterio.DatasetReader(path, driver=["PNG", "JPEG"])
+
+
+def test_rioxarray_coordinates():
+    """`geotile.imagery.open` has rioxarray compute the coordinates of pixel centres."""
+    from affine import Affine
+    from rioxarray.rioxarray import affine_to_coords
+
+    coordinates = affine_to_coords(Affine(2, 0, 10, 0, -4, 20), 3, 2)
+    np.testing.assert_array_equal(coordinates["x"], [11, 13, 15])
+    np.testing.assert_array_equal(coordinates["y"], [18, 14])
+
+
+def test_botocore_credentials():
+    """`geotile.storage.aws` reads when credentials expire, and gives a session those of an assumed role."""
+    import botocore.session
+    from botocore.credentials import (
+        AssumeRoleCredentialFetcher,
+        DeferredRefreshableCredentials,
+        RefreshableCredentials,
+    )
+
+    from geotile.storage.aws import _Resolver
 
     expires = datetime.now(UTC) + timedelta(hours=1)
-    metadata = {"access_key": "a", "secret_key": "b", "token": "c", "expiry_time": expires.isoformat()}
-    made = RefreshableCredentials.create_from_metadata(metadata, lambda: metadata, "test")
-    deferred = DeferredRefreshableCredentials(lambda: metadata, "test")
+    refreshed = {"access_key": "role", "secret_key": "s", "token": "t", "expiry_time": expires.isoformat()}
+    made = RefreshableCredentials.create_from_metadata(refreshed, lambda: refreshed, "test")
+    deferred = DeferredRefreshableCredentials(lambda: refreshed, "assume-role")
     deferred.get_frozen_credentials()
     assert made._expiry_time == deferred._expiry_time == expires
+    session = botocore.session.Session()
+    session.register_component("credential_provider", _Resolver(deferred))
+    assert session.get_credentials().access_key == "role"
+    assert session.create_client("s3", region_name="us-east-1")._get_credentials().token == "t"
+    assert {"client_creator", "source_credentials", "role_arn"} <= set(
+        inspect.signature(AssumeRoleCredentialFetcher).parameters
+    )
+
+
+def test_s3fs():
+    """`geotile.storage.conditional` passes If-Match through `pipe_file`; tests/test_lease.py shows that it arrives."""
+    from s3fs import S3FileSystem
+
+    parameters = inspect.signature(S3FileSystem._pipe_file).parameters
+    assert "mode" in parameters
+    assert parameters["kwargs"].kind is inspect.Parameter.VAR_KEYWORD
+    assert callable(S3FileSystem.call_s3)
+    assert S3FileSystem().split_path("bucket/a/key")[:2] == ("bucket", "a/key")
+
+
+def test_dask_layer_annotations():
+    """`geotile.imagery.file_array` keeps the source of an array with its layer, through pickling and optimizing."""
+    import pickle
+
+    array = da.ones((4, 4), chunks=2)
+    array.dask.layers[array.name].collection_annotations["geotile_test"] = "source"
+    copied = pickle.loads(pickle.dumps(array))
+    for held in (array, array + 1, copied):
+        assert held.dask.layers[array.name].collection_annotations["geotile_test"] == "source"
+    assert array.dask.layers[array.name].annotations is None  # these would travel to the scheduler
+
+
+def test_dask_overlap():
+    """`geotile.imagery.overlap` asks for halos that trail only, and differ by axis."""
+    from dask.array.overlap import overlap
+
+    pixels = np.arange(8 * 6).reshape(1, 8, 6)
+    halos = overlap(
+        da.from_array(pixels, (1, 4, 3)), {0: 0, 1: (0, 2), 2: (0, 1)}, boundary="none", allow_rechunk=False
+    )
+    np.testing.assert_array_equal(halos.blocks[0, 0, 0].compute(), pixels[:, :6, :4])
+    np.testing.assert_array_equal(halos.blocks[0, 1, 1].compute(), pixels[:, 4:, 3:])
+
+
+def test_dask_graphs():
+    """`geotile.running.run` makes a delayed value of an array's graph, `geotile.imagery.strips` an array of a graph."""
+    from dask.blockwise import optimize_blockwise
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    array = da.ones((4,), chunks=4) + 1
+    key = array.__dask_keys__()[0]
+    node = Delayed(key, optimize_blockwise(array.dask, keys=[key]), layer=array.name)
+    np.testing.assert_array_equal(node.compute(scheduler="sync"), [2, 2, 2, 2])
+    graph = HighLevelGraph.from_collections("named", {("named", 0): (np.negative, key)}, dependencies=[array])
+    named = da.Array(graph, "named", ((4,),), dtype=float, meta=array._meta)
+    np.testing.assert_array_equal(named.compute(scheduler="sync"), [-2, -2, -2, -2])

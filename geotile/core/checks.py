@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
-
-import numpy as np
+from numbers import Real
+from typing import TypeGuard
 
 from geotile.errors import ArgumentError
 
@@ -64,9 +65,9 @@ def check_unit(value: object, name: str) -> float:
     ArgumentError
         If the value is not such a number.
     """
-    if not _is_number(value) or not 0 <= float(value) <= 1:  # type: ignore[arg-type]  # it is a number
+    if not _is_number(value) or not 0 <= value <= 1:
         raise ArgumentError(f"{name} must be a number from 0 to 1; got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def check_positive(value: object, name: str, unit: str) -> float:
@@ -77,9 +78,9 @@ def check_positive(value: object, name: str, unit: str) -> float:
     ArgumentError
         If the value is not such a number.
     """
-    if not _is_number(value) or not 0 < float(value) < np.inf:  # type: ignore[arg-type]  # it is a number
+    if not _is_number(value) or not 0 < value < math.inf:
         raise ArgumentError(f"{name} must be a finite number of {unit} above 0; got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def check_seconds(value: object, name: str) -> float:
@@ -90,9 +91,9 @@ def check_seconds(value: object, name: str) -> float:
     ArgumentError
         If the value is not such a number.
     """
-    if not _is_number(value) or not 0 <= float(value) < np.inf:  # type: ignore[arg-type]  # it is a number
+    if not _is_number(value) or not 0 <= value < math.inf:
         raise ArgumentError(f"{name} must be a finite number of seconds, 0 or more; got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def as_timeouts(value: object) -> tuple[float, float]:
@@ -110,5 +111,5 @@ def as_timeouts(value: object) -> tuple[float, float]:
     return check_positive(value[0], "timeout_s", "seconds"), check_positive(value[1], "timeout_s", "seconds")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)

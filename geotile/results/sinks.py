@@ -18,6 +18,7 @@ from fsspec.core import url_to_fs
 
 from geotile.core.redact import redact
 from geotile.errors import OutputError
+from geotile.public import public
 from geotile.results.dataset import DatasetOutput, write_part
 from geotile.results.frame import with_text, write_parquet
 from geotile.storage.atomic import draft
@@ -138,6 +139,7 @@ class Output:
             raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error))}") from None
 
 
+@public
 def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output, *, overwrite: bool = False) -> None:
     """Write detections to a file or a GeoParquet dataset, whole or not at all.
 
