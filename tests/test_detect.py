@@ -309,12 +309,12 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"score_threshold": 1.5}, "score_threshold=1.5"),
-        ({"iou_threshold": -0.1}, "iou_threshold=-0.1"),
+        ({"score_threshold": 1.5}, "score_threshold must be a number from 0 to 1; got 1.5"),
+        ({"iou_threshold": -0.1}, "iou_threshold must be a number from 0 to 1; got -0.1"),
         ({"overlap_metric": "giou"}, "giou"),
         ({"merge": "wbf"}, "merge must be 'nms', None .* got 'wbf'"),
         ({"errors": "ignore"}, "errors must be one of 'record', 'raise'; got 'ignore'"),
-        ({"concurrency": 0}, "concurrency=0"),
+        ({"concurrency": 0}, "concurrency must be .* got 0"),
         ({"tile_size": 64, "overlap": 64}, "smaller than tile_size"),
         ({"tile_size": 10.5}, "whole number"),
         ({"region_size": "big"}, "region_size='big'"),

@@ -240,7 +240,7 @@ def test_temporary_credentials_are_renewed(store, monkeypatch):
     from geotile.storage import aws
 
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", store.url)
-    monkeypatch.setattr(aws, "_renewed", {})
+    aws._renewed.clear()
     first = aws.resolve(
         None, "arn:aws:iam::123456789012:role/reader", key=KEYS["key"], secret=KEYS["secret"]
     ).credentials
@@ -255,8 +255,42 @@ def test_temporary_credentials_are_renewed(store, monkeypatch):
     assert KEYS["secret"] not in repr(travelled)
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(aws, "_renewed", {})
+    aws._renewed.clear()
     assert travelled.fresh(now) is travelled  # S3 will say what is wrong
+
+
+def test_what_sts_answers_is_not_logged(store, monkeypatch, caplog):
+    from geotile.storage import aws
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", store.url)
+    caplog.set_level(logging.DEBUG)
+    role = {"key": KEYS["key"], "secret": KEYS["secret"], "token": "test-token-hush"}
+    found = aws.resolve(None, "arn:aws:iam::123456789012:role/reader", **role).credentials
+    assert found.token
+    for secret in (found.key, found.secret, found.token, *role.values()):
+        assert secret not in caplog.text
+    logging.getLogger("botocore.auth").debug("of somebody else")
+    assert "of somebody else" in caplog.text
+    assert not logging.getLogger("botocore.auth").filters
+
+
+def test_a_version_needs_nothing_of_the_machine(store, monkeypatch):
+    """A worker may have no AWS configuration, another one, or a broken one."""
+    uri = upload(store, write_example(), "a version ü+.tif")
+    client(store).put_object_acl(Bucket=BUCKET, Key="a version ü+.tif", ACL="public-read")
+    place, public = locate(uri, options(store)), locate(uri, {"anon": True, "endpoint_url": store.url})
+    monkeypatch.setenv("AWS_PROFILE", "none-such")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert version_of(place) == version_of(place)
+    assert version_of(place).startswith("etag")
+    asked = store.requests[-1]
+    assert (asked.method, KEYS["key"] in asked.headers["authorization"]) == ("HEAD", True)
+    assert version_of(public).startswith("etag")
+    assert "authorization" not in store.requests[-1].headers
+    store.clear()
+    store.fault = lambda method, path: (503, {}, b"")
+    assert version_of(place).startswith("unknown")
+    assert len(store.requests) <= 2
 
 
 def test_web_servers_google_and_azure(store, tmp_path):
@@ -284,7 +318,7 @@ def test_web_servers_google_and_azure(store, tmp_path):
         ("s3://b/a.tif", {"key": "k"}, "both key and secret"),
         ("s3://b/a.tif", {"key": "k", "secret": "s", "nonsense": 1}, "nonsense"),
         ("a.tif", {"anon": True}, "do not apply"),
-        ("gs://b/a.tif", {"requester_pays": True}, "needs project"),
+        ("gs://b/a.tif", {"requester_pays": True}, "needs a project"),
         ("gs://b/a.tif", {"token": {"type": "x"}}, "path to a .json"),
     ],
 )

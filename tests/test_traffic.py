@@ -243,7 +243,7 @@ def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
 @pytest.mark.parametrize(
     ("concurrency", "message"),
     [
-        (0, "at least 1 requests"),
+        (0, "at least 1; got 0"),
         ("many", 'concurrency must be a positive integer or "auto"; got .many.'),
         (1.5, "whole number of requests"),
     ],
