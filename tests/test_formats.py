@@ -249,9 +249,9 @@ def test_gdals_other_drivers_are_not_asked(shared):
 
 def reasons(path, **options):
     work = geotile.plan(path, **options)
-    for reason in work.slow:
+    for reason in work.advice:
         assert reason in repr(work)
-    return work, " ".join(work.slow)
+    return work, " ".join(work.advice)
 
 
 @pytest.mark.parametrize("driver", ["JPEG", "PNG"])
@@ -326,9 +326,9 @@ def test_a_jpeg2000_of_one_tile(tmp_path, counted):
 
 
 def test_what_reads_well_says_nothing(shared):
-    assert geotile.plan(shared / "formats" / "rasterio_cogeo.tif", tile_size=256, overlap=32).slow == ()
+    assert geotile.plan(shared / "formats" / "rasterio_cogeo.tif", tile_size=256, overlap=32).advice == ()
     assert "other" in " ".join(
-        geotile.plan(shared / "formats" / "RGB.byte.tif", bands=[1], tile_size=256, overlap=32).slow
+        geotile.plan(shared / "formats" / "RGB.byte.tif", bands=[1], tile_size=256, overlap=32).advice
     )
 
 
@@ -383,5 +383,5 @@ def test_a_source_pickles_and_its_options_are_its_own(write_tiff, noise):
     again = pickle.loads(pickle.dumps(image))
     assert source_of(again.data) == source_of(image.data)
     assert dask.base.tokenize(again.data) == dask.base.tokenize(image.data)
-    with pytest.raises(ArgumentError, match="give them to open_image"):
+    with pytest.raises(ArgumentError, match="apply only to a URI"):
         geotile.detect(image, crowd, bands=[1])

@@ -172,7 +172,7 @@ def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise
     uri = upload(store, write_tiff(noise), "noise.tif")
     job = {"tile_size": 64, "overlap": 24, "region_size": 128, "storage_options": options(store)}
     alone = geotile.detect(uri, crowd, **job)
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(**settings) as cluster, Client(cluster):
         spread = geotile.detect(uri, crowd, **job)
     assert spread.attrs["report"].failures == []
