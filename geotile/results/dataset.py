@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from geotile.core.checks import Pair
 from geotile.errors import OutputError
 from geotile.merging.detections import Detections
-from geotile.results.frame import Placing, parquet_bytes
+from geotile.results.frame import FrameBuilder, parquet_bytes
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
 
@@ -54,7 +54,7 @@ class PartWriter:
     """Writes parts, wherever their rows were settled. Pickles."""
 
     folder: Folder
-    placing: Placing
+    builder: FrameBuilder
     prefix: str
     """Names the job, so that its parts are told from those of another."""
     least_rows: int = field(default_factory=lambda: PART_ROWS)
@@ -67,7 +67,7 @@ class PartWriter:
         OutputError
             If they cannot be written.
         """
-        table = self.placing.table(found)
+        table = self.builder.build(found)
         if not len(table) and not even_empty:
             return None
         name = f"part-{self.prefix}-r{rows[0]:05d}-{rows[1]:05d}-c{columns[0]:05d}-{columns[1]:05d}.parquet"

@@ -17,9 +17,9 @@ from geotile.grid.tile_grid import TileGrid
 from geotile.merging.merge import KeepAll, Merge, Nms
 from geotile.options import JobOptions, MergingOptions
 from geotile.planning.empty_tiles import empty_tiles
-from geotile.planning.plan import Plan, footprint_crs
+from geotile.planning.plan import Plan, result_crs
 from geotile.results.dataset import PartWriter
-from geotile.results.frame import Placing
+from geotile.results.frame import FrameBuilder
 from geotile.running.region import RegionJob
 from geotile.running.run import RunSummary
 from geotile.running.tiles import TileJob
@@ -45,17 +45,17 @@ def adopt_regions(work: Plan, folder: Folder | None, options: JobOptions) -> Pla
     return replace(work, grid=TileGrid(grid.shape_yx, tile, overlap, (tuple(y), tuple(x))))
 
 
-def frame_builder(work: Plan, options: JobOptions) -> Placing:
+def frame_builder(work: Plan, options: JobOptions) -> FrameBuilder:
     """Return what turns detections in image pixels into rows of the result."""
     georeference = work.encoder.georeference
-    return Placing(
-        georeference=georeference, crs=footprint_crs(options.crs, georeference), scale_yx=scale_yx(work.image),
+    return FrameBuilder(
+        georeference=georeference, crs=result_crs(options.crs, georeference), scale_yx=scale_yx(work.image),
         roi=work.roi, outside_roi=options.outside_roi,
     )  # fmt: skip
 
 
 def region_job(
-    work: Plan, endpoint: Endpoint, ready: Endpoint, traffic: Rules | None, options: JobOptions, builder: Placing,
+    work: Plan, endpoint: Endpoint, ready: Endpoint, traffic: Rules | None, options: JobOptions, builder: FrameBuilder,
     folder: Folder | None, parts: Folder | None,
 ) -> tuple[RegionJob, int]:  # fmt: skip
     """Return what the regions' tasks need, and the number of tiles that are known to be empty without reading.
@@ -83,7 +83,7 @@ def region_job(
         checkpoint = open_checkpoint(folder, identity, options.retry_failed, regions=list(work.grid.regions_yx))
     if parts is not None:
         name = repr((identity_of(work, endpoint, how, strict=False), merge))
-        writer = PartWriter(folder=parts, placing=builder, prefix=digest(name.encode())[:8])
+        writer = PartWriter(folder=parts, builder=builder, prefix=digest(name.encode())[:8])
     run = f"{'watched' if options.progress or checkpoint else 'run'}-{uuid4().hex}"
     job = RegionJob(
         run=run, grid=work.grid, selected=selected, merge=merge, checkpoint=checkpoint, writer=writer,
