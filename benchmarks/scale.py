@@ -221,23 +221,23 @@ def play(workers: int, regions: int, model_s: float, costs: dict[str, float]) ->
 
 def measured(side: int) -> dict[str, float]:
     """Measure what a task costs: a run of this size on two workers; the coordinator's words in this process."""
-    from geotile.traffic.coordinator import Coordinator, GateReport, Rules
+    from geotile.traffic.coordinator import Coordinator, GateReport, TrafficSettings
     from geotile.traffic.limit import Tally
 
     with tempfile.TemporaryDirectory(prefix="geotile-scale-") as folder:
         command = [sys.executable, __file__, "one", "--side", str(side), "--folder", folder]
         got = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    coordinator = Coordinator(Rules(concurrency=10_000, ready_timeout_s=1, outage_timeout_s=1))
+    coordinator = Coordinator(TrafficSettings(concurrency=10_000, ready_timeout_s=1, outage_timeout_s=1))
     words = [
-        GateReport(process=str(n), worker=None, wanted=50, in_flight=8, tally=Tally(), streak=0, reason="", all_throttled=False,
-             probed=None, suspects=False)
+        GateReport(process=str(n), worker=None, wanted=50, in_flight=8, tally=Tally(), consecutive_failures=0, last_failure="", all_throttled=False,
+             probe_result=None, suspects_outage=False)
         for n in range(1000)
     ]  # fmt: skip
     for word in words:
-        coordinator.hear(word, 0.0)
+        coordinator.update(word, 0.0)
     began = time.perf_counter()
     for word in words:
-        coordinator.hear(word, 1.0)
+        coordinator.update(word, 1.0)
     word_s = (time.perf_counter() - began) / len(words)
     tiles = got["tiles"] / got["regions"]
     return {

@@ -1,90 +1,105 @@
-"""Every error geotile raises on purpose.
+"""Every error that geotile raises on purpose.
 
 ::
 
     GeotileError
     ├── ArgumentError        an argument that cannot be used (also a ValueError)
     ├── ImageError           an image that cannot be used
-    │   ├── ImageOpenError   missing, denied, not an image, or of a kind geotile does not take
-    │   └── ImageReadError   it opened, but some pixels cannot be read
-    ├── GeoreferenceError    pixels cannot be placed on Earth, or not yet
-    ├── EndpointError        the model's side
-    │   ├── EndpointUnreachable   nobody answers, or not in time
-    │   └── ResponseError    it answered, but not with detections
-    ├── TileError            a tile failed and the run was asked to stop there
-    ├── OutputError          an output or a checkpoint cannot be written, exists, or is another run's
-    ├── ClusterError         the Dask cluster was lost
-    └── ServiceError         a queue, a topic or a stream does not answer as it should
+    │   ├── ImageOpenError   the image is missing, access is denied, or its format is not supported
+    │   └── ImageReadError   the image was opened, but some of its pixels cannot be read
+    ├── GeoreferenceError    pixels cannot be georeferenced, or not in the way that was requested
+    ├── EndpointError        the model endpoint failed
+    │   ├── EndpointUnreachable   the endpoint did not respond, or not in time
+    │   └── ResponseError    the endpoint responded, but not with detections
+    ├── TileError            a tile failed and the run was configured to stop at the first failure
+    ├── OutputError          an output or checkpoint cannot be written, exists already, or belongs to another run
+    ├── ClusterError         the connection to the Dask cluster was lost
+    └── ServiceError         a queue, topic or stream did not respond as expected
 
-All of them are built from one message, so all of them pickle.
+Each error is built from one message, so each error can be pickled.
 """
 
 from __future__ import annotations
 
+from geotile.public import public
 
+
+@public
 class GeotileError(Exception):
-    """Base of all errors that geotile raises on purpose."""
+    """Base class of all errors that geotile raises on purpose."""
 
 
+@public
 class ArgumentError(GeotileError, ValueError):
     """An argument that cannot be used."""
 
 
+@public
 class ImageError(GeotileError):
     """An image that cannot be used."""
 
 
+@public
 class ImageOpenError(ImageError):
-    """An image that cannot be opened: missing, denied, or not an image geotile takes."""
+    """An image that cannot be opened: it is missing, access is denied, or its format is not supported."""
 
     retryable: bool = False
-    """Whether it may open later: its host did not answer, or had too much to do."""
+    """Whether a later attempt may succeed, because the host did not respond or was overloaded."""
 
 
+@public
 class ImageReadError(ImageError):
     """Pixels of an opened image that cannot be read."""
 
 
+@public
 class GeoreferenceError(GeotileError):
     """Pixels that cannot be placed on Earth."""
 
 
+@public
 class EndpointError(GeotileError):
-    """A model endpoint that refused a tile or failed on it."""
+    """A model endpoint that rejected a tile or failed on it."""
 
     attempts: int = 1
-    """Requests that were sent before it was given up."""
+    """Number of requests that were sent before geotile gave up."""
     retryable: bool = False
-    """Whether the same request may be answered later."""
+    """Whether the same request may succeed later."""
     throttled: bool = False
-    """Whether the endpoint said that it has too much to do."""
+    """Whether the endpoint reported that it is overloaded (HTTP 429 or 503)."""
     timed_out: bool = False
-    """Whether it did not answer in time."""
+    """Whether the endpoint did not respond in time."""
     retry_after_s: float | None = None
-    """Seconds after which the endpoint wants to be asked again."""
+    """Delay before the next attempt that the endpoint requested, in seconds; None if it requested none."""
     http_status: int | None = None
-    """Of the answer, if there was one."""
+    """HTTP status of the response; None if there was no response."""
 
 
+@public
 class EndpointUnreachable(EndpointError):
-    """An endpoint that does not answer, or not in time."""
+    """An endpoint that did not respond, or not in time."""
 
 
+@public
 class ResponseError(EndpointError):
-    """An answer that does not hold detections."""
+    """A response that does not contain detections."""
 
 
+@public
 class TileError(GeotileError):
-    """A tile failed while ``errors="raise"``."""
+    """A tile that failed in a run with ``errors="raise"``."""
 
 
+@public
 class OutputError(GeotileError):
-    """An output or a checkpoint that cannot be written, exists already, or is another run's."""
+    """An output or checkpoint that cannot be written, exists already, or belongs to another run."""
 
 
+@public
 class ClusterError(GeotileError):
-    """A Dask cluster that was lost under way."""
+    """A Dask cluster whose connection was lost during the run."""
 
 
+@public
 class ServiceError(GeotileError):
-    """A queue, a topic or a stream that does not answer as it should."""
+    """A queue, topic or stream that did not respond as expected."""

@@ -10,16 +10,16 @@ from typing import Any
 import geopandas as gpd
 
 from geotile.core.option import with_options
-from geotile.core.public import public
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.imagery.overlap import map_overlap
 from geotile.options import DetectKeywords, DetectOptions, DetectToKeywords, DetectToOptions, ImageOptions, JobOptions
 from geotile.planning.opened_image import ImageLike, opened_image
 from geotile.planning.plan import planned
+from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.sinks import Output, write
-from geotile.running.prepare import adopt_regions, checkpoint_folder, frame_builder, region_job, summary_of
+from geotile.running.prepare import prepare, region_job
 from geotile.running.region import map_regions
 from geotile.running.run import Run, leased, naming_how_to_resume, task_priority
 from geotile.running.start import ready_endpoint
@@ -167,15 +167,14 @@ def _run(
 ) -> Iterator[Run]:
     """Prepare a run whose graph is built and whose model is ready; hold its checkpoint while the block runs."""
     opened = opened_image(image, options.part(ImageOptions))
-    folder = checkpoint_folder(options)
-    work = adopt_regions(planned(opened, options, options, endpoint), folder, options)
-    builder = frame_builder(work, options)
-    with naming_how_to_resume(folder):
-        ready, traffic = ready_endpoint(endpoint, options, work, [folder, parts], group)
-        with leased(folder):
-            job, empty = region_job(work, endpoint, ready, traffic, options, builder, folder, parts)
-            regions = map_overlap(work.image, work.source, work.grid, job.run)
-            nodes = map_regions(regions, job, from_file=work.source is not None)
+    prepared = prepare(planned(opened, options, options, endpoint), options)
+    with naming_how_to_resume(prepared.folder):
+        ready, traffic = ready_endpoint(endpoint, options, opened.source, [prepared.folder, parts], group)
+        with leased(prepared.folder):
+            job, summary = region_job(prepared, endpoint, ready, traffic, options, parts)
+            regions = map_overlap(opened.array, opened.source, job.grid, job.run)
+            nodes = map_regions(regions, job, from_file=opened.source is not None)
             tree = reduction(nodes, job.grid, job.merge, job.writer)
-            summary = summary_of(work, ready, empty)
-            yield Run(summary=summary, job=job, tree=tree, builder=builder, priority=task_priority(work))
+            yield Run(
+                summary=summary, job=job, tree=tree, builder=prepared.builder, priority=task_priority(opened.source)
+            )

@@ -114,7 +114,7 @@ def test_a_computed_array_is_not_computed_where_it_is_kept(tmp_path):
     assert rows(geotile.detect(image, crowd, **job)) == rows(first)
     assert 0 < len(computed) <= 4  # the region and those its halo lies in
     one.write_bytes(b"")
-    with pytest.raises(geotile.OutputError, match=r"region 0, 0 in .* is damaged or gone"):
+    with pytest.raises(geotile.OutputError, match=r"region 0, 0 in .* is damaged or missing"):
         geotile.detect(image, crowd, **job)
 
 

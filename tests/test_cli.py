@@ -120,10 +120,10 @@ def test_images_are_opened_as_the_options_say(write_tiff, noise, tmp_path):
 
 def test_check_says_what_is_wrong_and_takes_the_endpoints_options(shared):
     with ModelServer(crowd) as server:
-        assert "answered a tile of 3 x 512 x 512" in cli("check", server.url).stdout
+        assert "detections for a tile of 3 x 512 x 512" in cli("check", server.url).stdout.replace("\n", " ")
         missing = cli("check", server.url.replace("invocations", "predict"), status=1)
-    assert "check the url" in missing.stderr.replace("\n", " ")
+    assert "check the URL" in missing.stderr.replace("\n", " ")
     model = f"onnx:{shared / 'models' / 'nanodet_m.onnx'}"
-    assert "with 0 detections" in cli("check", model, "-O", "score_threshold=0.9").stdout.replace("\n", " ")
-    assert "no option" in cli("check", model, "-O", "colour=red", status=1).stderr
+    assert "returned 0 detections" in cli("check", model, "-O", "score_threshold=0.9").stdout.replace("\n", " ")
+    assert "unknown option 'colour'" in cli("check", model, "-O", "colour=red", status=1).stderr.replace("\n", " ")
     assert "name=value" in cli("check", model, "-O", "colour", status=2).stderr

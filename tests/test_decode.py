@@ -150,10 +150,10 @@ def test_what_callables_return():
         (None, "returned NoneType"),
         (([[0, 0, 1, 1]], [0.5, 0.6]), "boxes of shape"),
         (([[0, 0, 1]], [0.5]), "boxes of shape"),
-        (([[0, 0, "x", 1]], [0.5]), "no numbers"),
-        (([[3, 0, 1, 1]], [0.5]), "ends before it starts"),
-        (([[0, 0, np.inf, 1]], [0.5]), "not finite"),
-        (([[0, 0, 1, 1]], [0.5], ["a", "b"]), "2 labels for 1 boxes"),
+        (([[0, 0, "x", 1]], [0.5]), "must be numbers"),
+        (([[3, 0, 1, 1]], [0.5]), "must have x0 <= x1"),
+        (([[0, 0, np.inf, 1]], [0.5]), "must be finite"),
+        (([[0, 0, 1, 1]], [0.5], ["a", "b"]), "got 2 labels for 1 boxes"),
     ],
 )
 def test_what_callables_must_not_return(answer, said):

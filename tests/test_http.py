@@ -16,7 +16,7 @@ from helpers import crowd
 import geotile
 from geotile import ArgumentError, EndpointError, EndpointUnreachable, HttpEndpoint, ResponseError, traffic
 from geotile.testing import ModelServer
-from geotile.traffic import Gate, Rules
+from geotile.traffic import Gate, TrafficSettings
 from geotile.traffic.coordinator import Coordinator
 
 GOOD = b'{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"imageBBox": [1, 2, 3, 4]}}]}'
@@ -78,11 +78,11 @@ def slow(handler):
 def ask(url, **options):
     """Ask as a run does: with retries, through a gate."""
     endpoint = HttpEndpoint(url, **({"backoff_s": 0.01} | options))
-    coordinator = Coordinator(Rules(concurrency=4, ready_timeout_s=20, outage_timeout_s=20))
-    gate = Gate(lambda word: coordinator.hear(word, time.monotonic()), endpoint.ready, "run")
+    coordinator = Coordinator(TrafficSettings(concurrency=4, ready_timeout_s=20, outage_timeout_s=20))
+    gate = Gate(lambda report: coordinator.update(report, time.monotonic()), endpoint.ready, "run")
     with gate.expecting(1):
-        asked = traffic.ask(endpoint, gate, lambda: [b"tile"], "image/tiff")
-    return Answer(asked.answers[0], asked.attempts)
+        outcome = traffic.send_with_retries(endpoint, gate, lambda: [b"tile"], "image/tiff")
+    return Answer(outcome.answers[0], outcome.attempts)
 
 
 class Answer(NamedTuple):
@@ -118,7 +118,7 @@ def test_what_may_pass_is_tried_again(first):
         ((413, {}, b"too large"), EndpointError, "HTTP 413"),
         ((422, {}, b"no such bands"), EndpointError, "HTTP 422: no such bands"),
         ((200, {}, b"<html>a proxy's page"), ResponseError, "not JSON.*<html>a proxy"),
-        ((200, {}, b'{"type": "FeatureCollection"}'), ResponseError, "no list of features"),
+        ((200, {}, b'{"type": "FeatureCollection"}'), ResponseError, "must have a list of features"),
         ((302, {"Location": "http://elsewhere.example/"}, b""), EndpointError, "HTTP 302"),
     ],
 )
@@ -193,7 +193,7 @@ def test_no_secret_shows():
 
 @pytest.mark.parametrize("url", ["http://", "http:///x", "http://host:99999/x", "/invocations", "http://host:x/"])
 def test_a_wrong_url_is_named(url):
-    with pytest.raises(ArgumentError, match="is no http"):
+    with pytest.raises(ArgumentError, match=r"endpoint must be an HTTP\(S\) URL"):
         HttpEndpoint(url)
 
 
@@ -222,7 +222,7 @@ def test_an_endpoint_that_is_not_there_is_found_out_before_the_run():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        with pytest.raises(EndpointError, match="check the url"):
+        with pytest.raises(EndpointError, match="check the URL"):
             geotile.detect(image, f"http://127.0.0.1:{server.server_port}/wrong")
     finally:
         server.shutdown()
@@ -241,7 +241,9 @@ def test_tls_is_verified_and_a_private_authority_can_be_named(tmp_path):
     with ModelServer(crowd) as server:
         server._http.socket = context.wrap_socket(server._http.socket, server_side=True)
         url = server.url.replace("http:", "https:")
-        with pytest.raises(EndpointUnreachable, match=r"certificate is not trusted \(verify=\)"):
+        with pytest.raises(
+            EndpointUnreachable, match="certificate is not trusted; pass the file of its authority as verify"
+        ):
             HttpEndpoint(url).ready()
         with pytest.raises(EndpointUnreachable, match="certificate"):
             HttpEndpoint(url).invoke([b""], "image/tiff")
@@ -310,7 +312,7 @@ def test_a_bearer_goes_before_a_netrc_and_cookies_stick(tmp_path, monkeypatch):
         HttpEndpoint(url, headers={"Authorization": "Key k"}).invoke([b"tile"], "image/tiff")
     assert [sent["Authorization"] for sent, _, _ in seen] == ["Bearer t0ken", "Bearer t0ken", "Key k"]
     assert [sent.get("Cookie") for sent, _, _ in seen] == [None, "AWSALB=replica-3", None]
-    with pytest.raises(ArgumentError, match="give one"):
+    with pytest.raises(ArgumentError, match="pass one of them"):
         HttpEndpoint(url.replace("127", "me:pw@127"), bearer="t0ken")
 
 

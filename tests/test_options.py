@@ -74,7 +74,7 @@ def test_no_name_means_two_things():
         ("http://127.0.0.1:9/invocations", {"family": "yolov8"}, "'family' does not apply to the endpoint"),
         (bright_objects, {"bearer": "x"}, "'bearer' does not apply to a Python callable"),
         (geotile.endpoint(bright_objects), {"batch_size": 2}, "pass it to geotile.endpoint"),
-        (bright_objects, {"xyz": 1}, "unknown option 'xyz'; detect with a Python callable takes"),
+        (bright_objects, {"xyz": 1}, "unknown option 'xyz'; a run with a Python callable takes"),
         ("http://127.0.0.1:9/invocations", {"ready_timeout": 1}, "did you mean 'ready_timeout_s'?"),
     ],
 )  # fmt: skip
@@ -117,7 +117,7 @@ def test_a_run_of_another_packages_endpoint_passes_its_options_on(monkeypatch):
         name = "mine"
         load = staticmethod(lambda: Kind)
 
-    monkeypatch.setattr("geotile.endpoints.entry_points", lambda group: [Entry])
+    monkeypatch.setattr("geotile.endpoints.create.entry_points", lambda group: [Entry])
     geotile.detect(write_example(), "mine://model", tile_size=128, overlap=0, colour="red")
     assert made == [{"colour": "red"}]
 
@@ -143,9 +143,9 @@ def test_the_command_line_speaks_its_own_words(write_tiff, noise, tmp_path):
     job = ("detect", path, f"onnx:{tmp_path}/none.onnx", "-o", out)
     assert "tilesize" in cli(*job, "--tilesize", 3, status=2).stderr
     assert "--score-threshold" in cli(*job, "-O", "score_threshold=0.05", status=2).stderr
-    assert "--overlap must be" in cli("plan", path, "--tile-size", 64, "--overlap", 64, status=1).stderr.replace(
-        "\n", " "
-    )
+    assert "--overlap 64 must be smaller than --tile-size 64" in cli(
+        "plan", path, "--tile-size", 64, "--overlap", 64, status=1
+    ).stderr.replace("\n", " ")
     assert "geotile 0" in cli("--version").stdout
     assert in_flags("skip_nodata=False sends every tile") == "--skip-nodata false sends every tile"
 

@@ -1,39 +1,130 @@
-"""Names of other libraries that are not documented and that geotile relies on: a test per library fails if one goes."""
+"""Names of other libraries that are not documented but used here: these tests fail when one of them goes."""
 
-import pickle
+import inspect
 
 import dask.array as da
 import numpy as np
 import pytest
-import rasterio
-from affine import Affine
 
 
-def test_rasterio_takes_a_list_of_drivers(write_tiff, noise):
-    path = write_tiff(noise)
+def test_urllib3():
+    """`geotile.endpoints.deadline` replaces the connection classes of urllib3's pools."""
+    import urllib3
+
+    from geotile.endpoints.deadline import DeadlineAdapter, _DeadlineMixin
+
+    adapter = DeadlineAdapter()
+    for manager in (urllib3.PoolManager(), adapter.poolmanager, adapter.proxy_manager_for("http://127.0.0.1:9")):
+        assert set(manager.pool_classes_by_scheme) == {"http", "https"}
+        for pool in manager.pool_classes_by_scheme.values():
+            assert issubclass(pool.ConnectionCls, urllib3.connection.HTTPConnection)
+            assert inspect.isfunction(pool.ConnectionCls.getresponse)
+    for manager in (adapter.poolmanager, adapter.proxy_manager_for("http://127.0.0.1:9")):
+        for scheme in ("http", "https"):
+            connection = manager.connection_from_host("127.0.0.1", 9, scheme).ConnectionCls("127.0.0.1", 9)
+            assert isinstance(connection, _DeadlineMixin)
+            assert connection.sock is None
+
+
+def test_distributed():
+    """`geotile.traffic` adds handlers to the scheduler and calls the workers' `run` handler."""
+    from distributed import Client
+    from distributed.utils import sync
+
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as client:
+        scheduler, worker = client.cluster.scheduler, client.cluster.workers[0]
+        assert isinstance(scheduler.handlers, dict)
+        assert {"msg", "on_error"} <= set(inspect.signature(scheduler.broadcast).parameters)
+        assert {"function", "args", "kwargs", "wait"} <= set(inspect.signature(worker.handlers["run"]).parameters)
+        assert "callback_timeout" in inspect.signature(client.sync).parameters
+        assert callable(client.scheduler.identity)  # an attribute of `client.scheduler` calls a handler
+        assert "loop" in inspect.signature(sync).parameters
+        assert worker.loop is not None
+
+
+def test_rasterio_err():
+    """`geotile.geometry.placement` catches GDAL's errors, which are not `RasterioError`s."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    assert issubclass(CPLE_BaseError, Exception)
+    assert not issubclass(CPLE_BaseError, RasterioError)
+
+
+def test_rasterio_driver_list(write_tiff, noise):
+    """`geotile.imagery.open_files` opens files with the drivers that are allowed: `rasterio.open` takes one only."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    path = str(write_tiff(noise))
     with rasterio.DatasetReader(path, driver=["PNG", "GTiff"]) as file:
         assert file.driver == "GTiff"
-    with pytest.raises(rasterio.errors.RasterioIOError, match="not recognized"):
+    with pytest.raises(RasterioError, match="not recognized"):
         rasterio.DatasetReader(path, driver=["PNG", "JPEG"])
 
 
-def test_rioxarray_makes_coordinates_of_an_affine_transform():
+def test_rioxarray_coordinates():
+    """`geotile.imagery.open` has rioxarray compute the coordinates of pixel centres."""
+    from affine import Affine
     from rioxarray.rioxarray import affine_to_coords
 
-    coordinates = affine_to_coords(Affine(0.5, 0, 100, 0, -2, 50), 3, 2)
-    np.testing.assert_array_equal(coordinates["x"], [100.25, 100.75, 101.25])
-    np.testing.assert_array_equal(coordinates["y"], [49, 47])
+    coordinates = affine_to_coords(Affine(2, 0, 10, 0, -4, 20), 3, 2)
+    np.testing.assert_array_equal(coordinates["x"], [11, 13, 15])
+    np.testing.assert_array_equal(coordinates["y"], [18, 14])
 
 
-def test_dask_annotates_collections_and_overlaps_on_one_side():
+def test_botocore_credentials(monkeypatch):
+    """`geotile.storage.aws` puts the credentials of an assumed role into a session."""
+    import botocore.session
+    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    session = botocore.session.Session()
+    assert session.get_credentials().access_key == "environment"
+    refreshed = {"access_key": "role", "secret_key": "s", "token": "t", "expiry_time": "2999-01-01T00:00:00Z"}
+    session._credentials = DeferredRefreshableCredentials(lambda: refreshed, "assume-role")
+    assert session.get_credentials().access_key == "role"
+    assert session.create_client("s3", region_name="us-east-1")._get_credentials().token == "t"
+    assert {"client_creator", "source_credentials", "role_arn"} <= set(
+        inspect.signature(AssumeRoleCredentialFetcher).parameters
+    )
+
+
+def test_dask_layer_annotations():
+    """`geotile.imagery.file_array` keeps the source of an array with its layer, through pickling and optimizing."""
+    import pickle
+
+    array = da.ones((4, 4), chunks=2)
+    array.dask.layers[array.name].collection_annotations["geotile_test"] = "source"
+    copied = pickle.loads(pickle.dumps(array))
+    for held in (array, array + 1, copied):
+        assert held.dask.layers[array.name].collection_annotations["geotile_test"] == "source"
+    assert array.dask.layers[array.name].annotations is None  # these would travel to the scheduler
+
+
+def test_dask_overlap():
+    """`geotile.imagery.overlap` asks for halos that trail only, and differ by axis."""
     from dask.array.overlap import overlap
 
-    values = np.arange(12).reshape(3, 4)
-    data = da.from_array(values, chunks=(3, 2)).map_blocks(np.negative)
-    annotations = data.dask.layers[data.name].collection_annotations
-    annotations["geotile"] = "noted"
-    again = pickle.loads(pickle.dumps(data))
-    assert again.dask.layers[again.name].collection_annotations["geotile"] == "noted"
-    one_sided = overlap(data, {0: 0, 1: (0, 1)}, boundary="none", allow_rechunk=False)
-    assert one_sided.chunks == ((3,), (3, 2))
-    np.testing.assert_array_equal(one_sided.blocks[0, 0], -values[:, :3])
+    pixels = np.arange(8 * 6).reshape(1, 8, 6)
+    halos = overlap(
+        da.from_array(pixels, (1, 4, 3)), {0: 0, 1: (0, 2), 2: (0, 1)}, boundary="none", allow_rechunk=False
+    )
+    np.testing.assert_array_equal(halos.blocks[0, 0, 0].compute(), pixels[:, :6, :4])
+    np.testing.assert_array_equal(halos.blocks[0, 1, 1].compute(), pixels[:, 4:, 3:])
+
+
+def test_dask_graphs():
+    """`geotile.running.run` makes a delayed value of an array's graph, `geotile.imagery.strips` an array of a graph."""
+    from dask.blockwise import optimize_blockwise
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    array = da.ones((4,), chunks=4) + 1
+    key = array.__dask_keys__()[0]
+    node = Delayed(key, optimize_blockwise(array.dask, keys=[key]), layer=array.name)
+    np.testing.assert_array_equal(node.compute(scheduler="sync"), [2, 2, 2, 2])
+    graph = HighLevelGraph.from_collections("named", {("named", 0): (np.negative, key)}, dependencies=[array])
+    named = da.Array(graph, "named", ((4,),), dtype=float, meta=array._meta)
+    np.testing.assert_array_equal(named.compute(scheduler="sync"), [-2, -2, -2, -2])

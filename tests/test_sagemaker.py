@@ -226,12 +226,12 @@ def test_check_and_what_it_shows(service):
 
 def test_wrong_specs(service):
     for spec, options, said in (
-        ("sagemaker://", {}, "give sagemaker://endpoint-name"),
-        ("sagemaker://planes?colour=red", {}, "give sagemaker://endpoint-name"),
-        ("sagemaker://planes", {}, "in no region"),
-        (SPEC, {"params": {"Colour": "red"}}, r"params has \['Colour'\]"),
+        ("sagemaker://", {}, "must have the form sagemaker://endpoint-name"),
+        ("sagemaker://planes?colour=red", {}, "must have the form sagemaker://endpoint-name"),
+        ("sagemaker://planes", {}, "no AWS region is configured"),
+        (SPEC, {"params": {"Colour": "red"}}, r"unknown parameters \['Colour'\] in params"),
         (SPEC, {"profile": "nobody"}, "nobody"),
-        (SPEC, {"verify": False}, "no option"),
+        (SPEC, {"verify": False}, "option 'verify' does not apply"),
     ):
         with pytest.raises(ArgumentError, match=said):
             geotile.endpoint(spec, **options)

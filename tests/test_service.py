@@ -155,7 +155,7 @@ def test_a_job_from_a_folder(folder, path, tmp_path, capsys):
         ({"regionOfInterest": "POLYGON"}, "regionOfInterest: must be WKT"),
         ({"postProcessing": 2 * [{"step": "FEATURE_DISTILLATION"}]}, "2 steps"),
         ({"imageProcessorTileFormat": "BMP"}, "imageProcessorTileFormat"),
-        ({"geotile": {"colour": 1}}, "geotile.colour"),
+        ({"geotile": {"colour": 1}}, "geotile: unknown option 'colour'"),
     ],
 )
 def test_a_wrong_request_is_refused_with_its_path(folder, change, said):

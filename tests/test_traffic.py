@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 import geotile
 from geotile.testing import ModelServer
 from geotile.traffic.circuit import Circuit
-from geotile.traffic.coordinator import Coordinator, GateReport, Rules
+from geotile.traffic.coordinator import Coordinator, GateReport, TrafficSettings
 from geotile.traffic.gate import Gate
 from geotile.traffic.limit import AutoLimit, Tally
-from geotile.traffic.runs import Runs
+from geotile.traffic.run_registry import RunRegistry
 
 
 def simulate(slots, queue, latency, seconds=180.0, seed=1):
@@ -35,23 +35,23 @@ def simulate(slots, queue, latency, seconds=180.0, seed=1):
         order += 1
         heapq.heappush(events, (at, order, kind, sent))
 
-    put(0, "tell")
+    put(0, "observe")
     while now < seconds:
         now, _, kind, sent = heapq.heappop(events)
         late = now > 60
         if kind == "done":
             busy, flying, answered = busy - 1, flying - 1, answered + late
-            tally.append(Tally(answered=1, latency_s=now - sent, latency_s2=(now - sent) ** 2, words=0, busy=0))
+            tally.append(Tally(answered=1, latency_s=now - sent, latency_s2=(now - sent) ** 2, reports=0, busy=0))
         elif kind == "refused":
             refused += late
-            tally.append(Tally(throttled=1, words=0, busy=0))
+            tally.append(Tally(throttled=1, reports=0, busy=0))
             put(now + rng.uniform(0, 0.5), "free")
         elif kind == "free":
             flying -= 1
-        elif kind == "tell":
+        elif kind == "observe":
             limit.observe(now, sum(tally, Tally()))
             tally = []
-            put(now + 0.1, "tell")
+            put(now + 0.1, "observe")
         while flying < limit.limit:
             flying += 1
             if busy + len(waiting) < slots(now) + queue:
@@ -86,9 +86,12 @@ def test_the_law_keeps_the_server_busy_and_is_hardly_refused(slots, queue, sigma
     assert refused < 0.01
 
 
-def word(process, wanted, in_flight, **more):
-    given = {"tally": Tally(), "streak": 0, "reason": "", "all_throttled": True, "probed": None, "suspects": False}
-    return GateReport(process=process, worker=f"tcp://{process}", wanted=wanted, in_flight=in_flight, **given | more)
+def report(process, wanted, in_flight, **more):
+    fields = {
+        "tally": Tally(), "consecutive_failures": 0, "last_failure": "", "all_throttled": True, "probe_result": None,
+        "suspects_outage": False,
+    }  # fmt: skip
+    return GateReport(process=process, worker=f"tcp://{process}", wanted=wanted, in_flight=in_flight, **fields | more)
 
 
 @settings(max_examples=200)
@@ -96,79 +99,78 @@ def word(process, wanted, in_flight, **more):
     st.integers(1, 12),
     st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 20), st.integers(0, 20)), max_size=60),
 )
-def test_no_more_in_flight_than_the_number_however_words_come(concurrency, story):
-    """Processes start what they are granted between word and grant, and end what they like."""
-    coordinator = Coordinator(Rules(concurrency=concurrency, ready_timeout_s=1, outage_timeout_s=1))
+def test_requests_in_flight_never_exceed_the_limit_in_any_order_of_reports(concurrency, story):
+    """Processes start what they are allowed between a report and its allowance, and finish at any time."""
+    coordinator = Coordinator(TrafficSettings(concurrency=concurrency, ready_timeout_s=1, outage_timeout_s=1))
     cap, flying = dict.fromkeys("abcde", 0), dict.fromkeys("abcde", 0)
     for now, (name, wanted, ended) in enumerate(story):
         flying[name] = max(0, flying[name] - ended)
-        said = word(name, max(wanted, flying[name]), flying[name])
-        flying[name] = max(flying[name], min(cap[name], wanted))  # between the word and its answer
-        grant = coordinator.hear(said, now)
-        cap[name] = grant.cap
+        sent = report(name, max(wanted, flying[name]), flying[name])
+        flying[name] = max(flying[name], min(cap[name], wanted))  # between the report and the allowance
+        cap[name] = coordinator.update(sent, now).cap
         flying[name] = max(flying[name], min(cap[name], wanted))
         assert sum(flying.values()) <= concurrency
 
 
 def test_the_share_moves_to_those_that_have_tiles_and_back_from_the_dead():
-    coordinator = Coordinator(Rules(concurrency=9, ready_timeout_s=1, outage_timeout_s=1))
-    assert coordinator.hear(word("a", 50, 0), 0).cap == 9
-    assert coordinator.hear(word("b", 50, 0), 0).cap == 0  # a has it all, until it has heard
-    assert coordinator.hear(word("a", 50, 9), 0.1).cap == 5
-    assert coordinator.hear(word("b", 50, 0), 0.1).cap == 0
-    assert coordinator.hear(word("a", 50, 5), 0.2).cap == 5
-    assert coordinator.hear(word("b", 50, 0), 0.2).cap == 4
-    assert coordinator.hear(word("a", 2, 2), 0.3).cap == 2  # its last tiles
-    assert coordinator.hear(word("a", 2, 2), 0.4).cap == 2
-    assert coordinator.hear(word("b", 50, 4), 0.4).cap == 7
-    coordinator.gone("tcp://a")
-    assert coordinator.hear(word("b", 50, 7), 0.5).cap == 9
+    coordinator = Coordinator(TrafficSettings(concurrency=9, ready_timeout_s=1, outage_timeout_s=1))
+    assert coordinator.update(report("a", 50, 0), 0).cap == 9
+    assert coordinator.update(report("b", 50, 0), 0).cap == 0  # a has it all, until its next report
+    assert coordinator.update(report("a", 50, 9), 0.1).cap == 5
+    assert coordinator.update(report("b", 50, 0), 0.1).cap == 0
+    assert coordinator.update(report("a", 50, 5), 0.2).cap == 5
+    assert coordinator.update(report("b", 50, 0), 0.2).cap == 4
+    assert coordinator.update(report("a", 2, 2), 0.3).cap == 2  # its last tiles
+    assert coordinator.update(report("a", 2, 2), 0.4).cap == 2
+    assert coordinator.update(report("b", 50, 4), 0.4).cap == 7
+    coordinator.remove_worker("tcp://a")
+    assert coordinator.update(report("b", 50, 7), 0.5).cap == 9
 
 
 def test_the_circuit_opens_probes_tries_and_closes():
     circuit = Circuit(ready_timeout_s=5, outage_timeout_s=60)
-    circuit.answered(0, 0.1)
+    circuit.record_response(0, 0.1)
     for now in (1, 1.1, 1.2, 1.3, 1.4):
-        circuit.failed(now, 1, False, "reset")
+        circuit.record_failures(now, 1, False, "reset")
         assert circuit.state == "closed"
-    circuit.failed(1.6, 1, False, "reset")
+    circuit.record_failures(1.6, 1, False, "reset")
     assert circuit.state == "open"
-    assert circuit.probe(1.6)
-    assert not circuit.probe(1.7)  # one at a time
-    circuit.probed(1.8, "refused")
-    assert (circuit.state, circuit.outages, circuit.probe(1.9)) == ("open", 1, False)
-    assert circuit.probe(2.1)
-    circuit.probed(2.1, None)
+    assert circuit.start_probe(1.6)
+    assert not circuit.start_probe(1.7)  # one at a time
+    circuit.record_probe(1.8, "refused")
+    assert (circuit.state, circuit.outages, circuit.start_probe(1.9)) == ("open", 1, False)
+    assert circuit.start_probe(2.1)
+    circuit.record_probe(2.1, None)
     assert circuit.state == "trial"
-    circuit.failed(2.2, 1, False, "500")
+    circuit.record_failures(2.2, 1, False, "500")
     assert circuit.state == "open"
-    assert circuit.probe(3)
-    circuit.probed(3, None)
-    circuit.answered(3.5, 0.1)
-    assert (circuit.state, round(circuit.seconds_open, 1), circuit.ended) == ("closed", 1.9, None)
-    circuit.failed(10, 9, False, "reset")
-    circuit.failed(11, 1, False, "reset")
-    assert (circuit.probe(11), circuit.probe(75), circuit.ended.split(";")[0]) == (
-        True, False, "the model did not answer for outage_timeout_s=60 s",
+    assert circuit.start_probe(3)
+    circuit.record_probe(3, None)
+    circuit.record_response(3.5, 0.1)
+    assert (circuit.state, round(circuit.open_s, 1), circuit.stop_reason) == ("closed", 1.9, None)
+    circuit.record_failures(10, 9, False, "reset")
+    circuit.record_failures(11, 1, False, "reset")
+    assert (circuit.start_probe(11), circuit.start_probe(75), circuit.stop_reason.split(";")[0]) == (
+        True, False, "the model did not respond for outage_timeout_s=60 s",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations("abc")))
 def test_one_process_of_many_tries_whether_the_model_is_back(order):
-    coordinator = Coordinator(Rules(concurrency=6, ready_timeout_s=60, outage_timeout_s=60))
-    failed = {"tally": Tally(failed=9), "streak": 9, "reason": "refused"}
+    coordinator = Coordinator(TrafficSettings(concurrency=6, ready_timeout_s=60, outage_timeout_s=60))
+    failed = {"tally": Tally(failed=9), "consecutive_failures": 9, "last_failure": "refused"}
     for now in (0, 1):
         for name in order:
-            coordinator.hear(word(name, 20, 0, **failed), now)
+            coordinator.update(report(name, 20, 0, **failed), now)
     assert coordinator.circuit.state == "open"
-    coordinator.hear(word(order[0], 20, 0, probed=(None,)), 2)
-    caps = [{name: coordinator.hear(word(name, 20, 0), now).cap for name in order} for now in (2.1, 2.2, 2.3)]
+    coordinator.update(report(order[0], 20, 0, probe_result=(None,)), 2)
+    caps = [{name: coordinator.update(report(name, 20, 0), now).cap for name in order} for now in (2.1, 2.2, 2.3)]
     assert all(sorted(each.values()) == [0, 0, 1] for each in caps)
     trying = max(caps[-1], key=caps[-1].get)
-    coordinator.gone(f"tcp://{trying}")  # another takes its place
+    coordinator.remove_worker(f"tcp://{trying}")  # another takes its place
     left = [name for name in order if name != trying]
-    assert sorted(coordinator.hear(word(name, 20, 0), 3).cap for name in left) == [0, 1]
-    coordinator.hear(word(left[0], 20, 0, tally=Tally(answered=1, latency_s=0.1)), 4)
+    assert sorted(coordinator.update(report(name, 20, 0), 3).cap for name in left) == [0, 1]
+    coordinator.update(report(left[0], 20, 0, tally=Tally(answered=1, latency_s=0.1)), 4)
     assert coordinator.circuit.state == "closed"
 
 
@@ -216,7 +218,9 @@ def test_a_process_scheduler_divides_the_number_or_says_that_it_cannot(write_tif
     model = Counting()
     job = {"tile_size": 64, "overlap": 16, "region_size": 128}
     with ModelServer(model) as server, dask.config.set(scheduler="processes", num_workers=2):
-        with pytest.raises(geotile.ArgumentError, match="less than the 2 processes"):
+        with pytest.raises(
+            geotile.ArgumentError, match=r"concurrency must be at least 2, the number of processes.*got 1"
+        ):
             geotile.detect(write_tiff(noise), server.url, concurrency=1, **job)
         geotile.detect(write_tiff(noise), server.url, concurrency=5, **job)
     assert 2 <= model.most <= 4
@@ -232,76 +236,83 @@ def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [(0, "at least 1 requests"), ("many", "or 'auto'"), (1.5, "whole number of requests")]
+    ("concurrency", "message"),
+    [
+        (0, "at least 1 requests"),
+        ("many", 'concurrency must be a positive integer or "auto"; got .many.'),
+        (1.5, "whole number of requests"),
+    ],
 )
-def test_a_wrong_concurrency_is_named(given, said):
-    with pytest.raises(geotile.ArgumentError, match=said):
-        geotile.detect("x.tif", "http://127.0.0.1:9/invocations", concurrency=given)
+def test_a_wrong_concurrency_is_named(concurrency, message):
+    with pytest.raises(geotile.ArgumentError, match=message):
+        geotile.detect("x.tif", "http://127.0.0.1:9/invocations", concurrency=concurrency)
 
 
 # --- groups: runs of one endpoint share one number
 
 
-def said(process, wanted, in_flight=0, refused=0, worker=None):
-    tally = Tally(words=1, busy=1, throttled=refused)
+def group_report(process, wanted, in_flight=0, refused=0, worker=None):
+    tally = Tally(reports=1, busy=1, throttled=refused)
     return GateReport(
-        process=process, worker=worker, wanted=wanted, in_flight=in_flight, tally=tally, streak=0, reason="",
-        all_throttled=False, probed=None, suspects=False,
+        process=process, worker=worker, wanted=wanted, in_flight=in_flight, tally=tally, consecutive_failures=0,
+        last_failure="", all_throttled=False, probe_result=None, suspects_outage=False,
     )  # fmt: skip
 
 
 def test_runs_of_a_group_share_one_number():
-    runs, rules = Runs(), Rules(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
-    other = Rules(concurrency=8, ready_timeout_s=1, outage_timeout_s=1)
-    assert runs.hear("a", rules, said("a1", 100)).cap == 8
-    assert runs.hear("b", rules, said("b1", 100)).cap == 0  # all are out yet
-    assert runs.hear("alone", other, said("c1", 100)).cap == 8
-    assert runs.hear("a", rules, said("a1", 100, 8)).cap == 4
-    assert runs.hear("a", rules, said("a1", 100, 4)).cap == 4
-    assert runs.hear("b", rules, said("b1", 100, refused=3)).cap == 4
-    assert runs.end("a")["throttled"] == 0
-    assert runs.hear("a", rules, said("a1", 100, 4)).ended == "the run is over"
-    assert runs.hear("b", rules, said("b1", 100, 4)).cap == 8
-    assert runs.end("b")["throttled"] == 3
-    assert runs.hear("d", rules, said("d1", 5)).cap == 5  # the group is remembered, and free
+    runs, group = RunRegistry(), TrafficSettings(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
+    other = TrafficSettings(concurrency=8, ready_timeout_s=1, outage_timeout_s=1)
+    assert runs.update("a", group, group_report("a1", 100)).cap == 8
+    assert runs.update("b", group, group_report("b1", 100)).cap == 0  # all are out yet
+    assert runs.update("alone", other, group_report("c1", 100)).cap == 8
+    assert runs.update("a", group, group_report("a1", 100, 8)).cap == 4
+    assert runs.update("a", group, group_report("a1", 100, 4)).cap == 4
+    assert runs.update("b", group, group_report("b1", 100, refused=3)).cap == 4
+    assert runs.finish("a")["throttled"] == 0
+    assert runs.update("a", group, group_report("a1", 100, 4)).stop_reason == "the run is over"
+    assert runs.update("b", group, group_report("b1", 100, 4)).cap == 8
+    assert runs.finish("b")["throttled"] == 3
+    assert runs.update("d", group, group_report("d1", 5)).cap == 5  # the group is remembered, and free
 
 
 def test_all_runs_of_a_worker_that_died_give_their_shares_back():
-    runs, rules = Runs(), Rules(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
-    runs.hear("a", rules, said("a1", 4, worker="w"))
-    runs.hear("b", rules, said("b1", 4, worker="w"))
-    assert runs.hear("c", rules, said("c1", 9)).cap == 0
-    runs.gone("w")
-    assert runs.hear("c", rules, said("c1", 9)).cap == 8
+    runs, group = RunRegistry(), TrafficSettings(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
+    runs.update("a", group, group_report("a1", 4, worker="w"))
+    runs.update("b", group, group_report("b1", 4, worker="w"))
+    assert runs.update("c", group, group_report("c1", 9)).cap == 0
+    runs.remove_worker("w")
+    assert runs.update("c", group, group_report("c1", 9)).cap == 8
 
 
 def test_a_group_whose_model_was_given_up_begins_anew():
-    runs, rules = Runs(), Rules(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
-    runs.hear("a", rules, said("a1", 4))
-    runs._runs["a"].coordinator.circuit.ended = "it is gone"
-    assert runs.hear("a", rules, said("a1", 4)).ended == "it is gone"
-    assert runs.hear("b", rules, said("b1", 4)).cap == 4
-    assert runs.hear("a", rules, said("a1", 4)).ended == "it is gone"
+    runs, group = RunRegistry(), TrafficSettings(concurrency=8, ready_timeout_s=1, outage_timeout_s=1, group="model")
+    runs.update("a", group, group_report("a1", 4))
+    runs._runs["a"].coordinator.circuit.stop_reason = "it is gone"
+    assert runs.update("a", group, group_report("a1", 4)).stop_reason == "it is gone"
+    assert runs.update("b", group, group_report("b1", 4)).cap == 4
+    assert runs.update("a", group, group_report("a1", 4)).stop_reason == "it is gone"
 
 
 def test_a_run_that_waits_keeps_no_thread_from_the_run_that_has_the_room():
-    runs, rules = Runs(), Rules(concurrency=1, ready_timeout_s=1, outage_timeout_s=1, group="model")
-    gates = [Gate(lambda word, run=run: runs.hear(run, rules, word), lambda: None, run) for run in ("first", "second")]
+    runs, group = RunRegistry(), TrafficSettings(concurrency=1, ready_timeout_s=1, outage_timeout_s=1, group="model")
+    gates = [
+        Gate(lambda report, run=run: runs.update(run, group, report), lambda: None, run) for run in ("first", "second")
+    ]
 
     def request(gate, done):
-        with gate.room():
-            gate.enter()
-            gate.leave()
+        with gate.prepare_slot():
+            gate.acquire()
+            gate.release()
         done()
 
     with gates[0].expecting(6) as first_done, gates[1].expecting(6) as second_done:
         deadline = time.monotonic() + 20
-        while not any(gate._grant.cap for gate in gates):
+        while not any(gate._allowance.cap for gate in gates):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        holds = next(i for i, gate in enumerate(gates) if gate._grant.cap)
+        holds = next(i for i, gate in enumerate(gates) if gate._allowance.cap)
         order = [1 - holds, holds]  # who must wait comes first, with more requests than threads
         done = first_done, second_done
-        futures = [gates[i].threads(2).submit(request, gates[i], done[i]) for i in order for _ in range(6)]
+        futures = [gates[i].thread_pool(2).submit(request, gates[i], done[i]) for i in order for _ in range(6)]
         for future in futures:
             future.result(timeout=20)

@@ -25,6 +25,8 @@ from geotile.errors import ArgumentError
 P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C", bound=type)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 PartT = TypeVar("PartT", bound="Options")
@@ -198,6 +200,11 @@ class with_options(Generic[P, T]):
         self.build: Any = build or keywords
         self.prepare = prepare
 
+    def on_init(self, function: Callable[[A, B, T], None]) -> Callable[Concatenate[A, B, P], None]:
+        """Return a constructor with flat keyword arguments: as for a function, with the types of a method."""
+        flat: Any = self(function)
+        return cast(Callable[Concatenate[A, B, P], None], flat)
+
     @overload
     def __call__(self, function: Callable[[A, T], R]) -> Callable[Concatenate[A, P], R]: ...
     @overload
@@ -216,7 +223,8 @@ class with_options(Generic[P, T]):
             if self.prepare is not None:
                 self.prepare(arguments, given)
             if isinstance(self.build, type) and issubclass(self.build, Options):
-                refuse_unknown(given, option_names(self.build), function.__name__, getattr(self.build, "HINTS", None))
+                taker = type(arguments["self"]).__name__ if "self" in arguments else function.__name__
+                refuse_unknown(given, option_names(self.build), taker, getattr(self.build, "HINTS", None))
             return function(*arguments.values(), self.build(**given))
 
         declared = {each.name: each for each in fields(self.keywords)}
@@ -230,6 +238,22 @@ class with_options(Generic[P, T]):
         call.__signature__ = inspect.Signature([*leading, *options], return_annotation=returns)  # type: ignore[attr-defined]  # functions have it
         call.__doc__ = _with_parameters(function.__doc__, self.keywords)
         return call
+
+
+def documents(keywords: type[Options] | None = None) -> Callable[[C], C]:
+    """Return a decorator that puts the descriptions of options in place of ``{options}`` in a class's docstring.
+
+    Parameters
+    ----------
+    keywords : type, optional
+        `Options` class that declares the options; by default the decorated class.
+    """
+
+    def decorate(cls: C) -> C:
+        cls.__doc__ = _with_parameters(cls.__doc__, keywords or cast(type[Options], cls))
+        return cls
+
+    return decorate
 
 
 def _with_parameters(doc: str | None, keywords: type[Options]) -> str | None:

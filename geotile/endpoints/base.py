@@ -1,4 +1,4 @@
-"""What an endpoint is."""
+"""The base class of all endpoints, their retry policy, and the check of an endpoint."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.option import option_names
 from geotile.encoding.encoder import CONTENT_TYPES, Encoder
 from geotile.endpoints.decode import decode_object
-from geotile.errors import ArgumentError, EndpointError, GeotileError, ResponseError
+from geotile.errors import EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
 from geotile.options import RetryPolicy, TileFormat
+from geotile.public import public
 
 
+@public
 class Endpoint(ABC):
-    """Turns tiles into detections: the base of all kinds, also of your own.
+    """Base class of all endpoints, including your own: an endpoint turns tiles into detections.
 
-    It pickles, opens nothing before it is first asked, and knows nothing of Dask, of where a tile
-    lies, or of a CRS. `invoke` is one request; retries, the number of requests in flight and waiting
-    for a model that is away are the run's. A package offers a kind of its own by a function
-    ``(spec, **options) -> Endpoint`` as an entry point of the group ``geotile.endpoints``, named
-    like the scheme of the specs it takes (``"mine"`` for ``mine://host/model``).
+    An endpoint can be pickled, opens no connection or file before its first use, and knows nothing about Dask,
+    the position of a tile, or a CRS. `invoke` sends one request; the run is responsible for retries, for the
+    number of requests in flight, and for waiting during an outage.
+
+    A package can provide its own endpoint type as an entry point of the group ``geotile.endpoints``: a function
+    ``(spec, **options) -> Endpoint``, named like the scheme of its specs (``"mine"`` for ``mine://host/model``).
 
     Examples
     --------
@@ -43,58 +45,59 @@ class Endpoint(ABC):
     """
 
     wants_bytes: bool = True
-    """Whether `invoke` takes encoded tiles, or arrays (band, y, x)."""
+    """Whether `invoke` takes encoded tiles (True) or arrays of shape (band, y, x) (False)."""
     remote: bool = True
-    """Whether it waits elsewhere. If so, `concurrency` bounds its requests over the whole cluster, and
-    they are tried again; if not, no more run in a process than it has Dask threads."""
+    """Whether the model runs outside this process. If so, `concurrency` limits the requests over the whole cluster,
+    and retryable failures are retried; if not, a process runs at most as many calls as it has Dask threads."""
     batch_size: int = 1
-    """Most tiles, alike in shape, that a request takes."""
+    """Maximum number of tiles per request; all tiles of a request have the same shape."""
     max_request_bytes: int | None = None
-    """Largest body of a request, where that is known."""
+    """Maximum size of a request body in bytes; None if it is unknown."""
     retry_policy: RetryPolicy = RetryPolicy()
+    """Retry and time-out policy; used only if the endpoint is remote."""
     sample_shape: tuple[int, int, int] = (3, 512, 512)
-    """(band, y, x) of the tile that `check` sends."""
+    """Shape (band, y, x) of the tile that `check` sends."""
 
     @abstractmethod
     def invoke(self, tiles: Sequence[Any], content_type: str) -> Sequence[Any]:
-        """Ask the model once about one tile, or about up to `batch_size`.
+        """Send one request with one tile, or with up to `batch_size` tiles.
 
         Parameters
         ----------
         tiles : sequence of bytes or numpy.ndarray
-            Encoded tiles, or arrays (band, y, x), by `wants_bytes`.
+            Encoded tiles if `wants_bytes`, else arrays of shape (band, y, x).
         content_type : str
-            Media type of encoded tiles.
+            Media type of the encoded tiles.
 
         Returns
         -------
         sequence
-            For each tile in order its detections, in pixels of the tile, as `detect` takes them of a
-            callable; or an EndpointError, for one whose answer cannot be used.
+            One item per tile, in the same order: its detections in pixels of the tile, in any form that `detect`
+            accepts from a callable; or an EndpointError if the response for this tile cannot be used.
 
         Raises
         ------
         EndpointError
-            If the request failed. Its ``retryable`` says whether another try is worth it, ``throttled`` that
-            the endpoint has too much to do.
+            If the request failed. Set ``retryable`` if a later attempt may succeed, and ``throttled`` if the
+            endpoint is overloaded.
         """
 
-    def ready(self) -> None:  # noqa: B027 - a model in the process is always there
-        """Ask whether the model is there, without a tile.
+    def ready(self) -> None:  # noqa: B027 - a model in this process is always ready
+        """Check that the model is ready, without sending a tile.
 
         Raises
         ------
         EndpointError
-            If it is not. Its ``retryable`` says whether it may come.
+            If the model is not ready. Its ``retryable`` tells whether it may become ready later.
         """
 
     def for_run(self, tile_threads: int = 1) -> Endpoint:
-        """Return the endpoint with what is settled once a run.
+        """Return an endpoint with everything that is decided once per run, for example the model's metadata.
 
         Parameters
         ----------
         tile_threads : int
-            How many tiles of the run a machine works on at once.
+            Number of tiles of the run that one machine processes at the same time.
         """
         return self
 
@@ -109,29 +112,29 @@ class Endpoint(ABC):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what answers depend on: which model, which version of it where that is told, what is done to tiles.
+        """Return what the results depend on: the model, its version if it is known, and the options of the decoder.
 
         Returns
         -------
         dict
-            JSON, without secrets. A checkpoint is refused where it differs.
+            JSON values without secrets. A checkpoint cannot be resumed if its identity differs.
         """
         return {"model": str(self)}
 
     def check(self, tile: NDArray[Any] | None = None, *, tile_format: TileFormat = "GTIFF") -> Check:
-        """Ask whether the model is there, then about one tile: what to run first.
+        """Check that the model is ready and that it returns detections for one tile. Run this before anything else.
 
         Parameters
         ----------
-        tile : numpy.ndarray, optional
-            (band, y, x); by default one of three bands of zeros, or of the model's own shape.
+        tile : numpy.ndarray of shape (band, y, x), optional
+            By default a tile of zeros, with three bands or with the shape that the model expects.
         tile_format : {"GTIFF", "NITF", "PNG", "JPEG", "NPY"}
-            How it is encoded, for an endpoint that wants bytes.
+            Format of the encoded tile, for an endpoint that takes bytes.
 
         Returns
         -------
         Check
-            True if it answered with detections; its message says what is wrong, in a sentence.
+            True if the model returned detections. Otherwise its message describes the problem.
 
         Examples
         --------
@@ -147,47 +150,55 @@ class Endpoint(ABC):
             encoder.check(pixels.dtype.name, len(pixels))
             window = Window(0, pixels.shape[1], 0, pixels.shape[2])
             body = encoder.encode(pixels, window) if self.wants_bytes else pixels
-            began = time.perf_counter()
-            found = decoded(invoked(ready, [body], CONTENT_TYPES[tile_format])[0])
+            started = time.perf_counter()
+            detections = as_detections(invoke_endpoint(ready, [body], CONTENT_TYPES[tile_format])[0])
         except GeotileError as error:
             return Check(ok=False, message=str(error) + _remedy(error))
-        seconds = time.perf_counter() - began
-        bands, height, width = pixels.shape
-        said = f"{self} answered a tile of {bands} x {height} x {width} in {seconds:.3f} s with {len(found)} detections"
-        return Check(ok=True, message=said, seconds=seconds, found=found)
+        seconds = time.perf_counter() - started
+        size = " x ".join(map(str, pixels.shape))
+        message = f"{self} returned {len(detections)} detections for a tile of {size} in {seconds:.3f} s"
+        return Check(ok=True, message=message, seconds=seconds, detections=detections)
 
 
-def invoked(endpoint: Endpoint, tiles: Sequence[Any], content_type: str) -> list[Any]:
-    """Ask an endpoint once, whatever it is made of: an answer a tile, or a GeotileError."""
+def invoke_endpoint(endpoint: Endpoint, tiles: Sequence[Any], content_type: str) -> list[Any]:
+    """Send one request to any endpoint: return one item per tile, or raise a GeotileError."""
     try:
         answers = list(endpoint.invoke(tiles, content_type))
     except GeotileError:
         raise
-    except Exception as error:  # an endpoint of somebody else's: what it raises fails this request alone
+    except Exception as error:  # a user's endpoint can raise anything; only this request fails
         raise EndpointError(f"{endpoint} raised {type(error).__name__}: {error}") from error
     if len(answers) != len(tiles):
-        raise ResponseError(f"the model gave {len(answers)} answers to {len(tiles)} tiles")
+        raise ResponseError(f"the model returned {len(answers)} results for {len(tiles)} tiles")
     return answers
 
 
-def decoded(answer: Any) -> Detections:
-    """Return what an endpoint gave for a tile as detections, or raise what it gave instead."""
+def as_detections(answer: Any) -> Detections:
+    """Return the detections in what an endpoint returned for a tile.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint returned an error for the tile, or something that cannot be decoded.
+    """
     if isinstance(answer, EndpointError):
         raise answer
     return decode_object(answer)
 
 
+@public
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Check:
-    """What `Endpoint.check` found out; true if the endpoint can be used."""
+    """Result of `Endpoint.check`; true if the endpoint can be used."""
 
     ok: bool
+    """Whether the endpoint can be used."""
     message: str
-    """What is wrong, or how it answered, in a sentence."""
+    """Description of the problem, or of the successful response."""
     seconds: float | None = None
-    """How long the answer took."""
-    found: Detections | None = None
-    """What it detected, in pixels of the tile."""
+    """Duration of the request in seconds; None if the check failed."""
+    detections: Detections | None = None
+    """Detections that the model returned, in pixels of the tile; None if the check failed."""
 
     def __bool__(self) -> bool:
         return self.ok
@@ -197,16 +208,16 @@ class Check:
 
 
 _REMEDIES = {
-    400: "the model does not take this tile; try another tile_format, bands or dtype",
-    401: "give credentials: auth=, headers= or bearer=",
-    403: "these credentials are not enough: auth=, headers= or bearer=",
-    404: "check the url",
-    405: "check the url: tiles are posted to it",
-    413: "the tile is too large for it; use a smaller tile_size or tile_format='JPEG'",
-    415: "the model does not take this format; try another tile_format",
-    422: "the model does not take this tile; try another tile_format, bands or dtype",
-    429: "it has too much to do; try again later, or with less concurrency",
-    503: "it has too much to do, or is starting; try again later",
+    400: "the model does not accept this tile; try another tile_format, other bands or another dtype",
+    401: "credentials are required; pass auth, headers or bearer",
+    403: "these credentials do not grant access; check auth, headers or bearer",
+    404: "check the URL",
+    405: "check the URL: it must accept POST requests",
+    413: "the tile is too large for the server; use a smaller tile_size or tile_format='JPEG'",
+    415: "the model does not accept this format; try another tile_format",
+    422: "the model does not accept this tile; try another tile_format, other bands or another dtype",
+    429: "the endpoint is overloaded; try again later or with lower concurrency",
+    503: "the endpoint is overloaded or still starting; try again later",
 }
 
 
@@ -214,21 +225,4 @@ def _remedy(error: GeotileError) -> str:
     status = getattr(error, "http_status", None)
     if status in _REMEDIES:
         return f" ({_REMEDIES[status]})"
-    return " (the model failed on the tile: look at its log)" if status is not None and status >= 500 else ""
-
-
-RETRY_NAMES = sorted(option_names(RetryPolicy))
-
-
-def split_options(options: dict[str, Any], known: Sequence[str], kind: str) -> RetryPolicy:
-    """Take the options of `RetryPolicy` out; refuse those that nobody knows.
-
-    Raises
-    ------
-    ArgumentError
-        If an option is unknown.
-    """
-    retry_policy = {name: options.pop(name) for name in RETRY_NAMES if name in options}
-    if unknown := sorted(set(options) - set(known)):
-        raise ArgumentError(f"no option {unknown}; {kind} takes {sorted([*known, *RETRY_NAMES])}")
-    return RetryPolicy(**retry_policy)
+    return " (the model failed on the tile; see the server's log)" if status is not None and status >= 500 else ""

@@ -1,4 +1,4 @@
-"""A `requests` session as a good client of a model server: limits, deadlines, one pool, no secrets shown."""
+"""HTTP client for model servers: deadlines for whole responses, size limits, one pool, no secrets in errors."""
 
 from __future__ import annotations
 
@@ -18,134 +18,164 @@ from requests.auth import AuthBase
 
 from geotile.core.checks import as_int, as_timeouts
 from geotile.core.redact import redact
-from geotile.endpoints.deadline import TimelyAdapter, answer_within
+from geotile.endpoints.deadline import DeadlineAdapter, response_deadline
 from geotile.endpoints.decode import excerpt
+from geotile.endpoints.failure_cause import Cause, failure_cause, missing_certificate_file
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
+from geotile.options import ClientOptions
 
-CLIENT_OPTIONS = ("headers", "auth", "bearer", "verify", "cert", "timeout_s", "max_response_bytes")
-_RETRYABLE = frozenset({408, 425, 429})  # and 5xx
-_THROTTLED = frozenset({429, 503})
-_PROBE_S = 5.0  # OSML waits 2 s for a /ping
-_POOL = 256  # connections kept; more threads than that open their own
+_RETRYABLE_STATUSES = frozenset({408, 425, 429})  # and all 5xx
+_THROTTLED_STATUSES = frozenset({429, 503})
+_PROBE_TIMEOUT_S = 5.0  # OSML waits 2 s for a /ping
+_MAX_SESSIONS = 16
+_MAX_POOLED_CONNECTIONS = 256  # further threads open connections that are not kept
 _sessions: OrderedDict[str, requests.Session] = OrderedDict()
 _lock = Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """An answer, whatever its status."""
+    """An HTTP response with any status."""
 
-    shown: str
+    display_url: str
+    """URL without secrets, for messages."""
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def error(self) -> EndpointError:
-        """Return what the status means, for one that is no success."""
-        failed = EndpointError(f"{self.shown} answered HTTP {self.status}: {excerpt(self.body)}")
-        failed.http_status = self.status
-        failed.retryable = self.status in _RETRYABLE or self.status >= 500
-        failed.throttled = self.status in _THROTTLED
-        failed.retry_after_s = _retry_after(self.headers.get("Retry-After"))
-        return failed
+        """Return the error that the status of an unsuccessful response stands for."""
+        error = EndpointError(f"{self.display_url} returned HTTP {self.status}: {excerpt(self.body)}")
+        error.http_status = self.status
+        error.retryable = self.status in _RETRYABLE_STATUSES or self.status >= 500
+        error.throttled = self.status in _THROTTLED_STATUSES
+        error.retry_after_s = _retry_after_s(self.headers.get("Retry-After"))
+        return error
 
 
 class Client:
-    """Asks one url. Pickles; a process has one session for it, however often it is unpickled.
+    """HTTP client of one URL. It can be pickled; all copies in a process share one session.
 
     Parameters
     ----------
     url : str
-    headers, auth, bearer, verify, cert, timeout_s, max_response_bytes
-        Those of `HttpEndpoint`.
+    options : ClientOptions
+    more_headers : mapping, optional
+        Headers that `options` override.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument cannot be used.
     """
 
-    def __init__(
-        self, url: str, *, headers: Mapping[str, str] | None = None, auth: Any = None, bearer: str | None = None,
-        verify: bool | str = True, cert: str | tuple[str, str] | None = None,
-        timeout_s: tuple[float, float] = (10.0, 60.0), max_response_bytes: int = 64 * 2**20,
-    ) -> None:  # fmt: skip
-        parts = urlsplit(url)
+    def __init__(self, url: str, options: ClientOptions, *, more_headers: Mapping[str, str] | None = None) -> None:
+        parts, auth = urlsplit(url), options.auth
         if parts.username is not None and auth is None:
             auth = (unquote(parts.username), unquote(parts.password or ""))
-        if bearer is not None and auth is not None:
-            raise ArgumentError("both bearer= and auth= (or a user in the url) were given; give one")
+        if options.bearer is not None and auth is not None:
+            raise ArgumentError("bearer cannot be combined with auth or a user name in the URL; pass one of them")
         self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        self.shown = redact(url)
-        self._headers = dict(headers or {})
-        if bearer is not None:
-            self._headers["Authorization"] = f"Bearer {bearer}"
-        self._auth = auth or _Headers()
-        self._verify, self._cert = verify, cert
-        self._connect_s, self._answer_s = as_timeouts(timeout_s)
-        self._most = as_int(max_response_bytes, "max_response_bytes", 1, unit="bytes")
+        self.display_url = redact(url)
+        self._headers = {**(more_headers or {}), **(options.headers or {})}
+        if options.bearer is not None:
+            self._headers["Authorization"] = f"Bearer {options.bearer}"
+        self._auth = auth or _NoAuth()
+        self._verify, self._cert = options.verify, options.cert
+        self._connect_s, self._response_s = as_timeouts(options.timeout_s)
+        self._max_response_bytes = as_int(options.max_response_bytes, "max_response_bytes", 1, unit="bytes")
         self._key = uuid4().hex
 
     def probe(self, url: str | None = None) -> Reply:
-        """Ask whether something is there: GET, and no longer than a probe may take. Raises as `ask`."""
-        return self.ask("GET", url, wait_s=(min(self._connect_s, _PROBE_S), min(self._answer_s, _PROBE_S)))
+        """Send a GET request with the shorter time-outs of a probe. It raises the same errors as `send`."""
+        timeout_s = min(self._connect_s, _PROBE_TIMEOUT_S), min(self._response_s, _PROBE_TIMEOUT_S)
+        return self.send("GET", url, timeout_s=timeout_s)
 
-    def ask(
-        self, method: str, url: str | None = None, *, wait_s: tuple[float, float] | None = None, **request: Any
+    def send(
+        self, method: str, url: str | None = None, *, timeout_s: tuple[float, float] | None = None, **request: Any
     ) -> Reply:  # fmt: skip
-        """Ask, and read the answer whole.
+        """Send a request and read the whole response.
+
+        Parameters
+        ----------
+        method : str
+        url : str, optional
+            By default the client's URL.
+        timeout_s : tuple of float, optional
+            Maximum time for the connection and for the whole response; by default the client's.
+        **request
+            Further arguments of ``requests.Session.request``.
 
         Raises
         ------
         EndpointUnreachable
-            If there is none, or not in time.
+            If there is no response, or not in time.
         ResponseError
-            If it is larger than is read.
+            If the response is larger than ``max_response_bytes``.
         """
-        connect_s, answer_s = wait_s or (self._connect_s, self._answer_s)
-        with answer_within(connect_s + answer_s) as deadline:
+        connect_s, response_s = timeout_s or (self._connect_s, self._response_s)
+        with response_deadline(connect_s + response_s) as deadline:
             try:
                 with self._session().request(
                     method, url or self.url, stream=True, allow_redirects=False,
-                    timeout=(connect_s, answer_s),
-                    verify=self._verify,  # of the session, REQUESTS_CA_BUNDLE would go before it
+                    timeout=(connect_s, response_s),
+                    verify=self._verify,  # if set on the session, REQUESTS_CA_BUNDLE would take precedence
                     cert=self._cert,
                     **request,
                 ) as response:  # fmt: skip
                     body = self._read(response, deadline)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                raise self._unreachable(error, deadline, answer_s) from None
-        return Reply(shown=self.shown, status=response.status_code, headers=response.headers, body=body)
+                raise self._unreachable(error, deadline, connect_s, response_s) from None
+        return Reply(
+            display_url=self.display_url, status=response.status_code, headers=response.headers, body=body
+        )  # fmt: skip
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
-        """Read the body, no more of it than allowed."""
+        """Read the body, but not more than is allowed."""
         parts, size = [], 0
         while part := response.raw.read1(2**18, decode_content=True):
             parts.append(part)
             size += len(part)
-            if size > self._most:
-                raise ResponseError(f"{self.shown} answered with more than max_response_bytes={self._most}")
+            if size > self._max_response_bytes:
+                raise ResponseError(
+                    f"{self.display_url} returned more than max_response_bytes={self._max_response_bytes} bytes"
+                )
             if time.monotonic() > deadline:
                 raise requests.ReadTimeout
         return b"".join(parts)
 
-    def _unreachable(self, error: Exception, deadline: float, answer_s: float) -> EndpointUnreachable:
-        late = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError) or time.monotonic() >= deadline
-        cause, lasting = _cause(error)
-        if late:
-            cause, lasting = f"timed out: no whole answer within {answer_s:g} s (timeout_s=)", False
+    def _unreachable(
+        self, error: Exception, deadline: float, connect_s: float, response_s: float
+    ) -> EndpointUnreachable:
+        timed_out = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError)
+        if timed_out or time.monotonic() >= deadline:
+            timed_out = True
+            cause = Cause(f"timed out: no complete response within {response_s:g} s (timeout_s)", True)
             if isinstance(error, requests.ConnectTimeout):
-                cause = f"timed out: no connection within {self._connect_s:g} s (timeout_s=)"
-        failed = EndpointUnreachable(f"{self.shown} did not answer: {cause}")
-        failed.retryable, failed.timed_out = not lasting, late
-        return failed
+                cause = Cause(f"timed out: no connection within {connect_s:g} s (timeout_s)", True)
+        else:
+            cause = self._missing_file(error) or failure_cause(error)
+        unreachable = EndpointUnreachable(f"{self.display_url} did not respond: {cause.text}")
+        unreachable.retryable, unreachable.timed_out = cause.retryable, timed_out
+        return unreachable
+
+    def _missing_file(self, error: Exception) -> Cause | None:
+        if type(error) is not OSError or error.errno is not None:
+            return None
+        file = missing_certificate_file(self._verify, self._cert)
+        return Cause(f"the certificate file {file} does not exist", False) if file else None
 
     def _session(self) -> requests.Session:
         with _lock:
             if self._key not in _sessions:
-                if len(_sessions) >= 16:
+                if len(_sessions) >= _MAX_SESSIONS:
                     _sessions.popitem(last=False)
                 _sessions[self._key] = self._new_session()
             return _sessions[self._key]
 
     def _new_session(self) -> requests.Session:
         session = requests.Session()
-        adapter = TimelyAdapter(pool_connections=4, pool_maxsize=_POOL)
+        adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=_MAX_POOLED_CONNECTIONS)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         session.auth = self._auth
@@ -153,15 +183,15 @@ class Client:
         return session
 
 
-class _Headers(AuthBase):
-    """Nothing beyond the headers: without it requests would look into ~/.netrc and overrule them."""
+class _NoAuth(AuthBase):
+    """An auth that adds nothing: without one, requests would take credentials from ~/.netrc and replace the headers."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
 
 
-def _retry_after(value: str | None) -> float | None:
-    """Read Retry-After (RFC 9110, 10.2.3): seconds, or a date."""
+def _retry_after_s(value: str | None) -> float | None:
+    """Return the delay of a Retry-After header (RFC 9110, 10.2.3), which holds seconds or a date."""
     if value is None:
         return None
     if value.strip().isdigit():
@@ -170,34 +200,3 @@ def _retry_after(value: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _cause(error: BaseException) -> tuple[str, bool]:
-    """Say what went wrong, without the url, which may hold a secret; and whether it will stay so."""
-    text = str(error).lower()
-    for sign, said, lasting in (
-        ("temporary failure in name resolution", "the host name cannot be looked up just now", False),
-        ("name or service not known", "the host name is unknown", True),
-        ("nodename nor servname", "the host name is unknown", True),
-        ("no address associated", "the host name is unknown", True),
-        ("failed to resolve", "the host name cannot be looked up", True),
-        ("certificate has expired", "its TLS certificate has expired", True),
-        ("hostname mismatch", "its TLS certificate is for another host", True),
-        ("ip address mismatch", "its TLS certificate is for another host", True),
-        ("doesn't match", "its TLS certificate is for another host", True),
-        ("certificate required", "it wants a client certificate (cert=)", True),
-        ("certificate_required", "it wants a client certificate (cert=)", True),
-        ("certificate", "its TLS certificate is not trusted (verify=)", True),
-        ("could not find the tls", "a file of certificates is missing (verify=, cert=)", True),
-        ("wrong_version_number", "it does not speak TLS (https)", True),
-        ("proxy", "the proxy cannot be reached or refuses", False),
-        ("refused", "connection refused", False),
-        ("reset", "connection reset", False), ("broken pipe", "connection reset", False),
-        ("incompleteread", "the answer broke off", False), ("closed connection", "the connection was closed", False),
-        ("remotedisconnected", "the connection was closed", False),
-    ):  # fmt: skip
-        if sign in text:
-            return f"{said} ({type(error).__name__})", lasting
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"TLS failed; it may want a client certificate (cert=) ({type(error).__name__})", False
-    return type(error).__name__, isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader)

@@ -1,7 +1,8 @@
-"""Connections that end when an answer takes too long, however slowly it drips.
+"""Connections with a deadline for the whole response, even if the server sends it byte by byte.
 
-A socket's time-out starts anew with every byte; a server that sends one a second is never late for
-it. So while an answer's head is awaited, a watchman knows the socket and when to shut it.
+A socket's time-out starts again with every byte it receives, so a server that sends one byte per second never
+exceeds it. While a connection waits for the head of a response, a watcher thread therefore holds the socket and
+shuts it down at the deadline.
 """
 
 from __future__ import annotations
@@ -19,30 +20,30 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-_deadline = threading.local()
+_current = threading.local()
 
 
-class _Watchman:
-    """One thread that shuts sockets at their time."""
+class _DeadlineWatcher:
+    """A thread that shuts down sockets at their deadlines."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._due: list[tuple[float, int]] = []
+        self._deadlines: list[tuple[float, int]] = []  # a heap; the numbers are keys of _sockets
         self._sockets: dict[int, socket.socket] = {}
         self._numbers = itertools.count()
         self._started = False
 
     @contextmanager
-    def watching(self, sock: socket.socket, deadline: float) -> Iterator[None]:
-        """Shut a socket at a moment of the monotonic clock, unless the block ends before."""
+    def watch(self, sock: socket.socket, deadline: float) -> Iterator[None]:
+        """Shut down a socket at a time of the monotonic clock, unless the block ends before."""
         with self._changed:
             number = next(self._numbers)
             self._sockets[number] = sock
-            heapq.heappush(self._due, (deadline, number))
+            heapq.heappush(self._deadlines, (deadline, number))
             if not self._started:
                 self._started = True
-                threading.Thread(target=self._watch, name="geotile-watchman", daemon=True).start()
-            if self._due[0][1] == number:
+                threading.Thread(target=self._run, name="geotile-deadlines", daemon=True).start()
+            if self._deadlines[0][1] == number:
                 self._changed.notify()
         try:
             yield
@@ -50,52 +51,60 @@ class _Watchman:
             with self._changed:
                 self._sockets.pop(number, None)
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         with self._changed:
             while True:
-                while self._due and (self._due[0][1] not in self._sockets or self._due[0][0] <= time.monotonic()):
-                    sock = self._sockets.pop(heapq.heappop(self._due)[1], None)
-                    if sock is not None:
-                        _shut(sock)
-                self._changed.wait(max(0.0, self._due[0][0] - time.monotonic()) if self._due else None)
+                self._shut_down_expired()
+                wait_s = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+                self._changed.wait(wait_s)
+
+    def _shut_down_expired(self) -> None:
+        while self._deadlines:
+            deadline, number = self._deadlines[0]
+            if number in self._sockets and deadline > time.monotonic():
+                return
+            heapq.heappop(self._deadlines)
+            if (sock := self._sockets.pop(number, None)) is not None:
+                _shut_down(sock)
 
 
-def _shut(sock: socket.socket) -> None:
-    with suppress(OSError):  # it is closed already
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below TLS: the thread that reads is in the middle of it
+def _shut_down(sock: socket.socket) -> None:
+    with suppress(OSError):  # the socket is already closed
+        # Below the TLS layer, because another thread is reading through that layer.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-_watchman = _Watchman()
+_watcher = _DeadlineWatcher()
 
 
 @contextmanager
-def answer_within(seconds: float) -> Iterator[float]:
-    """Bound the requests of this thread; yields the moment at which they must be answered."""
-    _deadline.at = time.monotonic() + seconds
+def response_deadline(seconds: float) -> Iterator[float]:
+    """Set a deadline for the requests of this thread; yields the deadline as a time of the monotonic clock."""
+    _current.deadline = time.monotonic() + seconds
     try:
-        yield _deadline.at
+        yield _current.deadline
     finally:
-        _deadline.at = None
+        _current.deadline = None
 
 
-class _Timely:
-    """Mixed into urllib3's connections."""
+class _DeadlineMixin:
+    """Mixin for urllib3's connections that applies the thread's deadline."""
 
     sock: Any
 
     def getresponse(self) -> Any:
-        deadline = getattr(_deadline, "at", None)
+        deadline = getattr(_current, "deadline", None)
         if deadline is None:
-            return super().getresponse()  # type: ignore[misc]  # of the connection it is mixed into
-        with _watchman.watching(self.sock, deadline):
+            return super().getresponse()  # type: ignore[misc]  # defined by the connection class
+        with _watcher.watch(self.sock, deadline):
             return super().getresponse()  # type: ignore[misc]
 
 
-class _Connection(_Timely, HTTPConnection):
+class _Connection(_DeadlineMixin, HTTPConnection):
     pass
 
 
-class _TlsConnection(_Timely, HTTPSConnection):
+class _TlsConnection(_DeadlineMixin, HTTPSConnection):
     pass
 
 
@@ -107,16 +116,19 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-class TimelyAdapter(HTTPAdapter):
-    """An adapter of `requests` that heeds `answer_within`, through proxies too."""
+_POOL_CLASSES = {"http": _Pool, "https": _TlsPool}
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """Adapter of `requests` whose connections apply the deadline of `response_deadline`, also through proxies."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Make pools of connections that heed it."""
+        """Create the pool manager of direct connections."""
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """Make pools of connections that heed it."""
+        """Return the pool manager of a proxy."""
         manager = super().proxy_manager_for(proxy, **options)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        manager.pool_classes_by_scheme = _POOL_CLASSES
         return manager

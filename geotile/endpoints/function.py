@@ -1,4 +1,4 @@
-"""Python callables as endpoints: of a tile, of a batch, or built once a process."""
+"""Python callables as endpoints: called per tile or per batch, optionally built once per process."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import as_int
+from geotile.core.option import documents, with_options
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
+from geotile.options import FunctionOptions
 
-_KEPT = 8  # models of factories, a process
+_MAX_BUILT = 8  # models of factories that a process keeps
 _built: OrderedDict[str, Callable[..., Any] | str] = OrderedDict()
 _lock = Lock()
 
 
+@documents(FunctionOptions)
 class FunctionEndpoint(Endpoint):
-    """A model in this process.
+    """A Python callable that runs in this process.
 
-    It computes, so no more requests are under way than there are threads.
+    It computes rather than waits, so it is called at most once per Dask thread at the same time.
 
     Parameters
     ----------
     model : callable
-        ``model(tile)``, tile an ndarray (band, y, x), returning what `detect` takes; with `batch_size`,
-        ``model(tiles)``, tiles (n, band, y, x), n up to `batch_size`, returning a sequence of n of these.
-    batch_size : int, optional
-        Most tiles in a call.
-    factory : bool
-        The callable given is ``factory()`` and returns the model. It is called once in each process,
-        before the first tile: for a model that takes long to load or does not pickle.
+        ``model(tile)`` with an ndarray of shape (band, y, x), which returns detections in any form that `detect`
+        accepts. With `batch_size`, ``model(tiles)`` with an ndarray of shape (n, band, y, x), where n is at most
+        `batch_size`, which returns a sequence of n such results.
+    {options}
 
     Raises
     ------
     ArgumentError
-        If the model cannot be called, or `batch_size` is no number of tiles.
+        If the model is not callable, or `batch_size` is not a positive integer.
 
     Examples
     --------
@@ -51,42 +51,44 @@ class FunctionEndpoint(Endpoint):
 
     wants_bytes = remote = False
 
-    def __init__(self, model: Callable[..., Any], *, batch_size: int | None = None, factory: bool = False) -> None:
+    @with_options(FunctionOptions).on_init
+    def __init__(self, model: Callable[..., Any], options: FunctionOptions) -> None:
         if not callable(model):
-            raise ArgumentError(f"the model is {type(model).__name__}; give a callable")
-        self._given, self._is_factory, self._batched = model, factory, batch_size is not None
-        self.batch_size = 1 if batch_size is None else as_int(batch_size, "batch_size", 1, unit="tiles")
+            raise ArgumentError(f"model must be callable; got {type(model).__name__}")
+        size = options.batch_size
+        self._callable, self._is_factory, self._batched = model, options.factory, size is not None
+        self.batch_size = 1 if size is None else as_int(size, "batch_size", 1, unit="tiles")
         self._key = uuid4().hex
 
     def __repr__(self) -> str:
         return f"FunctionEndpoint({self})"
 
     def __str__(self) -> str:
-        return getattr(self._given, "__qualname__", None) or type(self._given).__name__
+        return getattr(self._callable, "__qualname__", None) or type(self._callable).__name__
 
     def identity(self) -> dict[str, Any]:
-        """Return the callable's name, and its attribute ``version`` if it has one."""
-        version = getattr(self._given, "version", None)
-        module = getattr(self._given, "__module__", None) or type(self._given).__module__
+        """Return the callable's name, and its ``version`` attribute if it has one."""
+        version = getattr(self._callable, "version", None)
+        module = getattr(self._callable, "__module__", None) or type(self._callable).__module__
         return {"model": f"{module}.{self}", "version": None if version is None else str(version)}
 
     def invoke(self, tiles: Sequence[NDArray[Any]], content_type: str) -> Sequence[Any]:
-        """Call the model."""
+        """Call the model with one tile, or with a batch."""
         model = self._model()
         try:
             answers = model(np.stack(tiles)) if self._batched else [model(tiles[0])]
             return answers if isinstance(answers, Sequence) else list(answers)
         except GeotileError:
             raise
-        except Exception as error:  # whatever a user's model raises fails this request alone
+        except Exception as error:  # a user's model can raise anything; only this request fails
             raise EndpointError(f"the model raised {type(error).__name__}: {error}") from error
 
     def _model(self) -> Callable[..., Any]:
         if not self._is_factory:
-            return self._given
+            return self._callable
         with _lock:
             if self._key not in _built:
-                while len(_built) >= _KEPT:
+                while len(_built) >= _MAX_BUILT:
                     _built.popitem(last=False)
                 _built[self._key] = self._build()
             model = _built[self._key]
@@ -95,9 +97,9 @@ class FunctionEndpoint(Endpoint):
         return model
 
     def _build(self) -> Callable[..., Any] | str:
-        """Return the model, or what is wrong with it: it is not built again for every tile."""
+        """Build the model; return it, or an error message so that a failing factory is not called for every tile."""
         try:
-            model = self._given()
-        except Exception as error:  # whatever a user's factory raises
+            model = self._callable()
+        except Exception as error:  # a user's factory can raise anything
             return f"the factory {self} raised {type(error).__name__}: {error}"
-        return model if callable(model) else f"the factory {self} returned {type(model).__name__}, no callable"
+        return model if callable(model) else f"the factory {self} must return a callable; got {type(model).__name__}"

@@ -1,54 +1,41 @@
-"""The OSML contract over HTTP: one POST a tile."""
+"""Endpoints of the OSML contract over HTTP: one POST request per tile."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from geotile.core.option import documents, with_options
 from geotile.core.redact import digests, redact
 from geotile.core.timing import timed
-from geotile.endpoints.base import Endpoint, split_options
-from geotile.endpoints.client import CLIENT_OPTIONS, Client
+from geotile.endpoints.base import Endpoint
+from geotile.endpoints.client import Client
 from geotile.endpoints.decode import decode_bytes
 from geotile.errors import ArgumentError, EndpointError
+from geotile.options import HttpOptions, RetryPolicy
+from geotile.public import public
 
 
+@public
+@documents(HttpOptions)
 class HttpEndpoint(Endpoint):
-    """A model behind a url that speaks the OSML contract.
+    """A model behind a URL that implements the OSML contract.
 
-    Proxies are those of the environment; cookies that the server sets are kept, a process each, as
-    sticky endpoints want it; redirects are not followed.
+    Proxies are taken from the environment. Cookies that the server sets are kept per process, as sticky sessions
+    require. Redirects are not followed.
 
     Parameters
     ----------
     url : str
-        Where tiles are posted, e.g. ``https://host/invocations``. A user and password in it are
-        sent as basic authentication and shown nowhere.
-    headers : mapping, optional
-        Sent with every request.
-    params : mapping, optional
-        The contract's endpoint parameters, by SageMaker's names: ``CustomAttributes`` goes as the
-        header ``X-Amzn-SageMaker-Custom-Attributes``, the rest as headers of their name.
-    auth : tuple or requests.auth.AuthBase, optional
-        (user, password), or any of requests' and its plugins'; `geotile.SigV4` signs for AWS.
-    bearer : str, optional
-        A token, sent as ``Authorization: Bearer``.
-    verify : bool or str
-        Verify TLS certificates; a path names a bundle of certificate authorities.
-    cert : str or tuple of str, optional
-        Path of a client certificate with its key, or (certificate, key).
-    timeout_s : tuple of float
-        Timing to wait for a connection, and for the whole of an answer.
-    max_response_bytes : int
-        Largest answer that is read.
-    retries, backoff_s, ready_timeout_s, outage_timeout_s
-        Of `RetryPolicy`.
+        URL that accepts tiles as POST requests, for example ``https://host/invocations``. A user name and password
+        in it are sent as basic authentication and never displayed.
+    {options}
 
     Raises
     ------
     ArgumentError
-        If the url is no http(s) url, or an option is unknown.
+        If the URL is not an HTTP(S) URL, or an option is unknown or cannot be used.
 
     Examples
     --------
@@ -56,45 +43,46 @@ class HttpEndpoint(Endpoint):
     HttpEndpoint('https://***@models.example/invocations?key=***')
     """
 
-    def __init__(self, url: str, *, params: Mapping[str, str] | None = None, **options: Any) -> None:
+    @with_options(HttpOptions).on_init
+    def __init__(self, url: str, options: HttpOptions) -> None:
         check_url(url, "https://host/invocations")
-        self.retry_policy = split_options(options, ["params", *CLIENT_OPTIONS], "an http endpoint")
-        self._params = dict(params or {})
-        headers = {_header(name): str(value) for name, value in (params or {}).items()}
-        self._client = Client(url, **options | {"headers": {**headers, **options.get("headers", {})}})
-        self.shown = redact(url)
+        self.retry_policy = options.part(RetryPolicy)
+        self._params = dict(options.params or {})
+        headers = {_header_name(name): str(value) for name, value in self._params.items()}
+        self._client = Client(url, options, more_headers=headers)
+        self.display_url = redact(url)
 
     def __repr__(self) -> str:
-        return f"HttpEndpoint({self.shown!r})"
+        return f"HttpEndpoint({self.display_url!r})"
 
     def __str__(self) -> str:
-        return self.shown
+        return self.display_url
 
     def identity(self) -> dict[str, Any]:
-        """Return the url and digests of the contract's parameters."""
-        return {"model": self.shown, "params": digests(self._params)}
+        """Return the URL and digests of the endpoint parameters."""
+        return {"model": self.display_url, "params": digests(self._params)}
 
     def ready(self) -> None:
-        """Ask ``/ping`` beside the url.
+        """Check the health of the server: GET ``/ping`` beside the URL.
 
         Raises
         ------
         EndpointUnreachable
-            If nobody answers.
+            If the server does not respond.
         EndpointError
-            If it answers 5xx or 429, or if neither ``/ping`` nor the url itself exists there.
+            If it returns 5xx or 429, or if it returns 404 both for ``/ping`` and for the URL itself.
         """
         parts = urlsplit(self._client.url)
-        beside = parts._replace(path=parts.path.rpartition("/")[0] + "/ping", query="")
-        ping = self._client.probe(urlunsplit(beside))
+        ping_parts = parts._replace(path=parts.path.rpartition("/")[0] + "/ping", query="")
+        ping = self._client.probe(urlunsplit(ping_parts))
         if ping.status == 429 or ping.status >= 500:
             raise ping.error()
         if ping.status == 404 and self._client.probe().status == 404:
-            raise EndpointError(f"{self.shown} does not exist: it and /ping beside it answer 404; check the url")
+            raise EndpointError(f"{self.display_url} does not exist: it and /ping beside it return 404; check the URL")
 
     def invoke(self, tiles: Sequence[bytes], content_type: str) -> Sequence[Any]:
-        """Post a tile."""
-        reply = self._client.ask("POST", data=tiles[0], headers={"Content-Type": content_type})
+        """Post one tile and decode the response."""
+        reply = self._client.send("POST", data=tiles[0], headers={"Content-Type": content_type})
         if reply.status != 200:
             raise reply.error()
         with timed("parse"):
@@ -102,21 +90,15 @@ class HttpEndpoint(Endpoint):
 
 
 def check_url(url: str, example: str) -> None:
-    """Refuse what is no http(s) url.
-
-    Raises
-    ------
-    ArgumentError
-        If it is none.
-    """
+    """Raise ArgumentError if `url` is not an HTTP(S) URL; `example` completes its message."""
     try:
         parts = urlsplit(url)
-        reachable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        reachable = False
-    if not reachable:
-        raise ArgumentError(f"endpoint={redact(url)!r} is no http(s) url; give e.g. {example}")
+        valid = False
+    if not valid:
+        raise ArgumentError(f"endpoint must be an HTTP(S) URL, for example {example}; got {redact(url)!r}")
 
 
-def _header(name: str) -> str:
+def _header_name(name: str) -> str:
     return "X-Amzn-SageMaker-Custom-Attributes" if name == "CustomAttributes" else name

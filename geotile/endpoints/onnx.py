@@ -1,4 +1,4 @@
-"""A local ONNX model as an endpoint: ``onnx:PATH``."""
+"""An ONNX file as an endpoint: ``onnx:PATH``."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from typing import Any
 from numpy.typing import NDArray
 
 from geotile.core.checks import as_int
+from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
 from geotile.detectors.onnx import OnnxDetector
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
+from geotile.options import DecoderOptions, OnnxOptions
 
-_BATCH = 8
+_DEFAULT_BATCH_SIZE = 8
 
 
+@documents(OnnxOptions)
 class OnnxEndpoint(Endpoint):
-    """A detector in onnxruntime, in each process once.
+    """A detector that runs in onnxruntime, loaded once in each process.
 
-    Its threads are the machine's cores over the tile threads that Dask runs there, so that workers do not fight.
+    By default onnxruntime uses the machine's cores divided by the number of tile threads that Dask runs there, so that
+    workers do not compete for cores.
 
     Parameters
     ----------
     spec : str
-        ``onnx:`` and a path, or any fsspec uri, that each worker can read.
-    batch_size : int, optional
-        Most tiles in a call; by default the model's own, or 8 where it takes any number.
-    threads : int, optional
-        Of onnxruntime, within one call; by default as above.
-    **options
-        Those of `geotile.onnx.OnnxDetector`: ``labels``, ``family``, ``output_names``,
-        ``score_threshold``, ``nms_iou_threshold``.
+        ``onnx:`` followed by a path that every worker can read.
+    {options}
 
     Raises
     ------
     ArgumentError
-        If there is no such model, or it cannot be used.
+        If the file does not exist, or the model or an option cannot be used.
     """
 
     wants_bytes = remote = False
 
-    def __init__(self, spec: str, *, batch_size: int | None = None, threads: int | None = None, **options: Any) -> None:
-        known = {"labels", "family", "output_names", "score_threshold", "nms_iou_threshold"}
-        if unknown := sorted(set(options) - known):
-            raise ArgumentError(f"no option {unknown}; onnx: takes {sorted(known | {'batch_size', 'threads'})}")
-        self._path, self._threads, self._options = os.path.abspath(spec.partition(":")[2]), threads, options
-        self._model = OnnxDetector(self._path, threads=threads or 1, **options)
-        takes, size = self._model.batch_size, self._model.size_yx or (512, 512)
-        most = _BATCH if takes is None else takes
-        self.batch_size = most if batch_size is None else as_int(batch_size, "batch_size", 1, unit="tiles")
-        if takes is not None and self.batch_size > takes:
-            raise ArgumentError(f"batch_size={batch_size}, but the model takes {takes}; export it with a dynamic batch")
-        self.sample_shape = (3, *size)
+    @with_options(OnnxOptions).on_init
+    def __init__(self, spec: str, options: OnnxOptions) -> None:
+        self._path, self._options, batch_size = os.path.abspath(spec.partition(":")[2]), options, options.batch_size
+        self._decoding = options.part(DecoderOptions)
+        self._model = OnnxDetector(self._path, threads=options.threads or 1, **self._decoding.changed())
+        fixed, size_yx = self._model.batch_size, self._model.size_yx or (512, 512)
+        default = _DEFAULT_BATCH_SIZE if fixed is None else fixed
+        self.batch_size = default if batch_size is None else as_int(batch_size, "batch_size", 1, unit="tiles")
+        if fixed is not None and self.batch_size > fixed:
+            raise ArgumentError(
+                f"batch_size must be at most {fixed}, the model's fixed batch size; got {batch_size}. "
+                "Export the model with a dynamic batch size for larger batches"
+            )
+        self.sample_shape = (3, *size_yx)
 
     def __repr__(self) -> str:
         return f"OnnxEndpoint({str(self)!r}, {self._model.family}, batch_size={self.batch_size})"
@@ -63,31 +63,35 @@ class OnnxEndpoint(Endpoint):
         return f"onnx:{redact(self._path)}"
 
     def identity(self) -> dict[str, Any]:
-        """Return the model's digest and the decoder's options."""
+        """Return the SHA-256 digest of the file and the options of the decoder."""
         with open(self._path, "rb") as file:
             version = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"model": str(self), "version": version, "options": repr(sorted(self._options.items()))}
+        return {"model": str(self), "version": version, "options": repr(sorted(self._decoding.changed().items()))}
 
     def with_score_threshold(self, score_threshold: float) -> OnnxEndpoint:
-        """Return it with another minimum score."""
-        options = self._options | {"score_threshold": score_threshold}
-        return OnnxEndpoint(f"onnx:{self._path}", batch_size=self.batch_size, threads=self._threads, **options)
+        """Return an endpoint with another minimum score."""
+        return self._with(score_threshold=score_threshold)
 
     def for_run(self, tile_threads: int = 1) -> OnnxEndpoint:
-        """Return it with its share of a machine's cores."""
-        threads = self._threads or max(1, (os.cpu_count() or 1) // tile_threads)
-        return OnnxEndpoint(f"onnx:{self._path}", batch_size=self.batch_size, threads=threads, **self._options)
+        """Return an endpoint whose threads are its share of the machine's cores."""
+        threads = self._options.threads or max(1, (os.cpu_count() or 1) // tile_threads)
+        return self._with(batch_size=self.batch_size, threads=threads)
 
     def invoke(self, tiles: Sequence[NDArray[Any]], content_type: str) -> Sequence[Any]:
-        """Run the network on tiles."""
-        filled = [*tiles, *[tiles[-1]] * self._missing(len(tiles))]
+        """Run the network on a batch of tiles."""
+        filled = [*tiles, *[tiles[-1]] * self._padding(len(tiles))]
         try:
             return self._model.batch(filled)[: len(tiles)]
         except GeotileError:
             raise
-        except Exception as error:  # onnxruntime's own; it fails this request alone
+        except Exception as error:  # onnxruntime has its own errors; only this request fails
             raise EndpointError(f"{self} failed: {type(error).__name__}: {error}") from None
 
-    def _missing(self, given: int) -> int:
-        takes = self._model.batch_size
-        return 0 if takes is None else takes - given
+    def _with(self, **changes: Any) -> OnnxEndpoint:
+        """Return the endpoint with some other options."""
+        return OnnxEndpoint(f"onnx:{self._path}", **(self._options.changed() | changes))
+
+    def _padding(self, n_tiles: int) -> int:
+        """Return the number of tiles that are missing to the model's fixed batch size."""
+        fixed = self._model.batch_size
+        return 0 if fixed is None else fixed - n_tiles

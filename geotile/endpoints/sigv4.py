@@ -1,4 +1,4 @@
-"""Requests signed for AWS, as `requests` takes an auth."""
+"""AWS request signing, as an `auth` object for `requests`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import requests
 from requests.auth import AuthBase
 
 from geotile.errors import EndpointError
+from geotile.public import public
 from geotile.storage.aws import aws_session
 
 _lock = Lock()
 
 
+@public
 class SigV4(AuthBase):
-    """Sign requests with AWS Signature Version 4: for API Gateway, a Lambda url and the like.
+    """Signer of requests with AWS Signature Version 4, for API Gateway, Lambda URLs and similar services.
 
-    Credentials are found by botocore in each process, and renewed.
+    botocore finds and renews the credentials in each process.
 
     Parameters
     ----------
     region : str
+        AWS region, for example "us-west-2".
     service : str
-        As the signature names it: "execute-api", "lambda", "sagemaker", "es" ...
+        Service name that is part of the signature: "execute-api", "lambda", "sagemaker", "es" ...
     profile : str, optional
-        Of the AWS configuration.
+        Name of a profile in the AWS configuration.
     role_arn : str, optional
-        Role to assume.
+        ARN of a role to assume.
 
     Examples
     --------
@@ -46,7 +49,7 @@ class SigV4(AuthBase):
         return self.__dict__ | {"_session": None}
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Sign a request that is about to be sent."""
+        """Add the signature to a request."""
         import botocore.auth
         import botocore.awsrequest
         import botocore.exceptions
@@ -58,9 +61,9 @@ class SigV4(AuthBase):
             source = self._session.get_credentials()
             credentials = source.get_frozen_credentials() if source is not None else None
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-            raise EndpointError(f"the AWS credentials to sign requests with cannot be had: {error}") from None
+            raise EndpointError(f"the AWS credentials for signing requests cannot be obtained: {error}") from None
         if credentials is None:
-            raise EndpointError("no AWS credentials were found to sign requests with")
+            raise EndpointError("no AWS credentials were found for signing requests; set AWS_PROFILE or pass profile")
         signed = botocore.awsrequest.AWSRequest(method=request.method, url=request.url, data=request.body or b"")
         signed.headers["Content-Type"] = request.headers.get("Content-Type", "")
         botocore.auth.SigV4Auth(credentials, self._service, self._region).add_auth(signed)

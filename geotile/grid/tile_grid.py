@@ -15,8 +15,10 @@ import numpy as np
 from geotile.core.checks import Pair, as_int, as_pair
 from geotile.errors import ArgumentError
 from geotile.grid.axis import Axis, join_thin_regions
+from geotile.public import public
 
 
+@public
 class Window(NamedTuple):
     """A rectangle of whole pixels, half-open: rows ``y0:y1``, columns ``x0:x1``."""
 
@@ -66,6 +68,7 @@ class Interior(NamedTuple):
     y1: float
 
 
+@public
 @dataclass(frozen=True)
 class TileGrid:
     """The tiles and regions of an image.

@@ -14,6 +14,7 @@ from geotile.errors import ArgumentError
 from geotile.imagery.file_array import source_of
 from geotile.imagery.masks import has_data
 from geotile.imagery.open import from_source
+from geotile.public import public
 
 _MAX_SAMPLE_SIDE_PX = 1024  # of the overview from which percentiles are computed
 
@@ -76,6 +77,7 @@ class Cast:
         return self
 
 
+@public
 def rescale(
     image: xr.DataArray,
     low: float | Sequence[float],
@@ -124,6 +126,7 @@ def rescale(
     return _apply(flat, Rescale(lows, highs, _dtype(dtype)))
 
 
+@public
 def stretch(
     image: xr.DataArray, percentiles: tuple[float, float] = (2.0, 98.0), *, dtype: DTypeLike = "uint8"
 ) -> xr.DataArray:
@@ -178,6 +181,7 @@ def stretch(
     return _apply(flat, Rescale(tuple(lows), tuple(highs), _dtype(dtype)))
 
 
+@public
 def cast(image: xr.DataArray, dtype: DTypeLike) -> xr.DataArray:
     """Convert an image to another dtype lazily; for an integer dtype, values are rounded and clipped to its range.
 

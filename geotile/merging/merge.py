@@ -23,8 +23,10 @@ from geotile.grid.tile_grid import Interior
 from geotile.merging.detections import Detections
 from geotile.merging.nms import KEPT, OPEN, check_metric, label_codes, resolve
 from geotile.options import OverlapMetric
+from geotile.public import public
 
 
+@public
 class Merge(Protocol):
     """How the detections of overlapping tiles become one set."""
 
@@ -40,6 +42,7 @@ class Merge(Protocol):
         """
 
 
+@public
 @dataclass(frozen=True)
 class Nms:
     """Greedy non-maximum suppression, exact over any tree.
@@ -77,6 +80,7 @@ class Nms:
         return ranked.take(state == KEPT), ranked.take(state == OPEN)
 
 
+@public
 @dataclass(frozen=True)
 class KeepAll:
     """No merging: every detection of every tile."""

@@ -27,11 +27,13 @@ from geotile.planning.advice import advice_on, megabytes
 from geotile.planning.opened_image import ImageLike, OpenedImage, opened_image
 from geotile.planning.request_size import check_request_size
 from geotile.planning.roi import intersecting_tiles, roi_in_pixels
+from geotile.public import public
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@public
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """The plan of a run, as `plan` returns it. Its ``repr`` is a summary, and ``plot()`` draws it."""
@@ -176,6 +178,7 @@ class Plan:
         return f"<table>{cells}</table>"
 
 
+@public
 @with_options(PlanOptions)
 def plan(image: ImageLike, options: PlanOptions) -> Plan:
     """Return the plan of a run without reading a pixel.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -24,17 +24,83 @@ from geotile.running.region import RegionJob
 from geotile.running.run import RunSummary
 from geotile.running.tiles import TileJob
 from geotile.storage.folder import Folder
-from geotile.traffic import Rules, threads_for
+from geotile.traffic import TrafficSettings, threads_for
 
 
-def checkpoint_folder(options: JobOptions) -> Folder | None:
-    """Return the folder of the checkpoint, None without one."""
-    return None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A plan whose checkpoint and result were checked, before the model is asked."""
+
+    work: Plan
+    folder: Folder | None
+    """Folder of the checkpoint, None without one."""
+    builder: FrameBuilder
+    """Builder of the result's rows."""
 
 
-def adopt_regions(work: Plan, folder: Folder | None, options: JobOptions) -> Plan:
-    """Return the plan with the regions of its checkpoint, if it has one of the same tiles and they are automatic."""
-    job = None if folder is None or options.region_size != "auto" else stored_job(folder)
+def prepare(work: Plan, options: JobOptions) -> Prepared:
+    """Choose the regions and the form of the result.
+
+    Raises
+    ------
+    ArgumentError
+        If the CRS cannot be used, or the checkpoint's folder holds something else.
+    OutputError
+        If the checkpoint cannot be read.
+    """
+    folder = None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
+    georeference = work.encoder.georeference
+    builder = FrameBuilder(
+        georeference=georeference, crs=result_crs(options.crs, georeference), scale_yx=scale_yx(work.image),
+        roi=work.roi, outside_roi=options.outside_roi,
+    )  # fmt: skip
+    if folder is not None and options.region_size == "auto":
+        work = _with_stored_regions(work, folder)
+    return Prepared(work=work, folder=folder, builder=builder)
+
+
+def region_job(
+    prepared: Prepared, endpoint: Endpoint, ready: Endpoint, traffic: TrafficSettings | None, options: JobOptions,
+    parts: Folder | None,
+) -> tuple[RegionJob, RunSummary]:  # fmt: skip
+    """Return what the regions' tasks need, and what the report says about the run before it begins.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    endpoint, ready : Endpoint
+        Endpoint as the user gave it, and as the run asks it.
+    traffic : TrafficSettings or None
+        Limits of the requests; None where the model runs in the process.
+    options : JobOptions
+    parts : Folder or None
+        Folder in which workers write settled rows; None to carry them to the root of the tree.
+    """
+    work, folder = prepared.work, prepared.folder
+    selected, empty = _selection(work, options.min_valid_share is not None)
+    how, merge = _tile_identity(work, endpoint, options, selected), _merge(options)
+    checkpoint = writer = None
+    if folder is not None:
+        identity = identity_of(work, endpoint, how)
+        checkpoint = open_checkpoint(folder, identity, options.retry_failed, regions=list(work.grid.regions_yx))
+    if parts is not None:
+        name = repr((identity_of(work, endpoint, how, strict=False), merge))
+        writer = PartWriter(folder=parts, builder=prepared.builder, prefix=digest(name.encode())[:8])
+    run = f"{'watched' if options.progress or checkpoint else 'run'}-{uuid4().hex}"
+    tiles = _tile_job(work, ready, traffic, options, run)
+    job = RegionJob(
+        run=run, grid=work.grid, selected=selected, tiles=tiles, merge=merge, checkpoint=checkpoint, writer=writer
+    )
+    summary = RunSummary(
+        image=work.name, endpoint=str(ready), tiles=work.tiles, regions=work.regions,
+        outside_roi=work.tiles - work.requests, empty=empty,
+    )  # fmt: skip
+    return job, summary
+
+
+def _with_stored_regions(work: Plan, folder: Folder) -> Plan:
+    """Return the plan with the regions of its checkpoint, if the folder holds one of the same tiles."""
+    job = stored_job(folder)
     stored = {} if job is None else job["identity"].get("grid", {})
     grid = work.grid
     tile, overlap = (grid.axes[0].tile, grid.axes[1].tile), (grid.axes[0].overlap, grid.axes[1].overlap)
@@ -45,62 +111,7 @@ def adopt_regions(work: Plan, folder: Folder | None, options: JobOptions) -> Pla
     return replace(work, grid=TileGrid(grid.shape_yx, tile, overlap, (tuple(y), tuple(x))))
 
 
-def frame_builder(work: Plan, options: JobOptions) -> FrameBuilder:
-    """Return what turns detections in image pixels into rows of the result."""
-    georeference = work.encoder.georeference
-    return FrameBuilder(
-        georeference=georeference, crs=result_crs(options.crs, georeference), scale_yx=scale_yx(work.image),
-        roi=work.roi, outside_roi=options.outside_roi,
-    )  # fmt: skip
-
-
-def region_job(
-    work: Plan, endpoint: Endpoint, ready: Endpoint, traffic: Rules | None, options: JobOptions, builder: FrameBuilder,
-    folder: Folder | None, parts: Folder | None,
-) -> tuple[RegionJob, int]:  # fmt: skip
-    """Return what the regions' tasks need, and the number of tiles that are known to be empty without reading.
-
-    Parameters
-    ----------
-    work : Plan
-    endpoint, ready : Endpoint
-        Endpoint as the user gave it, and as the run asks it.
-    traffic : Rules or None
-        Limits of the requests; None where the model runs in the process.
-    options : JobOptions
-    builder : Placing
-        Builder of the rows that workers write.
-    folder : Folder or None
-        Folder of the checkpoint.
-    parts : Folder or None
-        Folder in which workers write settled rows; None to carry them to the root of the tree.
-    """
-    selected, empty = _selection(work, options.min_valid_share is not None)
-    how, merge = _tile_identity(work, endpoint, options, selected), _merge(options)
-    checkpoint = writer = None
-    if folder is not None:
-        identity = identity_of(work, endpoint, how)
-        checkpoint = open_checkpoint(folder, identity, options.retry_failed, regions=list(work.grid.regions_yx))
-    if parts is not None:
-        name = repr((identity_of(work, endpoint, how, strict=False), merge))
-        writer = PartWriter(folder=parts, builder=builder, prefix=digest(name.encode())[:8])
-    run = f"{'watched' if options.progress or checkpoint else 'run'}-{uuid4().hex}"
-    job = RegionJob(
-        run=run, grid=work.grid, selected=selected, merge=merge, checkpoint=checkpoint, writer=writer,
-        tiles=_tile_job(work, ready, traffic, options, run),
-    )  # fmt: skip
-    return job, empty
-
-
-def summary_of(work: Plan, ready: Endpoint, empty: int) -> RunSummary:
-    """Return what the report says about a run before it begins."""
-    return RunSummary(
-        image=work.name, endpoint=str(ready), tiles=work.tiles, regions=work.regions,
-        outside_roi=work.tiles - work.requests, empty=empty,
-    )  # fmt: skip
-
-
-def _tile_job(work: Plan, ready: Endpoint, traffic: Rules | None, options: JobOptions, run: str) -> TileJob:
+def _tile_job(work: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: JobOptions, run: str) -> TileJob:
     return TileJob(
         run=run, endpoint=ready, encoder=work.encoder, tile_yx=(work.grid.axes[0].tile, work.grid.axes[1].tile),
         score_threshold=options.score_threshold or 0.0, threads=threads_for(ready, options.concurrency),

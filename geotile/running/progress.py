@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from geotile.core.dask_info import active_client, this_worker
 from geotile.options import ProgressCallback
+from geotile.public import public
 
 _SEND_INTERVAL_S = 0.5  # between the reports of a worker
 _SHOW_INTERVAL_S = 0.1  # between two calls of a callback
@@ -30,6 +31,7 @@ class Counts(NamedTuple):
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Progress of a run, as a progress callback gets it.

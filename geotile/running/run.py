@@ -21,10 +21,10 @@ from geotile.checkpoints.checkpoint import LEASE, Checkpoint
 from geotile.core.dask_info import compute_options, loaded_distributed
 from geotile.errors import ArgumentError, ClusterError, GeotileError
 from geotile.imagery.block_cache import discard_run
+from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
 from geotile.merging.detections import concat
 from geotile.options import ProgressCallback
-from geotile.planning.plan import Plan
 from geotile.results.frame import FrameBuilder
 from geotile.results.report import Report, make_report
 from geotile.running.cluster import call_on_workers
@@ -143,9 +143,9 @@ class Run:
         return 0 if self.checkpoint is None else int(self.checkpoint.finished(self.job.grid.regions_yx).sum())
 
 
-def task_priority(work: Plan) -> Callable[[Any], int] | None:
+def task_priority(source: Source | None) -> Callable[[Any], int] | None:
     """Return the priority of tasks on a cluster: halos first for computed arrays, Dask's own order for files."""
-    return halo_first if work.source is None else None
+    return halo_first if source is None else None
 
 
 def leased(checkpoint: Folder | None) -> AbstractContextManager[None]:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from geotile.endpoints import Endpoint
+from geotile.imagery.source import Source
 from geotile.options import JobOptions
-from geotile.planning.plan import Plan
 from geotile.running.cluster import check_cluster
 from geotile.storage.folder import Folder
-from geotile.traffic import Rules, as_concurrency, rules_for, wait_until_ready
+from geotile.traffic import TrafficSettings, as_concurrency, traffic_settings, wait_until_ready
 
 
 def ready_endpoint(
-    endpoint: Endpoint, options: JobOptions, work: Plan, folders: Sequence[Folder | None], group: str | None
-) -> tuple[Endpoint, Rules | None]:
+    endpoint: Endpoint, options: JobOptions, source: Source | None, folders: Sequence[Folder | None], group: str | None
+) -> tuple[Endpoint, TrafficSettings | None]:
     """Check the cluster and wait for the model.
 
     Parameters
     ----------
     endpoint : Endpoint
     options : JobOptions
-    work : Plan
+    source : Source or None
+        File that the image is read from; None for a computed array.
     folders : sequence of Folder or None
         Folders in which workers write.
     group : str or None
@@ -41,6 +42,6 @@ def ready_endpoint(
     """
     if options.score_threshold is not None:
         endpoint = endpoint.with_score_threshold(options.score_threshold)
-    check_cluster(endpoint, work.source, [folder for folder in folders if folder is not None])
-    traffic = rules_for(endpoint, as_concurrency(options.concurrency), group)
+    check_cluster(endpoint, source, [folder for folder in folders if folder is not None])
+    traffic = traffic_settings(endpoint, as_concurrency(options.concurrency), group)
     return wait_until_ready(endpoint), traffic

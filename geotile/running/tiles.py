@@ -25,14 +25,14 @@ from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
 from geotile.core.timing import Timing, take_timings, timed
 from geotile.encoding.encoder import Encoder
-from geotile.endpoints.base import Endpoint, decoded, invoked
+from geotile.endpoints.base import Endpoint, as_detections, invoke_endpoint
 from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, ResponseError, TileError
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
 from geotile.merging.detections import Detections, concat
 from geotile.results.report import TileFailure, tile_failure
 from geotile.running.progress import Counts, Reporter, progress_reporter
-from geotile.traffic import Asked, Gate, Rules, ask, gate_of
+from geotile.traffic import Gate, RequestOutcome, TrafficSettings, gate_of, send_with_retries
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class TileJob:
     """Minimum score of a detection."""
     threads: int
     """Number of tile threads per process."""
-    traffic: Rules | None
+    traffic: TrafficSettings | None
     """Limits of the requests; None where the model runs in the process."""
     errors: Literal["record", "raise"]
     pad_value: float | None
@@ -96,7 +96,7 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
     gate = gate_of(job.run, job.traffic, job.endpoint.ready) if job.traffic else None
     batches = list(_batches(region, job, tiles))
     with gate.expecting(len(batches)) if gate else nullcontext(_nothing) as finished:
-        pool = gate.threads(job.threads) if gate else _pool(job.threads)
+        pool = gate.thread_pool(job.threads) if gate else _pool(job.threads)
         futures = [pool.submit(_run_batch, region, batch, job, gate, finished, reporter) for batch in batches]
         try:
             with waiting_elsewhere() if gate else nullcontext():
@@ -104,7 +104,7 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
                     yield from future.result()
         except BaseException:
             if gate:
-                gate.end("the run was stopped")
+                gate.stop("the run was stopped")
             cancel_run(job.run, "the run was stopped")  # so that what is queued here and in other regions is not sent
             raise
         finally:
@@ -171,7 +171,7 @@ def _results(
     try:
         asked = _ask(region, tiles, job, gate)
     except GeotileError as error:
-        if len(tiles) == 1 or (gate and gate.ended):
+        if len(tiles) == 1 or (gate and gate.stop_reason):
             yield from (_failed(tile, job, error, first=tile is first) for tile in tiles)
         else:
             yield from _one_by_one(region, tiles, job, gate, error)
@@ -191,7 +191,7 @@ def _one_by_one(
             spent = 0
 
 
-def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None) -> Asked:
+def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None) -> RequestOutcome:
     def prepare() -> list[Any]:
         with timed("cut"):
             pixels = [_cut(region, tile, job) for tile in tiles]
@@ -202,8 +202,8 @@ def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate
 
     with timed("send" if gate else "model"):
         if gate:
-            return ask(job.endpoint, gate, prepare, job.encoder.content_type)
-        return Asked(invoked(job.endpoint, prepare(), job.encoder.content_type), 1)
+            return send_with_retries(job.endpoint, gate, prepare, job.encoder.content_type)
+        return RequestOutcome(invoke_endpoint(job.endpoint, prepare(), job.encoder.content_type), 1)
 
 
 def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
@@ -211,7 +211,7 @@ def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
     height, width = job.sent_shape_yx(tile)
     try:
         with timed("parse"):
-            found = decoded(answer)
+            found = as_detections(answer)
             _must_touch(found, width, height)
             found = found.placed(tile.number, tile.window.x0, tile.window.y0, width, height)
             return TileResult(found.above(job.score_threshold), attempts, max(0, attempts - 1))

@@ -1,18 +1,23 @@
-"""Requests of a run, over all processes: how many at once, which again, when to wait for the model.
+"""Requests of a run over all processes: how many are in flight, which are retried, when to wait for the model.
 
-A process has a `Gate` for a run, which its tile threads pass. Every tenth of a second or so the gate
-tells the run's `Coordinator` what came back (`GateReport`) and is told how many requests it may have in
-flight (`Allowance`). The coordinator lives where all processes reach it: in the process itself, or on
-Dask's scheduler.
+::
+
+    tile threads ─▶ Gate ── GateReport ──▶ Coordinator (limit, circuit)
+     (a process)     ◀────── Allowance ──
+
+Each process has one `Gate` for each run, which the run's tile threads pass. About ten times per second the gate
+reports the outcomes of its requests to the run's `Coordinator` (`GateReport`) and receives the number of
+requests that it may have in flight (`Allowance`). The coordinator is where all processes reach it: in the
+process itself, or on Dask's scheduler.
 """
 
-from geotile.traffic.ask import Asked, ask
-from geotile.traffic.coordinator import Rules
+from geotile.traffic.coordinator import TrafficSettings
 from geotile.traffic.gate import Gate
 from geotile.traffic.link import begin_run, end_traffic, gate_of, stop_run_everywhere, traffic_now
-from geotile.traffic.start import as_concurrency, rules_for, threads_for, wait_until_ready
+from geotile.traffic.retry import RequestOutcome, send_with_retries
+from geotile.traffic.start import as_concurrency, threads_for, traffic_settings, wait_until_ready
 
 __all__ = [
-    "Asked", "Gate", "Rules", "as_concurrency", "ask", "begin_run", "end_traffic", "gate_of", "rules_for",
-    "stop_run_everywhere", "threads_for", "traffic_now", "wait_until_ready",
+    "Gate", "RequestOutcome", "TrafficSettings", "as_concurrency", "begin_run", "end_traffic", "gate_of",
+    "send_with_retries", "stop_run_everywhere", "threads_for", "traffic_now", "traffic_settings", "wait_until_ready",
 ]  # fmt: skip

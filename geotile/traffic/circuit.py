@@ -1,8 +1,15 @@
-"""Whether requests are sent at all: closed while the model answers, open while it is away.
+"""Circuit breaker of one model: whether requests are sent at all.
 
-Closed → open when nothing but failures came back for a while. Open: the model is asked whether it is
-there (`Endpoint.ready`), after growing pauses. If so → trial: one request; an answer closes the
-circuit, a failure opens it again. (Nygard, "Release It!", 2007, calls the trial half-open.)
+::
+
+    closed ── only failures for a while ──▶ open ── a probe succeeds ──▶ trial (one request)
+       ▲                                     ▲                             │
+       │                                     └────────── it fails ─────────┤
+       └───────────────────────── any response arrives ────────────────────┘
+
+Closed: requests are sent. Open: no requests are sent; the model is probed (`Endpoint.ready`) after
+pauses that grow. Trial: one request is sent. A successful response closes the circuit, a failure opens it
+again. (Nygard, "Release It!", 2007, calls the trial state half-open.)
 """
 
 from __future__ import annotations
@@ -10,94 +17,107 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-_FAILURES = 5  # that open it, if no answer came for
-_AT_LEAST_S = 0.5  # or three times what an answer takes
-_LEAST_PAUSE_S, _LONGEST_PAUSE_S, _PAUSE = 0.25, 30.0, 0.25  # a quarter of the time that it has been away
-_PROBE_S = 60.0  # a probe that is not heard of for so long is lost with its process
+_MIN_FAILURES = 5  # consecutive failures that open the circuit
+_MIN_FAILING_S = 0.5  # time over which they must occur; three times the latency if that is longer
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.25, 30.0
+_PAUSE_SHARE = 0.25  # pause between two probes, as a share of the time since the outage began
+_PROBE_LOST_S = 60.0  # a probe without a result after this time is lost, because its process died
 
 
 @dataclass
 class Circuit:
-    """The state of one model, as all processes of a run see it."""
+    """State of one model, shared by all processes of a run. Times are seconds of a monotonic clock."""
 
     ready_timeout_s: float
     outage_timeout_s: float
     state: Literal["closed", "open", "trial"] = "closed"
-    ended: str | None = None
-    """Why the run gave up."""
+    stop_reason: str | None = None
+    """Reason why the run gave up on the model; None while it has not."""
     outages: int = 0
-    """How often the model was found to be away."""
-    seconds_open: float = 0.0
-    reason: str = ""
-    """The last failure."""
-    _ever: bool = False
-    _failures: int = 0  # since the last answer
-    _since: float = 0.0  # the first of them
-    _latency: float = 0.0
-    _opened: float = 0.0
-    _confirmed: bool = False
-    _next_probe: float = 0.0
+    """Number of outages so far."""
+    open_s: float = 0.0
+    """Total time during which the circuit was not closed."""
+    last_failure: str = ""
+    """Message of the last failure."""
+    _ever_answered: bool = False
+    _failures: int = 0  # since the last response
+    _failing_since: float = 0.0
+    _latency_s: float = 0.0
+    _opened_at: float = 0.0
+    _outage_counted: bool = False
+    _next_probe_at: float = 0.0
 
-    def answered(self, now: float, latency_s: float) -> None:
-        """Take in that an answer came, whenever it was asked for."""
-        self._ever, self._failures, self._latency = True, 0, latency_s
+    def record_response(self, now: float, latency_s: float) -> None:
+        """Record that a response arrived, whenever its request was sent."""
+        self._ever_answered, self._failures, self._latency_s = True, 0, latency_s
         if self.state != "closed":
             self.state = "closed"
-            self.seconds_open += now - self._opened
+            self.open_s += now - self._opened_at
 
-    def failed(self, now: float, failures: int, throttled: bool, reason: str) -> None:
-        """Take in that nothing but failures came back since the last call."""
+    def record_failures(self, now: float, failures: int, throttled: bool, message: str) -> None:
+        """Record that only failures occurred since the last call.
+
+        Parameters
+        ----------
+        now : float
+        failures : int
+            Number of failures.
+        throttled : bool
+            Whether the endpoint throttled all of them.
+        message : str
+            Message of the last failure.
+        """
         if self._failures == 0:
-            self._since = now
+            self._failing_since = now
         self._failures += failures
-        self.reason = reason or self.reason
+        self.last_failure = message or self.last_failure
         if self.state == "trial":
-            self._confirm(throttled)
-            self._again(now)
-        elif self._failures >= _FAILURES and now - self._since >= max(_AT_LEAST_S, 3 * self._latency):
-            self.suspect(now)
+            if throttled:
+                self._count_outage()
+            self._reopen(now)
+        elif self._failures >= _MIN_FAILURES and now - self._failing_since >= max(_MIN_FAILING_S, 3 * self._latency_s):
+            self.suspect_outage(now)
 
-    def suspect(self, now: float) -> None:
-        """Open it now: a tile is about to be given up and nobody is answered."""
+    def suspect_outage(self, now: float) -> None:
+        """Open the circuit now: a tile is about to fail, and no request is answered."""
         if self.state == "closed":
-            self._since = self._since if self._failures else now
-            self._open(now)
+            self._failing_since = self._failing_since if self._failures else now
+            self.state, self._opened_at, self._next_probe_at, self._outage_counted = "open", now, now, False
 
-    def probe(self, now: float) -> bool:
-        """Tell whether the caller is to ask the model now, and note that it does."""
-        self._give_up(now)
-        if self.state != "open" or self.ended or now < self._next_probe:
+    def start_probe(self, now: float) -> bool:
+        """Return whether the caller must probe the model now; if so, record that it does."""
+        self._check_timeout(now)
+        if self.state != "open" or self.stop_reason or now < self._next_probe_at:
             return False
-        self._next_probe = now + _PROBE_S
+        self._next_probe_at = now + _PROBE_LOST_S
         return True
 
-    def probed(self, now: float, wrong: str | None) -> None:
-        """Take in what a probe found: None if the model is there."""
+    def record_probe(self, now: float, failure: str | None) -> None:
+        """Record the result of a probe: a failure message, or None if the model is ready."""
         if self.state == "open":
-            if wrong is None:
+            if failure is None:
                 self.state = "trial"
             else:
-                self.reason = wrong
-                self._confirm(True)
-                self._again(now)
+                self.last_failure = failure
+                self._count_outage()
+                self._reopen(now)
 
-    def _open(self, now: float) -> None:
-        self.state, self._opened, self._next_probe, self._confirmed = "open", now, now, False
+    def _count_outage(self) -> None:
+        if not self._outage_counted:
+            self.outages, self._outage_counted = self.outages + 1, True
 
-    def _confirm(self, away: bool) -> None:
-        if away and not self._confirmed:
-            self.outages, self._confirmed = self.outages + 1, True
+    def _reopen(self, now: float) -> None:
+        pause = min(max(_MIN_PAUSE_S, _PAUSE_SHARE * (now - self._failing_since)), _MAX_PAUSE_S)
+        self.state, self._next_probe_at = "open", now + pause
+        self._check_timeout(now)
 
-    def _again(self, now: float) -> None:
-        pause = min(max(_LEAST_PAUSE_S, _PAUSE * (now - self._since)), _LONGEST_PAUSE_S)
-        self.state, self._next_probe = "open", now + pause
-        self._give_up(now)
-
-    def _give_up(self, now: float) -> None:
+    def _check_timeout(self, now: float) -> None:
         if self.state == "closed":
             return
-        name = "outage_timeout_s" if self._ever else "ready_timeout_s"
-        limit = self.outage_timeout_s if self._ever else self.ready_timeout_s
-        if now - self._since > limit and not self.ended:
-            self.seconds_open += now - self._opened
-            self.ended = f"the model did not answer for {name}={limit:g} s; the last failure: {self.reason}"
+        name = "outage_timeout_s" if self._ever_answered else "ready_timeout_s"
+        limit = self.outage_timeout_s if self._ever_answered else self.ready_timeout_s
+        if now - self._failing_since > limit and not self.stop_reason:
+            self.open_s += now - self._opened_at
+            self.stop_reason = (
+                f"the model did not respond for {name}={limit:g} s; the last failure was: {self.last_failure}"
+            )

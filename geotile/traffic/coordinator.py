@@ -1,4 +1,4 @@
-"""A run's requests, or those of a group of runs, over all processes: shares of one number, and one circuit."""
+"""The coordinator of a run, or of a group of runs: it divides one concurrency limit among all processes."""
 
 from __future__ import annotations
 
@@ -12,60 +12,65 @@ from geotile.traffic.circuit import Circuit
 from geotile.traffic.limit import AutoLimit, FixedLimit, Tally
 
 _log = logging.getLogger(__name__)
-_TALK_S = 0.1
-_WORDS_A_SECOND = 500  # over all processes: with more than 50 each speaks less often
+_REPORT_INTERVAL_S = 0.1
+_MAX_REPORTS_PER_S = 500  # over all processes: with more than 50 processes, each one reports less often
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What a run asks for."""
+class TrafficSettings:
+    """Settings of a run's requests."""
 
     concurrency: int | Literal["auto"]
     ready_timeout_s: float
     outage_timeout_s: float
     group: str | None = None
-    """Runs of one group share one number and one circuit."""
+    """Name of a group of runs that share one concurrency limit and one circuit; None if the run is in no group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateReport:
-    """What a process tells."""
+    """Report of a process's gate to the coordinator."""
 
     process: str
+    """Unique name of the gate."""
     worker: str | None
-    """Address of the Dask worker that it is."""
+    """Address of the Dask worker that this process is; None if it is none."""
     wanted: int
-    """Requests that it has to make, those in flight among them."""
+    """Number of requests that the process still has to complete, including those in flight."""
     in_flight: int
+    """Number of requests in flight."""
     tally: Tally
-    """Since its last word."""
-    streak: int
-    """Failures since its last answer."""
-    reason: str
-    """The last of them."""
+    """Outcomes since the previous report."""
+    consecutive_failures: int
+    """Number of failures since the last response."""
+    last_failure: str
+    """Message of the last of these failures."""
     all_throttled: bool
-    """Whether the endpoint itself refused all of them."""
-    probed: tuple[str | None] | None
-    """What the probe found that it was told to make; None if there was none."""
-    suspects: bool
-    """Whether a tile is about to be given up, though nobody was answered since it was first sent."""
+    """Whether the endpoint throttled all of these failures."""
+    probe_result: tuple[str | None] | None
+    """Result of the requested probe: a failure message, or (None,) if the model is ready; None without a probe."""
+    suspects_outage: bool
+    """Whether a tile is about to fail although no request was answered since the tile was first sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
-    """What a process is told."""
+    """Reply of the coordinator to a report."""
 
     cap: int
-    """Requests that it may have in flight."""
+    """Maximum number of requests that the process may have in flight."""
     probe: bool = False
-    """Ask the model whether it is there."""
+    """Whether the process must probe the model now."""
     state: Literal["closed", "open", "trial"] = "closed"
+    """State of the circuit."""
     outages: int = 0
-    ended: str | None = None
-    alone: bool = False
-    """Whether no other request is wanted anywhere."""
-    next_s: float = _TALK_S
-    """Seconds until its next word."""
+    """Number of outages so far."""
+    stop_reason: str | None = None
+    """Reason why no more requests may be sent; None while they may."""
+    is_only_request: bool = False
+    """Whether only one request is left in the run, over all processes."""
+    next_report_s: float = _REPORT_INTERVAL_S
+    """Delay before the next report, in seconds."""
 
 
 @dataclass
@@ -73,119 +78,123 @@ class _Process:
     wanted: int = 0
     in_flight: int = 0
     cap: int = 0
-    """What it was last granted."""
-    held: int = 0
-    """Requests that it may have in flight by now: until its next word, also by the grant before."""
+    """Cap of the last allowance."""
+    reserved: int = 0
+    """Requests that may be in flight by now: until its next report, the process may still use the previous cap."""
 
 
 @dataclass
 class Coordinator:
-    """Hears words, gives grants. Not thread-safe; the clock is the caller's."""
+    """Receives reports and returns allowances. Not thread-safe; the caller passes the time."""
 
-    rules: Rules
+    settings: TrafficSettings
     limit: AutoLimit | FixedLimit = field(init=False)
     circuit: Circuit = field(init=False)
     throttled: int = 0
+    """Number of throttled requests so far."""
+    last_report_at: float = 0.0
+    """Time of the last report."""
     _processes: dict[str, _Process] = field(default_factory=dict)
-    _workers: dict[str, set[str]] = field(default_factory=dict)
-    _trial: str | None = None
-    heard: float = 0.0
-    """When the last word came."""
+    _processes_by_worker: dict[str, set[str]] = field(default_factory=dict)
+    _trial_process: str | None = None
 
     def __post_init__(self) -> None:
-        asked = self.rules.concurrency
-        self.limit = AutoLimit() if asked == "auto" else FixedLimit(asked)
-        self.circuit = Circuit(self.rules.ready_timeout_s, self.rules.outage_timeout_s)
+        concurrency = self.settings.concurrency
+        self.limit = AutoLimit() if concurrency == "auto" else FixedLimit(concurrency)
+        self.circuit = Circuit(self.settings.ready_timeout_s, self.settings.outage_timeout_s)
 
-    def hear(self, word: GateReport, now: float) -> Allowance:
-        """Take in a word, answer with a grant."""
-        self.heard = now
-        process = self._processes.setdefault(word.process, _Process())
-        if word.worker is not None:
-            self._workers.setdefault(word.worker, set()).add(word.process)
-        process.wanted, process.in_flight = word.wanted, word.in_flight
-        was = self.circuit.state
-        self._notice(word, now)
-        probe = self.circuit.probe(now)
-        if self.circuit.state != was or self.circuit.ended:
-            self._tell(was)
-        before, process.cap = process.cap, self._cap(word.process)
-        process.held = max(before, process.cap, word.in_flight)
-        if word.wanted == process.held == 0:
-            del self._processes[word.process]
+    def update(self, report: GateReport, now: float) -> Allowance:
+        """Record a report and return the process's new allowance."""
+        self.last_report_at = now
+        process = self._processes.setdefault(report.process, _Process())
+        if report.worker is not None:
+            self._processes_by_worker.setdefault(report.worker, set()).add(report.process)
+        process.wanted, process.in_flight = report.wanted, report.in_flight
+        previous_state = self.circuit.state
+        self._record(report, now)
+        probe = self.circuit.start_probe(now)
+        if self.circuit.state != previous_state or self.circuit.stop_reason:
+            self._log_change(previous_state)
+        previous_cap, process.cap = process.cap, self._cap(report.process)
+        process.reserved = max(previous_cap, process.cap, report.in_flight)
+        if report.wanted == process.reserved == 0:
+            del self._processes[report.process]
         return Allowance(
             cap=process.cap, probe=probe, state=self.circuit.state,
-            outages=self.circuit.outages, ended=self.circuit.ended,
-            alone=sum(each.wanted for each in self._processes.values()) == 1,
-            next_s=max(_TALK_S, len(self._processes) / _WORDS_A_SECOND),
+            outages=self.circuit.outages, stop_reason=self.circuit.stop_reason,
+            is_only_request=sum(each.wanted for each in self._processes.values()) == 1,
+            next_report_s=max(_REPORT_INTERVAL_S, len(self._processes) / _MAX_REPORTS_PER_S),
         )  # fmt: skip
 
-    def gone(self, worker: str) -> None:
-        """Forget a worker that died: its share is free."""
-        self.left(self._workers.pop(worker, ()))
+    def remove_worker(self, worker: str) -> None:
+        """Remove a worker that died, so that its share is free."""
+        self.remove_processes(self._processes_by_worker.pop(worker, ()))
 
-    def left(self, processes: Iterable[str]) -> None:
-        """Forget processes that make no more requests: their shares are free."""
+    def remove_processes(self, processes: Iterable[str]) -> None:
+        """Remove processes that make no more requests, so that their shares are free."""
         for name in processes:
             self._processes.pop(name, None)
 
-    def now(self) -> tuple[int, int]:
-        """Return how many requests are in flight, by the last words, and how many may be."""
+    def in_flight_and_limit(self) -> tuple[int, int]:
+        """Return the number of requests in flight, according to the last reports, and the current limit."""
         return sum(each.in_flight for each in self._processes.values()), self.limit.limit
 
     def traffic(self) -> Traffic:
-        """Return what came of all requests so far."""
+        """Return the summary of all requests so far."""
         return Traffic(
             concurrency=self.limit.limit, throttled=self.throttled,
-            outages=self.circuit.outages, outage_s=round(self.circuit.seconds_open, 3),
+            outages=self.circuit.outages, outage_s=round(self.circuit.open_s, 3),
         )  # fmt: skip
 
-    def _notice(self, word: GateReport, now: float) -> None:
-        tally, circuit = word.tally, self.circuit
+    def _record(self, report: GateReport, now: float) -> None:
+        tally, circuit = report.tally, self.circuit
         self.throttled += tally.throttled
         if circuit.state == "closed":
             self.limit.observe(now, tally)
         else:
-            self.limit.interrupted()
-        if word.probed is not None:
-            circuit.probed(now, word.probed[0])
+            self.limit.restart_window()
+        if report.probe_result is not None:
+            circuit.record_probe(now, report.probe_result[0])
         if tally.answered:
-            circuit.answered(now, tally.latency_s / tally.answered)
-        failures = min(word.streak, tally.failed + tally.throttled)
+            circuit.record_response(now, tally.latency_s / tally.answered)
+        failures = min(report.consecutive_failures, tally.failed + tally.throttled)
         if failures:
-            circuit.failed(now, failures, word.all_throttled, word.reason)
-        if word.suspects:
-            circuit.suspect(now)
+            circuit.record_failures(now, failures, report.all_throttled, report.last_failure)
+        if report.suspects_outage:
+            circuit.suspect_outage(now)
 
     def _cap(self, name: str) -> int:
-        if self.circuit.state == "open" or self.circuit.ended:
+        if self.circuit.state == "open" or self.circuit.stop_reason:
             return 0
-        others = sum(each.held for key, each in self._processes.items() if key != name)
+        others = sum(each.reserved for key, each in self._processes.items() if key != name)
         if self.circuit.state == "closed":
             limit = self.limit.limit
-            return max(0, min(self._fair(name, limit), limit - others))
-        tries = self._processes.get(self._trial or "")
-        if tries is None or not tries.wanted:
-            self._trial = name
-        return max(0, min(self._processes[name].wanted, 1 - others)) if self._trial == name else 0
+            return max(0, min(self._fair_share(name, limit), limit - others))
+        trial = self._processes.get(self._trial_process or "")
+        if trial is None or not trial.wanted:
+            self._trial_process = name
+        return max(0, min(self._processes[name].wanted, 1 - others)) if self._trial_process == name else 0
 
-    def _fair(self, name: str, limit: int) -> int:
-        """Return a process's share: as even as can be, none more than it wants."""
+    def _fair_share(self, name: str, limit: int) -> int:
+        """Return a process's max-min fair share: as even as possible, and never more than the process wants."""
         left = limit
-        order = sorted(self._processes, key=lambda key: (self._processes[key].held > 0, self._processes[key].wanted))
-        for position, key in enumerate(order):  # who has some comes last: what does not divide stays with it
+        order = sorted(
+            self._processes, key=lambda key: (self._processes[key].reserved > 0, self._processes[key].wanted)
+        )
+        for position, key in enumerate(order):  # processes with a share come last, so that they keep the remainder
             share = min(self._processes[key].wanted, left // (len(order) - position))
             if key == name:
                 return share
             left -= share
         return 0
 
-    def _tell(self, was: str) -> None:
-        if self.circuit.ended:
-            _log.error("the run ends with what it has: %s", self.circuit.ended)
-        elif was == "closed":
+    def _log_change(self, previous_state: str) -> None:
+        if self.circuit.stop_reason:
+            _log.error("the run stops and keeps the results so far: %s", self.circuit.stop_reason)
+        elif previous_state == "closed":
             _log.warning(
-                "nothing but failures from the model (%s); requests wait until it answers", self.circuit.reason
+                "all recent requests to the model failed (%s); requests are paused until it responds",
+                self.circuit.last_failure,
             )
         elif self.circuit.state == "closed":
-            _log.warning("the model answers again")
+            _log.warning("the model responds again")

@@ -1,4 +1,4 @@
-"""What a process's tile threads pass on their way to the model."""
+"""The gate that a process's tile threads pass before they send a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from geotile.traffic.coordinator import Allowance, GateReport
 from geotile.traffic.limit import Tally
 
 _log = logging.getLogger(__name__)
-_AHEAD = 2  # requests prepared beyond those in flight, so that a free place is taken at once
+_PREPARED_AHEAD = 2  # requests prepared beyond those in flight, so that a free slot is used at once
 Link = Callable[[GateReport], Allowance]
 
 
@@ -26,11 +26,11 @@ class Gate:
     Parameters
     ----------
     link : callable
-        ``link(word) -> grant``: the coordinator.
+        ``link(report) -> allowance``: sends a report to the coordinator.
     probe : callable
-        Raises EndpointError if the model is not there.
+        Raises EndpointError if the model is not ready.
     run : str
-        Names the run.
+        Name of the run.
     worker : str, optional
         Address of the Dask worker that this process is.
     """
@@ -39,61 +39,63 @@ class Gate:
         self._link, self._probe, self._run, self._worker = link, probe, run, worker
         self._name = uuid4().hex
         self._lock = threading.Lock()
-        self._room, self._free, self._over = (threading.Condition(self._lock) for _ in range(3))
-        self._nudge = threading.Event()
-        self._grant = Allowance(cap=0)
-        self._wanted = self._under_way = self._in_flight = 0
-        self._tally, self._streak, self._all_throttled, self._reason = Tally(words=0, busy=0), 0, True, ""
-        self._probed: tuple[str | None] | None = None
-        self._suspects = self._talking = False
-        self._last_answer = float("-inf")
-        self._ended: str | None = None
+        self._can_prepare, self._can_send, self._stopped = (threading.Condition(self._lock) for _ in range(3))
+        self._wake_up = threading.Event()
+        self._allowance = Allowance(cap=0)
+        self._wanted = self._preparing = self._in_flight = 0
+        self._tally = Tally(reports=0, busy=0)
+        self._consecutive_failures, self._all_throttled, self._last_failure = 0, True, ""
+        self._probe_result: tuple[str | None] | None = None
+        self._suspects_outage = self._reporting = False
+        self._last_response = float("-inf")
+        self._stop_reason: str | None = None
         self._pool: ThreadPoolExecutor | None = None
 
-    def threads(self, most: int) -> ThreadPoolExecutor:
+    def thread_pool(self, max_threads: int) -> ThreadPoolExecutor:
         """Return the run's own tile threads.
 
-        Were they shared with another run, all of them could wait here for room that the other one holds and has no
-        thread to use: for ever, where both ask one endpoint; for the slow one's answers, where they ask two.
+        Runs do not share these threads. If they did, all threads could wait here for a slot that another run holds
+        but has no thread to use: forever if both runs use one endpoint, or for the responses of the slower endpoint
+        if they use two.
         """
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(most, thread_name_prefix="geotile-tile")
+                self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix="geotile-tile")
             return self._pool
 
     @property
-    def trial(self) -> bool:
-        """Whether the request in flight is the one that tries whether the model is back."""
-        return self._grant.state == "trial"
+    def is_trial(self) -> bool:
+        """Whether the request in flight is the trial that decides whether the outage is over."""
+        return self._allowance.state == "trial"
 
     @property
-    def alone(self) -> bool:
-        """Whether no other request is wanted, anywhere."""
-        return self._grant.alone
+    def is_only_request(self) -> bool:
+        """Whether only one request is left in the run, over all processes."""
+        return self._allowance.is_only_request
 
     @property
     def outages(self) -> int:
-        """How often the model was found to be away, so far."""
-        return self._grant.outages
+        """Number of outages so far."""
+        return self._allowance.outages
 
     @property
-    def ended(self) -> str | None:
-        """Why no more requests are sent in this run."""
-        return self._ended
+    def stop_reason(self) -> str | None:
+        """Reason why no more requests are sent in this run; None while they are."""
+        return self._stop_reason
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits here."""
-        return not self._talking
+        """Whether no requests are expected here."""
+        return not self._reporting
 
-    def end(self, reason: str) -> None:
-        """Let nobody pass from now on."""
+    def stop(self, reason: str) -> None:
+        """Let no more requests pass."""
         with self._lock:
-            self._end(reason)
+            self._stop(reason)
 
     @contextmanager
     def expecting(self, requests: int) -> Iterator[Callable[[], None]]:
-        """Announce requests; call what it yields once for each that is done with."""
+        """Announce requests; the caller calls the yielded function once for each request that is complete."""
         left = requests
 
         def done() -> None:
@@ -104,148 +106,152 @@ class Gate:
 
         with self._lock:
             self._wanted += requests
-            if not self._talking:
-                self._talking = True
-                threading.Thread(target=self._talk, name="geotile-gate", daemon=True).start()
+            if not self._reporting:
+                self._reporting = True
+                threading.Thread(target=self._report_until_idle, name="geotile-gate", daemon=True).start()
         try:
             yield done
         finally:
             with self._lock:
                 self._wanted -= left
-            self._nudge.set()
+            self._wake_up.set()
 
     @contextmanager
-    def room(self) -> Iterator[None]:
-        """Wait for room to prepare a request: what is prepared takes memory.
+    def prepare_slot(self) -> Iterator[None]:
+        """Wait for a slot to prepare a request. Slots are limited because a prepared request takes memory.
 
         Raises
         ------
         EndpointUnreachable
-            If none may be sent any more.
+            If no more requests may be sent.
         """
         with self._lock:
-            self._room.wait_for(lambda: self._ended or self._under_way < self._grant.cap + _AHEAD)
-            if self._ended:
-                raise EndpointUnreachable(self._ended)
-            self._under_way += 1
+            self._can_prepare.wait_for(
+                lambda: self._stop_reason or self._preparing < self._allowance.cap + _PREPARED_AHEAD
+            )
+            if self._stop_reason:
+                raise EndpointUnreachable(self._stop_reason)
+            self._preparing += 1
         try:
             yield
         finally:
             with self._lock:
-                self._under_way -= 1
-                self._room.notify()
+                self._preparing -= 1
+                self._can_prepare.notify()
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         """Wait until a request may be sent.
 
         Raises
         ------
         EndpointUnreachable
-            If none may be any more.
+            If no more requests may be sent.
         """
         with self._lock:
-            self._free.wait_for(lambda: self._ended or self._in_flight < self._grant.cap)
-            if self._ended:
-                raise EndpointUnreachable(self._ended)
+            self._can_send.wait_for(lambda: self._stop_reason or self._in_flight < self._allowance.cap)
+            if self._stop_reason:
+                raise EndpointUnreachable(self._stop_reason)
             self._in_flight += 1
 
-    def leave(self) -> None:
-        """Give the place in flight to the next."""
+    def release(self) -> None:
+        """Free the slot of a request in flight."""
         with self._lock:
             self._in_flight -= 1
-            self._free.notify()
+            self._can_send.notify()
 
-    def answered(self, latency_s: float) -> None:
-        """Note an answer."""
+    def record_response(self, latency_s: float) -> None:
+        """Record a response."""
         with self._lock:
-            self._streak, self._all_throttled, self._last_answer = 0, True, time.monotonic()
-            self._tally += Tally(answered=1, latency_s=latency_s, latency_s2=latency_s**2, words=0, busy=0)
-        if self._grant.state != "closed":
-            self._nudge.set()
+            self._consecutive_failures, self._all_throttled, self._last_response = 0, True, time.monotonic()
+            self._tally += Tally(answered=1, latency_s=latency_s, latency_s2=latency_s**2, reports=0, busy=0)
+        if self._allowance.state != "closed":
+            self._wake_up.set()
 
-    def failed(self, error: EndpointError) -> None:
-        """Note a failure that may pass."""
-        crowded = error.throttled or error.timed_out
+    def record_failure(self, error: EndpointError) -> None:
+        """Record a retryable failure."""
+        overloaded = error.throttled or error.timed_out
         with self._lock:
-            self._streak, self._reason = self._streak + 1, str(error)
+            self._consecutive_failures, self._last_failure = self._consecutive_failures + 1, str(error)
             self._all_throttled = self._all_throttled and error.throttled
-            self._tally += Tally(throttled=int(crowded), failed=int(not crowded), words=0, busy=0)
-        self._nudge.set()
+            self._tally += Tally(throttled=int(overloaded), failed=int(not overloaded), reports=0, busy=0)
+        self._wake_up.set()
 
-    def silent_since(self, moment: float) -> bool:
-        """Tell whether no request of this process was answered since a moment of the monotonic clock."""
-        return self._last_answer < moment
+    def no_response_since(self, moment: float) -> bool:
+        """Return whether this process received no response since a time of the monotonic clock."""
+        return self._last_response < moment
 
-    def suspect(self) -> None:
-        """Say that it is the model that fails, not a tile."""
+    def suspect_outage(self) -> None:
+        """Report that the model seems to fail, not a single tile."""
         with self._lock:
-            self._suspects = True
-        self._nudge.set()
+            self._suspects_outage = True
+        self._wake_up.set()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not beyond the end of the run."""
+        """Wait, but not longer than the run lasts."""
         with self._lock:
-            self._over.wait_for(lambda: self._ended, seconds)
+            self._stopped.wait_for(lambda: self._stop_reason, seconds)
 
-    def _talk(self) -> None:
-        """Exchange words and grants while there is anything to say."""
+    def _report_until_idle(self) -> None:
+        """Exchange reports and allowances until no request is left and the share has been given back."""
         while True:
-            self._nudge.clear()
-            word = self._word()
+            self._wake_up.clear()
+            report = self._make_report()
             try:
-                grant = self._link(word)
-            except Exception as error:  # whatever breaks the line, tile threads must not wait for ever
+                allowance = self._link(report)
+            except Exception as error:  # the link can fail in any way, and tile threads must not wait forever
                 with self._lock:
                     if self._wanted == 0:  # the cluster closed just after the last tile
-                        self._talking = False
+                        self._reporting = False
                         return
-                _log.exception("no word from the coordinator")
-                self.end(f"this worker lost the run's coordinator: {type(error).__name__}: {error}")
-                grant = Allowance(cap=0)
-            held = self._take(grant)
+                _log.exception("the coordinator cannot be reached")
+                self.stop(f"this worker lost the connection to the coordinator: {type(error).__name__}: {error}")
+                allowance = Allowance(cap=0)
+            previous_cap = self._apply(allowance)
             with self._lock:
-                if word.wanted == word.in_flight == held == self._wanted == 0:
-                    self._talking = False
+                if report.wanted == report.in_flight == previous_cap == self._wanted == 0:
+                    self._reporting = False
                     return
-            if word.wanted == word.in_flight == 0 < held:
-                continue  # the next word gives its share back
-            if grant.probe:
-                self._probed = (self._ask(),)
-            elif self._nudge.wait(grant.next_s):
-                time.sleep(grant.next_s / 10)  # let the like come along
+            if report.wanted == report.in_flight == 0 < previous_cap:
+                continue  # the next report gives the share back
+            if allowance.probe:
+                self._probe_result = (self._run_probe(),)
+            elif self._wake_up.wait(allowance.next_report_s):
+                time.sleep(allowance.next_report_s / 10)  # so that similar events go into the same report
 
-    def _word(self) -> GateReport:
+    def _make_report(self) -> GateReport:
         with self._lock:
-            busy = int(self._wanted > self._in_flight >= self._grant.cap)
-            word = GateReport(
+            busy = int(self._wanted > self._in_flight >= self._allowance.cap)
+            report = GateReport(
                 process=self._name, worker=self._worker, wanted=self._wanted, in_flight=self._in_flight,
-                tally=self._tally + Tally(busy=busy), streak=self._streak, reason=self._reason,
-                all_throttled=self._all_throttled, probed=self._probed, suspects=self._suspects,
+                tally=self._tally + Tally(busy=busy), consecutive_failures=self._consecutive_failures,
+                last_failure=self._last_failure, all_throttled=self._all_throttled,
+                probe_result=self._probe_result, suspects_outage=self._suspects_outage,
             )  # fmt: skip
-            self._tally, self._probed, self._suspects = Tally(words=0, busy=0), None, False
-            return word
+            self._tally, self._probe_result, self._suspects_outage = Tally(reports=0, busy=0), None, False
+            return report
 
-    def _take(self, grant: Allowance) -> int:
-        """Obey a grant; return the cap before."""
+    def _apply(self, allowance: Allowance) -> int:
+        """Apply an allowance; return the previous cap."""
         with self._lock:
-            before, self._grant = self._grant.cap, grant
-            if grant.ended:
-                self._end(grant.ended)
-            self._room.notify_all()
-            self._free.notify_all()
-            return before
+            previous_cap, self._allowance = self._allowance.cap, allowance
+            if allowance.stop_reason:
+                self._stop(allowance.stop_reason)
+            self._can_prepare.notify_all()
+            self._can_send.notify_all()
+            return previous_cap
 
-    def _end(self, reason: str) -> None:
-        self._ended = self._ended or reason
+    def _stop(self, reason: str) -> None:
+        self._stop_reason = self._stop_reason or reason
         cancel_run(self._run, reason)
-        for each in (self._room, self._free, self._over):
-            each.notify_all()
+        for condition in (self._can_prepare, self._can_send, self._stopped):
+            condition.notify_all()
 
-    def _ask(self) -> str | None:
+    def _run_probe(self) -> str | None:
+        """Probe the model; return a failure message, or None if the model is ready."""
         try:
             self._probe()
         except EndpointError as error:
             return str(error)
-        except Exception as error:  # a probe of somebody else's endpoint; it counts as a model that is away
+        except Exception as error:  # a user's endpoint can raise anything; it counts as a model that is not ready
             return f"{type(error).__name__}: {error}"
         return None

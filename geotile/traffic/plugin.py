@@ -1,4 +1,4 @@
-"""The coordinators on Dask's scheduler, where every worker reaches them; and whose run each is."""
+"""A plugin of Dask's scheduler that holds the coordinators, where every worker reaches them."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ from typing import Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from geotile.traffic.link import stop_run
-from geotile.traffic.runs import Runs
+from geotile.traffic.run_registry import RunRegistry
 
 
 class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is not typed
-    """Answers the words of gates on workers; ends the runs of clients that are gone."""
+    """Answers the reports of the workers' gates, and stops the runs of clients that disconnect."""
 
     name = "geotile-traffic"
     idempotent = True
 
     async def start(self, scheduler: Any) -> None:
-        """Take part in what the scheduler answers."""
-        self.runs, self.scheduler = Runs(), scheduler
-        self.clients: dict[str, str] = {}
-        self.stopping: set[asyncio.Task[None]] = set()
-        scheduler.handlers["geotile_traffic"] = self.hear
-        scheduler.handlers["geotile_traffic_end"] = self.end
-        scheduler.handlers["geotile_traffic_now"] = self.now
-        scheduler.handlers["geotile_begin"] = self.begin
+        """Register the handlers that clients and workers call."""
+        self.registry, self.scheduler = RunRegistry(), scheduler
+        self.client_by_run: dict[str, str] = {}
+        self.stop_tasks: set[asyncio.Task[None]] = set()
+        scheduler.handlers["geotile_traffic"] = self.update
+        scheduler.handlers["geotile_traffic_end"] = self.finish
+        scheduler.handlers["geotile_traffic_now"] = self.in_flight_and_limits
+        scheduler.handlers["geotile_begin"] = self.register
         scheduler.handlers["geotile_stop"] = self.stop
 
-    async def begin(self, run: str, client: str) -> None:
-        """Note whose run it is."""
-        self.clients[run] = client
+    async def register(self, run: str, client: str) -> None:
+        """Record which client a run belongs to."""
+        self.client_by_run[run] = client
 
-    async def hear(self, run: str, said: bytes) -> bytes:
-        """Take a word to its run's coordinator."""
-        return pickle.dumps(self.runs.hear(run, *pickle.loads(said)))
+    async def update(self, run: str, message: bytes) -> bytes:
+        """Pass a report to its run's coordinator and return the allowance; both are pickled."""
+        return pickle.dumps(self.registry.update(run, *pickle.loads(message)))
 
-    async def end(self, run: str) -> bytes:
-        """Forget a run."""
-        self.clients.pop(run, None)
-        return pickle.dumps(self.runs.end(run))
+    async def finish(self, run: str) -> bytes:
+        """Remove a run and return the summary of its requests, pickled."""
+        self.client_by_run.pop(run, None)
+        return pickle.dumps(self.registry.finish(run))
 
-    async def now(self) -> bytes:
-        """Return what is in flight."""
-        return pickle.dumps(self.runs.now())
+    async def in_flight_and_limits(self) -> bytes:
+        """Return the numbers of requests in flight and the limits, pickled."""
+        return pickle.dumps(self.registry.in_flight_and_limits())
 
     async def stop(self, run: str, reason: str) -> None:
-        """End a run in all workers."""
-        self.clients.pop(run, None)
-        self.runs.end(run)
-        said = {"function": pickle.dumps(stop_run), "args": pickle.dumps((run, reason)), "kwargs": pickle.dumps({})}
-        await self.scheduler.broadcast(msg={"op": "run", "wait": True, **said}, on_error="return")
+        """Stop a run in all workers."""
+        self.client_by_run.pop(run, None)
+        self.registry.finish(run)
+        call = {"function": pickle.dumps(stop_run), "args": pickle.dumps((run, reason)), "kwargs": pickle.dumps({})}
+        await self.scheduler.broadcast(msg={"op": "run", "wait": True, **call}, on_error="return")
 
     def remove_worker(self, scheduler: Any, worker: str, **more: Any) -> None:
         """Free the share of a worker that died."""
-        self.runs.gone(worker)
+        self.registry.remove_worker(worker)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """End the runs of a client that is gone: what its regions would still ask nobody waits for."""
-        for run in [run for run, owner in self.clients.items() if owner == client]:
-            task = asyncio.ensure_future(self.stop(run, "the run's client is gone"))
-            self.stopping.add(task)
-            task.add_done_callback(self.stopping.discard)
+        """Stop the runs of a client that disconnected, because no one needs the results of further requests."""
+        for run in [run for run, owner in self.client_by_run.items() if owner == client]:
+            task = asyncio.ensure_future(self.stop(run, "the run's client has disconnected"))
+            self.stop_tasks.add(task)
+            task.add_done_callback(self.stop_tasks.discard)

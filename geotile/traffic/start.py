@@ -1,4 +1,4 @@
-"""What is settled about requests before the first one."""
+"""What is decided about requests before the first one is sent."""
 
 from __future__ import annotations
 
@@ -10,85 +10,87 @@ from geotile.core.checks import as_int
 from geotile.core.dask_info import active_client, processes, threads, threads_on_a_host
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError
-from geotile.traffic.coordinator import Rules
+from geotile.traffic.coordinator import TrafficSettings
 from geotile.traffic.limit import AutoLimit
 from geotile.traffic.link import open_traffic
 
 _log = logging.getLogger(__name__)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 10.0
 
 
 def as_concurrency(concurrency: int | str) -> int | Literal["auto"]:
-    """Return what a user gave as concurrency.
+    """Return a user's `concurrency` argument, validated.
 
     Raises
     ------
     ArgumentError
-        If it is neither "auto" nor a number of requests.
+        If it is neither "auto" nor a positive integer.
     """
     if concurrency == "auto":
         return "auto"
     if isinstance(concurrency, str):
-        raise ArgumentError(f"concurrency={concurrency!r} is no number of requests; give one, or 'auto'")
+        raise ArgumentError(f'concurrency must be a positive integer or "auto"; got {concurrency!r}')
     return as_int(concurrency, "concurrency", 1, unit="requests")
 
 
-def rules_for(model: Endpoint, concurrency: int | Literal["auto"], group: str | None = None) -> Rules | None:
-    """Return the rules of a run's requests; None where the model runs in the process.
+def traffic_settings(
+    model: Endpoint, concurrency: int | Literal["auto"], group: str | None = None
+) -> TrafficSettings | None:
+    """Return the settings of a run's requests; None if the model runs in this process.
 
     Raises
     ------
     ArgumentError
-        If the processes cannot keep to the number.
+        If `concurrency` cannot be divided among the processes.
     """
     if not model.remote:
         return None
     open_traffic()
-    most = concurrency
-    if active_client() is None and (share := processes()) > 1 and most != "auto":
-        if most < share:
+    limit = concurrency
+    if active_client() is None and (n_processes := processes()) > 1 and limit != "auto":
+        if limit < n_processes:
             raise ArgumentError(
-                f"concurrency={most} is less than the {share} processes of Dask's process scheduler, which cannot "
-                "share it; give more, set num_workers, or use a LocalCluster"
+                f"concurrency must be at least {n_processes}, the number of processes of Dask's process scheduler; "
+                f"got {limit}. Increase it, set num_workers, or use a LocalCluster"
             )
-        most //= share  # these processes know nothing of each other
-    return Rules(
-        concurrency=most, ready_timeout_s=model.retry_policy.ready_timeout_s,
+        limit //= n_processes  # these processes cannot share one coordinator
+    return TrafficSettings(
+        concurrency=limit, ready_timeout_s=model.retry_policy.ready_timeout_s,
         outage_timeout_s=model.retry_policy.outage_timeout_s, group=group,
     )  # fmt: skip
 
 
 def threads_for(model: Endpoint, concurrency: int | Literal["auto"]) -> int:
-    """Return how many threads tiles have in a process.
+    """Return the number of tile threads per process.
 
-    Those of a model elsewhere only wait: for an answer, or to try again.
+    The tile threads of a remote model only wait, for a response or for the next attempt, so there can be many.
     """
     if model.remote:
-        return (AutoLimit().most if concurrency == "auto" else 2 * concurrency) + 8
-    here = max(1, threads() // processes())
-    return here if concurrency == "auto" else max(1, min(concurrency // processes(), here))
+        return (AutoLimit().max_limit if concurrency == "auto" else 2 * concurrency) + 8
+    threads_here = max(1, threads() // processes())
+    return threads_here if concurrency == "auto" else max(1, min(concurrency // processes(), threads_here))
 
 
 def wait_until_ready(model: Endpoint) -> Endpoint:
-    """Wait for a model that is starting, and return it as the run is to ask it.
+    """Wait for a model that is still starting; return the endpoint that the run uses.
 
     Raises
     ------
     EndpointError
-        If it is not there after ``retry_policy.ready_timeout_s`` seconds, or never will be.
+        If the model is not ready after ``retry_policy.ready_timeout_s`` seconds, or never will be.
     """
     if not model.remote:
         model.ready()
         return model.for_run(threads_on_a_host())
-    limit, began, pause = model.retry_policy.ready_timeout_s, time.monotonic(), _FIRST_PAUSE_S
+    limit, started, pause = model.retry_policy.ready_timeout_s, time.monotonic(), _FIRST_PAUSE_S
     while True:
         try:
             model.ready()
             return model.for_run(threads_on_a_host())
         except EndpointError as error:
-            if not error.retryable or time.monotonic() - began >= limit:
+            if not error.retryable or time.monotonic() - started >= limit:
                 raise
             if pause == _FIRST_PAUSE_S:
                 _log.warning("waiting up to ready_timeout_s=%g s for the model: %s", limit, error)
         time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
+        pause = min(2 * pause, _MAX_PAUSE_S)

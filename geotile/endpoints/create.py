@@ -1,0 +1,165 @@
+"""An endpoint from what a user passes: its type is inferred, and its options are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from geotile.core.option import Options, option_names, refuse_unknown, with_options
+from geotile.core.redact import redact
+from geotile.endpoints.base import Endpoint
+from geotile.endpoints.function import FunctionEndpoint
+from geotile.errors import ArgumentError
+from geotile.options import (
+    EndpointKeywords,
+    FunctionOptions,
+    HttpOptions,
+    OipOptions,
+    OnnxOptions,
+    SageMakerOptions,
+)
+from geotile.public import public
+
+ENTRY_POINTS = "geotile.endpoints"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """An endpoint type: its class, imported when it is used, and its options."""
+
+    path: str
+    options: type[Options]
+
+    def load(self) -> Any:
+        module, _, name = self.path.partition(":")
+        return getattr(import_module(f"geotile.endpoints.{module}"), name)
+
+
+_HTTP, _OIP = _Kind("http:HttpEndpoint", HttpOptions), _Kind("oip:OipEndpoint", OipOptions)
+_KINDS = {
+    "http": _HTTP,
+    "https": _HTTP,
+    "onnx": _Kind("onnx:OnnxEndpoint", OnnxOptions),
+    "sagemaker": _Kind("sagemaker:SageMakerEndpoint", SageMakerOptions),
+    "oip+http": _OIP,
+    "oip+https": _OIP,
+}
+
+
+@public
+@with_options(EndpointKeywords, build=dict)
+def endpoint(spec: Any, options: Any) -> Endpoint:
+    """Return the endpoint that a spec describes. The endpoint type is inferred from the spec.
+
+    Parameters
+    ----------
+    spec : str, callable or Endpoint
+        One of
+
+        - an HTTP(S) URL of a server that implements the OversightML contract (`HttpEndpoint`),
+        - ``sagemaker://NAME`` (`SageMakerEndpoint`),
+        - ``oip+http://host/v2/models/NAME`` (`OipEndpoint`),
+        - ``onnx:PATH`` (`OnnxEndpoint`),
+        - a Python callable (`FunctionEndpoint`),
+        - a spec of an endpoint type that an installed package provides as an entry point of the group
+          ``geotile.endpoints``,
+        - an endpoint, which is returned unchanged.
+
+        Each type takes its own options of those below; others are refused.
+    {options}
+
+    Returns
+    -------
+    Endpoint
+
+    Raises
+    ------
+    ArgumentError
+        If the spec is none of these, or an option is unknown or does not apply to it.
+
+    Examples
+    --------
+    >>> endpoint("http://127.0.0.1:8080/invocations")
+    HttpEndpoint('http://127.0.0.1:8080/invocations')
+    """
+    names = _accepted_names(spec)
+    if names is not None:
+        refuse_unknown(options, names, _description(spec), _hints(spec, names))
+    if isinstance(spec, Endpoint):
+        return spec
+    if isinstance(spec, str):
+        created: Endpoint = _endpoint_class(spec)(spec, **options)
+        return created
+    if not callable(spec):
+        raise ArgumentError(f"endpoint must be a URL, a callable or an Endpoint; got {spec!r}")
+    return FunctionEndpoint(spec, **options)
+
+
+def resolve_endpoint(options: type[Options]) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """Return a function that creates the endpoint of a call from its spec and those options that are its own.
+
+    Parameters
+    ----------
+    options : type
+        `Options` class of the call; every option that it does not declare belongs to the endpoint.
+
+    Returns
+    -------
+    callable
+        ``prepare(arguments, given)`` replaces ``arguments["endpoint"]`` and removes its options from ``given``.
+    """
+    of_call = option_names(options)
+
+    def prepare(arguments: dict[str, Any], given: dict[str, Any]) -> None:
+        spec = arguments["endpoint"]
+        of_endpoint = {name: given.pop(name) for name in list(given) if name not in of_call}
+        names = _accepted_names(spec)
+        if names is not None:
+            hints = _hints(spec, of_call | names) | dict(getattr(options, "HINTS", {}))
+            refuse_unknown(of_endpoint, of_call | names, f"a run with {_description(spec)}", hints)
+        arguments["endpoint"] = endpoint(spec, **of_endpoint)
+
+    return prepare
+
+
+def _accepted_names(spec: Any) -> set[str] | None:
+    """Return the names of the options that a spec accepts; None for an endpoint type of another package."""
+    if isinstance(spec, Endpoint):
+        return set()
+    if not isinstance(spec, str):
+        return option_names(FunctionOptions)
+    kind = _KINDS.get(spec.partition(":")[0].lower())
+    return None if kind is None else option_names(kind.options)
+
+
+def _description(spec: Any) -> str:
+    if isinstance(spec, Endpoint):
+        return f"the endpoint {spec!r}"
+    return f"the endpoint {redact(spec)!r}" if isinstance(spec, str) else "a Python callable"
+
+
+def _hints(spec: Any, known: set[str]) -> dict[str, str]:
+    """Return messages for options that exist, but not for this endpoint."""
+    text = "option {name!r} does not apply to {spec}; leave it out"
+    if isinstance(spec, Endpoint):
+        text = (
+            "option {name!r} must be given when an endpoint is created, and {spec} exists; pass it to geotile.endpoint"
+        )
+    names = option_names(EndpointKeywords) - known
+    return {name: text.format(name=name, spec=_description(spec)) for name in names}
+
+
+def _endpoint_class(spec: str) -> Any:
+    scheme = spec.partition(":")[0].lower()
+    if scheme in _KINDS:
+        return _KINDS[scheme].load()
+    plugins = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
+    if scheme in plugins:
+        return plugins[scheme].load()
+    raise ArgumentError(
+        f"endpoint must start with one of {sorted(f'{each}:' for each in {*_KINDS, *plugins})}; "
+        f"got {redact(spec)!r}. Use, for example, https://host/invocations"
+    )
