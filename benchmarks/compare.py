@@ -275,7 +275,7 @@ def serve() -> None:
     from geotile.testing.server import ModelServer
 
     class Fixed(ModelServer):
-        def answer(self, body: bytes) -> bytes:
+        def respond(self, body: bytes) -> bytes:
             time.sleep(self.latency_s)
             return b'{"type": "FeatureCollection", "features": []}'
 

@@ -181,9 +181,9 @@ def test_an_rpc_image_reaches_a_model_with_its_place(shared):
     seen = []
 
     class Server(ModelServer):
-        def answer(self, body):
+        def respond(self, body):
             seen.append(read_back(body)[3])
-            return super().answer(body)
+            return super().respond(body)
 
     with Server(lambda tile: ([], [])) as server:
         geotile.detect(shared / "formats" / "rioxarray_test_rpcs.tif", server.url, tile_size=128, overlap=16)

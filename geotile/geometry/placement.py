@@ -149,7 +149,7 @@ class RpcPlacement:
             with self.dem.environment(), RPCTransformer(self.rpc, **options) as fit:
                 return _finite(ask(fit), n)
         except (RasterioError, CPLE_BaseError, ValueError) as error:
-            raise GeoreferenceError(f"dem={self.dem.shown} cannot be used: {error}") from None
+            raise GeoreferenceError(f"dem={self.dem.display_name} cannot be used: {error}") from None
 
 
 def carried(transform: Affine, xy: Points) -> Points:

@@ -127,7 +127,7 @@ def _header(location: Location, subdataset: int | str | None, bands: BandNames, 
 def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, allow_vrt: bool) -> Header:
     _check_size(location, file)
     names = _names(file)
-    numbers = _numbers(file, names, bands, location.shown)
+    numbers = _numbers(file, names, bands, location.display_name)
     version = version_of(location)
     if has_changed(location, version):  # what GDAL caches of the file belongs to its old version
         file.close()
@@ -138,8 +138,8 @@ def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, al
     dtypes = {file.dtypes[number - 1] for number in numbers}
     if len(dtypes) > 1:
         raise ImageOpenError(
-            f"the bands of {location.shown} must have one dtype; got {sorted(dtypes)}. Choose bands of one dtype with "
-            "bands="
+            f"the bands of {location.display_name} must have one dtype; got {sorted(dtypes)}. Choose bands of one "
+            "dtype with bands="
         )
     source = Source(
         location=location, shape=(len(numbers), file.height, file.width), file_dtype=dtypes.pop(),
@@ -156,11 +156,13 @@ def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, al
 def _check_size(location: Location, file: rasterio.DatasetReader) -> None:
     if file.count == 0:
         inside = ", ".join(redact(name) for name in file.subdatasets) or "nothing"
-        raise ImageOpenError(f"{location.shown} has no bands; it contains {inside}. Choose an image with subdataset=")
+        raise ImageOpenError(
+            f"{location.display_name} has no bands; it contains {inside}. Choose an image with subdataset="
+        )
     if max(file.shape) > _MAX_SIDE_PX or 0 in file.shape:
         raise ImageOpenError(
-            f"the header of {location.shown} claims {file.width} x {file.height} pixels; each side must be from 1 to "
-            f"{_MAX_SIDE_PX:,} pixels. Check the file"
+            f"the header of {location.display_name} claims {file.width} x {file.height} pixels; each side must be "
+            f"from 1 to {_MAX_SIDE_PX:,} pixels. Check the file"
         )
 
 
@@ -250,12 +252,12 @@ def _inside(location: Location, file: rasterio.DatasetReader, subdataset: int | 
         if len(matching) != 1:
             inside = [redact(name) for name in names] or "one image and no subdatasets"
             raise ArgumentError(
-                f"subdataset must be the number or the end of the name of one image in {location.shown}, which "
+                f"subdataset must be the number or the end of the name of one image in {location.display_name}, which "
                 f"contains {inside}; got {subdataset!r}"
             )
         path = matching[0]
     return Location(
-        path=path, shown=f"{location.shown} [{subdataset}]", settings=location.settings,
+        path=path, display_name=f"{location.display_name} [{subdataset}]", settings=location.settings,
         credentials=location.credentials,
     )  # fmt: skip
 
@@ -277,7 +279,7 @@ def _check_readable(location: Location) -> None:
 
 def _reason(location: Location, error: Exception, allow_vrt: bool) -> str:
     """Return why a file cannot be opened and what to do, without secrets."""
-    message = f"cannot open {location.shown} as an image: {redact(str(error))}"
+    message = f"cannot open {location.display_name} as an image: {redact(str(error))}"
     if location.credentials is not None:
         for secret in (location.credentials.secret, location.credentials.token, location.credentials.key):
             message = message.replace(secret, "***") if secret else message

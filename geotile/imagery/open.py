@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rioxarray.rioxarray import affine_to_coords
 
-from geotile.core.checks import positive
+from geotile.core.checks import check_positive
 from geotile.core.option import with_options
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
@@ -175,7 +175,7 @@ def _coordinates(source: Source, transform: Affine | None) -> Mapping[str, Any]:
 
 def _resampled(source: Source, image: xr.DataArray, resolution: float) -> Source:
     """Return the source at a ground size of a pixel in metres."""
-    pixel_m = positive(resolution, "resolution", "metres")
+    pixel_m = check_positive(resolution, "resolution", "metres")
     shape_yx = source.shape[1], source.shape[2]
     own_m = pixel_size_m(georeference_of(image), shape_yx)
     height, width = (max(1, round(n * own / pixel_m)) for n, own in zip(shape_yx, own_m, strict=True))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import rasterio
 from rasterio.errors import RasterioError
 
-from geotile.core.rasterio_env import unplaced
+from geotile.core.rasterio_env import ignore_georeference_warnings
+from geotile.core.registry import Registry
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.storage.location import Location
 
@@ -43,24 +43,20 @@ def dataset(key: FileKey) -> rasterio.DatasetReader:
     OSError
         If the file has changed since its header was read, or cannot be opened.
     """
-    files: OrderedDict[FileKey, rasterio.DatasetReader] | None = getattr(_local, "files", None)
+    files: Registry[FileKey, rasterio.DatasetReader] | None = getattr(_local, "files", None)
     if files is None:
-        files = _local.files = OrderedDict()
-    if key not in files:
-        _check_version(key)
-        if len(files) >= _MAX_OPEN_FILES:
-            files.popitem(last=False)[1].close()
-        files[key] = open_file(key.location, key.allow_vrt)
-    files.move_to_end(key)
-    return files[key]
+        files = _local.files = Registry(_MAX_OPEN_FILES, close=rasterio.DatasetReader.close)
+    return files.get(key, lambda: _open_version(key))
 
 
-def _check_version(key: FileKey) -> None:
+def _open_version(key: FileKey) -> rasterio.DatasetReader:
+    """Open a file after checking that it is still the version of the key."""
     if has_changed(key.location, key.version):
         if version_of(key.location) != key.version:
             raise OSError("the file has changed since it was opened. Open the image again")
         drop_cached_header(key.location, key.allow_vrt)
         note_change(key.location, key.version)
+    return open_file(key.location, key.allow_vrt)
 
 
 def drop_cached_header(location: Location, allow_vrt: bool) -> None:
@@ -85,6 +81,6 @@ def open_file(location: Location, allow_vrt: bool, **options: Any) -> rasterio.D
     **options
         Open options of the driver.
     """
-    with unplaced():
+    with ignore_georeference_warnings():
         # rasterio.open accepts one driver only; the class that it returns accepts several.
         return rasterio.DatasetReader(location.path, driver=None if allow_vrt else list(DRIVERS), **options)

@@ -58,7 +58,7 @@ def remapped(source: Source, sar: SarRemap | None, place: Place) -> Source:
     if sar is None:
         if complex_pixels:
             raise ImageOpenError(
-                f"{source.location.shown} has complex pixels ({source.file_dtype}), which models do not accept. "
+                f"{source.location.display_name} has complex pixels ({source.file_dtype}), which models do not accept. "
                 "Convert them with sar='amplitude' or sar='quarter_power'"
             )
         return source
@@ -74,8 +74,8 @@ def remapped(source: Source, sar: SarRemap | None, place: Place) -> Source:
         return replace(source, file_dtype=dtype).with_step(Magnitude(sar))
     if len(source.bands) != 2:
         raise ArgumentError(
-            f"sar={sar!r} needs complex pixels, or two bands I and Q; {source.location.shown} has {len(source.bands)} "
-            f"bands of {source.file_dtype}. Choose two bands with bands=, or leave sar out"
+            f"sar={sar!r} needs complex pixels, or two bands I and Q; {source.location.display_name} has "
+            f"{len(source.bands)} bands of {source.file_dtype}. Choose two bands with bands=, or leave sar out"
         )
     return replace(source, shape=(1, *source.shape[1:])).with_step(Magnitude(sar))
 

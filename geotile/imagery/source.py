@@ -175,7 +175,7 @@ class Source:
         except (RasterioError, OSError) as error:
             raise ImageReadError(
                 f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
-                f"{self.location.shown}: {redact(_message(error))}"
+                f"{self.location.display_name}: {redact(_message(error))}"
             ) from None
         for step in self.steps:
             values = step(values)

@@ -138,8 +138,8 @@ def _check_image(client: Any, source: Source) -> None:
     for address, failure in client.run(_open_failure, source, on_error="return").items():
         if isinstance(failure, str):
             raise ArgumentError(
-                f"the Dask worker {address} cannot open {source.location.shown}: {failure}. Put the image where the "
-                "whole cluster can read it, such as s3://"
+                f"the Dask worker {address} cannot open {source.location.display_name}: {failure}. Put the image where "
+                "the whole cluster can read it, such as s3://"
             )
 
 
@@ -162,8 +162,8 @@ def _check_folder(client: Any, folder: Folder) -> None:
             if answer is not True and not isinstance(answer, OSError):
                 reason = "" if answer is False else f" ({answer})"
                 raise ArgumentError(
-                    f"the Dask worker {address} does not see {folder.shown}{reason}. Give a folder that the whole "
-                    "cluster shares, such as s3://, with credentials for the workers"
+                    f"the Dask worker {address} does not see {folder.display_name}{reason}. Give a folder that the "
+                    "whole cluster shares, such as s3://, with credentials for the workers"
                 )
     finally:
         folder.remove(probe)
