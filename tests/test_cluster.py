@@ -104,7 +104,7 @@ def test_lazy_is_what_dask_knows(path, want, workers):
     assert both[0].to_csv() == want
     assert len(both[1]) == both[0].attrs["report"].detections_before
     for wrong in ({"checkpoint": "cp"}, {"progress": True}):
-        with pytest.raises(geotile.ArgumentError, match="compute=False cannot be combined"):
+        with pytest.raises(geotile.ArgumentError, match="compute=False cannot be combined with checkpoint or progress"):
             geotile.detect(path, crowd, compute=False, **wrong)
 
 
@@ -142,18 +142,18 @@ metadata.version = version
 def test_a_worker_without_geotile_is_named():
     said = run_with_worker(NO_GEOTILE)
     assert "the Dask worker tcp://" in said
-    assert "has no geotile: install it there" in said
+    assert "has no geotile. Install geotile" in said
 
 
 def test_a_worker_with_another_geotile_is_named():
     said = run_with_worker(NO_GEOTILE.replace("raise metadata.PackageNotFoundError(name)", 'return "0.0.1"'))
-    assert f"has geotile 0.0.1, and this is {geotile.__version__}" in said
+    assert f"has geotile 0.0.1, and this process has {geotile.__version__}" in said
 
 
 def test_a_worker_with_another_python_is_named():
     other = 'import platform; platform.python_version_tuple = lambda: ("3", "99", "0")'
     here = ".".join(platform.python_version_tuple()[:2])
-    assert f"runs Python 3.99, and this is {here}" in run_with_worker(other)
+    assert f"runs Python 3.99, and this process runs Python {here}" in run_with_worker(other)
 
 
 def test_a_model_that_workers_cannot_load_is_named(path, workers, tmp_path, monkeypatch):

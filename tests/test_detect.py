@@ -317,7 +317,7 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
         ({"concurrency": 0}, "concurrency must be .* got 0"),
         ({"tile_size": 64, "overlap": 64}, "smaller than tile_size"),
         ({"tile_size": 10.5}, "whole number"),
-        ({"region_size": "big"}, "region_size='big'"),
+        ({"region_size": "big"}, "region_size must be .*; got 'big'"),
         ({"tile_format": "BMP"}, "tile_format must be one of .* got 'BMP'"),
         ({"crs": "EPSG:0"}, "crs='EPSG:0'"),
         ({"progress": 3}, "progress must be .* got 3"),

@@ -53,7 +53,7 @@ def test_rasterio_err():
 
 
 def test_rasterio_driver_list(write_tiff, noise):
-    """`geotile.imagery.source` opens files with the drivers that are allowed: `rasterio.open` takes one only."""
+    """`geotile.imagery.open_files` opens files with the drivers that are allowed: `rasterio.open` takes one only."""
     import rasterio
     from rasterio.errors import RasterioError
 

@@ -406,7 +406,7 @@ def test_an_object_written_anew_is_opened_anew(store, write_tiff):
     np.testing.assert_array_equal(old, first)
     upload(store, write_tiff(second), "anew.tif")
     np.testing.assert_array_equal(open_image(uri, storage_options=options(store)), second)
-    with ThreadPoolExecutor(1) as pool, pytest.raises(geotile.ImageReadError, match="written anew since it was opened"):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(geotile.ImageReadError, match="changed since it was opened"):
         pool.submit(old.compute).result()  # a thread that has no file open yet
     np.testing.assert_array_equal(open_image(uri, storage_options=options(store)), second)
     other = upload(store, write_tiff(second), "web.tif")
