@@ -37,7 +37,7 @@ def test_options_that_nobody_reads_are_refused():
             geotile.endpoint(spec, nonsense=1)
     made = geotile.endpoint("http://host/x", retries=1)
     assert geotile.endpoint(made) is made
-    with pytest.raises(ArgumentError, match="pass it to geotile.endpoint"):
+    with pytest.raises(ArgumentError, match=r"pass it to geotile.endpoint"):
         geotile.endpoint(made, retries=2)
     for wrong in (
         {"retries": -1},

@@ -36,3 +36,16 @@ def test_distributed():
         assert callable(client.scheduler.identity)  # an attribute of `client.scheduler` calls a handler
         assert "loop" in inspect.signature(sync).parameters
         assert worker.loop is not None
+
+
+def test_rasterio():
+    """`geotile.geometry.placement` catches the base class of GDAL's errors, which has no public name."""
+    import pytest
+    from rasterio._err import CPLE_BaseError
+    from rasterio.control import GroundControlPoint
+    from rasterio.errors import RasterioError
+    from rasterio.transform import GCPTransformer
+
+    with pytest.raises(CPLE_BaseError) as caught:  # ground control points that no polynomial fits
+        GCPTransformer([GroundControlPoint(row=1, col=1, x=5, y=5)] * 4)
+    assert not isinstance(caught.value, RasterioError)  # if it is one, the private name is no longer needed
