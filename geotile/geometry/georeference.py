@@ -202,7 +202,7 @@ def pixel_size_m(georeference: Georeference, shape_yx: tuple[int, int]) -> tuple
     geod = crs.get_geod()
     if geod is None or not np.isfinite([lon, lat]).all():
         raise GeoreferenceError(
-            "the middle of the image has no position on Earth, so its ground resolution is unknown. Leave resolution out"
+            "the middle of the image has no position on Earth, so its resolution is unknown. Leave resolution out"
         )
     _, _, metres = geod.inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
     if crs.is_projected:  # within its zone a map's metre differs by up to 0.04 %: return 0.5, not 0.5002
