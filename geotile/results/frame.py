@@ -32,9 +32,9 @@ class Placing:
 
     def table(self, found: Detections) -> gpd.GeoDataFrame:
         """Return detections by rank, with their places; boxes in pixels of the full resolution."""
-        found = found.in_order()
+        found = found.sorted_by_rank()
         if self.roi is not None and self.outside_roi == "drop":
-            found = found.take(shapely.intersects(self.roi, found.image_geometries))
+            found = found.select(shapely.intersects(self.roi, found.image_geometries))
         shapes = found.image_geometries
         xmin, ymin, xmax, ymax = found.boxes.T * np.array([self.scale_yx[1], self.scale_yx[0]] * 2)[:, None]
         columns = {
