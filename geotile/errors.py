@@ -21,19 +21,25 @@ Each error is built from one message, so each error can be pickled.
 
 from __future__ import annotations
 
+from geotile.public import public
 
+
+@public
 class GeotileError(Exception):
     """Base class of all errors that geotile raises on purpose."""
 
 
+@public
 class ArgumentError(GeotileError, ValueError):
     """An argument that cannot be used."""
 
 
+@public
 class ImageError(GeotileError):
     """An image that cannot be used."""
 
 
+@public
 class ImageOpenError(ImageError):
     """An image that cannot be opened: it is missing, access is denied, or its format is not supported."""
 
@@ -41,14 +47,17 @@ class ImageOpenError(ImageError):
     """Whether a later attempt may succeed, because the host did not respond or was overloaded."""
 
 
+@public
 class ImageReadError(ImageError):
     """Pixels of an opened image that cannot be read."""
 
 
+@public
 class GeoreferenceError(GeotileError):
     """Pixels that cannot be placed on Earth."""
 
 
+@public
 class EndpointError(GeotileError):
     """A model endpoint that rejected a tile or failed on it."""
 
@@ -66,25 +75,31 @@ class EndpointError(GeotileError):
     """HTTP status of the response; None if there was no response."""
 
 
+@public
 class EndpointUnreachable(EndpointError):
     """An endpoint that did not respond, or not in time."""
 
 
+@public
 class ResponseError(EndpointError):
     """A response that does not contain detections."""
 
 
+@public
 class TileError(GeotileError):
     """A tile that failed in a run with ``errors="raise"``."""
 
 
+@public
 class OutputError(GeotileError):
     """An output or checkpoint that cannot be written, exists already, or belongs to another run."""
 
 
+@public
 class ClusterError(GeotileError):
     """A Dask cluster whose connection was lost during the run."""
 
 
+@public
 class ServiceError(GeotileError):
     """A queue, topic or stream that did not respond as expected."""

@@ -10,12 +10,12 @@ from typing import Any
 import geopandas as gpd
 
 from geotile.core.option import with_options
-from geotile.core.public import public
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.imagery.overlap import map_overlap
 from geotile.options import DetectKeywords, DetectOptions, DetectToKeywords, DetectToOptions, ImageOptions, JobOptions
 from geotile.planning.opened_image import ImageLike, opened_image
 from geotile.planning.plan import planned
+from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.sinks import Output, write

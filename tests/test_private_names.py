@@ -2,6 +2,10 @@
 
 import inspect
 
+import dask.array as da
+import numpy as np
+import pytest
+
 
 def test_urllib3():
     """`geotile.endpoints.deadline` replaces the connection classes of urllib3's pools."""
@@ -38,9 +42,8 @@ def test_distributed():
         assert worker.loop is not None
 
 
-def test_rasterio():
-    """`geotile.geometry.placement` catches the base class of GDAL's errors, which has no public name."""
-    import pytest
+def test_rasterio_err():
+    """`geotile.geometry.placement` catches GDAL's errors of a transformer, which are not `RasterioError`s."""
     from rasterio._err import CPLE_BaseError
     from rasterio.control import GroundControlPoint
     from rasterio.errors import RasterioError
@@ -48,4 +51,83 @@ def test_rasterio():
 
     with pytest.raises(CPLE_BaseError) as caught:  # ground control points that no polynomial fits
         GCPTransformer([GroundControlPoint(row=1, col=1, x=5, y=5)] * 4)
-    assert not isinstance(caught.value, RasterioError)  # if it is one, the private name is no longer needed
+    assert not isinstance(caught.value, RasterioError)
+
+
+def test_rasterio_driver_list(write_tiff, noise):
+    """`geotile.imagery.source` opens files with the drivers that are allowed: `rasterio.open` takes one only."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    path = str(write_tiff(noise))
+    with rasterio.DatasetReader(path, driver=["PNG", "GTiff"]) as file:
+        assert file.driver == "GTiff"
+    with pytest.raises(RasterioError, match="not recognized"):
+        rasterio.DatasetReader(path, driver=["PNG", "JPEG"])
+
+
+def test_rioxarray_coordinates():
+    """`geotile.imagery.open` has rioxarray compute the coordinates of pixel centres."""
+    from affine import Affine
+    from rioxarray.rioxarray import affine_to_coords
+
+    coordinates = affine_to_coords(Affine(2, 0, 10, 0, -4, 20), 3, 2)
+    np.testing.assert_array_equal(coordinates["x"], [11, 13, 15])
+    np.testing.assert_array_equal(coordinates["y"], [18, 14])
+
+
+def test_botocore_credentials(monkeypatch):
+    """`geotile.storage.aws` puts the credentials of an assumed role into a session."""
+    import botocore.session
+    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    session = botocore.session.Session()
+    assert session.get_credentials().access_key == "environment"
+    refreshed = {"access_key": "role", "secret_key": "s", "token": "t", "expiry_time": "2999-01-01T00:00:00Z"}
+    session._credentials = DeferredRefreshableCredentials(lambda: refreshed, "assume-role")
+    assert session.get_credentials().access_key == "role"
+    assert session.create_client("s3", region_name="us-east-1")._get_credentials().token == "t"
+    assert {"client_creator", "source_credentials", "role_arn"} <= set(
+        inspect.signature(AssumeRoleCredentialFetcher).parameters
+    )
+
+
+def test_dask_layer_annotations():
+    """`geotile.imagery.file_array` keeps the source of an array with its layer, through pickling and optimizing."""
+    import pickle
+
+    array = da.ones((4, 4), chunks=2)
+    array.dask.layers[array.name].collection_annotations["geotile_test"] = "source"
+    copied = pickle.loads(pickle.dumps(array))
+    for held in (array, array + 1, copied):
+        assert held.dask.layers[array.name].collection_annotations["geotile_test"] == "source"
+    assert array.dask.layers[array.name].annotations is None  # these would travel to the scheduler
+
+
+def test_dask_overlap():
+    """`geotile.imagery.overlap` asks for halos that trail only, and differ by axis."""
+    from dask.array.overlap import overlap
+
+    pixels = np.arange(8 * 6).reshape(1, 8, 6)
+    halos = overlap(
+        da.from_array(pixels, (1, 4, 3)), {0: 0, 1: (0, 2), 2: (0, 1)}, boundary="none", allow_rechunk=False
+    )
+    np.testing.assert_array_equal(halos.blocks[0, 0, 0].compute(), pixels[:, :6, :4])
+    np.testing.assert_array_equal(halos.blocks[0, 1, 1].compute(), pixels[:, 4:, 3:])
+
+
+def test_dask_graphs():
+    """`geotile.running.run` makes a delayed value of an array's graph, `geotile.imagery.strips` an array of a graph."""
+    from dask.blockwise import optimize_blockwise
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    array = da.ones((4,), chunks=4) + 1
+    key = array.__dask_keys__()[0]
+    node = Delayed(key, optimize_blockwise(array.dask, keys=[key]), layer=array.name)
+    np.testing.assert_array_equal(node.compute(scheduler="sync"), [2, 2, 2, 2])
+    graph = HighLevelGraph.from_collections("named", {("named", 0): (np.negative, key)}, dependencies=[array])
+    named = da.Array(graph, "named", ((4,),), dtype=float, meta=array._meta)
+    np.testing.assert_array_equal(named.compute(scheduler="sync"), [-2, -2, -2, -2])

@@ -94,6 +94,19 @@ def test_the_architecture_names_every_package():
             assert f"| `{path.name}` |" in text
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "benchmarks/README.md"])
+def test_documents_name_files_that_exist(name):
+    path = ROOT / name
+    text = path.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    named = re.findall(r"`((?:geotile|tests|benchmarks|deploy|notebooks)/[\w./-]*)`", text)
+    assert links or named
+    for link in links:
+        assert (path.parent / link).exists(), link
+    for place in named:
+        assert (ROOT / place).exists(), place
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
 def test_notebooks_run_and_carry_no_outputs(path, tmp_path):
     from nbclient import NotebookClient

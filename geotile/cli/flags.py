@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
-import geotile.options
 from geotile.core.option import OptionInfo, Options, described, option_names
 from geotile.errors import ArgumentError
 from geotile.options import DetectToKeywords, EndpointKeywords
@@ -120,7 +119,7 @@ def _values(kind: type[Options], infos: Mapping[str, OptionInfo], flags: Mapping
 
 
 def _parameters(kind: type[Options], infos: Mapping[str, OptionInfo]) -> list[inspect.Parameter]:
-    hints = get_type_hints(kind, {**vars(geotile.options), **_NOT_IMPORTED})
+    hints = get_type_hints(kind, localns=_NOT_IMPORTED)
     defaults = {each.name: each.default for each in fields(kind)}
     return [
         _parameter(name, info, hints[name], defaults[name], _panel(kind, name)) for name, info in infos.items()

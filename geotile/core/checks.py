@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
-
-import numpy as np
+from numbers import Real
+from typing import TypeGuard
 
 from geotile.errors import ArgumentError
 
@@ -47,7 +48,7 @@ def check_unit(value: object, name: str) -> float:
     ArgumentError
         If it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+    if not _is_number(value) or not 0 <= value <= 1:
         raise ArgumentError(f"{name}={value!r} must be a number from 0 to 1")
     return float(value)
 
@@ -60,7 +61,7 @@ def positive(value: object, name: str, unit: str) -> float:
     ArgumentError
         If it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < float(value) < np.inf:
+    if not _is_number(value) or not 0 < value < math.inf:
         raise ArgumentError(f"{name}={value!r} must be a number of {unit} above 0")
     return float(value)
 
@@ -73,7 +74,7 @@ def check_seconds(value: object, name: str) -> float:
     ArgumentError
         If it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= float(value) < np.inf:
+    if not _is_number(value) or not 0 <= value < math.inf:
         raise ArgumentError(f"{name}={value!r} must be a number of seconds, 0 or more")
     return float(value)
 
@@ -89,3 +90,7 @@ def as_timeouts(value: object) -> tuple[float, float]:
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
         raise ArgumentError(f"timeout_s={value!r} must be a pair of seconds: for a connection, and for an answer")
     return positive(value[0], "timeout_s", "seconds"), positive(value[1], "timeout_s", "seconds")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -17,8 +17,10 @@ from geotile.errors import EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
 from geotile.options import RetryPolicy, TileFormat
+from geotile.public import public
 
 
+@public
 class Endpoint(ABC):
     """Base class of all endpoints, including your own: an endpoint turns tiles into detections.
 
@@ -184,6 +186,7 @@ def as_detections(answer: Any) -> Detections:
     return decode_object(answer)
 
 
+@public
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Check:
     """Result of `Endpoint.check`; true if the endpoint can be used."""

@@ -21,6 +21,7 @@ from geotile.options import (
     OnnxOptions,
     SageMakerOptions,
 )
+from geotile.public import public
 
 ENTRY_POINTS = "geotile.endpoints"
 
@@ -48,6 +49,7 @@ _KINDS = {
 }
 
 
+@public
 @with_options(EndpointKeywords, build=dict)
 def endpoint(spec: Any, options: Any) -> Endpoint:
     """Return the endpoint that a spec describes. The endpoint type is inferred from the spec.

@@ -14,8 +14,10 @@ from geotile.endpoints.client import Client
 from geotile.endpoints.decode import decode_bytes
 from geotile.errors import ArgumentError, EndpointError
 from geotile.options import HttpOptions, RetryPolicy
+from geotile.public import public
 
 
+@public
 @documents(HttpOptions)
 class HttpEndpoint(Endpoint):
     """A model behind a URL that implements the OSML contract.

@@ -9,11 +9,13 @@ import requests
 from requests.auth import AuthBase
 
 from geotile.errors import EndpointError
+from geotile.public import public
 from geotile.storage.aws import aws_session
 
 _lock = Lock()
 
 
+@public
 class SigV4(AuthBase):
     """Signer of requests with AWS Signature Version 4, for API Gateway, Lambda URLs and similar services.
 

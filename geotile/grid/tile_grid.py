@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 
 from geotile.core.checks import Pair, as_int, as_pair
 from geotile.errors import ArgumentError
+from geotile.public import public
 
 
+@public
 class Window(NamedTuple):
     """A rectangle of whole pixels, half-open: rows ``y0:y1``, columns ``x0:x1``."""
 
@@ -124,6 +126,7 @@ class Axis:
         return low, high
 
 
+@public
 @dataclass(frozen=True)
 class TileGrid:
     """Where the tiles and regions of an image lie.

@@ -27,9 +27,11 @@ from geotile.imagery.source import Source
 from geotile.imagery.stac import is_stac, stac_asset
 from geotile.imagery.zarr import is_zarr, open_zarr
 from geotile.options import ImageOptions, OpenOptions
+from geotile.public import public
 from geotile.storage.location import locate
 
 
+@public
 @with_options(OpenOptions)
 def open_image(uri: Any, options: OpenOptions) -> xr.DataArray:
     """Open an image lazily: only its header is read.

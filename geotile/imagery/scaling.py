@@ -14,6 +14,7 @@ from geotile.errors import ArgumentError
 from geotile.imagery.file_array import source_of
 from geotile.imagery.masks import has_data
 from geotile.imagery.open import from_source
+from geotile.public import public
 
 _LOOK_PX = 1024  # side of the picture that percentiles are taken from
 
@@ -72,6 +73,7 @@ class Cast:
         return self
 
 
+@public
 def rescale(
     image: xr.DataArray,
     low: float | Sequence[float],
@@ -119,6 +121,7 @@ def rescale(
     return _stepped(flat, Rescale(lows, highs, _dtype(dtype)))
 
 
+@public
 def stretch(
     image: xr.DataArray, percentiles: tuple[float, float] = (2.0, 98.0), *, dtype: DTypeLike = "uint8"
 ) -> xr.DataArray:
@@ -170,6 +173,7 @@ def stretch(
     return _stepped(flat, Rescale(tuple(lows), tuple(highs), _dtype(dtype)))
 
 
+@public
 def cast(image: xr.DataArray, dtype: DTypeLike) -> xr.DataArray:
     """Cast to another dtype, lazily; to an integer one rounded and clipped to what it holds.
 

@@ -22,8 +22,10 @@ from geotile.grid.tile_grid import Interior
 from geotile.merging.detections import Detections
 from geotile.merging.nms import KEPT, OPEN, check_metric, label_codes, resolve
 from geotile.options import OverlapMetric
+from geotile.public import public
 
 
+@public
 class Merge(Protocol):
     """Rule that combines the detections of overlapping tiles into one set."""
 
@@ -39,6 +41,7 @@ class Merge(Protocol):
         """
 
 
+@public
 @dataclass(frozen=True)
 class Nms:
     """Greedy non-maximum suppression. The result does not depend on how the image is split into regions.
@@ -76,6 +79,7 @@ class Nms:
         return ranked.select(state == KEPT), ranked.select(state == OPEN)
 
 
+@public
 @dataclass(frozen=True)
 class KeepAll:
     """Merge that keeps every detection of every tile."""

@@ -16,12 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from geotile.core.checks import check_unit
 from geotile.errors import ArgumentError
 from geotile.options import OverlapMetric
+from geotile.public import public
 
 KEPT, DROPPED, OPEN = 0, 1, 2
 _PAIRS_AT_ONCE = 4_000_000  # about 200 MB of temporaries
 _FIRST_SLICE = 16
 
 
+@public
 def nms(
     boxes: ArrayLike,
     scores: ArrayLike,

@@ -20,10 +20,12 @@ from geotile.grid.tile_grid import Interior
 from geotile.merging.detections import Detections
 from geotile.merging.merge import exposed
 from geotile.merging.nms import label_codes, overlap
+from geotile.public import public
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
+@public
 @dataclass(frozen=True)
 class SoftNms:
     """Soft non-maximum suppression with Gaussian decay. The result does not depend on how the image is split.

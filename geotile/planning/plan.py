@@ -27,11 +27,13 @@ from geotile.planning.advice import advice_on, megabytes
 from geotile.planning.opened_image import ImageLike, OpenedImage, opened_image
 from geotile.planning.request_size import must_fit
 from geotile.planning.roi import roi_in_pixels, tiles_that_meet
+from geotile.public import public
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@public
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """What a run would do.
@@ -177,6 +179,7 @@ class Plan:
         return f"<table>{cells}</table>"
 
 
+@public
 @with_options(PlanOptions)
 def plan(image: ImageLike, options: PlanOptions) -> Plan:
     """Return what a run would do, without reading a pixel.

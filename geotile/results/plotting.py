@@ -10,6 +10,7 @@ import xarray as xr
 
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import TileGrid, Window
+from geotile.public import public
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +38,7 @@ def draw_grid(grid: TileGrid, ax: Axes | None = None, tile_alpha: float = 0.6) -
     return ax
 
 
+@public
 def plot_detections(
     image: xr.DataArray,
     detections: gpd.GeoDataFrame,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Tile, Window
+from geotile.public import public
 
 Status = Literal["SUCCESS", "PARTIAL", "FAILED"]
 _LISTED = 5  # failed tiles that a repr lists
@@ -39,6 +40,7 @@ class _Record(dict[str, Any]):
             raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {sorted(self)}") from None
 
 
+@public
 class TileFailure(_Record):
     """A tile that failed.
 
@@ -66,6 +68,7 @@ class Traffic(_Record):
     outage_s: float
 
 
+@public
 class Report(_Record):
     """The report of a run.
 
@@ -105,10 +108,11 @@ class Report(_Record):
 
     Examples
     --------
-    >>> report = make_report(image="a.tif", endpoint="f", tiles=4, regions=1, requests=4, retries=0,
-    ...                      before=9, after=7, seconds=0.5, failures=[], outside_roi=0, without_data=0)
+    >>> import geotile
+    >>> from geotile.testing import bright_objects, write_example
+    >>> report = geotile.report(geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32))
     >>> report.status, report["detections_after"]
-    ('SUCCESS', 7)
+    ('SUCCESS', 3)
     """
 
     status: Status
@@ -157,6 +161,7 @@ class Report(_Record):
         return f"<table>{cells}</table>"
 
 
+@public
 def report(detections: Any) -> Report:
     """Return the report of the run that a frame of detections comes from.
 

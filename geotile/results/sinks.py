@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 
 from geotile.core.redact import redact
 from geotile.errors import OutputError
+from geotile.public import public
 from geotile.results.dataset import DatasetOutput, write_part
 from geotile.results.frame import with_text, write_parquet
 from geotile.storage.folder import Folder, Options
@@ -130,6 +131,7 @@ class Output:
             shutil.rmtree(own, ignore_errors=True)
 
 
+@public
 def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output, *, overwrite: bool = False) -> None:
     """Write what `detect` returned.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from geotile.core.dask_info import active_client, this_worker
 from geotile.errors import ArgumentError
+from geotile.public import public
 
 _TELL_S = 0.5  # how often a process tells what it has done
 _SHOW_S = 0.1
@@ -30,6 +31,7 @@ class Counts(NamedTuple):
         return Counts(*(a + b for a, b in zip(self, more, strict=True)))
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a run is: what a callback gets.

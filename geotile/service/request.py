@@ -25,6 +25,7 @@ from geotile.errors import ArgumentError
 from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions, TileCompression
+from geotile.public import public
 
 _MAX_RECORDS_PER_CALL = 500  # the maximum of Kinesis
 
@@ -105,6 +106,7 @@ class PostProcessingStep(_RequestModel):
     algorithm: Algorithm = Algorithm()
 
 
+@public
 class JobRequest(_RequestModel):
     """A request to run a model on images and to write the detections to outputs.
 

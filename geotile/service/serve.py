@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from geotile.core.redact import redact
+from geotile.public import public
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.logs import JobContext, logging_as_json
 from geotile.service.loop import Service
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 _MAX_HEARTBEAT_AGE_S = 60.0
 
 
+@public
 def serve(
     queue: str | os.PathLike[str], *, status: str | None = None, state: str | os.PathLike[str] | None = None,
     dead_letters: str | None = None, scheduler: str | None = None, gateway: str | None = None,

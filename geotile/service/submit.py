@@ -10,6 +10,7 @@ from typing import Any
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
+from geotile.public import public
 from geotile.service.open_queue import open_queue
 from geotile.service.records import JobRecord, Records, file_name
 from geotile.service.request import JobRequest
@@ -18,6 +19,7 @@ from geotile.storage.folder import Folder
 _STATE = "state"
 
 
+@public
 def submit(request: Mapping[str, Any] | str | os.PathLike[str], queue: str | os.PathLike[str]) -> JobRequest:
     """Check a request and put it into a queue that `geotile.serve` reads.
 
@@ -55,6 +57,7 @@ def submit(request: Mapping[str, Any] | str | os.PathLike[str], queue: str | os.
     return parsed
 
 
+@public
 def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = None) -> list[JobRecord]:
     """Return the records of the jobs of a queue.
 

@@ -1,0 +1,179 @@
+"""Options of the endpoints: retries, HTTP client, contract, decoder, model in the process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from geotile.core import from_text
+from geotile.core.checks import as_int, check_seconds, check_unit
+from geotile.core.option import Options, documents, option
+from geotile.options.run import ScoreOptions
+from geotile.public import public
+
+
+@public
+@documents()
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy(Options):
+    """Retry policy and time-outs of a remote endpoint.
+
+    Parameters
+    ----------
+    {options}
+
+    Raises
+    ------
+    ArgumentError
+        If a number is negative.
+    """
+
+    retries: int = option(
+        8, "Maximum number of retries of a tile after retryable failures: no connection, a broken answer, a time-out, "
+        "HTTP 408, 425, 429 and 5xx. Attempts during an outage are not counted.", type="int",
+    )  # fmt: skip
+    backoff_s: float = option(
+        0.5, "Mean delay before the first retry, in seconds. The mean doubles with each retry, up to 30 s; each delay "
+        "is random between 0 and twice the mean (full jitter). A Retry-After header takes precedence.", type="float",
+    )  # fmt: skip
+    ready_timeout_s: float = option(
+        300.0, "Seconds to wait for a model that has not answered yet, since it may be starting.", type="float",
+    )  # fmt: skip
+    outage_timeout_s: float = option(
+        3600.0, "Seconds to wait for a model that has answered before and does not answer any more; then the run ends "
+        "with the results that it has.", type="float",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        as_int(self.retries, "retries", 0, unit="retries")
+        for name in ("backoff_s", "ready_timeout_s", "outage_timeout_s"):
+            check_seconds(getattr(self, name), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions(RetryPolicy):
+    """An HTTP client."""
+
+    headers: Mapping[str, str] | None = option(
+        None, "Headers sent with every request.", type="mapping", secret=True,
+        from_text=from_text.headers, repeatable=True, metavar="'NAME: VALUE'",
+    )  # fmt: skip
+    auth: Any = option(
+        None, "(user, password), or an authentication object of requests; `geotile.SigV4` signs for AWS.",
+        type="tuple or requests.auth.AuthBase", secret=True,
+    )  # fmt: skip
+    bearer: str | None = option(None, "Token sent as ``Authorization: Bearer``.", type="str", secret=True)
+    verify: bool | str = option(
+        True, "Whether TLS certificates are verified; a path names a bundle of certificate authorities.",
+        type="bool or str",
+    )  # fmt: skip
+    cert: str | tuple[str, str] | None = option(
+        None, "Path of a client certificate with its key, or (certificate, key).", type="str or (str, str)",
+    )  # fmt: skip
+    timeout_s: tuple[float, float] = option(
+        (10.0, 60.0), "Maximum time for the connection and for the whole response, in seconds.", type="(float, float)",
+    )  # fmt: skip
+    max_response_bytes: int = option(64 * 2**20, "Maximum size of an answer in bytes.", type="int")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContractOptions(Options):
+    """The OversightML contract."""
+
+    params: Mapping[str, str] | None = option(
+        None, "Endpoint parameters of the contract, by SageMaker's names: ``CustomAttributes``, ``TargetModel``, "
+        "``TargetVariant`` ... Over HTTP they are sent as headers.", type="mapping",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpOptions(ContractOptions, ClientOptions):
+    """Options of `geotile.HttpEndpoint`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SageMakerOptions(ContractOptions, RetryPolicy):
+    """Options of a ``sagemaker://`` endpoint."""
+
+    profile: str | None = option(None, "Profile of the AWS configuration.", type="str")
+    role_arn: str | None = option(None, "ARN of the role to assume.", type="str")
+    timeout_s: tuple[float, float] = option(
+        (10.0, 60.0), "Maximum time for the connection and for the whole response, in seconds.", type="(float, float)",
+    )  # fmt: skip
+    max_request_bytes: int = option(
+        6_291_456, "Maximum size of a tile in bytes: 6 MiB, or 26,214,400 (25 MiB) where the account allows it.",
+        type="int",
+    )  # fmt: skip
+    max_response_bytes: int = option(64 * 2**20, "Maximum size of an answer in bytes.", type="int")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderOptions(ScoreOptions):
+    """A network that geotile decodes."""
+
+    family: str = option(
+        "auto", 'Family of the network, one of `geotile.detectors.FAMILIES`; "auto" infers it from the outputs.',
+        type="str",
+    )  # fmt: skip
+    output_names: Mapping[str, str] | None = option(
+        None, 'For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``.',
+        type="mapping",
+    )  # fmt: skip
+    labels: Sequence[str] | str | os.PathLike[str] | None = option(
+        None, "Class names in order, or a file with one name per line. By default the class numbers.",
+        type="sequence of str, str or path",
+    )  # fmt: skip
+    nms_iou_threshold: float = option(
+        0.5, "IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.",
+        type="float",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        check_unit(self.nms_iou_threshold, "nms_iou_threshold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxOptions(DecoderOptions):
+    """Options of an ``onnx:`` endpoint."""
+
+    batch_size: int | None = option(
+        None, "Maximum number of tiles per call. By default what the model takes, or 8 where it takes any number.",
+        type="int",
+    )  # fmt: skip
+    threads: int | None = option(
+        None, "Number of threads of onnxruntime within one call. By default the machine's cores divided by the number "
+        "of tile threads.", type="int",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class OipOptions(DecoderOptions, ClientOptions):
+    """Options of an ``oip+http://`` endpoint."""
+
+    batch_size: int | None = option(
+        None, "Maximum number of tiles per request. By default what the model takes, or 8 where it takes any number.",
+        type="int",
+    )  # fmt: skip
+    binary: bool | None = option(
+        None, "Whether tensors are sent by the binary extension. By default if the server accepts it, which the first "
+        "request finds out.", type="bool",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionOptions(Options):
+    """Options of a Python callable."""
+
+    batch_size: int | None = option(
+        None, "Maximum number of tiles per call; the callable then takes (n, band, y, x).", type="int",
+    )  # fmt: skip
+    factory: bool = option(
+        False, "Whether the callable builds and returns the model; it is called once in each process.", type="bool",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointKeywords(FunctionOptions, OnnxOptions, OipOptions, SageMakerOptions, HttpOptions):
+    """Options of all kinds of endpoints together; each kind takes its own."""

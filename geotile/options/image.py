@@ -1,0 +1,62 @@
+"""Options of an image: how it is reached, and what of it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from geotile.core import from_text
+from geotile.core.option import Options, option
+
+SarRemap = Literal["amplitude", "quarter_power"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """How the image is opened."""
+
+    storage_options: Mapping[str, Any] | None = option(
+        None, "How to reach the image, as fsspec, s3fs, gcsfs and adlfs take it: ``key``, ``secret``, ``token``, "
+        "``profile``, ``role_arn``, ``anon``, ``endpoint_url``, ``requester_pays``, ``client_kwargs``, ``headers``, "
+        "``timeout`` (seconds without a byte) ... It travels to every worker and is not shown anywhere.",
+        type="mapping", from_text=from_text.named_values, repeatable=True, metavar="NAME=VALUE", in_requests=False,
+        secret=True,
+    )  # fmt: skip
+    bands: Sequence[int | str] | int | str | None = option(
+        None, "Bands by number, from 1, or by name, in the wanted order. By default all bands except alpha.",
+        type="int, str or sequence", from_text=from_text.bands, repeatable=True, metavar="BAND,...",
+    )  # fmt: skip
+    subdataset: int | str | None = option(
+        None, "Number, from 0, or end of the name of an image inside the file (such as a NITF image segment); in a "
+        "Zarr group, the name of the variable.", type="int or str", from_text=from_text.int_or_text,
+        metavar="NUMBER|NAME",
+    )  # fmt: skip
+    asset: str | None = option(None, "Key of the asset, if the image is a STAC item.", type="str", metavar="KEY")
+    resolution: float | None = option(
+        None, "Ground size of a pixel in metres to resample to, from the nearest overview. Detections come back in "
+        "pixels of the full resolution.", type="float", metavar="METRES",
+    )  # fmt: skip
+    georeference: bool = option(
+        True, "Whether the image's georeference is used; False gives detections in pixels.", type="bool",
+    )  # fmt: skip
+    dem: str | os.PathLike[str] | None = option(
+        None, "Elevation model (metres) for an image that RPCs place.", type="str or path", metavar="FILE",
+    )  # fmt: skip
+    height: float | None = option(
+        None, "Height above the ellipsoid in metres for an image that RPCs place, or a SICD. By default the file's own "
+        "reference height.", type="float", metavar="METRES",
+    )  # fmt: skip
+    sar: SarRemap | None = option(
+        None, "Convert complex pixels to their magnitude, or to its square root.",
+        type='{"amplitude", "quarter_power"}', choices=(None, *get_args(SarRemap)),
+    )  # fmt: skip
+    allow_vrt: bool = option(
+        False, "Also open formats that name other files or hosts (VRT, DIMAP, SAFE, WMS ...). What they name is read "
+        "with your rights: allow it only for images that you trust.", type="bool", in_requests=False,
+    )  # fmt: skip
+    sidecars: bool | None = option(
+        None, "Look for files beside a remote image (``_RPB.TXT``, ``.ovr``, ``.msk``, ``.aux.xml``), which costs a "
+        "few requests. By default only where the image has no georeference of its own.", type="bool",
+    )  # fmt: skip

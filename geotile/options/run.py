@@ -1,0 +1,182 @@
+"""Options of a run: tiles, region of interest, merging, failures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from geotile.core import from_text
+from geotile.core.checks import Pair, as_int, as_pair, check_unit
+from geotile.core.option import Options, option
+from geotile.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from geotile.merging.merge import Merge
+    from geotile.running.progress import Progress
+
+TileFormat = Literal["GTIFF", "NITF", "PNG", "JPEG", "NPY"]
+TileCompression = Literal["NONE", "LZW", "JPEG", "J2K"]
+OverlapMetric = Literal["iou", "ios"]
+ProgressCallback = Callable[["Progress"], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilingOptions(Options):
+    """Tiles and regions."""
+
+    tile_size: int | Pair = option(
+        1024, "Side of a tile in pixels, or (y, x): what the model sees.", type="int or (int, int)",
+        from_text=from_text.pair, metavar="PX|Y,X", in_requests=False,
+    )  # fmt: skip
+    overlap: int | Pair = option(
+        128, "Minimum overlap of neighbouring tiles in pixels, or (y, x).", type="int or (int, int)",
+        from_text=from_text.pair, metavar="PX|Y,X", in_requests=False,
+    )  # fmt: skip
+    region_size: int | Pair | Literal["auto"] = option(
+        "auto", "Side of a region (one Dask task) in pixels, or (y, x), rounded to the file's blocks. "
+        '"auto" aims at 32 MiB.', type='int, (int, int) or "auto"',
+        from_text=from_text.pair_or_auto, metavar="PX|Y,X|auto", in_requests=False,
+    )  # fmt: skip
+    tile_format: TileFormat = option(
+        "GTIFF", "Format of the encoded tiles that a URL is sent; callables get the array. JPEG is lossy.",
+        type='{"GTIFF", "NITF", "PNG", "JPEG", "NPY"}', choices=get_args(TileFormat), in_requests=False,
+    )  # fmt: skip
+    tile_compression: TileCompression = option(
+        "NONE", "Compression of GTIFF tiles (LZW, JPEG) or NITF tiles (JPEG, J2K). JPEG is lossy. NONE is fastest; "
+        "the others send fewer bytes.", type='{"NONE", "LZW", "JPEG", "J2K"}', choices=get_args(TileCompression),
+        in_requests=False,
+    )  # fmt: skip
+    pad: bool = option(
+        False, "Fill a tile of an image smaller than the tile with nodata (or 0) to full size.", type="bool",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        as_pair(self.tile_size, "tile_size", 1)
+        as_pair(self.overlap, "overlap", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AreaOptions(Options):
+    """Region of interest."""
+
+    roi: Any = option(
+        None, "Region of interest: WKT, GeoJSON, a shapely geometry or a GeoDataFrame, in WGS 84 longitude and "
+        "latitude unless it names its CRS. Only tiles that share pixels with it are read and sent.",
+        type="str, mapping, shapely geometry or GeoDataFrame", from_text=from_text.area,
+        metavar="WKT|GEOJSON|FILE", in_requests=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions(AreaOptions):
+    """Selection of tiles."""
+
+    outside_roi: Literal["drop", "keep"] = option(
+        "drop", "What happens to detections in the selected tiles that do not intersect the region of interest.",
+        type='{"drop", "keep"}', choices=("drop", "keep"),
+    )  # fmt: skip
+    skip_nodata: bool | float = option(
+        True, "Minimum share of valid pixels, 0 to 1, of a tile that is sent. True sends tiles with any valid pixel, "
+        "False sends every tile. Masks, alpha bands, nodata values, NaN and missing blocks are not valid.",
+        type="bool or float", from_text=from_text.bool_or_share, metavar="true|false|SHARE",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        if not isinstance(self.skip_nodata, bool):
+            check_unit(self.skip_nodata, "skip_nodata")
+
+    @property
+    def min_valid_share(self) -> float | None:
+        """Minimum share of valid pixels of a tile that is sent; 0 for any pixel at all, None to send every tile."""
+        if isinstance(self.skip_nodata, bool):
+            return 0.0 if self.skip_nodata else None
+        return float(self.skip_nodata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(Options):
+    """The minimum score: one option of the run and of the decoder, which get the same value."""
+
+    score_threshold: float | None = option(
+        None, "Minimum score of a detection, 0 to 1, applied before merging. By default 0.3 for models that geotile "
+        "decodes (onnx: and oip+http:), and 0 for all others.", type="float", metavar="SCORE",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        if self.score_threshold is not None:
+            check_unit(self.score_threshold, "score_threshold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergingOptions(ScoreOptions):
+    """Merging of overlapping tiles."""
+
+    merge: Literal["nms"] | Merge | None = option(
+        "nms", 'How detections of overlapping tiles are merged: "nms" is greedy non-maximum suppression, None keeps '
+        "the detections of all tiles.", type='{"nms"}, Merge or None', from_text=from_text.name_or_none,
+        metavar="nms|none", in_requests=False,
+    )  # fmt: skip
+    iou_threshold: float = option(
+        0.5, "Overlap above which the lower-ranked detection is suppressed, 0 to 1.", type="float", in_requests=False,
+    )  # fmt: skip
+    overlap_metric: OverlapMetric = option(
+        "iou", "Overlap of two boxes: intersection over union, or over the smaller area (half of a cut object "
+        "against the whole object).", type='{"iou", "ios"}', choices=get_args(OverlapMetric),
+    )  # fmt: skip
+    class_agnostic: bool = option(False, "Let detections of different labels suppress each other.", type="bool")
+
+    def _check(self) -> None:
+        check_unit(self.iou_threshold, "iou_threshold")
+        if not (self.merge is None or self.merge == "nms" or hasattr(self.merge, "settle")):
+            raise ArgumentError(f"merge must be 'nms', None or a geotile.Merge; got {self.merge!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """The run."""
+
+    concurrency: int | Literal["auto"] = option(
+        "auto", 'Maximum number of requests in flight over the whole cluster. "auto" adapts to the endpoint. A model '
+        "in the process runs in at most as many threads as Dask has.", type='int or "auto"',
+        from_text=from_text.int_or_auto, metavar="INTEGER|auto", in_requests=False,
+    )  # fmt: skip
+    errors: Literal["record", "raise"] = option(
+        "record", "Whether failed tiles are listed in the report while the run continues, or the first one stops it.",
+        type='{"record", "raise"}', choices=("record", "raise"), in_requests=False,
+    )  # fmt: skip
+    progress: bool | ProgressCallback | None = option(
+        None, "True shows a bar in a terminal or a notebook. A callable gets a `geotile.Progress` at most ten times a "
+        "second.", type="bool or callable", on_command_line=False, in_requests=False,
+    )  # fmt: skip
+    crs: Any = option(
+        None, "CRS of the result, as pyproj takes it. By default the image's own, or WGS 84 where RPCs place it.",
+        type="CRS", metavar="CRS", in_requests=False,
+    )  # fmt: skip
+    checkpoint: str | os.PathLike[str] | None = option(
+        None, "Folder, local or any fsspec URI, in which finished regions are kept. The same call resumes from there "
+        "and asks the model only for what is missing; merging options and the cluster may change. "
+        'With ``region_size="auto"`` the regions are those of the checkpoint.', type="str or path",
+        metavar="FOLDER", in_requests=False,
+    )  # fmt: skip
+    retry_failed: bool = option(
+        False, "Ask again about tiles that failed in an earlier run of the checkpoint.", type="bool", in_requests=False,
+    )  # fmt: skip
+    output_options: Mapping[str, Any] | None = option(
+        None, "Options of the file system of the checkpoint and the output, as fsspec takes them. They are not shown "
+        "anywhere.", type="mapping", from_text=from_text.named_values, repeatable=True, metavar="NAME=VALUE",
+        in_requests=False, secret=True,
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        if self.progress not in (None, True, False) and not callable(self.progress):
+            raise ArgumentError(
+                f"progress must be True, None or a callable that takes a geotile.Progress; got {self.progress!r}"
+            )
+        if self.concurrency != "auto":
+            if isinstance(self.concurrency, str):
+                raise ArgumentError(f'concurrency must be a positive integer or "auto"; got {self.concurrency!r}')
+            as_int(self.concurrency, "concurrency", 1, unit="requests")
+        if self.checkpoint is None and self.retry_failed:
+            raise ArgumentError("retry_failed=True asks again about tiles of a checkpoint; give checkpoint= as well")
