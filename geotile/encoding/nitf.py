@@ -1,6 +1,7 @@
 """The georeference of a NITF tile: IGEOLO and BLOCKA corners, RPC00B (MIL-STD-2500C; STDI-0002 appendices E and F).
 
-GDAL can write both, but refuses the RPCs and CRS of most tiles; ARCHITECTURE.md has the figures.
+GDAL's own writer refuses negative RPC offsets and every CRS but WGS 84 and UTM, and writes no BLOCKA corners
+(decision 10 in ARCHITECTURE.md).
 """
 
 from __future__ import annotations
