@@ -211,7 +211,7 @@ class Round:
 
     def end(self, client: subprocess.Popen, *, may_fail: bool = False, may_exist: bool = False) -> str:
         out, err = client.communicate(timeout=90)
-        if client.returncode and may_exist and "exists; give overwrite=True" in err:
+        if client.returncode and may_exist and "exists. Pass overwrite=True" in err:
             return "the killed run had ended"
         if client.returncode and not may_fail:
             raise AssertionError(err[-3000:])

@@ -127,7 +127,7 @@ def detect_to(
     if str(os.fspath(output)).endswith("/"):
         return detect_to_dataset(image, endpoint, Folder.at(output, options.output_options), options)
     sink = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
-    with sink.claimed(), _run(image, endpoint, options) as run:
+    with sink.leased(), _run(image, endpoint, options) as run:
         detections = run.frame(run.compute(options.progress))
         write(detections, sink)
     report: Report = detections.attrs["report"]
@@ -152,7 +152,7 @@ def detect_to_dataset(
         ``around(run)`` is entered while the run is computed; if it raises at its end, the dataset does not appear.
     """
     sink = DatasetOutput.reserve(folder, overwrite=options.overwrite)
-    with sink.claimed():
+    with sink.leased():
         sink.begin()
         with _run(image, endpoint, options, parts=sink.drafts, group=group) as run:
             with around(run):

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -35,7 +35,11 @@ class CountingProxy:
         self.fault: Callable[[str, str], tuple[int, dict[str, str], bytes] | None] = lambda method, path: None
         self.around: Callable[..., tuple[int, dict[str, str], bytes]] | None = None
         """``around(sent, headers, forward)`` returns an answer; ``forward(sent)`` asks the server."""
+        self.ignored_headers: tuple[str, ...] = ()
+        """Headers that the store pays no heed to, in lower case: conditions, say."""
         self._lock = threading.Lock()
+        self.writing = threading.Lock()
+        """S3 decides a condition and writes in one step; moto's server does not."""
         self._http = _Server(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -114,6 +118,11 @@ def _handler(proxy: CountingProxy) -> type[BaseHTTPRequestHandler]:
                     self.close_connection = True
 
         def ask(self, sent, headers):
+            headers = {name: value for name, value in headers.items() if name not in proxy.ignored_headers}
+            with proxy.writing if self.command in ("PUT", "DELETE") else nullcontext():
+                return self.pass_to_server(sent, headers)
+
+        def pass_to_server(self, sent, headers):
             behind = http.client.HTTPConnection("127.0.0.1", proxy.port)
             if sent is not None:
                 headers = headers | {"content-length": str(len(sent))}

@@ -201,10 +201,10 @@ def test_what_is_no_checkpoint_is_left_alone(write_tiff, noise, tmp_path):
     path, place = write_tiff(noise), tmp_path / "photos"
     place.mkdir()
     (place / "cat.jpg").write_bytes(b"meow")
-    with pytest.raises(geotile.ArgumentError, match=r"holds cat\.jpg .* it is no checkpoint"):
+    with pytest.raises(geotile.ArgumentError, match=r"is not a checkpoint: it holds cat\.jpg"):
         geotile.detect(path, crowd, checkpoint=place, **JOB)
     (place / "job.json").write_text("{}")
-    with pytest.raises(geotile.ArgumentError, match="is no geotile checkpoint"):
+    with pytest.raises(geotile.ArgumentError, match="is not that of a geotile checkpoint"):
         geotile.detect(path, crowd, checkpoint=place, **JOB)
     (place / "job.json").write_text(json.dumps({"format": 99, "identity": {}}))
     with pytest.raises(geotile.ArgumentError, match="format 99"):
@@ -222,10 +222,11 @@ def test_what_cannot_be_kept_is_said(write_tiff, noise, tmp_path):
         feature = {"type": "Feature", "properties": {"imageBBox": [0, 0, 4, 4], "odd": {1, 2}}}
         return {"type": "FeatureCollection", "features": [feature]}
 
-    with pytest.raises(geotile.OutputError, match="cannot be kept in a checkpoint"):
+    with pytest.raises(geotile.OutputError, match="cannot be stored in a checkpoint"):
         geotile.detect(write_tiff(noise), odd, checkpoint=tmp_path / "cp", **JOB)
 
 
+@pytest.mark.slow
 def test_a_signed_url_tells_no_secret(write_tiff, noise, tmp_path):
     with geotile.testing.ModelServer(geotile.testing.bright_objects) as server:
         url = server.url.replace("http://", "http://me:hush@")
@@ -255,11 +256,12 @@ def hold(place, options=None) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_of_two_runs_on_one_checkpoint_one_is_told(write_tiff, noise, tmp_path):
     path, cp = write_tiff(noise), tmp_path / "cp"
     other = hold(cp)
     try:
-        with pytest.raises(geotile.OutputError, match=rf"being written by another run \(process {other.pid}"):
+        with pytest.raises(geotile.OutputError, match=rf"is in use by another run \(process {other.pid}"):
             geotile.detect(path, crowd, checkpoint=cp, **JOB)
     finally:
         other.kill()
@@ -277,7 +279,7 @@ def test_of_two_runs_on_one_output_one_is_told(write_tiff, noise, tmp_path, name
     def model(tile):
         if not told:
             told.append(None)
-            with pytest.raises(geotile.OutputError, match="being written by another run") as error:
+            with pytest.raises(geotile.OutputError, match="is in use by another run") as error:
                 geotile.detect_to(path, crowd, out + name, **JOB)
             told[0] = str(error.value)
         return crowd(tile)
@@ -290,6 +292,7 @@ def test_of_two_runs_on_one_output_one_is_told(write_tiff, noise, tmp_path, name
 # --- in object storage
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_s3(store, write_tiff, noise):
     path, cp = write_tiff(noise), f"s3://{BUCKET}/checkpoint"
     job = JOB | {"checkpoint": cp, "output_options": store.options}
@@ -300,7 +303,7 @@ def test_a_checkpoint_in_s3(store, write_tiff, noise):
     assert len(model.asked) == first.attrs["report"].tiles
     other = hold(cp, store.options)
     try:
-        with pytest.raises(geotile.OutputError, match=rf"process {other.pid} on .*, heard of"):
+        with pytest.raises(geotile.OutputError, match=rf"process {other.pid} on .*, which renewed its lease"):
             geotile.detect(path, crowd, **job)
     finally:
         other.kill()
@@ -308,6 +311,7 @@ def test_a_checkpoint_in_s3(store, write_tiff, noise):
     geotile.detect(path, model, **job)  # its process is gone, on this machine
 
 
+@pytest.mark.slow
 def test_slow_down_is_survived_and_denial_is_said(store, write_tiff, noise):
     path, cp = write_tiff(noise), f"s3://{BUCKET}/slow"
     job = JOB | {"checkpoint": cp, "output_options": store.options}
@@ -354,12 +358,13 @@ def test_a_disk_that_fills_is_said_and_nothing_is_half_written(write_tiff, noise
         assert parts
         for part in parts:
             RegionAnswer.from_parquet(part.read_bytes())
-        assert not list((small / "cp").rglob(".draft-*"))
+        assert not list((small / "cp").rglob("*geotile-draft*"))
         with pytest.raises(geotile.OutputError, match="No space left"):
             geotile.detect_to(path, crowd, f"{small}/out/", **JOB)
         assert not (small / "out").exists()
         filler.unlink()
-        shutil.rmtree(small / ".out.geotile-draft", ignore_errors=True)
+        for left in small.glob(".out.geotile-draft-*"):
+            shutil.rmtree(left)
         subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
         again = geotile.detect(path, crowd, checkpoint=small / "cp", **JOB)
         assert rows(again) == whole
@@ -376,6 +381,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(
@@ -393,7 +399,7 @@ def test_a_part_holds_every_bit(values):
         [v[4] or None for v in values],
     )
     answer = RegionAnswer(
-        found=found, failures=(TileFailure(tile=3, window=[0, 1, 2, 3], reason="ü\n"),), without_data=7
+        detections=found, failures=(TileFailure(tile=3, window=[0, 1, 2, 3], reason="ü\n"),), without_data=7
     )
     data = answer.to_parquet()
     back = RegionAnswer.from_parquet(data)
@@ -401,10 +407,10 @@ def test_a_part_holds_every_bit(values):
     assert back.failures == answer.failures
     assert back.without_data == 7
     for name in ("boxes", "scores", "tiles", "ordinals"):
-        assert getattr(back.found, name).tobytes() == getattr(found, name).tobytes()
-        assert getattr(back.found, name).dtype == getattr(found, name).dtype
+        assert getattr(back.detections, name).tobytes() == getattr(found, name).tobytes()
+        assert getattr(back.detections, name).dtype == getattr(found, name).dtype
     for name in ("labels", "geometries", "classes", "properties"):
-        assert getattr(back.found, name).tolist() == getattr(found, name).tolist()
+        assert getattr(back.detections, name).tolist() == getattr(found, name).tolist()
 
 
 @given(st.binary(max_size=200))
@@ -413,8 +419,9 @@ def test_what_is_no_part_is_told(data):
         RegionAnswer.from_parquet(data)
 
 
+@pytest.mark.slow
 def test_a_cut_part_is_told(tmp_path):
-    whole = RegionAnswer(found=concat([])).to_parquet()
+    whole = RegionAnswer(detections=concat([])).to_parquet()
     cp = Checkpoint(folder=Folder.at(tmp_path), digest="x")
     cp.parts.write("00000-00000.parquet", whole)
     assert cp.load(0, 0) is not None

@@ -17,6 +17,7 @@ import geotile
 from geotile.testing import ModelServer
 
 
+@pytest.mark.slow
 def test_detect_writes_what_the_library_finds(write_tiff, noise, tmp_path):
     path, out = write_tiff(noise), tmp_path / "out.parquet"
     with ModelServer(crowd) as server:
@@ -31,6 +32,7 @@ def test_detect_writes_what_the_library_finds(write_tiff, noise, tmp_path):
     assert "Traceback" not in again.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_with_the_time_left(write_tiff, noise, tmp_path):
     controller, terminal = pty.openpty()
     shown = bytearray()
@@ -55,6 +57,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left(write_tiff, noise, tmp_path):
     assert b"0:00:00" in shown
 
 
+@pytest.mark.slow
 def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, tmp_path):
     broken = noise[:, :64, :64].tobytes()
 
@@ -72,6 +75,7 @@ def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, 
     assert not (tmp_path / "stopped.geojson").exists()
 
 
+@pytest.mark.slow
 def test_plan_prints_and_draws(write_tiff, noise, tmp_path):
     done = cli("plan", write_tiff(noise), "--tile-size", 64, "--overlap", 16, "-o", tmp_path / "plan.png")
     assert "54 (9 x 6)" in done.stdout

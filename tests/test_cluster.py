@@ -24,6 +24,8 @@ from geotile.imagery.file_array import source_of
 from geotile.running.cluster import check_cluster
 from geotile.testing import ModelServer
 
+pytestmark = pytest.mark.slow
+
 JOB = {"tile_size": 64, "overlap": 16, "region_size": 128, "pad": True}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -83,7 +85,7 @@ def test_what_is_there_is_left_alone(write_tiff, noise, tmp_path):
     path, out = write_tiff(noise), f"{tmp_path}/out/"
     geotile.detect_to(path, crowd, out, **JOB)
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    with pytest.raises(geotile.OutputError, match="exists; give overwrite=True"):
+    with pytest.raises(geotile.OutputError, match=r"exists\. Pass overwrite=True"):
         geotile.detect_to(path, crowd, out, **JOB)
     geotile.detect_to(path, crowd, out, overwrite=True, **JOB)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
@@ -120,12 +122,52 @@ def test_a_run_that_fails_leaves_nothing(write_tiff, noise, tmp_path, small_part
     assert sorted(os.listdir(tmp_path)) == ["image.tif", "one.parquet", "out"]
 
 
+DIES_AT_RENAME = """
+import os, sys
+from geotile.results.dataset import DatasetOutput
+from geotile.storage.folder import Folder
+rename, renames = os.replace, []
+
+def replace(source, target):
+    if not os.path.isdir(source):
+        return rename(source, target)
+    renames.append(target)
+    if len(renames) == int(sys.argv[2]):
+        os._exit(9)
+    rename(source, target)
+
+os.replace = replace
+output = DatasetOutput.reserve(Folder.at(sys.argv[1]), overwrite=True)
+output.begin()
+output.drafts.write("part-new.parquet", b"new")
+DatasetOutput.commit.__globals__["_metadata"] = lambda parts: b"new"
+output.commit([])
+"""
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_kill_while_a_dataset_is_replaced_leaves_the_old_one(write_tiff, noise, tmp_path, renames):
+    """Dies before the old one is moved aside, and between that and the move of the new one."""
+    path, out = write_tiff(noise), f"{tmp_path}/out/"
+    geotile.detect_to(path, crowd, out, **JOB)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    assert subprocess.run([sys.executable, "-c", DIES_AT_RENAME, out, str(renames)]).returncode == 9
+    assert (tmp_path / "out").exists() == (renames == 1)
+    with pytest.raises(geotile.OutputError, match="exists"):
+        geotile.detect_to(path, crowd, out, **JOB)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    geotile.detect_to(path, crowd, out, overwrite=True, **JOB)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert sorted(os.listdir(tmp_path)) == ["image.tif", "out"]
+
+
 def test_write_takes_a_folder_too(write_tiff, noise, tmp_path):
     found = geotile.detect(write_tiff(noise), crowd, **JOB)
     geotile.write(found, f"{tmp_path}/out/")
     assert ranked(gpd.read_parquet(tmp_path / "out")) == ranked(one_file(str(tmp_path / "image.tif"), tmp_path))
 
 
+@pytest.mark.slow
 def test_workers_write_to_s3(write_tiff, noise, tmp_path):
     path, out = write_tiff(noise), f"s3://{BUCKET}/found/"
     with (

@@ -161,6 +161,7 @@ def test_what_callables_must_not_return(answer, said):
         decode_object(answer)
 
 
+@pytest.mark.slow
 def test_the_fuzzer_finds_nothing(tmp_path):
     pytest.importorskip("atheris")
     fuzzer = Path(__file__).with_name("fuzz_answers.py")

@@ -47,6 +47,7 @@ def jobs(draw):
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(jobs(), st.tuples(st.integers(10, 80), st.integers(10, 80)), st.sampled_from(["synchronous", "threads"]))
 def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
@@ -60,6 +61,7 @@ def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
     assert merged.attrs["report"].detections_before == len(every)
 
 
+@pytest.mark.slow
 def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
     from distributed import Client, LocalCluster
 
@@ -94,6 +96,7 @@ def pool():
         yield executor
 
 
+@pytest.mark.slow
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job=jobs(), region=st.tuples(st.integers(30, 80), st.integers(30, 80)))
 def test_equals_flat_nms_on_processes(job, region, pool):
@@ -306,12 +309,12 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"score_threshold": 1.5}, "score_threshold=1.5"),
-        ({"iou_threshold": -0.1}, "iou_threshold=-0.1"),
+        ({"score_threshold": 1.5}, "score_threshold must be a number from 0 to 1; got 1.5"),
+        ({"iou_threshold": -0.1}, "iou_threshold must be a number from 0 to 1; got -0.1"),
         ({"overlap_metric": "giou"}, "giou"),
         ({"merge": "wbf"}, "merge must be 'nms', None .* got 'wbf'"),
         ({"errors": "ignore"}, "errors must be one of 'record', 'raise'; got 'ignore'"),
-        ({"concurrency": 0}, "concurrency=0"),
+        ({"concurrency": 0}, "concurrency must be .* got 0"),
         ({"tile_size": 64, "overlap": 64}, "smaller than tile_size"),
         ({"tile_size": 10.5}, "whole number"),
         ({"region_size": "big"}, "region_size='big'"),

@@ -37,7 +37,7 @@ def test_options_that_nobody_reads_are_refused():
             geotile.endpoint(spec, nonsense=1)
     made = geotile.endpoint("http://host/x", retries=1)
     assert geotile.endpoint(made) is made
-    with pytest.raises(ArgumentError, match=r"pass it to geotile.endpoint"):
+    with pytest.raises(ArgumentError, match=r"pass it to geotile\.endpoint"):
         geotile.endpoint(made, retries=2)
     for wrong in (
         {"retries": -1},
@@ -159,6 +159,7 @@ def test_a_batch_of_another_length_fails(write_tiff, noise):
         geotile.detect(write_tiff(noise), lambda tiles: [], batch_size=4, **JOB)
 
 
+@pytest.mark.slow
 def test_a_factory_builds_once_a_worker(write_tiff, noise):
     from distributed import Client, LocalCluster
 
@@ -360,6 +361,7 @@ def test_a_fixed_batch_is_filled_up(tmp_path):
     assert len(model.invoke([np.zeros((3, *INPUT), np.uint8)] * 3, "")) == 3
 
 
+@pytest.mark.slow
 def test_a_real_model_finds_the_aeroplanes_on_a_cluster_too(shared):
     from distributed import Client, LocalCluster
 

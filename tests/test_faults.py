@@ -33,6 +33,8 @@ from misbehaving import (
 import geotile
 from geotile import EndpointError, EndpointUnreachable
 
+pytestmark = pytest.mark.slow
+
 ALL = {str(number) for number in range(1, 17)}
 JOB = {"tile_size": 32, "overlap": 0, "tile_format": "NPY", "backoff_s": 0.02, "concurrency": 4, "region_size": 64}
 JSON = b'{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"imageBBox": [0, 0, %s, 9]}}]}'

@@ -277,6 +277,7 @@ def test_strips_are_decoded_once(write_tiff, counted):
     assert sum(window.shape_yx[0] for window in counted) == 4000
 
 
+@pytest.mark.slow
 def test_one_huge_strip_is_decoded_once(write_tiff, counted):
     values = np.random.default_rng(0).integers(0, 3, (3, 5000, 5000), np.uint8)
     path = write_tiff(values, tiled=False, blockxsize=5000, blockysize=5000, compress="deflate")

@@ -21,6 +21,7 @@ def source(write_tiff, noise):
     return source_of(geotile.open_image(write_tiff(noise)).data)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(10, 120),

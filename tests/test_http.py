@@ -90,6 +90,7 @@ class Answer(NamedTuple):
     attempts: int
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
@@ -128,6 +129,7 @@ def test_what_will_not_pass_is_not(reply, error, said):
     assert len(seen) == caught.value.attempts == 1
 
 
+@pytest.mark.slow
 def test_retries_end_and_are_counted():
     with serving((500, {}, b"boom")) as (url, seen), pytest.raises(EndpointError, match="HTTP 500: boom") as caught:
         ask(url, retries=3)
@@ -138,6 +140,7 @@ def test_retries_end_and_are_counted():
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_retry_after_is_honoured():
     with serving((429, {"Retry-After": "1"}, b""), (200, {}, GOOD)) as (url, seen):
         ask(url)
@@ -202,6 +205,7 @@ def test_an_unknown_option_is_named():
         HttpEndpoint("http://host/x", timeout=3)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_not_there_is_found_out_before_the_run():
     image = xr.DataArray(np.zeros((1, 64, 64), np.uint8), dims=("band", "y", "x"))
     with socket.socket() as free:
@@ -253,6 +257,7 @@ def test_tls_is_verified_and_a_private_authority_can_be_named(tmp_path):
         assert found.attrs["report"].status == "SUCCESS"
 
 
+@pytest.mark.slow
 def test_over_http_as_in_process(write_tiff, noise):
     path, job = write_tiff(noise), {"tile_size": 64, "overlap": 16, "region_size": 128}
     local = geotile.detect(path, crowd, **job)
@@ -265,6 +270,7 @@ def test_over_http_as_in_process(write_tiff, noise):
         assert found[box].equals(local[box])
 
 
+@pytest.mark.slow
 def test_each_bad_answer_fails_its_tile_alone(noise):
     image = xr.DataArray(noise, dims=("band", "y", "x"))
     script = [

@@ -40,6 +40,7 @@ def test_cars_on_a_road(shared):
     assert 10 <= (large["label"] == "car").sum() <= 20
 
 
+@pytest.mark.slow
 def test_people_whole_and_cut(shared):
     """Halves of cut objects survive IoU; the smaller area tells them."""
     truth = json.loads((shared / "imagery" / "sahi_terrain1_coco.json").read_text())
@@ -96,6 +97,7 @@ def test_an_onnx_model_pickles_and_a_wrong_one_is_named(shared, tmp_path):
         OnnxDetector(tmp_path / "bad.onnx")
 
 
+@pytest.mark.slow
 def test_the_demo_finds_what_was_painted(tmp_path):
     result = run_demo(tmp_path, size=1536)
     assert result.precision > 0.95
@@ -112,6 +114,7 @@ def test_the_demo_finds_what_was_painted(tmp_path):
     assert len(gpd.read_file(tmp_path / "detections.geojson")) == report.detections_after
 
 
+@pytest.mark.slow
 def test_the_demo_takes_the_users_own(shared, tmp_path):
     result = run_demo(tmp_path, shared / "imagery" / "2_planes.tiff", shared / "models" / "nanodet_m.onnx")
     assert "aeroplane" in set(result.detections["label"])

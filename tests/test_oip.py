@@ -56,6 +56,7 @@ def image():
     return xr.DataArray(pixels, dims=("band", "y", "x"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("binary", "batch_size"), [(None, None), (True, 3), (False, 1)])
 def test_tensors_go_and_come(kserve, image, binary, batch_size):
     found = geotile.detect(

@@ -87,6 +87,7 @@ def _can_be_read(path) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_every_format_reads_as_rasterio_reads_it(shared):
     read = 0
     for path in sorted((shared / "formats").iterdir()) + sorted((shared / "imagery").iterdir()):
@@ -102,6 +103,7 @@ def test_every_format_reads_as_rasterio_reads_it(shared):
     assert read > 40
 
 
+@pytest.mark.slow
 def test_corrupt_files_end_cleanly(shared):
     """A clear error on opening, listed failed tiles, or plain reading; never worse than rasterio."""
     outcomes = {}

@@ -1,6 +1,7 @@
 """Names of other libraries that are not documented but used here: these tests fail when one of them goes."""
 
 import inspect
+from datetime import UTC, datetime, timedelta
 
 import dask.array as da
 import numpy as np
@@ -76,22 +77,41 @@ def test_rioxarray_coordinates():
     np.testing.assert_array_equal(coordinates["y"], [18, 14])
 
 
-def test_botocore_credentials(monkeypatch):
-    """`geotile.storage.aws` puts the credentials of an assumed role into a session."""
+def test_botocore_credentials():
+    """`geotile.storage.aws` reads when credentials expire, and gives a session those of an assumed role."""
     import botocore.session
-    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+    from botocore.credentials import (
+        AssumeRoleCredentialFetcher,
+        DeferredRefreshableCredentials,
+        RefreshableCredentials,
+    )
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "environment")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    from geotile.storage.aws import _Resolver
+
+    expires = datetime.now(UTC) + timedelta(hours=1)
+    refreshed = {"access_key": "role", "secret_key": "s", "token": "t", "expiry_time": expires.isoformat()}
+    made = RefreshableCredentials.create_from_metadata(refreshed, lambda: refreshed, "test")
+    deferred = DeferredRefreshableCredentials(lambda: refreshed, "assume-role")
+    deferred.get_frozen_credentials()
+    assert made._expiry_time == deferred._expiry_time == expires
     session = botocore.session.Session()
-    assert session.get_credentials().access_key == "environment"
-    refreshed = {"access_key": "role", "secret_key": "s", "token": "t", "expiry_time": "2999-01-01T00:00:00Z"}
-    session._credentials = DeferredRefreshableCredentials(lambda: refreshed, "assume-role")
+    session.register_component("credential_provider", _Resolver(deferred))
     assert session.get_credentials().access_key == "role"
     assert session.create_client("s3", region_name="us-east-1")._get_credentials().token == "t"
     assert {"client_creator", "source_credentials", "role_arn"} <= set(
         inspect.signature(AssumeRoleCredentialFetcher).parameters
     )
+
+
+def test_s3fs():
+    """`geotile.storage.conditional` passes If-Match through `pipe_file`; tests/test_lease.py shows that it arrives."""
+    from s3fs import S3FileSystem
+
+    parameters = inspect.signature(S3FileSystem._pipe_file).parameters
+    assert "mode" in parameters
+    assert parameters["kwargs"].kind is inspect.Parameter.VAR_KEYWORD
+    assert callable(S3FileSystem.call_s3)
+    assert S3FileSystem().split_path("bucket/a/key")[:2] == ("bucket", "a/key")
 
 
 def test_dask_layer_annotations():

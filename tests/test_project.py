@@ -35,6 +35,7 @@ def test_hadolint():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_mypy_strict():
     run("mypy")
 
@@ -107,6 +108,7 @@ def test_documents_name_files_that_exist(name):
         assert (ROOT / place).exists(), place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
 def test_notebooks_run_and_carry_no_outputs(path, tmp_path):
     from nbclient import NotebookClient
@@ -119,6 +121,7 @@ def test_notebooks_run_and_carry_no_outputs(path, tmp_path):
     assert "image/png" in notebook.cells[-1].outputs[-1].get("data", {})
 
 
+@pytest.mark.slow
 def test_benchmarks_run_small(tmp_path):
     for which in ("local", "http"):
         done = subprocess.run(
@@ -130,6 +133,7 @@ def test_benchmarks_run_small(tmp_path):
         assert len({count for name, count in counts[:2]}) == 1
 
 
+@pytest.mark.slow
 def test_the_service_benchmarks_run_small():
     script = ROOT / "benchmarks" / "serve.py"
     done = subprocess.run(
@@ -144,6 +148,7 @@ def test_the_service_benchmarks_run_small():
     assert re.search(r"^fast, beside the slow ones +4 ", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_efficiency_table_is_printed():
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"],
@@ -153,6 +158,7 @@ def test_the_efficiency_table_is_printed():
     assert len(re.findall(r"^ +(?:50|5) ms +(?:1|8|64|auto) +25 ", done.stdout, re.MULTILINE)) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("computed", [[], ["--computed"]])
 def test_the_scale_benchmark_runs_small(computed):
     done = subprocess.run(

@@ -16,9 +16,12 @@ import pytest
 from helpers import cli, crowd
 
 import geotile
-from geotile.checkpoints.checkpoint import Checkpoint, digest_of
+from geotile.checkpoints.checkpoint import Checkpoint
+from geotile.core.digest import json_digest
 from geotile.storage.folder import Folder
 from geotile.testing import ModelServer
+
+pytestmark = pytest.mark.slow
 
 TILES = ["--tile-size", "64", "--overlap", "16", "--region-size", "128"]
 KILLS = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
@@ -152,7 +155,7 @@ def test_what_cannot_be_resumed_is_said(path, tmp_path):
 def test_a_status_is_of_its_own_digest(path, tmp_path):
     geotile.detect(path, crowd, checkpoint=tmp_path / "cp", tile_size=64, overlap=16, region_size=128)
     job = json.loads((tmp_path / "cp" / "job.json").read_text())
-    kept = Checkpoint(folder=Folder.at(tmp_path / "cp"), digest=digest_of(job["identity"])).finished(
+    kept = Checkpoint(folder=Folder.at(tmp_path / "cp"), digest=json_digest(job["identity"])).finished(
         tuple(job["regions"])
     )
     assert kept.all()

@@ -125,6 +125,7 @@ SPEC = "sagemaker://planes?region=us-west-2"
 COLUMNS = ["xmin", "ymin", "xmax", "ymax", "score", "label"]
 
 
+@pytest.mark.slow
 def test_the_answer_is_that_of_the_model_and_every_parameter_arrives(service, image):
     params = {
         "CustomAttributes": "a=1", "TargetModel": "m.tar.gz", "TargetContainerHostname": "second", "InferenceId": "id-1",
@@ -146,6 +147,7 @@ def test_the_answer_is_that_of_the_model_and_every_parameter_arrives(service, im
     assert service.invocations[-1][0]["X-Amzn-SageMaker-Inference-Component"] == "part"
 
 
+@pytest.mark.slow
 def test_a_variant_is_chosen_once_a_run_by_the_weights(service, image):
     chosen = []
     for _ in range(12):
@@ -160,12 +162,14 @@ def test_a_variant_is_chosen_once_a_run_by_the_weights(service, image):
     assert "X-Amzn-SageMaker-Target-Variant" not in service.invocations[-1][0]
 
 
+@pytest.mark.slow
 def test_a_role_is_assumed(service, image):
     geotile.detect(image, f"{SPEC}&variant=blue", role_arn="arn:aws:iam::1:role/runner", **JOB)
     assert set(service.roles) == {"arn:aws:iam::1:role/runner"}
     assert "Credential=ASIAROLE/" in service.invocations[0][0]["Authorization"]
 
 
+@pytest.mark.slow
 def test_tiles_over_the_body_limit_are_refused_in_the_plan(service):
     large = xr.DataArray(np.zeros((3, 2048, 2048), np.uint8), dims=("band", "y", "x"))
     with pytest.raises(
@@ -191,6 +195,7 @@ def test_tiles_over_the_body_limit_are_refused_in_the_plan(service):
         geotile.detect(noise, f"{SPEC}&variant=blue", tile_size=2048, tile_format="PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "requests"),
     [

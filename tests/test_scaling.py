@@ -184,7 +184,7 @@ def test_resolution_of_images_placed_otherwise(shared):
 
 
 def test_resolutions_that_cannot_be(sharp, noise, shared):
-    with pytest.raises(ArgumentError, match="resolution=0"):
+    with pytest.raises(ArgumentError, match="resolution must be a finite number of metres above 0; got 0"):
         open_image(sharp, resolution=0)
     with pytest.raises(ArgumentError, match="no finer"):
         open_image(sharp, resolution=0.001)

@@ -27,6 +27,8 @@ from object_store import CountingProxy
 import geotile
 from geotile.testing import ModelServer
 
+pytestmark = pytest.mark.slow
+
 TILES = {"imageProcessorTileSize": 128, "imageProcessorTileOverlap": 32, "imageProcessorTileFormat": "GTIFF"}
 QUICK = {
     "retry_delay_s": 0.1,

@@ -1,8 +1,10 @@
 """Outputs: whole or not at all, read back by other readers."""
 
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import geopandas as gpd
 import numpy as np
@@ -13,6 +15,8 @@ from helpers import crowd
 
 import geotile
 from geotile import OutputError
+from geotile.results.sinks import Output
+from geotile.storage.folder import Folder
 
 JOB = {"tile_size": 64, "overlap": 16}
 
@@ -116,6 +120,7 @@ def test_a_failed_run_or_write_leaves_nothing(write_tiff, noise, tmp_path, detec
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_s3(detections, monkeypatch):
     import boto3
     from moto.server import ThreadedMotoServer
@@ -142,6 +147,7 @@ def test_s3(detections, monkeypatch):
         server.stop()
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_goes_with_the_next(write_tiff, noise, tmp_path):
     code = "import os, sys; from geotile.results.sinks import Output; Output(sys.argv[1], True, (), 'run').put(lambda draft: os._exit(9))"
     out = tmp_path / "found.geojson"
@@ -150,3 +156,53 @@ def test_what_a_killed_run_left_goes_with_the_next(write_tiff, noise, tmp_path):
     image = write_tiff(noise)
     geotile.detect_to(image, crowd, out)
     assert not list(tmp_path.glob(".*"))
+
+
+def _killed_before_the_rename(code: str, *words: str) -> None:
+    """Run code in a process that dies where the draft would take its place."""
+    code = f"import os, sys; os.replace = lambda *paths: os._exit(9)\n{code}"
+    assert subprocess.run([sys.executable, "-c", code, *words]).returncode == 9
+
+
+def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path, detections):
+    out = tmp_path / "found.gpkg"
+    out.write_text("old")
+    code = """
+from pathlib import Path
+from geotile.results.sinks import Output
+Output(sys.argv[1], True, (), "run").put(lambda draft: Path(draft).write_text("new"))
+"""
+    _killed_before_the_rename(code, str(out))
+    assert out.read_text() == "old"
+    assert len(list(tmp_path.glob(".found.gpkg.geotile-draft-*"))) == 1
+    sink = Output.reserve(out, overwrite=True, owner="run")
+    sink.put(lambda draft: sink.writer(detections, draft))
+    assert len(gpd.read_file(out)) == len(detections)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_small_file_is_old_or_new_and_drafts_go_with_the_next_run(tmp_path):
+    folder = Folder.at(tmp_path)
+    folder.write("job.json", b"old")
+    code = "from geotile.storage.folder import Folder; Folder.at(sys.argv[1]).write('job.json', b'new')"
+    for _ in range(2):
+        _killed_before_the_rename(code, str(tmp_path))
+    assert folder.read("job.json") == b"old"
+    assert len(list(tmp_path.glob(".*"))) == 2
+    folder.remove_drafts()
+    assert os.listdir(tmp_path) == ["job.json"]
+
+
+def test_two_writers_of_one_small_file_do_not_meet(tmp_path):
+    folder, contents = Folder.at(tmp_path), [bytes([i]) * 200_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            list(pool.map(lambda data: folder.write("status.json", data), contents))
+            assert folder.read("status.json") in contents
+    assert os.listdir(tmp_path) == ["status.json"]
+
+
+def test_a_draft_of_a_long_name_fits(tmp_path):
+    name = "ü" * 120 + ".json"  # 245 bytes of the 255 that a file system allows
+    Folder.at(tmp_path).write(name, b"{}")
+    assert os.listdir(tmp_path) == [name]

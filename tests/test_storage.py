@@ -70,6 +70,7 @@ def cog(tmp_path_factory):
     return path, sum(map(int, sizes))
 
 
+@pytest.mark.slow
 def test_hardly_a_byte_twice_whatever_the_tiles(store, cog):
     path, full = cog
     uri = upload(store, path, "cog.tif")
@@ -86,6 +87,7 @@ def test_hardly_a_byte_twice_whatever_the_tiles(store, cog):
         assert store.bytes <= 1.15 * full, (tile_size, overlap, store.bytes / full)
 
 
+@pytest.mark.slow
 def test_a_regions_ranges_are_merged_and_asked_for_at_once(store, cog):
     path, _ = cog
     image = open_image(upload(store, path, "ranges.tif"), storage_options=options(store), chunks=4096)
@@ -136,6 +138,7 @@ def test_an_image_inside_a_remote_file(store, shared):
         assert source_of(image.data).location.is_remote
 
 
+@pytest.mark.slow
 def test_what_lies_beside_a_remote_image(shared, tmp_path):
     """Looked for where an image has no place of its own, or on request."""
     from geotile.geometry.georeference import georeference_of
@@ -160,6 +163,7 @@ def test_what_lies_beside_a_remote_image(shared, tmp_path):
             assert source.masked == seen
 
 
+@pytest.mark.slow
 def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise):
     from distributed import Client, LocalCluster
 
@@ -203,6 +207,7 @@ def test_secrets_are_shown_nowhere(store, caplog, tmp_path):
         assert KEYS["key"] not in text
 
 
+@pytest.mark.slow
 def test_who_asks(store, tmp_path, monkeypatch):
     """Anonymous, requester-pays, profiles and roles, as S3 sees them."""
     uri = upload(store, write_example(), "who.tif")
@@ -235,7 +240,7 @@ def test_temporary_credentials_are_renewed(store, monkeypatch):
     from geotile.storage import aws
 
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", store.url)
-    monkeypatch.setattr(aws, "_renewed", {})
+    aws._renewed.clear()
     first = aws.resolve(
         None, "arn:aws:iam::123456789012:role/reader", key=KEYS["key"], secret=KEYS["secret"]
     ).credentials
@@ -250,8 +255,42 @@ def test_temporary_credentials_are_renewed(store, monkeypatch):
     assert KEYS["secret"] not in repr(travelled)
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(aws, "_renewed", {})
+    aws._renewed.clear()
     assert travelled.fresh(now) is travelled  # S3 will say what is wrong
+
+
+def test_what_sts_answers_is_not_logged(store, monkeypatch, caplog):
+    from geotile.storage import aws
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", store.url)
+    caplog.set_level(logging.DEBUG)
+    role = {"key": KEYS["key"], "secret": KEYS["secret"], "token": "test-token-hush"}
+    found = aws.resolve(None, "arn:aws:iam::123456789012:role/reader", **role).credentials
+    assert found.token
+    for secret in (found.key, found.secret, found.token, *role.values()):
+        assert secret not in caplog.text
+    logging.getLogger("botocore.auth").debug("of somebody else")
+    assert "of somebody else" in caplog.text
+    assert not logging.getLogger("botocore.auth").filters
+
+
+def test_a_version_needs_nothing_of_the_machine(store, monkeypatch):
+    """A worker may have no AWS configuration, another one, or a broken one."""
+    uri = upload(store, write_example(), "a version ü+.tif")
+    client(store).put_object_acl(Bucket=BUCKET, Key="a version ü+.tif", ACL="public-read")
+    place, public = locate(uri, options(store)), locate(uri, {"anon": True, "endpoint_url": store.url})
+    monkeypatch.setenv("AWS_PROFILE", "none-such")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert version_of(place) == version_of(place)
+    assert version_of(place).startswith("etag")
+    asked = store.requests[-1]
+    assert (asked.method, KEYS["key"] in asked.headers["authorization"]) == ("HEAD", True)
+    assert version_of(public).startswith("etag")
+    assert "authorization" not in store.requests[-1].headers
+    store.clear()
+    store.fault = lambda method, path: (503, {}, b"")
+    assert version_of(place).startswith("unknown")
+    assert len(store.requests) <= 2
 
 
 def test_web_servers_google_and_azure(store, tmp_path):
@@ -279,7 +318,7 @@ def test_web_servers_google_and_azure(store, tmp_path):
         ("s3://b/a.tif", {"key": "k"}, "both key and secret"),
         ("s3://b/a.tif", {"key": "k", "secret": "s", "nonsense": 1}, "nonsense"),
         ("a.tif", {"anon": True}, "do not apply"),
-        ("gs://b/a.tif", {"requester_pays": True}, "needs project"),
+        ("gs://b/a.tif", {"requester_pays": True}, "needs a project"),
         ("gs://b/a.tif", {"token": {"type": "x"}}, "path to a .json"),
     ],
 )
@@ -288,6 +327,7 @@ def test_options_that_cannot_be_used(uri, given, said):
         locate(uri, given)
 
 
+@pytest.mark.slow
 def test_missing_denied_and_silent_hosts(store, monkeypatch):
     for name, value in (("GDAL_HTTP_MAX_RETRY", "1"), ("GDAL_HTTP_RETRY_DELAY", "0.05")):
         monkeypatch.setitem(location._REMOTE, name, value)
@@ -330,6 +370,7 @@ def test_missing_denied_and_silent_hosts(store, monkeypatch):
     assert open_image(uri, storage_options=how).shape[0] == 3
 
 
+@pytest.mark.slow
 def test_own_authorities_are_trusted_by_option_and_by_environment(tmp_path, monkeypatch):
     import ssl
 
@@ -401,6 +442,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", ["none", "deflate"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_fault_of_a_store_makes_a_wrong_pixel(store: CountingProxy, write_tiff, fault, compress):

@@ -73,6 +73,7 @@ class Latency:
         return rng.lognormvariate(self.mu, self.sigma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.05, 0.5])
 @pytest.mark.parametrize("queue", [0, 16, 10_000])
 @pytest.mark.parametrize(
@@ -185,6 +186,7 @@ def cluster():
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 4, 12])
 def test_one_number_over_a_cluster_of_processes(cluster, write_tiff, concurrency):
     path = write_tiff(np.random.default_rng(0).integers(1, 255, (1, 512, 512), np.uint8))
@@ -199,6 +201,7 @@ def test_one_number_over_a_cluster_of_processes(cluster, write_tiff, concurrency
     assert set(report.timing) == {"decode", "cut", "encode", "send", "parse", "merge"}
 
 
+@pytest.mark.slow
 def test_an_outage_stops_all_workers_of_a_cluster(cluster, write_tiff):
     from misbehaving import misbehaving, outage
 
@@ -212,6 +215,7 @@ def test_an_outage_stops_all_workers_of_a_cluster(cluster, write_tiff):
     assert report.retries < 256  # fewer than tiles: requests wait for the model, they do not hammer it
 
 
+@pytest.mark.slow
 def test_a_process_scheduler_divides_the_number_or_says_that_it_cannot(write_tiff, noise):
     import dask
 
@@ -226,6 +230,7 @@ def test_a_process_scheduler_divides_the_number_or_says_that_it_cannot(write_tif
     assert 2 <= model.most <= 4
 
 
+@pytest.mark.slow
 def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
     path = write_tiff(np.random.default_rng(0).integers(1, 255, (1, 640, 640), np.uint8))
     model = Counting(0.03)
@@ -238,7 +243,7 @@ def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
 @pytest.mark.parametrize(
     ("concurrency", "message"),
     [
-        (0, "at least 1 requests"),
+        (0, "at least 1; got 0"),
         ("many", 'concurrency must be a positive integer or "auto"; got .many.'),
         (1.5, "whole number of requests"),
     ],
@@ -293,6 +298,7 @@ def test_a_group_whose_model_was_given_up_begins_anew():
     assert runs.update("a", group, group_report("a1", 4)).stop_reason == "it is gone"
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_keeps_no_thread_from_the_run_that_has_the_room():
     runs, group = RunRegistry(), TrafficSettings(concurrency=1, ready_timeout_s=1, outage_timeout_s=1, group="model")
     gates = [

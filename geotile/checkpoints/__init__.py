@@ -1,1 +1,1 @@
-"""What a run has finished, kept so that the same call can resume it."""
+"""The finished regions of a run, stored so that the same call can resume it."""

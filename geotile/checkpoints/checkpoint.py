@@ -1,19 +1,18 @@
-"""What a run has finished, kept: a small Parquet file a region, named by all that its answer depends on.
+"""The finished regions of a run: one small Parquet file for each, in a folder named by all that its content depends on.
 
 ::
 
     checkpoint/
       job.json                    what the answers depend on, and the grid
-      lease                       of the run that is writing here
-      call.json                   how the command line was called, if it was
-      status.json                 how far it is, every few seconds
-      5d0c51a7e3b09f12/           digest of job.json's identity
+      lease                       lease of the run that is writing here
+      call.json                   arguments of the command line, if it was used
+      status.json                 progress of the run, every few seconds
+      5d0c51a7e3b09f12/           digest of the identity in job.json
         00003-00017.parquet       region in row 3, column 17: detections before merging, failures
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from geotile.checkpoints.region_answer import RegionAnswer
 from geotile.core.checks import Pair
+from geotile.core.digest import json_digest
 from geotile.errors import ArgumentError
 from geotile.storage.folder import Folder
 
@@ -38,20 +38,22 @@ Identity = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where a run's regions are kept. Pickles: the workers write it."""
+    """The place where the finished regions of a run are stored. Pickles: the workers write to it."""
 
     folder: Folder
+    """Folder of the checkpoint."""
     digest: str
+    """Digest of the run's identity."""
     retry_failed: bool = False
-    """Whether tiles that failed are to be asked again."""
+    """Whether tiles that failed are sent again."""
 
     @property
     def parts(self) -> Folder:
-        """Where the regions lie."""
+        """The folder of the regions."""
         return self.folder.sub(self.digest)
 
     def load(self, row: int, column: int) -> RegionAnswer | None:
-        """Return what is kept of a region; None if nothing is, or what is there is damaged.
+        """Return what is stored of a region, or None if there is nothing or it is damaged.
 
         Raises
         ------
@@ -65,11 +67,11 @@ class Checkpoint:
         try:
             return RegionAnswer.from_parquet(data)
         except ValueError as error:
-            _log.warning("%s/%s is damaged, its region is run again: %s", self.parts.shown, name, error)
+            _log.warning("%s/%s is damaged, so its region is run again: %s", self.parts.display_name, name, error)
             return None
 
     def save(self, row: int, column: int, answer: RegionAnswer) -> None:
-        """Keep a region.
+        """Store a region.
 
         Raises
         ------
@@ -79,30 +81,47 @@ class Checkpoint:
         self.parts.write(_name(row, column), answer.to_parquet())
 
     def finished(self, regions_yx: Pair) -> NDArray[np.bool_]:
-        """Tell which regions are kept, (regions down, regions across)."""
-        kept = np.zeros(regions_yx, bool)
+        """Return which regions are stored.
+
+        Parameters
+        ----------
+        regions_yx : tuple of int
+            Number of rows and columns of regions.
+
+        Returns
+        -------
+        numpy.ndarray of shape regions_yx, bool
+
+        Raises
+        ------
+        OutputError
+            If the checkpoint cannot be listed.
+        """
+        stored = np.zeros(regions_yx, bool)
         for name in self.parts.names():
             if match := _PART.fullmatch(name):
-                place = int(match[1]), int(match[2])
-                if place[0] < regions_yx[0] and place[1] < regions_yx[1]:
-                    kept[place] = True
-        return kept
+                row, column = int(match[1]), int(match[2])
+                if row < regions_yx[0] and column < regions_yx[1]:
+                    stored[row, column] = True
+        return stored
 
 
 def stored_job(folder: Folder) -> dict[str, Any] | None:
-    """Return what a checkpoint says of its job; None where there is no checkpoint yet.
+    """Return the content of a checkpoint's `job.json`, or None if the folder is empty or does not exist.
 
     Raises
     ------
     ArgumentError
-        If something else lies there.
+        If the folder contains something else.
+    OutputError
+        If it cannot be read.
     """
     data = folder.read(JOB)
     if data is None:
         others = sorted(name for name in folder.names() if not name.startswith((LEASE, CALL, STATUS, ".")))
         if others:
             raise ArgumentError(
-                f"{folder.shown} holds {others[0]} and no {JOB}: it is no checkpoint; give a new folder"
+                f"{folder.display_name} is not a checkpoint: it holds {others[0]} but no {JOB}. Choose a new folder."
             )
         return None
     try:
@@ -110,62 +129,64 @@ def stored_job(folder: Folder) -> dict[str, Any] | None:
         if not isinstance(job["identity"], dict) or not isinstance(job["format"], int):
             raise TypeError("identity and format")
     except (ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"{folder.shown}/{JOB} is no geotile checkpoint ({error}); give a new folder") from None
+        raise ArgumentError(
+            f"{folder.display_name}/{JOB} is not that of a geotile checkpoint ({error}). Choose a new folder."
+        ) from None
     if job["format"] != FORMAT:
         raise ArgumentError(
-            f"{folder.shown} is a checkpoint of format {job['format']}, this geotile writes {FORMAT}; give a new folder"
+            f"{folder.display_name} is a checkpoint of format {job['format']}, but this version of geotile writes "
+            f"format {FORMAT}. Choose a new folder."
         )
     return dict(job)
 
 
 def open_checkpoint(folder: Folder, identity: Identity, retry_failed: bool, **notes: Any) -> Checkpoint:
-    """Begin or continue a checkpoint.
+    """Create or continue a checkpoint. Call it while holding its lease.
 
     Parameters
     ----------
     folder : Folder
+        Folder of the checkpoint.
     identity : mapping
         All that a region's answer depends on; JSON.
     retry_failed : bool
-        Ask again about tiles that failed.
+        Whether tiles that failed are sent again.
     **notes
-        What else is to be known of the job; JSON.
+        Further facts about the job that `job.json` records; JSON.
 
     Raises
     ------
     ArgumentError
-        If it is another job's; says what differs.
+        If the checkpoint is that of another job; the message lists the differences.
     OutputError
         If it cannot be read or written.
     """
-    wanted = json.loads(json.dumps(identity))  # as it will be read
+    current = json.loads(json.dumps(identity))  # as it will be read back
     job = stored_job(folder)
+    checkpoint = Checkpoint(folder=folder, digest=json_digest(current), retry_failed=retry_failed)
     if job is None:
-        said = {"format": FORMAT, "identity": wanted, **notes}
-        folder.write(JOB, json.dumps(said, indent=1).encode())
-    elif differences := list(_differences(job["identity"], wanted)):
+        content = {"format": FORMAT, "identity": current, **notes}
+        folder.write(JOB, json.dumps(content, indent=1).encode())
+    elif differences := list(_differences(job["identity"], current)):
         raise ArgumentError(
-            f"{folder.shown} is the checkpoint of another job: {'; '.join(differences[:5])}. Give the same arguments "
-            "again, or a new folder"
+            f"{folder.display_name} is the checkpoint of another job: {'; '.join(differences[:5])}. Pass the same "
+            "arguments again, or choose a new folder."
         )
-    return Checkpoint(folder=folder, digest=digest_of(wanted), retry_failed=retry_failed)
-
-
-def digest_of(identity: Identity) -> str:
-    """Return a short name of an identity."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    for each in (folder, checkpoint.parts):
+        each.remove_drafts()
+    return checkpoint
 
 
 def _name(row: int, column: int) -> str:
     return f"{row:05d}-{column:05d}.parquet"
 
 
-def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in sorted({*there, *here}):
-            yield from _differences(there.get(name), here.get(name), f"{path}.{name}" if path else name)
-    elif there != here:
-        yield f"{path} was {_short(there)} and is now {_short(here)}"
+def _differences(stored: Any, current: Any, path: str = "") -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(current, dict):
+        for name in sorted({*stored, *current}):
+            yield from _differences(stored.get(name), current.get(name), f"{path}.{name}" if path else name)
+    elif stored != current:
+        yield f"{path} was {_short(stored)} and is now {_short(current)}"
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import dask.array as da
 from dask.base import tokenize
 
+from geotile.core.digest import digest
 from geotile.endpoints import Endpoint
 from geotile.errors import ArgumentError
 from geotile.imagery.file_version import UNKNOWN
@@ -56,11 +56,6 @@ def identity_of(work: Plan, model: Endpoint, asked: Mapping[str, Any], *, strict
         "model": model.identity(),
         "tiles": {**asked, "nodata": repr(work.encoder.nodata), "place": digest(place.encode())},
     }  # fmt: skip
-
-
-def digest(data: bytes) -> str:
-    """Return a short digest."""
-    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _image(work: Plan) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A region's answer as a small Parquet file, and back: every bit of it."""
+"""The model's answer for a region, and its exact form as a small Parquet file."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ _NOTES = b"geotile"
 
 @dataclass(frozen=True, kw_only=True)
 class RegionAnswer:
-    """What the model said of a region's tiles, before merging."""
+    """The model's answer for the tiles of a region, before merging."""
 
-    found: Detections
-    """In image pixels."""
+    detections: Detections
+    """Detections, in image pixels."""
     failures: tuple[TileFailure, ...] = ()
+    """Tiles that failed."""
     without_data: int = 0
-    """Tiles that were not sent, since they hold too little data."""
+    """Number of tiles that were not sent because they hold too little data."""
 
     def to_parquet(self) -> bytes:
-        """Return a Parquet file: a row a detection, the rest in its metadata.
+        """Return a Parquet file with one row for each detection, and the rest in its metadata.
 
         Raises
         ------
         OutputError
-            If the model's properties are no JSON.
+            If the properties of a detection cannot be written as JSON.
         """
-        found = self.found
-        columns: dict[str, Any] = {name: found.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
+        detections = self.detections
+        columns: dict[str, Any] = {name: detections.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
         columns |= {
-            "score": found.scores,
-            "label": pa.array(found.labels.tolist(), pa.string()),
-            "geometry": pa.array(_as_wkb(found.geometries), pa.binary()),
-            "classes": pa.array(_as_json(found.classes), pa.string()),
-            "properties": pa.array(_as_json(found.properties), pa.string()),
-            "tile": found.tiles,
-            "ordinal": found.ordinals,
+            "score": detections.scores,
+            "label": pa.array(detections.labels.tolist(), pa.string()),
+            "geometry": pa.array(_as_wkb(detections.geometries), pa.binary()),
+            "classes": pa.array(_as_json(detections.classes), pa.string()),
+            "properties": pa.array(_as_json(detections.properties), pa.string()),
+            "tile": detections.tiles,
+            "ordinal": detections.ordinals,
         }
         notes = {"failures": list(self.failures), "without_data": self.without_data}
         table = pa.table(columns).replace_schema_metadata({_NOTES: json.dumps(notes)})
@@ -58,19 +59,19 @@ class RegionAnswer:
 
     @classmethod
     def from_parquet(cls, data: bytes) -> RegionAnswer:
-        """Return what `to_parquet` wrote.
+        """Return the answer that `to_parquet` wrote.
 
         Raises
         ------
         ValueError
-            If it is something else, or damaged.
+            If the data are something else, or damaged.
         """
         try:
             table = pq.read_table(pa.BufferReader(data))
             notes = json.loads((table.schema.metadata or {})[_NOTES])
             columns = {name: table[name] for name in table.column_names}
             numbers = {name: columns[name].to_numpy() for name in ("x0", "y0", "x1", "y1", "score", "tile", "ordinal")}
-            found = Detections(
+            detections = Detections(
                 boxes=np.stack([numbers[name] for name in ("x0", "y0", "x1", "y1")], axis=1),
                 scores=numbers["score"],
                 labels=_column(columns["label"].to_pylist()),
@@ -81,9 +82,9 @@ class RegionAnswer:
                 ordinals=numbers["ordinal"],
             )
             failures = tuple(TileFailure(**each) for each in notes.pop("failures"))
-            return cls(found=found, failures=failures, **notes)
+            return cls(detections=detections, failures=failures, **notes)
         except (pa.ArrowException, KeyError, TypeError, shapely.errors.ShapelyError) as error:
-            raise ValueError(f"no region's answer: {error}") from None
+            raise ValueError(f"not the answer for a region: {error}") from None
 
 
 def _column(values: Sequence[Any]) -> NDArray[np.object_]:
@@ -92,8 +93,8 @@ def _column(values: Sequence[Any]) -> NDArray[np.object_]:
     return column
 
 
-def _as_wkb(shapes: NDArray[np.object_]) -> list[bytes | None]:
-    return list(shapely.to_wkb(shapes)) if len(shapes) else []
+def _as_wkb(geometries: NDArray[np.object_]) -> list[bytes | None]:
+    return list(shapely.to_wkb(geometries)) if len(geometries) else []
 
 
 def _as_json(values: NDArray[np.object_]) -> list[str | None]:
@@ -101,8 +102,8 @@ def _as_json(values: NDArray[np.object_]) -> list[str | None]:
         return [None if value is None else json.dumps(value, allow_nan=False) for value in values]
     except (TypeError, ValueError) as error:
         raise OutputError(
-            f"the model's properties cannot be kept in a checkpoint: {error}; return JSON values, or leave "
-            "checkpoint out"
+            f"the properties of a detection cannot be stored in a checkpoint: {error}. Return JSON values, or leave "
+            "checkpoint out."
         ) from None
 
 

@@ -40,7 +40,7 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if data is None:
         started = folder.read(JOB) is not None
         why = "its run was started in Python; make the same call again" if started else "there is no checkpoint"
-        raise ArgumentError(f"{folder.shown} holds no call of the command line: {why}")
+        raise ArgumentError(f"{folder.display_name} holds no call of the command line: {why}")
     call: dict[str, Any] = json.loads(data)
     for name in _SECRET:
         again = list(given.get(name) or [])
@@ -48,8 +48,8 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if missing:
             flag = "--" + name.replace("_", "-")
             raise ArgumentError(
-                f"the run of {folder.shown} was given {flag} {', '.join(missing)}, whose values are not stored; give "
-                "them again"
+                f"the run of {folder.display_name} was given {flag} {', '.join(missing)}, whose values are not "
+                "stored; give them again"
             )
         call[name] = again or None
     for name in ("image", "endpoint"):
@@ -57,7 +57,8 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
             call[name] = given[name]
         if call[name] is None:
             raise ArgumentError(
-                f"the {name} of {folder.shown} contained a secret, which is not stored; give it again with --{name}"
+                f"the {name} of {folder.display_name} contained a secret, which is not stored; give it again with "
+                f"--{name}"
             )
     return call | {name: given[name] for name in _NOT_STORED}
 

@@ -1,1 +1,1 @@
-"""What every package may use: argument checks, redaction, timing, caches and settings."""
+"""Helpers that every package may use: argument checks, redaction, digests, timing, a cache and settings."""

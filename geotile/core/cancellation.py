@@ -1,27 +1,24 @@
-"""Runs that ended early in this process: nothing more is read or sent for them."""
+"""Runs that were cancelled in this process: nothing more is read or sent for them."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from geotile.core.registry import Registry
 
-_KEPT = 100
-_reasons: OrderedDict[str, str] = OrderedDict()
+_reasons = Registry[str, str](100)
 
 
 def cancel_run(run: str, reason: str) -> None:
-    """Note that a run ended, and why; the first reason stays.
+    """Record that a run was cancelled, and why. If it was cancelled before, the first reason is kept.
 
     Examples
     --------
-    >>> cancel_run("a run", "the model is gone")
-    >>> cancel_reason("a run"), cancel_reason("another")
-    ('the model is gone', None)
+    >>> cancel_run("a run", "the endpoint does not exist")
+    >>> cancel_reason("a run"), cancel_reason("another run")
+    ('the endpoint does not exist', None)
     """
-    _reasons.setdefault(run, reason)
-    while len(_reasons) > _KEPT:
-        _reasons.popitem(last=False)
+    _reasons.get(run, lambda: reason)
 
 
 def cancel_reason(run: str) -> str | None:
-    """Return why a run ended, None if it goes on."""
-    return _reasons.get(run)
+    """Return why a run was cancelled, or None if it was not."""
+    return _reasons.peek(run)

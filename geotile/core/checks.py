@@ -1,4 +1,4 @@
-"""Numbers that users give, checked where they come in."""
+"""Checks of the numbers that users pass as arguments."""
 
 from __future__ import annotations
 
@@ -14,82 +14,101 @@ Pair = tuple[int, int]
 
 
 def as_int(value: object, name: str, minimum: int, unit: str = "pixels") -> int:
-    """Return `value` as an int, or say what is wrong with it.
+    """Return `value` as an int.
+
+    Parameters
+    ----------
+    value : object
+    name : str
+        Name of the argument, for the error.
+    minimum : int
+        Smallest allowed value.
+    unit : str
+        What the number counts, for the error.
 
     Raises
     ------
     ArgumentError
-        If it is no whole number or smaller than `minimum`.
+        If the value is not a whole number, or is smaller than `minimum`.
     """
+    error = ArgumentError(f"{name} must be a whole number of {unit}, at least {minimum}; got {value!r}")
     try:
-        number = operator.index(value)  # type: ignore[arg-type]  # that is the question asked
+        number = operator.index(value)  # type: ignore[arg-type]  # the call is the check
     except TypeError:
-        raise ArgumentError(f"{name}={value!r} is not a whole number of {unit}; give an int") from None
+        raise error from None
     if isinstance(value, bool) or number < minimum:
-        raise ArgumentError(f"{name}={value!r} must be a whole number of at least {minimum} {unit}")
+        raise error
     return number
 
 
 def as_pair(value: object, name: str, minimum: int) -> Pair:
-    """Return an int, or a (y, x) pair of ints, as a (y, x) pair."""
+    """Return an int, or a (y, x) pair of ints, as a (y, x) pair.
+
+    Raises
+    ------
+    ArgumentError
+        If the value is neither, or a number is smaller than `minimum`.
+    """
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != 2:
-            raise ArgumentError(f"{name}={value!r} must be one number or a (y, x) pair")
+            raise ArgumentError(f"{name} must be one number or a (y, x) pair; got {value!r}")
         return as_int(value[0], name, minimum), as_int(value[1], name, minimum)
     number = as_int(value, name, minimum)
     return number, number
 
 
 def check_unit(value: object, name: str) -> float:
-    """Return a number of 0 to 1.
+    """Return a number in [0, 1] as a float.
 
     Raises
     ------
     ArgumentError
-        If it is none.
+        If the value is not such a number.
     """
     if not _is_number(value) or not 0 <= value <= 1:
-        raise ArgumentError(f"{name}={value!r} must be a number from 0 to 1")
+        raise ArgumentError(f"{name} must be a number from 0 to 1; got {value!r}")
     return float(value)
 
 
-def positive(value: object, name: str, unit: str) -> float:
-    """Return a finite number above zero.
+def check_positive(value: object, name: str, unit: str) -> float:
+    """Return a finite number above 0 as a float.
 
     Raises
     ------
     ArgumentError
-        If it is none.
+        If the value is not such a number.
     """
     if not _is_number(value) or not 0 < value < math.inf:
-        raise ArgumentError(f"{name}={value!r} must be a number of {unit} above 0")
+        raise ArgumentError(f"{name} must be a finite number of {unit} above 0; got {value!r}")
     return float(value)
 
 
 def check_seconds(value: object, name: str) -> float:
-    """Return a number of seconds, 0 or more.
+    """Return a finite number of seconds, 0 or more, as a float.
 
     Raises
     ------
     ArgumentError
-        If it is none.
+        If the value is not such a number.
     """
     if not _is_number(value) or not 0 <= value < math.inf:
-        raise ArgumentError(f"{name}={value!r} must be a number of seconds, 0 or more")
+        raise ArgumentError(f"{name} must be a finite number of seconds, 0 or more; got {value!r}")
     return float(value)
 
 
 def as_timeouts(value: object) -> tuple[float, float]:
-    """Return seconds to wait for a connection and for an answer.
+    """Return the two timeouts of a request, in seconds: for the connection and for the response.
 
     Raises
     ------
     ArgumentError
-        If it is no pair of seconds above 0.
+        If the value is not a pair of finite numbers above 0.
     """
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise ArgumentError(f"timeout_s={value!r} must be a pair of seconds: for a connection, and for an answer")
-    return positive(value[0], "timeout_s", "seconds"), positive(value[1], "timeout_s", "seconds")
+        raise ArgumentError(
+            f"timeout_s must be a pair of seconds, for the connection and for the response; got {value!r}"
+        )
+    return check_positive(value[0], "timeout_s", "seconds"), check_positive(value[1], "timeout_s", "seconds")
 
 
 def _is_number(value: object) -> TypeGuard[float]:

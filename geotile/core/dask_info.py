@@ -1,4 +1,4 @@
-"""The few questions geotile asks Dask about where it runs."""
+"""What geotile asks Dask about the place where it runs, and how it lets Dask go on while it waits."""
 
 from __future__ import annotations
 
@@ -35,16 +35,19 @@ def active_client() -> Any | None:
 
 
 def loaded_distributed() -> Any | None:
-    """Return the package `distributed` if anybody has imported it: without that, there is no client.
+    """Return the package `distributed` if it has been imported, else None: without it, there is no client.
 
-    Importing it takes half a second or more, which a run on threads need not pay.
+    Importing it takes half a second or more. A run on threads does not need it.
     """
     module = sys.modules.get("distributed")
     return module if hasattr(module, "get_client") else None  # another thread may be importing it
 
 
 def this_worker() -> Any | None:
-    """Return the Dask worker whose task calls, or None. It is known in the task's own thread alone."""
+    """Return the Dask worker that runs the current task, or None.
+
+    Dask knows it only in the thread of the task itself.
+    """
     distributed = loaded_distributed()
     try:
         return distributed.get_worker() if distributed else None
@@ -53,7 +56,7 @@ def this_worker() -> Any | None:
 
 
 def threads() -> int:
-    """Return how many threads Dask would compute with, over all workers."""
+    """Return the number of threads that Dask computes with, over all workers."""
     client = active_client()
     if client is not None:
         return sum(_threads_by_worker(client).values()) or 1
@@ -63,7 +66,7 @@ def threads() -> int:
 
 
 def processes() -> int:
-    """Return how many processes would share the work."""
+    """Return the number of processes that Dask computes with."""
     client = active_client()
     if client is not None:
         return len(_threads_by_worker(client)) or 1
@@ -72,15 +75,15 @@ def processes() -> int:
     return 1
 
 
-def threads_on_a_host() -> int:
-    """Return how many threads Dask has on the machine that has most of them."""
+def max_threads_per_host() -> int:
+    """Return the number of Dask threads on the host that has the largest number of them."""
     client = active_client()
     if client is None:
         return threads()
     hosts: dict[str | None, int] = {}
-    for address, threads_there in _threads_by_worker(client).items():
+    for address, worker_threads in _threads_by_worker(client).items():
         host = urlsplit(address).hostname
-        hosts[host] = hosts.get(host, 0) + threads_there
+        hosts[host] = hosts.get(host, 0) + worker_threads
     return max(hosts.values(), default=1)
 
 
@@ -88,25 +91,27 @@ def _threads_by_worker(client: Any) -> dict[str, int]:
     try:
         return dict(client.nthreads())
     except (OSError, TimeoutError) as error:
-        raise ClusterError(f"the Dask cluster does not answer ({type(error).__name__}: {error})") from None
+        raise ClusterError(
+            f"the Dask cluster does not answer ({type(error).__name__}: {error}). Check that its scheduler is running."
+        ) from None
 
 
-_AHEAD = 8  # regions that wait for their model while others are read, at most; no more than threads
+_MAX_WAITING = 8  # regions that wait for their model while others are read; never more than the worker has threads
 _waiting = 0
 _lock = Lock()
 
 
 @contextmanager
 def waiting_elsewhere() -> Iterator[None]:
-    """Let Dask's worker go on with another task while this one waits for answers, within bounds."""
+    """Let the Dask worker run another task while this one waits for responses, up to a limit."""
     global _waiting
     worker = this_worker()
     with _lock:
-        leaves = worker is not None and _waiting < min(_AHEAD, worker.state.nthreads)
+        leaves = worker is not None and _waiting < min(_MAX_WAITING, worker.state.nthreads)
         _waiting += leaves
     if leaves:
         distributed = loaded_distributed()
-        distributed.secede()  # type: ignore[union-attr]  # there is a worker, so there is that
+        distributed.secede()  # type: ignore[union-attr]  # there is a worker, so the package is loaded
     try:
         yield
     finally:
@@ -131,5 +136,5 @@ def compute_options(*, ahead: bool) -> dict[str, Any]:
     module, _, function = _LOCAL[name].partition(":")
     options: dict[str, Any] = {"scheduler": getattr(import_module(module), function)}
     if ahead and processes() == 1 and name not in _SYNCHRONOUS:
-        options["num_workers"] = threads() + min(_AHEAD, threads())
+        options["num_workers"] = threads() + min(_MAX_WAITING, threads())
     return options

@@ -1,4 +1,4 @@
-"""Counters of a process in Prometheus' form, where somebody serves them: Dask's workers do, at ``/metrics``."""
+"""Prometheus counters of a process. Dask's workers serve them at ``/metrics``."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from functools import cache
 from typing import Any
 
 _HELP = {
-    "regions": "Regions done",
-    "tiles": "Tiles done, failed ones among them",
+    "regions": "Finished regions",
+    "tiles": "Finished tiles, including failed ones",
     "tile_failures": "Tiles that failed",
-    "requests": "Requests sent to models, retries among them",
+    "requests": "Requests sent to models, including retries",
     "retries": "Requests that were sent again",
     "detections": "Detections before merging",
 }
 
 
 def count(timing: Mapping[str, float], **counts: int) -> None:
-    """Add to the counters of this process.
+    """Add to the counters of this process. Does nothing if the process does not use `prometheus_client`.
 
     Parameters
     ----------
     timing : mapping of str to float
-        Seconds of CPU by step.
+        Seconds of CPU by stage.
     **counts : int
-        By the counters' names.
+        Increments, by the names of the counters.
     """
     if "prometheus_client" not in sys.modules:
-        return  # nobody serves them
+        return  # the process serves no metrics
     counters, seconds = _counters()
     for name, value in counts.items():
         counters[name].inc(value)
-    for step, took in timing.items():
-        seconds.labels(step=step).inc(max(0.0, took))
+    for stage, elapsed in timing.items():
+        seconds.labels(step=stage).inc(max(0.0, elapsed))
 
 
 @cache
@@ -41,4 +41,4 @@ def _counters() -> tuple[dict[str, Any], Any]:
     from prometheus_client import Counter
 
     counters = {name: Counter(f"geotile_{name}", text) for name, text in _HELP.items()}
-    return counters, Counter("geotile_step_seconds", "Seconds of CPU by step of a tile", ["step"])
+    return counters, Counter("geotile_step_seconds", "Seconds of CPU by stage of a tile", ["step"])

@@ -1,14 +1,15 @@
-"""Secrets out of what people see."""
+"""Removal of secrets from texts that people read."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 
+from geotile.core.digest import digest
+
 
 def redact(text: str) -> str:
-    """Mask passwords in urls and the values of their query parameters.
+    """Mask the passwords in URLs and the values of their query parameters.
 
     Examples
     --------
@@ -20,11 +21,11 @@ def redact(text: str) -> str:
 
 
 def digests(values: Mapping[str, str]) -> dict[str, str]:
-    """Return short digests in the place of values: whether they changed is seen, what they are is not.
+    """Replace values by short digests, which show whether a value has changed but not what it is.
 
     Examples
     --------
     >>> digests({"TargetModel": "a"})
     {'TargetModel': 'ca978112'}
     """
-    return {name: hashlib.sha256(str(value).encode()).hexdigest()[:8] for name, value in values.items()}
+    return {name: digest(str(value).encode(), 8) for name, value in values.items()}

@@ -1,7 +1,7 @@
-"""The process's own time by step: seconds of the thread's CPU, waiting left out.
+"""Seconds of CPU that the current thread spends in each stage; time spent waiting does not count.
 
-Steps nest: time in an inner one does not count for the outer. What was read off is kept in the
-thread until `take_timings` takes it.
+Stages nest: the time of an inner stage does not count for the outer one. The seconds are kept in the
+thread until `take_timings` returns them.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ _thread = threading.local()
 
 
 @contextmanager
-def timed(name: Stage) -> Iterator[None]:
-    """Count what the block costs under a name."""
-    began, outer = thread_time(), getattr(_thread, "inner", 0.0)
+def timed(stage: Stage) -> Iterator[None]:
+    """Add the CPU time of the block to a stage."""
+    started, outer = thread_time(), getattr(_thread, "inner", 0.0)
     _thread.inner = 0.0
     try:
         yield
     finally:
-        took = thread_time() - began
+        elapsed = thread_time() - started
         seconds: Timing = _thread.__dict__.setdefault("seconds", {})
-        seconds[name] = seconds.get(name, 0.0) + took - _thread.inner
-        _thread.inner = outer + took
+        seconds[stage] = seconds.get(stage, 0.0) + elapsed - _thread.inner
+        _thread.inner = outer + elapsed
 
 
 def take_timings() -> Timing:
-    """Return the seconds of this thread since the last call.
+    """Return the seconds by stage of this thread since the last call.
 
     Examples
     --------
+    >>> _ = take_timings()
     >>> with timed("cut"):
     ...     _ = sum(range(1000))
     >>> list(take_timings()), take_timings()
@@ -45,10 +46,10 @@ def take_timings() -> Timing:
     return seconds
 
 
-def sum_timings(*parts: Mapping[str, float]) -> Timing:
-    """Add seconds up by step."""
+def sum_timings(*timings: Mapping[str, float]) -> Timing:
+    """Return the sums of several timings by stage."""
     total: Timing = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
+    for timing in timings:
+        for stage, seconds in timing.items():
+            total[stage] = total.get(stage, 0.0) + seconds
     return total

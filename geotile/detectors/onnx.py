@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import as_int
+from geotile.core.registry import Registry
 from geotile.detectors.detector import DetectionArrays, Detector, Tensor
 from geotile.errors import ArgumentError
 
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
-_sessions: dict[tuple[str, int], Any] = {}
-_lock = threading.Lock()
+_sessions = Registry[tuple[str, int], Any](16)
 
 
 class OnnxDetector:
@@ -118,22 +117,21 @@ def _session(path: str, threads: int) -> Any:
         import onnxruntime
     except ImportError:
         raise ArgumentError("an ONNX model needs onnxruntime: pip install 'geotile[onnx]'") from None
-    with _lock:
-        if (path, threads) not in _sessions:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads release the cores
-            try:
-                _sessions[path, threads] = onnxruntime.InferenceSession(
-                    _model(path), options, providers=["CPUExecutionProvider"]
-                )
-            except ArgumentError:
-                raise
-            except Exception as error:  # onnxruntime has its own exception class for every kind of broken file
-                raise ArgumentError(
-                    f"{path} is not an ONNX model that onnxruntime can open ({error}). Export the model again"
-                ) from None
-        return _sessions[path, threads]
+
+    def open_session() -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads release the cores
+        try:
+            return onnxruntime.InferenceSession(_model(path), options, providers=["CPUExecutionProvider"])
+        except ArgumentError:
+            raise
+        except Exception as error:  # onnxruntime has its own exception class for every kind of broken file
+            raise ArgumentError(
+                f"{path} is not an ONNX model that onnxruntime can open ({error}). Export the model again"
+            ) from None
+
+    return _sessions.get((path, threads), open_session)
 
 
 def _model(path: str) -> str | bytes:

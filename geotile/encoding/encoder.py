@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
-from geotile.core.rasterio_env import in_memory, unplaced
+from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
 from geotile.encoding.geotiff import encode_geotiff
 from geotile.encoding.nitf import nitf_options
 from geotile.errors import ArgumentError
@@ -144,7 +144,7 @@ class Encoder:
         elif pixels.dtype.kind == "f" and "predictor" in options:
             options = options | {"predictor": 3}
         plain = encode_geotiff(pixels, georeference, self.nodata)
-        with in_memory(), MemoryFile(plain) as file, MemoryFile() as memory, unplaced():
+        with memory_env(), MemoryFile(plain) as file, MemoryFile() as memory, ignore_georeference_warnings():
             with file.open() as source:
                 rasterio.shutil.copy(source, memory.name, driver=driver, **options)
             return bytes(memory.getbuffer())
@@ -155,8 +155,8 @@ class Encoder:
 
 def _encode_with_gdal(pixels: NDArray[Any], driver: str, options: dict[str, Any]) -> bytes:
     bands, height, width = pixels.shape
-    with in_memory(), MemoryFile() as memory:
-        with unplaced():
+    with memory_env(), MemoryFile() as memory:
+        with ignore_georeference_warnings():
             file = memory.open(
                 driver=driver, count=bands, height=height, width=width, dtype=pixels.dtype.name, **options
             )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import uuid4
@@ -18,6 +16,7 @@ from requests.auth import AuthBase
 
 from geotile.core.checks import as_int, as_timeouts
 from geotile.core.redact import redact
+from geotile.core.registry import Registry
 from geotile.endpoints.deadline import DeadlineAdapter, response_deadline
 from geotile.endpoints.decode import excerpt
 from geotile.endpoints.failure_cause import Cause, failure_cause, missing_certificate_file
@@ -27,10 +26,8 @@ from geotile.options import ClientOptions
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})  # and all 5xx
 _THROTTLED_STATUSES = frozenset({429, 503})
 _PROBE_TIMEOUT_S = 5.0  # OSML waits 2 s for a /ping
-_MAX_SESSIONS = 16
 _MAX_POOLED_CONNECTIONS = 256  # further threads open connections that are not kept
-_sessions: OrderedDict[str, requests.Session] = OrderedDict()
-_lock = Lock()
+_sessions = Registry[str, requests.Session](16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +163,7 @@ class Client:
         return Cause(f"the certificate file {file} does not exist", False) if file else None
 
     def _session(self) -> requests.Session:
-        with _lock:
-            if self._key not in _sessions:
-                if len(_sessions) >= _MAX_SESSIONS:
-                    _sessions.popitem(last=False)
-                _sessions[self._key] = self._new_session()
-            return _sessions[self._key]
+        return _sessions.get(self._key, self._new_session)
 
     def _new_session(self) -> requests.Session:
         session = requests.Session()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -13,13 +11,12 @@ from numpy.typing import NDArray
 
 from geotile.core.checks import as_int
 from geotile.core.option import documents, with_options
+from geotile.core.registry import Registry
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
 from geotile.options import FunctionOptions
 
-_MAX_BUILT = 8  # models of factories that a process keeps
-_built: OrderedDict[str, Callable[..., Any] | str] = OrderedDict()
-_lock = Lock()
+_built = Registry[str, Callable[..., Any] | str](8)  # models of factories, or why a factory failed
 
 
 @documents(FunctionOptions)
@@ -86,12 +83,7 @@ class FunctionEndpoint(Endpoint):
     def _model(self) -> Callable[..., Any]:
         if not self._is_factory:
             return self._callable
-        with _lock:
-            if self._key not in _built:
-                while len(_built) >= _MAX_BUILT:
-                    _built.popitem(last=False)
-                _built[self._key] = self._build()
-            model = _built[self._key]
+        model = _built.get(self._key, self._build)
         if isinstance(model, str):
             raise EndpointError(model)
         return model

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from threading import Lock
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
@@ -13,6 +11,7 @@ from uuid import uuid4
 from geotile.core.checks import as_int, as_timeouts
 from geotile.core.option import documents, with_options
 from geotile.core.redact import digests
+from geotile.core.registry import Registry
 from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint
 from geotile.endpoints.decode import decode_bytes
@@ -21,7 +20,6 @@ from geotile.options import RetryPolicy, SageMakerOptions
 from geotile.storage.aws import aws_session
 
 _MAX_CONNECTIONS = 256
-_MAX_CLIENTS = 16
 _THROTTLING_CODES = {
     "ModelNotReadyException",
     "ServiceUnavailable",
@@ -31,8 +29,7 @@ _THROTTLING_CODES = {
 }
 _SERVING_STATUSES = {"InService", "Updating", "SystemUpdating", "RollingBack", "UpdateRollbackFailed"}
 _STARTING_STATUSES = {"Creating", "OutOfService"}
-_clients: OrderedDict[str, dict[str, Any]] = OrderedDict()
-_lock = Lock()
+_clients = Registry[tuple[str, str], Any](32)
 
 
 @documents(SageMakerOptions)
@@ -188,13 +185,7 @@ class SageMakerEndpoint(Endpoint):
 
     def _client(self, service: str) -> Any:
         """Return this process's botocore client of a service."""
-        with _lock:
-            clients = _clients.setdefault(self._key, {})
-            while len(_clients) > _MAX_CLIENTS:
-                _clients.popitem(last=False)
-            if service not in clients:
-                clients[service] = self._new_client(service)
-            return clients[service]
+        return _clients.get((self._key, service), lambda: self._new_client(service))
 
     def _new_client(self, service: str) -> Any:
         import botocore.config

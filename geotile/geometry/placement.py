@@ -159,9 +159,9 @@ class RpcPlacement:
             with self.dem.environment(), RPCTransformer(self.rpc, **options) as transformer:
                 return _stacked(use(transformer), n)
         except (RasterioError, CPLE_BaseError, ValueError) as error:
+            name = self.dem.display_name
             raise GeoreferenceError(
-                f"dem={self.dem.shown} cannot be read as an elevation model ({error}). Give a raster of heights that "
-                "GDAL can open"
+                f"dem must be an elevation model that GDAL can read; got {name} ({error}). Use another file"
             ) from None
 
 

@@ -1,42 +1,39 @@
-"""Which state of a file was opened: so that one written anew under its old name is never mixed up with it.
+"""The version of an image file, so that geotile notices when a file is replaced under the same name.
 
-GDAL remembers the first bytes of a remote file for the life of a process. A changed object is therefore
-told by its ETag, and what GDAL remembers of it is dropped (`source.forget`), where old offsets would read
-wrong pixels of it.
+GDAL caches the first bytes of a remote file for the life of a process. geotile therefore compares the ETag of an
+object, and makes GDAL drop what it has cached (`source.forget`) when the ETag has changed: old offsets would read wrong
+pixels from the new file.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 from uuid import uuid4
 
 import requests
 
+from geotile.core.registry import Registry
+from geotile.storage.aws import Credentials, no_botocore_secrets_in_logs
 from geotile.storage.location import Location
 
-UNKNOWN = "unknown"  # begins the version of a file whose state nobody tells
+UNKNOWN = "unknown"  # prefix of the version of a file whose version cannot be determined
 _TIMEOUT_S = 10.0
-_signing = threading.local()
-_seen: dict[str, str] = {}
-_lock = threading.Lock()
-
-
-class _NotWhileSigning(logging.Filter):
-    """botocore logs what it signs, session tokens too."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(_signing, "now", False)
-
-
-logging.getLogger("botocore.auth").addFilter(_NotWhileSigning())
+_IGNORED_CONFIG = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
+_ATTEMPTS = 2  # of a request for an ETag, in total
+_last_seen = Registry[str, str](100 * 1024)  # GDAL caches the properties of so many remote files
+_clients = Registry[tuple[Any, ...], Any](8)
 
 
 def version_of(location: Location) -> str:
-    """Name the state of a file: a local one's time and size, a remote one's ETag; else new each time."""
+    """Return the version of a file.
+
+    The version of a local file is made of its modification time, its size and its inode number; that of a remote file
+    is its ETag and its size. A file whose version cannot be determined gets a new version each time.
+    """
     path = Path(location.path)
     if path.is_file():
         state = path.stat()
@@ -45,63 +42,85 @@ def version_of(location: Location) -> str:
 
 
 def has_changed(location: Location, version: str) -> bool:
-    """Tell whether this process has last seen another state of a remote file."""
+    """Return whether the last version of a remote file that this process saw is another one."""
     if not location.is_remote or not version.startswith("etag"):
         return False
-    with _lock:
-        return _seen.setdefault(location.path, version) != version
+    return _last_seen.get(location.path, lambda: version) != version
 
 
 def note_change(location: Location, version: str) -> None:
-    """Note the state of a remote file that is seen from now on."""
-    with _lock:
-        _seen[location.path] = version
+    """Record the version of a remote file that this process reads from now on."""
+    _last_seen.put(location.path, version)
 
 
 def _etag(location: Location) -> str | None:
-    """Ask for the ETag of an object in S3 or on a web server; None where it is not told."""
+    """Return the ETag and the size of a remote file, or None if its server does not report an ETag."""
+    if location.path.startswith("/vsis3/"):
+        headers = _s3_headers(location)
+    elif location.path.startswith("/vsicurl/http"):
+        headers = _http_headers(location)
+    else:
+        return None
+    tag = headers.get("etag")
+    return f"etag {tag} {headers.get('content-length')}" if tag else None
+
+
+def _http_headers(location: Location) -> Mapping[str, str]:
     try:
-        if location.path.startswith("/vsis3/"):
-            answer = _ask_s3(location)
-        elif location.path.startswith("/vsicurl/http"):
-            url = location.path.removeprefix("/vsicurl/")
-            answer = requests.head(
-                url, headers=_headers(location), timeout=_TIMEOUT_S, allow_redirects=False, verify=location.verify
-            )
-        else:
-            return None
+        response = requests.head(
+            location.path.removeprefix("/vsicurl/"), headers=_request_headers(location), timeout=_TIMEOUT_S,
+            allow_redirects=False, verify=location.verify,
+        )  # fmt: skip
     except (requests.RequestException, ValueError):
-        return None  # GDAL has opened it; what it is called does not matter more than that
-    tag = answer.headers.get("ETag")
-    return f"etag {tag} {answer.headers.get('Content-Length')}" if answer.status_code == 200 and tag else None
+        return {}  # GDAL opens the file all the same; a version is not worth an error
+    return response.headers if response.status_code == 200 else {}
 
 
-def _ask_s3(location: Location) -> requests.Response:
-    """HEAD, signed as botocore signs."""
-    from botocore.auth import S3SigV4Auth
-    from botocore.awsrequest import AWSRequest
-    from botocore.credentials import Credentials
-
-    settings = dict(location.settings)
-    bucket, _, key = location.path.removeprefix("/vsis3/").partition("/")
-    region = settings.get("AWS_REGION", "us-east-1")
-    host = settings.get("AWS_S3_ENDPOINT", f"s3.{region}.amazonaws.com")
-    scheme = "http" if settings.get("AWS_HTTPS") == "NO" else "https"
-    payer = {"x-amz-request-payer": "requester"} if "AWS_REQUEST_PAYER" in settings else {}
-    asked = AWSRequest("HEAD", f"{scheme}://{host}/{bucket}/{quote(key)}", headers=payer)
-    if location.credentials is not None:
-        held = location.credentials.fresh(time.time())
-        _signing.now = True
-        try:
-            S3SigV4Auth(Credentials(held.key, held.secret, held.token), "s3", region).add_auth(asked)
-        finally:
-            _signing.now = False
-    return requests.head(
-        asked.url, headers=dict(asked.headers), timeout=_TIMEOUT_S, allow_redirects=False,
-        verify=location.verify,
-    )  # fmt: skip
-
-
-def _headers(location: Location) -> dict[str, str]:
+def _request_headers(location: Location) -> dict[str, str]:
     lines = dict(location.settings).get("GDAL_HTTP_HEADERS", "").split("\r\n")
     return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+
+def _s3_headers(location: Location) -> Mapping[str, str]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = location.path.removeprefix("/vsis3/").partition("/")
+    payer = {"RequestPayer": "requester"} if "AWS_REQUEST_PAYER" in dict(location.settings) else {}
+    try:
+        with no_botocore_secrets_in_logs():
+            response = _client(location).head_object(Bucket=bucket, Key=key, **payer)
+    except (BotoCoreError, ClientError, ValueError):
+        return {}  # as above
+    headers: Mapping[str, str] = response["ResponseMetadata"]["HTTPHeaders"]
+    return headers
+
+
+def _client(location: Location) -> Any:
+    """Return a botocore client for the S3 API of a location; creating one takes some 0.1 s."""
+    credentials = location.credentials.fresh(time.time()) if location.credentials is not None else None
+    key = (location.settings, credentials, location.verify)
+    return _clients.get(key, lambda: _new_client(dict(location.settings), credentials, location.verify))
+
+
+def _new_client(settings: Mapping[str, str], credentials: Credentials | None, verify: bool | str) -> Any:
+    import botocore.session
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    # What the location holds is enough. A worker may have other AWS settings, or broken ones.
+    ignored = {name: (None, None, value, None) for name, value in _IGNORED_CONFIG.items()}
+    session = botocore.session.Session(session_vars=ignored)
+    if credentials is not None:
+        session.set_credentials(credentials.key, credentials.secret, credentials.token)
+    scheme = "http" if settings.get("AWS_HTTPS") == "NO" else "https"
+    endpoint = settings.get("AWS_S3_ENDPOINT")
+    style = {"TRUE": "virtual", "FALSE": "path"}.get(settings.get("AWS_VIRTUAL_HOSTING", ""), "auto")
+    config = Config(
+        signature_version=None if credentials else UNSIGNED, s3={"addressing_style": style},
+        connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, retries={"total_max_attempts": _ATTEMPTS},
+        ignore_configured_endpoint_urls=True,  # the location has the endpoint of the process that opened the image
+    )  # fmt: skip
+    return session.create_client(
+        "s3", region_name=settings.get("AWS_REGION", "us-east-1"), config=config, verify=verify,
+        endpoint_url=f"{scheme}://{endpoint}" if endpoint else None, use_ssl=scheme == "https",
+    )  # fmt: skip

@@ -111,7 +111,7 @@ def _header(location: Location, subdataset: int | str | None, bands: BandNames, 
 
 
 def _described(location: Location, file: rasterio.DatasetReader, bands: BandNames, trusted: bool) -> Header:
-    shown = location.shown
+    shown = location.display_name
     if file.count == 0:
         inside = ", ".join(redact(name) for name in file.subdatasets) or "nothing"
         raise ImageOpenError(f"{shown} has no bands; it holds {inside}: choose one with subdataset=")
@@ -228,10 +228,10 @@ def _inside(location: Location, file: rasterio.DatasetReader, subdataset: int | 
         matching = [name for name in held if isinstance(subdataset, str) and name.endswith(subdataset)]
         if len(matching) != 1:
             inside = [redact(name) for name in held] or "one image and no subdatasets"
-            raise ArgumentError(f"subdataset={subdataset!r}: {location.shown} holds {inside}")
+            raise ArgumentError(f"subdataset={subdataset!r}: {location.display_name} holds {inside}")
         path = matching[0]
     return Location(
-        path=path, shown=f"{location.shown} [{subdataset}]", settings=location.settings,
+        path=path, display_name=f"{location.display_name} [{subdataset}]", settings=location.settings,
         credentials=location.credentials,
     )  # fmt: skip
 
@@ -252,7 +252,7 @@ def _must_be_there(location: Location) -> None:
 
 def _why(location: Location, error: Exception, trusted: bool) -> str:
     """Say why a file does not open, and what to do."""
-    said = f"cannot open {location.shown} as an image: {redact(str(error))}"
+    said = f"cannot open {location.display_name} as an image: {redact(str(error))}"
     if location.credentials is not None:
         for secret in (location.credentials.secret, location.credentials.token, location.credentials.key):
             said = said.replace(secret, "***") if secret else said

@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rioxarray.rioxarray import affine_to_coords
 
-from geotile.core.checks import positive
+from geotile.core.checks import check_positive
 from geotile.core.option import with_options
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
@@ -162,7 +162,7 @@ def _placed(image: xr.DataArray, place: Place, placement: Placement | None, sour
 
 
 def _resampled(source: Source, image: xr.DataArray, resolution: float) -> Source:
-    wanted = positive(resolution, "resolution", "metres")
+    wanted = check_positive(resolution, "resolution", "metres")
     own_y, own_x = pixel_size_m(georeference_of(image), (source.shape[1], source.shape[2]))
     height, width = (max(1, round(n * own / wanted)) for n, own in ((source.shape[1], own_y), (source.shape[2], own_x)))
     if max(height, width) > 2**31 - 1 or height * width > 2**10 * source.shape[1] * source.shape[2]:

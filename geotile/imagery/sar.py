@@ -58,7 +58,7 @@ def remapped(source: Source, sar: SarRemap | None, place: Place) -> Source:
     if sar is None:
         if complex_pixels:
             raise ImageOpenError(
-                f"{source.location.shown} holds complex numbers ({source.file_dtype}); "
+                f"{source.location.display_name} holds complex numbers ({source.file_dtype}); "
                 "say sar='amplitude' or sar='quarter_power'"
             )
         return source
@@ -71,7 +71,7 @@ def remapped(source: Source, sar: SarRemap | None, place: Place) -> Source:
         return replace(source, file_dtype=dtype).then(Magnitude(sar))
     if len(source.bands) != 2:
         raise ArgumentError(
-            f"sar={sar!r} needs complex pixels, or two bands I and Q; {source.location.shown} has "
+            f"sar={sar!r} needs complex pixels, or two bands I and Q; {source.location.display_name} has "
             f"{len(source.bands)} of {source.file_dtype}"
         )
     return replace(source, shape=(1, *source.shape[1:])).then(Magnitude(sar))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,8 +16,9 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
 from geotile.core.checks import Pair
-from geotile.core.rasterio_env import unplaced
+from geotile.core.rasterio_env import ignore_georeference_warnings
 from geotile.core.redact import redact
+from geotile.core.registry import Registry
 from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Window
 from geotile.imagery.file_version import has_changed, note_change, version_of
@@ -179,7 +179,7 @@ class Source:
         except (RasterioError, OSError) as error:
             raise ImageReadError(
                 f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
-                f"{self.location.shown}: {redact(_first(error))}"
+                f"{self.location.display_name}: {redact(_first(error))}"
             ) from None
         for step in self.steps:
             values = step(values)
@@ -309,20 +309,19 @@ class Source:
 
 def dataset(source: Source) -> rasterio.DatasetReader:
     """Open a file once a thread: GDAL's handles must not be shared between threads."""
-    files: OrderedDict[Any, rasterio.DatasetReader] | None = getattr(_local, "files", None)
+    files: Registry[Any, rasterio.DatasetReader] | None = getattr(_local, "files", None)
     if files is None:
-        files = _local.files = OrderedDict()
-    if source.key not in files:
+        files = _local.files = Registry(_OPEN_FILES, close=rasterio.DatasetReader.close)
+
+    def opened() -> rasterio.DatasetReader:
         if has_changed(source.location, source.version):
             if version_of(source.location) != source.version:
                 raise OSError("it has been written anew since it was opened; open it again")
             forget(source.location, source.trusted)
             note_change(source.location, source.version)
-        if len(files) >= _OPEN_FILES:
-            files.popitem(last=False)[1].close()
-        files[source.key] = open_file(source.location, source.trusted)
-    files.move_to_end(source.key)
-    return files[source.key]
+        return open_file(source.location, source.trusted)
+
+    return files.get(source.key, opened)
 
 
 def forget(location: Location, trusted: bool) -> None:
@@ -338,7 +337,7 @@ def forget(location: Location, trusted: bool) -> None:
 
 def open_file(location: Location, trusted: bool) -> rasterio.DatasetReader:
     """Open a file with the drivers that are allowed."""
-    with unplaced():
+    with ignore_georeference_warnings():
         return rasterio.DatasetReader(location.path, driver=None if trusted else list(DRIVERS))
         #      ^ rasterio.open takes one driver; what it returns takes several
 

@@ -1,21 +1,19 @@
-"""A GeoParquet dataset: parts written by the workers that settled their rows, `_metadata` last.
+"""A GeoParquet dataset: the workers write parts of the settled detections, and `_metadata` is written last.
 
 ::
 
     out/
-      _metadata                              schema and row groups of all parts: what makes it whole
+      _metadata                              schema and row groups of all parts: makes the dataset complete
       part-5d0c51a7-r00000-00004-c00000-00004.parquet   rows that a rectangle of regions settled
 
-In a local file system the parts lie beside, hidden, until all are there; the folder then appears at once. In object
-storage they lie in their place; readers that go by `_metadata` see the dataset whole or not at all.
+In a local file system the parts are written to a hidden draft beside the dataset, which takes its place at the end. In
+object storage they are written to their final place; readers that use `_metadata` see the whole dataset or none.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -30,11 +28,13 @@ from geotile.core.checks import Pair
 from geotile.errors import OutputError
 from geotile.merging.detections import Detections
 from geotile.results.frame import Placing, parquet_bytes
+from geotile.storage.atomic import draft_path, remove, replace, restore
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
 
-PART_ROWS = 16_384  # at least, but for the last part: many tiny files are slow to read
+PART_ROWS = 16_384  # minimum rows of a part, except the last one: many tiny files are slow to read
 METADATA = "_metadata"
+_OWNER = "dataset"  # of the draft; the lease of the dataset lets one run at a time write it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,32 +42,46 @@ class Part:
     """A part that was written."""
 
     name: str
+    """File name."""
     rows: int
+    """Number of rows."""
     size: int
-    """In bytes."""
+    """Size of the file in bytes."""
     footer: bytes
-    """Its Parquet metadata."""
+    """Parquet metadata of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartWriter:
-    """Writes parts, wherever their rows were settled. Pickles."""
+    """Writes parts where their rows were settled. Pickles."""
 
     folder: Folder
+    """Folder of the parts."""
     placing: Placing
+    """How detections become rows."""
     prefix: str
-    """Names the job, so that its parts are told from those of another."""
-    least_rows: int = field(default_factory=lambda: PART_ROWS)
+    """Digest of the run's identity, which distinguishes its parts from those of another run."""
+    min_rows: int = field(default_factory=lambda: PART_ROWS)
+    """Minimum number of rows of a part, except the last one."""
 
-    def write(self, found: Detections, rows: Pair, columns: Pair, *, even_empty: bool) -> Part | None:
-        """Write the rows that a rectangle of regions settled.
+    def write(self, detections: Detections, rows: Pair, columns: Pair, *, even_empty: bool) -> Part | None:
+        """Write the detections that a rectangle of regions settled; return None if there are none.
+
+        Parameters
+        ----------
+        detections : Detections
+            Settled detections, in image pixels.
+        rows, columns : tuple of int
+            First and last row, first and last column of the regions.
+        even_empty : bool
+            Whether a part without rows is written.
 
         Raises
         ------
         OutputError
-            If they cannot be written.
+            If the part cannot be written.
         """
-        table = self.placing.table(found)
+        table = self.placing.table(detections)
         if not len(table) and not even_empty:
             return None
         name = f"part-{self.prefix}-r{rows[0]:05d}-{rows[1]:05d}-c{columns[0]:05d}-{columns[1]:05d}.parquet"
@@ -85,30 +99,32 @@ def write_part(folder: Folder, name: str, table: gpd.GeoDataFrame) -> Part:
     data = parquet_bytes(table).getvalue()
     folder.write(name, data)
     footer = io.BytesIO()
-    found = pq.ParquetFile(io.BytesIO(data)).metadata
-    found.set_file_path(name)
-    found.write_metadata_file(footer)
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    metadata.set_file_path(name)
+    metadata.write_metadata_file(footer)
     return Part(name=name, rows=len(table), size=len(data), footer=footer.getvalue())
 
 
 @dataclass(frozen=True)
 class DatasetOutput:
-    """A folder that was found writable."""
+    """A dataset that detections are written to, in a place that was found writable."""
 
     folder: Folder
+    """Folder of the dataset."""
     overwrite: bool
+    """Whether a dataset that exists is replaced."""
 
     @classmethod
     def reserve(cls, folder: Folder, *, overwrite: bool) -> DatasetOutput:
-        """Check the place before the work starts.
+        """Check an output before the run starts.
 
         Raises
         ------
         OutputError
-            If something is there, or nothing can be written there.
+            If the dataset exists, something else is there, or nothing can be written there.
         """
         output = cls(folder, overwrite)
-        output._must_be_free("exists")
+        output._check_free("exists")
         probe = f".geotile-{uuid4().hex}"
         output.drafts.write(probe, b"")
         output.drafts.remove(probe)
@@ -116,87 +132,106 @@ class DatasetOutput:
 
     @property
     def drafts(self) -> Folder:
-        """Where the parts are written."""
+        """The folder that the parts are written to."""
         if not self.folder.is_local:
             return self.folder
-        path = Path(self.folder.uri)
-        return Folder(str(path.with_name(f".{path.name}.geotile-draft")), self.folder.options)
+        return Folder(str(draft_path(Path(self.folder.uri), _OWNER)), self.folder.options)
 
-    def claimed(self) -> AbstractContextManager[None]:
-        """Hold the place while a run writes there."""
-        beside, _, name = self.folder.uri.rpartition("/")
-        return lease(Folder(beside, self.folder.options), f".{name}.geotile-lease", f"the output {self.folder.shown}")
+    def leased(self) -> AbstractContextManager[None]:
+        """Return a block that holds the lease of the output."""
+        parent, _, name = self.folder.uri.rpartition("/")
+        return lease(
+            Folder(parent, self.folder.options), f".{name}.geotile-lease", f"the output {self.folder.display_name}"
+        )
 
     def begin(self) -> None:
-        """Remove what a run that died has left."""
-        if self.folder.is_local:
-            shutil.rmtree(self.drafts.uri, ignore_errors=True)
-
-    def commit(self, parts: Sequence[Part]) -> None:
-        """Make the dataset whole.
+        """Remove what a killed run left behind. Call it while holding the lease.
 
         Raises
         ------
         OutputError
-            If a part is missing, or it cannot be written.
+            If the killed run had moved a dataset aside to replace it, and this run may not replace it.
         """
-        there, drafts = self.drafts.names(), self.drafts
-        for part in parts:
-            if there.get(part.name) != part.size:
-                raise OutputError(
-                    f"{part.name} of {self.folder.shown} was written by a worker and is not seen here: give a place "
-                    "that all of the cluster shares, such as s3://"
-                )
-        wanted = {part.name for part in parts}
-        for name in set(there) - wanted if self.folder.is_local else ():
-            drafts.remove(name)
-        self._must_be_free("appeared during the run; it was left alone")
-        drafts.write(METADATA, _metadata(parts))
+        if not self.folder.is_local:
+            return
+        try:
+            remove(Path(self.drafts.uri))
+            restore(Path(self.folder.uri))
+        except OSError as error:
+            raise OutputError(f"cannot write {self.folder.display_name}: {error}") from None
+        self._check_free("exists")
+
+    def commit(self, parts: Sequence[Part]) -> None:
+        """Complete the dataset.
+
+        Raises
+        ------
+        OutputError
+            If a part is missing, the dataset has appeared during the run, or it cannot be written.
+        """
+        stored = self.drafts.names()
+        self._check_parts(parts, stored)
+        others = set(stored) - {part.name for part in parts}
         if self.folder.is_local:
-            self._appear()
-        for name in set(there) - wanted if not self.folder.is_local else ():
-            if name.endswith(".parquet"):  # of what was there before, or of a run that died
+            self._commit_local(parts, others)
+            return
+        self._check_free("appeared during the run and was left as it is")
+        self.drafts.write(METADATA, _metadata(parts))
+        for name in others:
+            if name.endswith(".parquet"):  # parts of the dataset that was replaced, or of a killed run
                 self.folder.remove(name)
 
-    def _appear(self) -> None:
-        """Put the folder in its place."""
-        path, old = Path(self.folder.uri), Path(f"{self.drafts.uri}-old")
+    def _commit_local(self, parts: Sequence[Part], others: set[str]) -> None:
+        for name in others:
+            self.drafts.remove(name)
+        self._check_free("appeared during the run and was left as it is")
+        self.drafts.write(METADATA, _metadata(parts))
         try:
-            if path.exists():
-                os.replace(path, old)
-            os.replace(self.drafts.uri, path)
-            shutil.rmtree(old, ignore_errors=True)
+            replace(Path(self.drafts.uri), Path(self.folder.uri))
         except OSError as error:
-            raise OutputError(f"cannot write {self.folder.shown}: {error}") from None
+            raise OutputError(f"cannot write {self.folder.display_name}: {error}") from None
 
-    def _must_be_free(self, but: str) -> None:
+    def _check_parts(self, parts: Sequence[Part], stored: dict[str, int]) -> None:
+        for part in parts:
+            if stored.get(part.name) != part.size:
+                raise OutputError(
+                    f"a worker has written {part.name} of {self.folder.display_name}, but this process does not see "
+                    "it. Choose a place that the whole cluster shares, such as s3://."
+                )
+
+    def _check_free(self, problem: str) -> None:
         if self.folder.is_local and Path(self.folder.uri).is_file():
-            raise OutputError(f"output {self.folder.shown} is a file; name a folder, or another file")
+            raise OutputError(f"output {self.folder.display_name} is a file. Name a folder, or another file.")
         names = self.folder.names()
         if METADATA in names and not self.overwrite:
-            raise OutputError(f"output {self.folder.shown} {but}; give overwrite=True or another name")
-        strangers = sorted(name for name in names if not name.startswith(("part-", METADATA, ".")))
-        if strangers:
-            raise OutputError(f"output {self.folder.shown} holds {strangers[0]}, which is no part; name a new folder")
+            raise OutputError(f"output {self.folder.display_name} {problem}. Pass overwrite=True or another name.")
+        foreign = sorted(name for name in names if not name.startswith(("part-", METADATA, ".")))
+        if foreign:
+            raise OutputError(
+                f"output {self.folder.display_name} holds {foreign[0]}, which is not part of a dataset. Name a "
+                "new folder."
+            )
 
 
 def _metadata(parts: Sequence[Part]) -> bytes:
-    """Return the metadata of all parts as one file, the geometry's bounds and types being those of all."""
+    """Return the metadata of all parts as one Parquet file."""
     footers = [pq.read_metadata(io.BytesIO(part.footer)) for part in parts]
-    said = {key: value for key, value in footers[0].metadata.items() if key != b"ARROW:schema"}
-    notes = [json.loads(footer.metadata[b"geo"]) for footer in footers]
-    geo = notes[0]
-    for name, column in geo["columns"].items():
-        alike: list[dict[str, Any]] = [note["columns"][name] for note in notes]
-        column["geometry_types"] = sorted({kind for each in alike for kind in each["geometry_types"]})
-        boxes = [
-            each["bbox"] for each in alike if "bbox" in each and each["bbox"] and each["bbox"][0] == each["bbox"][0]
-        ]
-        if boxes:
-            column["bbox"] = [
-                f(values) for f, values in zip((min, min, max, max), zip(*boxes, strict=True), strict=True)
-            ]
-    schema = footers[0].schema.to_arrow_schema().with_metadata({**said, b"geo": json.dumps(geo).encode()})
+    metadata = {key: value for key, value in footers[0].metadata.items() if key != b"ARROW:schema"}
+    geo = _merged_geo([json.loads(footer.metadata[b"geo"]) for footer in footers])
+    schema = footers[0].schema.to_arrow_schema().with_metadata({**metadata, b"geo": json.dumps(geo).encode()})
     out = io.BytesIO()
     pq.write_metadata(schema, out, metadata_collector=footers)
     return out.getvalue()
+
+
+def _merged_geo(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the GeoParquet metadata of all parts: their geometry types, and the bounds of all."""
+    geo = parts[0]
+    for name, column in geo["columns"].items():
+        columns: list[dict[str, Any]] = [part["columns"][name] for part in parts]
+        column["geometry_types"] = sorted({kind for each in columns for kind in each["geometry_types"]})
+        boxes = [each["bbox"] for each in columns if each.get("bbox") and each["bbox"][0] == each["bbox"][0]]  # not NaN
+        if boxes:
+            west, south, east, north = zip(*boxes, strict=True)
+            column["bbox"] = [min(west), min(south), max(east), max(north)]
+    return geo

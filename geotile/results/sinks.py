@@ -1,19 +1,17 @@
-"""Detections on disk or in object storage: whole, or not at all."""
+"""Files of detections, on disk or in object storage, that are written whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+from uuid import uuid4
 
-import fsspec
 import geopandas as gpd
 import shapely
 from fsspec.core import url_to_fs
@@ -23,38 +21,43 @@ from geotile.errors import OutputError
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput, write_part
 from geotile.results.frame import with_text, write_parquet
-from geotile.storage.folder import Folder, Options
+from geotile.storage.atomic import draft
+from geotile.storage.folder import Folder, Options, is_local
 from geotile.storage.lease import lease
 
-_LONGITUDE_DIGITS = 9  # about 0.1 mm; RFC 7946, 11.2 asks for no more than is meant
+_LONGITUDE_DIGITS = 9  # about 0.1 mm; RFC 7946, 11.2 discourages digits beyond the real precision
 
 
 @dataclass(frozen=True)
 class Output:
-    """A place that was found writable, and how its format is written."""
+    """A file that detections are written to, in a place that was found writable."""
 
     uri: str
+    """Path, or fsspec URI."""
     overwrite: bool
+    """Whether a file that exists is replaced."""
     options: Options = field(default=(), repr=False)
-    """Of its file system, in fsspec's words."""
+    """Storage options of the file system, with fsspec's names."""
     owner: str = ""
-    """Names who writes there, one at a time: what it left behind when it was killed goes when it writes again."""
+    """Who writes there, once at a time: what it leaves behind when it is killed is removed when it writes again."""
 
     @classmethod
     def reserve(
         cls, output: str | os.PathLike[str], *, overwrite: bool, options: Mapping[str, Any] | None = None,
         owner: str = "",
     ) -> Output:  # fmt: skip
-        """Check an output before the work starts.
+        """Check an output before the run starts.
 
         Raises
         ------
         OutputError
-            If its format is unknown, it exists, or nothing can be written there.
+            If its format is unknown, it exists, or its place cannot be written.
         """
         uri = str(os.fspath(output))
         if _suffix(uri) not in _WRITERS:
-            raise OutputError(f"output {redact(uri)!r} must end in one of {', '.join(_WRITERS)}, or in / for a dataset")
+            raise OutputError(
+                f"output must end in one of {', '.join(_WRITERS)}, or in / for a dataset; got {redact(uri)!r}"
+            )
         sink = cls(uri, overwrite, tuple(sorted((options or {}).items())), owner)
         sink.check()
         return sink
@@ -64,26 +67,22 @@ class Output:
         """The function that writes this format to a local path."""
         return _WRITERS[_suffix(self.uri)]
 
-    def claimed(self) -> AbstractContextManager[None]:
-        """Hold the place while a run writes there."""
-        beside, _, name = (self.uri if "://" in self.uri else os.path.abspath(self.uri)).rpartition("/")
-        place = Folder.at(beside or "/", dict(self.options))
-        return lease(place, f".{name}.geotile-lease", f"the output {redact(self.uri)}")
+    def leased(self) -> AbstractContextManager[None]:
+        """Return a block that holds the lease of the output."""
+        parent, _, name = (self.uri if "://" in self.uri else os.path.abspath(self.uri)).rpartition("/")
+        folder = Folder.at(parent or "/", dict(self.options))
+        return lease(folder, f".{name}.geotile-lease", f"the output {redact(self.uri)}")
 
     def check(self) -> None:
-        """Raise OutputError if it exists or its place cannot be written."""
+        """Check that the output does not exist and that its place can be written.
+
+        Raises
+        ------
+        OutputError
+            If it exists, or nothing can be written there.
+        """
         try:
-            files, path = url_to_fs(self.uri, **dict(self.options))
-            if files.isdir(path):
-                raise OutputError(f"output {redact(self.uri)} is a folder; name a file in it")
-            if not self.overwrite and files.exists(path):
-                raise OutputError(f"output {redact(self.uri)} exists; give overwrite=True or another name")
-            probe = f"{path}.geotile-{os.getpid()}"
-            if _is_local(files) and not Path(path).parent.is_dir():
-                raise OutputError(f"output {redact(self.uri)}: there is no folder {Path(path).parent}")
-            with files.open(probe, "wb"):
-                pass
-            files.rm_file(probe)
+            self._check()
         except OutputError:
             raise
         except Exception as error:  # each file system has errors of its own; all mean the same here
@@ -91,76 +90,85 @@ class Output:
                 f"cannot write {redact(self.uri)}: {redact(str(error)) or type(error).__name__}"
             ) from None
 
+    def _check(self) -> None:
+        files, path = url_to_fs(self.uri, **dict(self.options))
+        if files.isdir(path):
+            raise OutputError(f"output {redact(self.uri)} is a folder. Name a file in it.")
+        if not self.overwrite and files.exists(path):
+            raise OutputError(f"output {redact(self.uri)} exists. Pass overwrite=True or another name.")
+        if is_local(files) and not Path(path).parent.is_dir():
+            raise OutputError(f"output {redact(self.uri)}: there is no folder {Path(path).parent}. Create it first.")
+        probe = f"{path}.geotile-{os.getpid()}"
+        with files.open(probe, "wb"):
+            pass
+        files.rm_file(probe)
+
     def put(self, fill: Callable[[str], None]) -> None:
-        """Write through a temporary file, so that the output is whole or absent.
+        """Write the output whole, or not at all.
+
+        Parameters
+        ----------
+        fill : callable
+            ``fill(path)`` writes a local file, which then becomes the output.
 
         Raises
         ------
         OutputError
-            If writing fails.
+            If it cannot be written, or has appeared during the run.
         """
         files, path = url_to_fs(self.uri, **dict(self.options))
-        local = _is_local(files)
+
+        def fill_if_free(local_path: str) -> None:
+            fill(local_path)
+            if not self.overwrite and files.exists(path):
+                raise OutputError(
+                    f"output {redact(self.uri)} appeared during the run and was left as it is. Pass overwrite=True or "
+                    "another name."
+                )
+
+        name = "draft" + _suffix(self.uri)
         try:
-            with self._drafts(path if local else None) as folder:
-                draft = os.path.join(folder, "draft" + _suffix(self.uri))
-                fill(draft)
-                if not self.overwrite and files.exists(path):
-                    raise OutputError(f"output {redact(self.uri)} appeared during the run; it was left alone")
-                if local:
-                    os.replace(draft, path)
-                else:
-                    files.put_file(draft, path)
+            if is_local(files):
+                with draft(Path(path), self.owner or uuid4().hex, name) as own:
+                    fill_if_free(str(own))
+                return
+            with tempfile.TemporaryDirectory(prefix=".geotile-") as folder:
+                fill_if_free(os.path.join(folder, name))
+                files.put_file(os.path.join(folder, name), path)
         except OSError as error:
             raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error))}") from None
-
-    @contextmanager
-    def _drafts(self, path: str | None) -> Iterator[str]:
-        """Make a folder for drafts, beside the output where that is a local one."""
-        if path is None or not self.owner:
-            with tempfile.TemporaryDirectory(prefix=".geotile-", dir=path and str(Path(path).parent)) as folder:
-                yield folder
-            return
-        mine = hashlib.sha256(self.owner.encode()).hexdigest()[:12]
-        own = Path(path).with_name(f".{Path(path).name}.geotile-draft-{mine}")
-        shutil.rmtree(own, ignore_errors=True)
-        own.mkdir()
-        try:
-            yield str(own)
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
 
 
 @public
 def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output, *, overwrite: bool = False) -> None:
-    """Write what `detect` returned.
+    """Write detections to a file or a GeoParquet dataset, whole or not at all.
 
     Parameters
     ----------
     detections : geopandas.GeoDataFrame
-        As `detect` returns them.
+        Detections as `detect` returns them.
     output : str or path
-        A path or any fsspec uri, ending in ``.geojson`` (RFC 7946: WGS 84, OSML's properties;
-        ``geometry`` is null where the image has no CRS), ``.geojsonl``, ``.parquet`` (GeoParquet
-        1.1 with a bbox column), ``.fgb`` or ``.gpkg``; or a folder, ending in ``/``: a GeoParquet dataset.
+        Path or fsspec URI of a file, whose suffix sets the format: ``.geojson`` (RFC 7946: WGS 84, with OSML's
+        properties; ``geometry`` is null if the image has no CRS), ``.geojsonl``, ``.parquet`` (GeoParquet 1.1 with a
+        bbox column), ``.fgb`` or ``.gpkg``; or of a folder, ending in ``/``, for a GeoParquet dataset.
     overwrite : bool
-        Replace an output that exists.
+        Whether an output that exists is replaced.
 
     Raises
     ------
     OutputError
-        If it cannot be written, or exists.
+        If the output exists or cannot be written.
 
     Examples
     --------
     >>> import geotile, tempfile
     >>> from geotile.testing import bright_objects, write_example
     >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
-    >>> geotile.write(detections, tempfile.mkdtemp() + "/found.parquet")
+    >>> geotile.write(detections, tempfile.mkdtemp() + "/detections.parquet")
     """
     if not isinstance(output, Output) and str(os.fspath(output)).endswith("/"):
         dataset = DatasetOutput.reserve(Folder.at(output), overwrite=overwrite)
-        with dataset.claimed():
+        with dataset.leased():
             dataset.begin()
             dataset.commit([write_part(dataset.drafts, "part-0.parquet", detections)])
         return
@@ -169,9 +177,9 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
 
 
 def features(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
-    """Yield GeoJSON features as OSML writes them: WGS 84 longitude and latitude.
+    """Yield GeoJSON features with OSML's properties and WGS 84 longitude and latitude.
 
-    An image without a CRS gives features without a place (``geometry`` null, RFC 7946, 3.2).
+    If the image has no CRS, ``geometry`` is null (RFC 7946, 3.2).
     """
     placed = detections.geometry.to_crs("OGC:CRS84") if detections.crs is not None else None
     boxes = detections[["xmin", "ymin", "xmax", "ymax"]].to_numpy()
@@ -192,7 +200,7 @@ def features(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _rounded(shape: Any) -> Any:
-    """Round to the digits that are meant and wind polygons as RFC 7946, 3.1.6 asks."""
+    """Round to the digits that matter, and orient polygons as RFC 7946, 3.1.6 requires."""
     return shapely.orient_polygons(shapely.transform(shape, lambda xy: xy.round(_LONGITUDE_DIGITS)))
 
 
@@ -236,8 +244,3 @@ _WRITERS: dict[str, Callable[[gpd.GeoDataFrame, str], None]] = {
 
 def _suffix(uri: str) -> str:
     return os.path.splitext(uri)[1].lower()
-
-
-def _is_local(files: fsspec.AbstractFileSystem) -> bool:
-    protocol = files.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)

@@ -120,8 +120,8 @@ def _check_image(client: Any, source: Source) -> None:
     for address, said in client.run(_opens, source, on_error="return").items():
         if isinstance(said, str):
             raise ArgumentError(
-                f"the Dask worker {address} cannot open {source.location.shown}: {said}; put the image where all of "
-                "the cluster sees it, such as s3://"
+                f"the Dask worker {address} cannot open {source.location.display_name}: {said}; put the image where "
+                "all of the cluster sees it, such as s3://"
             )
 
 
@@ -143,7 +143,7 @@ def _check_folder(client: Any, folder: Folder) -> None:
             if seen is not True and not isinstance(seen, OSError):
                 said = "" if seen is False else f" ({seen})"
                 raise ArgumentError(
-                    f"the Dask worker {address} does not see {folder.shown}{said}: give a place that all of the "
+                    f"the Dask worker {address} does not see {folder.display_name}{said}: give a place that all of the "
                     "cluster shares, such as s3://, with credentials there"
                 )
     finally:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.checkpoints.checkpoint import open_checkpoint, stored_job
-from geotile.checkpoints.identity import digest, identity_of
+from geotile.checkpoints.identity import identity_of
+from geotile.core.digest import digest
 from geotile.endpoints import Endpoint
 from geotile.geometry.georeference import scale_yx
 from geotile.grid.tile_grid import TileGrid
@@ -85,7 +86,7 @@ def region_job(
         checkpoint = open_checkpoint(folder, identity, options.retry_failed, regions=list(work.grid.regions_yx))
     if parts is not None:
         name = repr((identity_of(work, endpoint, how, strict=False), merge))
-        writer = PartWriter(folder=parts, placing=prepared.builder, prefix=digest(name.encode())[:8])
+        writer = PartWriter(folder=parts, placing=prepared.builder, prefix=digest(name.encode(), 8))
     run = f"{'watched' if options.progress or checkpoint else 'run'}-{uuid4().hex}"
     tiles = _tile_job(work, ready, traffic, options, run)
     job = RegionJob(

@@ -98,7 +98,7 @@ class Node:
     def written(self, writer: PartWriter | None, *, last: bool = False) -> Node:
         """Return the node with its settled detections written, if there are enough of them or it is the last node."""
         rows = sum(map(len, self.settled))
-        if writer is None or (rows < writer.least_rows and not last):
+        if writer is None or (rows < writer.min_rows and not last):
             return self
         with timed("merge"):
             part = writer.write(concat(self.settled), self.rows, self.columns, even_empty=last and not self.parts)
@@ -145,13 +145,13 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
         job.checkpoint.save(row, column, answer)
     with timed("merge"):
         interior = job.grid.interior((row, row + 1), (column, column + 1))
-        settled, still_open = job.merge.settle(answer.found, interior)
+        settled, still_open = job.merge.settle(answer.detections, interior)
     node = Node(
         rows=(row, row + 1), columns=(column, column + 1), settled=(settled,), open=still_open,
         failures=answer.failures,
         requests=sum(result.attempts for result in results),
         retries=sum(result.retries for result in results),
-        before=len(answer.found),
+        before=len(answer.detections),
         without_data=answer.without_data,
         resumed=len(job.wanted_tiles(row, column)) - len(tiles),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
@@ -162,11 +162,11 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
 
 def _combined(kept: RegionAnswer | None, results: list[TileResult], asked: Sequence[Tile]) -> RegionAnswer:
     """Return the kept answer of a region together with the answers to its other tiles."""
-    before = kept or RegionAnswer(found=concat([]))
+    before = kept or RegionAnswer(detections=concat([]))
     numbers = {tile.number for tile in asked}
     failed = [failure for failure in before.failures if failure.tile not in numbers]
     return RegionAnswer(
-        found=concat([before.found, *(result.found for result in results)]),
+        detections=concat([before.detections, *(result.found for result in results)]),
         failures=(*failed, *(result.failure for result in results if result.failure)),
         without_data=before.without_data + sum(result.without_data for result in results),
     )
@@ -219,6 +219,7 @@ def _load_region(job: RegionJob, row: int, column: int) -> Node:
     checkpoint = job.checkpoint
     if checkpoint is not None and checkpoint.load(row, column) is None:
         raise OutputError(
-            f"region {row}, {column} in {checkpoint.parts.shown} is damaged or missing. Remove its file and run again"
+            f"region {row}, {column} in {checkpoint.parts.display_name} is damaged or missing. Remove its file and "
+            "run again"
         )
     return run_region(NoPixels(), job, (0, row, column))

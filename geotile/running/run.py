@@ -152,7 +152,7 @@ def leased(checkpoint: Folder | None) -> AbstractContextManager[None]:
     """Return a context that holds the lease of a checkpoint."""
     if checkpoint is None:
         return nullcontext()
-    return lease(checkpoint, LEASE, f"the checkpoint {checkpoint.shown}")
+    return lease(checkpoint, LEASE, f"the checkpoint {checkpoint.display_name}")
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def naming_how_to_resume(checkpoint: Folder | None) -> Iterator[None]:
 def _how_to_resume(checkpoint: Folder | None) -> str:
     if checkpoint is None:
         return "No result is kept; give checkpoint= to keep the regions that are finished"
-    return f"The finished regions are kept in {checkpoint.shown}; the same call resumes from there"
+    return f"The finished regions are kept in {checkpoint.display_name}; the same call resumes from there"
 
 
 def _is_killed(error: BaseException) -> bool:

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from geotile.checkpoints.checkpoint import JOB, LEASE, STATUS, Checkpoint, digest_of, stored_job
+from geotile.checkpoints.checkpoint import JOB, LEASE, STATUS, Checkpoint, stored_job
+from geotile.core.digest import json_digest
 from geotile.errors import ArgumentError, OutputError
 from geotile.running.progress import Progress, ProgressCallback, clock
 from geotile.storage.folder import Folder
@@ -78,9 +79,9 @@ def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
     folder = Folder.at(checkpoint)
     job, status = stored_job(folder), read_status(folder)
     if job is None:
-        raise ArgumentError(f"{folder.shown} is not a checkpoint: it holds no {JOB}. Check the path")
+        raise ArgumentError(f"{folder.display_name} is not a checkpoint: it holds no {JOB}. Check the path")
     identity = job["identity"]
-    kept = Checkpoint(folder=folder, digest=digest_of(identity)).finished(tuple(job["regions"]))
+    kept = Checkpoint(folder=folder, digest=json_digest(identity)).finished(tuple(job["regions"]))
     rows = {
         "image": str(identity["image"].get("uri", "an array")),
         "model": str(identity["model"]["model"]),

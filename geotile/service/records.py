@@ -7,12 +7,12 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from geotile.core.digest import digest
 from geotile.core.redact import redact
 from geotile.errors import OutputError
 from geotile.service.queue import Delivery
@@ -141,7 +141,7 @@ class Records:
             if files.exists(path):
                 files.rm(path, recursive=True)
         except Exception as error:  # each file system has its own exceptions; files that remain do no harm
-            _log.warning("%s was not removed: %s", self.work_folder(job_id).shown, redact(str(error)))
+            _log.warning("%s was not removed: %s", self.work_folder(job_id).display_name, redact(str(error)))
 
     @property
     def _records(self) -> Folder:
@@ -153,7 +153,7 @@ class Records:
             return None if data is None else JobRecord.model_validate_json(data)
         except ValueError as error:
             raise OutputError(
-                f"{self._records.shown}/{name} is not a valid job record: {str(error)[:200]}. Remove the file."
+                f"{self._records.display_name}/{name} is not a valid job record: {str(error)[:200]}. Remove the file."
             ) from None
 
 
@@ -187,4 +187,4 @@ def file_name(job_id: str) -> str:
     ('a%2Fb%2Ec', 32)
     """
     safe = quote(job_id, safe=" ").replace(".", "%2E") if len(job_id) <= _MAX_NAME_LENGTH else ""
-    return safe if 0 < len(safe) <= _MAX_NAME_LENGTH else sha256(job_id.encode()).hexdigest()[:32]
+    return safe if 0 < len(safe) <= _MAX_NAME_LENGTH else digest(job_id.encode(), 32)

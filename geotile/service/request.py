@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from geotile.core.digest import digest, json_digest
 from geotile.core.option import described, refuse_unknown
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
@@ -212,14 +212,13 @@ class JobRequest(_RequestModel):
     @property
     def digest(self) -> str:
         """Hash of the content of the request; the order of its fields does not matter."""
-        content = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return json_digest(self.model_dump(mode="json", by_alias=True))
 
     @property
     def endpoint_key(self) -> str:
         """Key of the endpoint and its role. Jobs with the same key share one limit of requests in flight."""
         key = (self.image_processor.endpoint, self.image_processor.assumed_role)
-        return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return digest(repr(key).encode())
 
     @property
     def merge(self) -> Merge:

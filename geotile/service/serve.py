@@ -101,7 +101,7 @@ def serve(
                 serve_http(address, lambda: _is_alive(service), lambda: service.ready, metrics.registry)
             )
             _log.info("health and metrics at %s", url)
-        _log.info("serving %s, state in %s", redact(uri), folder.shown)
+        _log.info("serving %s, state in %s", redact(uri), folder.display_name)
         service.run()
 
 

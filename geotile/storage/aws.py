@@ -1,66 +1,82 @@
-"""AWS credentials as botocore finds them, and how they travel."""
+"""AWS credentials: botocore finds them, and they travel to the workers."""
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 from typing import Any
 
+from geotile.core.registry import Registry
 from geotile.errors import ArgumentError
 
-_MARGIN_S = 300.0  # temporary credentials are renewed this long before they end
+_MARGIN_S = 300.0  # temporary credentials are renewed this long before they expire
+Origin = tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """What signs a request to S3. Pickles; shows nothing."""
+    """The keys that sign requests to S3. They pickle, and their repr shows nothing."""
 
     key: str = field(repr=False)
+    """Access key id."""
     secret: str = field(repr=False)
+    """Secret access key."""
     token: str | None = field(default=None, repr=False)
+    """Session token of temporary credentials."""
     expires: float | None = field(default=None, repr=False)
-    """Seconds since the epoch; None where they do not end."""
-    origin: tuple[tuple[str, str | None], ...] = field(default=(), repr=False)
-    """Arguments of `resolve` that find their like again."""
+    """Time of expiry in seconds since the epoch, or None if they do not expire."""
+    origin: Origin = field(default=(), repr=False)
+    """Arguments of `resolve` that find credentials of the same kind again."""
 
-    def settings(self) -> dict[str, str]:
-        """Return GDAL's configuration of them."""
-        found = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
-        return found | ({"AWS_SESSION_TOKEN": self.token} if self.token else {})
+    def gdal_settings(self) -> dict[str, str]:
+        """Return the credentials as GDAL's configuration options."""
+        settings = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+        return settings | ({"AWS_SESSION_TOKEN": self.token} if self.token else {})
 
     def fresh(self, now: float) -> Credentials:
-        """Return these, or where they are about to end, what this process finds in their place."""
-        if self._lasts(now):
-            return self
-        with _lock:
-            held = _renewed.get(self.origin)
-            if held is None or not held._lasts(now):
-                try:
-                    held = resolve(**dict(self.origin)).credentials  # type: ignore[arg-type]  # its own arguments
-                except ArgumentError:
-                    held = None
-                if held is None:
-                    return self  # nothing better here: S3 will say that they have ended
-                _renewed[self.origin] = held
-            return held
+        """Return these credentials, or, if they are about to expire, those that this process finds instead.
 
-    def _lasts(self, now: float) -> bool:
+        If this process finds none, these are returned: S3 will report that they have expired.
+        """
+        if self._valid(now):
+            return self
+        try:
+            renewed = _renewed.get(self.origin, self._resolve_again)
+            if not renewed._valid(now):
+                _renewed.discard(self.origin, renewed)
+                renewed = _renewed.get(self.origin, self._resolve_again)
+        except ArgumentError:
+            return self
+        return renewed
+
+    def _valid(self, now: float) -> bool:
         return self.expires is None or now < self.expires - _MARGIN_S
 
+    def _resolve_again(self) -> Credentials:
+        renewed = resolve(**dict(self.origin)).credentials  # type: ignore[arg-type]  # its own arguments
+        if renewed is None:
+            raise ArgumentError("this process finds no AWS credentials")
+        return renewed
 
-_renewed: dict[tuple[tuple[str, str | None], ...], Credentials] = {}
-_lock = Lock()
+
+_renewed = Registry[Origin, Credentials](16)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What the user's AWS configuration says."""
+class AwsConfig:
+    """What the user's AWS configuration contains."""
 
     credentials: Credentials | None
+    """Credentials, or None if there are none or access is anonymous."""
     region: str | None
+    """Name of the region."""
     endpoint_url: str | None
+    """URL of an S3 API other than that of AWS."""
 
 
 def resolve(
@@ -72,8 +88,11 @@ def resolve(
     token: str | None = None,
     anonymous: bool = False,
     region: str | None = None,
-) -> Found:
-    """Find credentials: those given, else those of a profile or of the environment, then a role's.
+) -> AwsConfig:
+    """Find the region, the endpoint and the credentials.
+
+    The credentials are those passed as arguments, otherwise those of a profile or of the environment; or those of the
+    role that these assume.
 
     Raises
     ------
@@ -82,61 +101,130 @@ def resolve(
     """
     import botocore.exceptions
 
-    given = None if key is None else (key, secret, token)
-    session = aws_session(profile, None if anonymous else role_arn, region, given)
-    region = session.get_config_variable("region")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    keys = None if key is None else (key, secret, token)
     try:
-        source = None if anonymous else session.get_credentials()
-        frozen = source.get_frozen_credentials() if source is not None else None
+        with no_botocore_secrets_in_logs():  # the response that holds a role's credentials is logged too
+            session = aws_session(profile, None if anonymous else role_arn, region, keys)
+            region = session.get_config_variable("region")
+            source = None if anonymous else session.get_credentials()
+            frozen = source.get_frozen_credentials() if source is not None else None
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise ArgumentError(f"no AWS credentials for profile={profile!r}, role_arn={role_arn!r}: {error}") from None
+        raise _no_credentials(profile, role_arn, error) from None
+    endpoint_url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if frozen is None:
-        return Found(credentials=None, region=region, endpoint_url=endpoint)
-    until = getattr(source, "_expiry_time", None)
+        return AwsConfig(credentials=None, region=region, endpoint_url=endpoint_url)
+    expires = getattr(source, "_expiry_time", None)  # private: tests/test_private_names.py
     origin = {"profile": profile, "role_arn": role_arn, "key": key, "secret": secret, "token": token, "region": region}
-    held = Credentials(
+    credentials = Credentials(
         key=frozen.access_key, secret=frozen.secret_key, token=frozen.token,
-        expires=None if until is None else until.timestamp(), origin=tuple(origin.items()),
+        expires=None if expires is None else expires.timestamp(), origin=tuple(origin.items()),
     )  # fmt: skip
-    return Found(credentials=held, region=region, endpoint_url=endpoint)
+    return AwsConfig(credentials=credentials, region=region, endpoint_url=endpoint_url)
 
 
 def aws_session(
     profile: str | None, role_arn: str | None, region: str | None,
-    given: tuple[str, str | None, str | None] | None = None,
+    keys: tuple[str, str | None, str | None] | None = None,
 ) -> Any:  # fmt: skip
-    """Return a botocore session whose credentials renew themselves.
+    """Return a botocore session whose credentials are renewed automatically.
 
-    They are those given (key, secret, token), else a profile's or the environment's; or those of a role that
-    these assume.
+    They are `keys` (key, secret, token), otherwise those of the profile or of the environment; or those of the role
+    that these assume.
 
     Raises
     ------
     ArgumentError
-        If the profile does not exist, or nothing may assume the role.
+        If the profile does not exist, or no credentials that could assume the role are found.
     """
     import botocore.exceptions
-    import botocore.session
 
     try:
-        session = botocore.session.Session(profile=profile)
-        if region is not None:
-            session.set_config_variable("region", region)
-        if given is not None:
-            session.set_credentials(*given)
-        if role_arn is not None:
-            session._credentials = _assume(session, session.get_credentials(), role_arn)
+        session = _new_session(profile, region)
+        if keys is not None:
+            session.set_credentials(*keys)
+        if role_arn is None:
+            return session
+        assumed = _new_session(profile, region)
+        assumed.register_component("credential_provider", _assume_role(session, role_arn))
     except botocore.exceptions.BotoCoreError as error:
-        raise ArgumentError(f"no AWS credentials for profile={profile!r}, role_arn={role_arn!r}: {error}") from None
+        raise _no_credentials(profile, role_arn, error) from None
+    return assumed
+
+
+def _new_session(profile: str | None, region: str | None) -> Any:
+    import botocore.session
+
+    session = botocore.session.Session(profile=profile)
+    if region is not None:
+        session.set_config_variable("region", region)
     return session
 
 
-def _assume(session: Any, source: Any, role_arn: str) -> Any:
-    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+def _assume_role(session: Any, role_arn: str) -> _Resolver:
+    """Return the provider of the credentials of a role, which the credentials of the session assume."""
+    from botocore import credentials
 
+    source = session.get_credentials()
     if source is None:
-        raise ArgumentError(f"role_arn={role_arn!r} needs credentials that may assume it; none were found")
-    region = session.get_config_variable("region") or "us-east-1"  # STS answers in any
-    fetcher = AssumeRoleCredentialFetcher(partial(session.create_client, region_name=region), source, role_arn)
-    return DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
+        raise ArgumentError(
+            f"role_arn={role_arn!r} needs credentials that may assume it; none were found. Set the AWS environment "
+            "variables, or pass profile= or keys."
+        )
+    region = session.get_config_variable("region") or "us-east-1"  # STS answers in every region
+    fetcher = credentials.AssumeRoleCredentialFetcher(
+        partial(session.create_client, region_name=region), source, role_arn
+    )
+    deferred = credentials.DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
+    return _Resolver(deferred)
+
+
+class _Resolver:
+    """A credential provider of a botocore session that always provides the same, self-renewing credentials."""
+
+    def __init__(self, credentials: Any) -> None:
+        self._credentials = credentials
+
+    def load_credentials(self) -> Any:
+        return self._credentials
+
+
+def _no_credentials(profile: str | None, role_arn: str | None, error: Exception) -> ArgumentError:
+    return ArgumentError(f"no AWS credentials for profile={profile!r}, role_arn={role_arn!r}: {error}")
+
+
+class _DropRecords(logging.Filter):
+    """Drops the records of the threads that are in `no_botocore_secrets_in_logs`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return threading.get_ident() not in self.threads
+
+
+_dropped = _DropRecords()
+_dropping = threading.Lock()
+
+
+@contextmanager
+def no_botocore_secrets_in_logs() -> Iterator[None]:
+    """Drop what botocore logs about the requests of this thread within the block.
+
+    At DEBUG, botocore logs the headers that it signs, which contain session tokens, and the responses of STS, which
+    contain credentials. The filter is attached only while a thread is in such a block, and other threads keep their
+    records.
+    """
+    loggers = [logging.getLogger(f"botocore.{name}") for name in ("auth", "endpoint", "parsers")]
+    thread = threading.get_ident()
+    with _dropping:
+        _dropped.threads.append(thread)
+        for logger in loggers:
+            logger.addFilter(_dropped)
+    try:
+        yield
+    finally:
+        with _dropping:
+            _dropped.threads.remove(thread)
+            for logger in loggers if not _dropped.threads else ():
+                logger.removeFilter(_dropped)

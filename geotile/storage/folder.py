@@ -1,4 +1,4 @@
-"""A folder, local or in object storage: small files that are whole or absent."""
+"""A folder, local or in object storage, of small files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fsspec.core import url_to_fs
 
 from geotile.core.redact import redact
 from geotile.errors import OutputError
+from geotile.storage.atomic import draft, remove_drafts
 
 T = TypeVar("T")
 Options = tuple[tuple[str, Any], ...]
@@ -22,14 +23,14 @@ Options = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Folder:
-    """Where small files go. Pickles; opens nothing before it is used.
+    """A folder of small files. Pickles; opens nothing before it is used.
 
     Parameters
     ----------
     uri : str
-        A path, or any fsspec uri.
+        A path, or any fsspec URI.
     options : tuple of (str, value)
-        Of the file system, in fsspec's words. Shown nowhere.
+        Storage options of the file system, with fsspec's names. They are never shown.
     """
 
     uri: str
@@ -37,44 +38,43 @@ class Folder:
 
     @classmethod
     def at(cls, uri: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Folder:
-        """Return the folder of an absolute uri: workers may run elsewhere."""
+        """Return the folder at a URI. A relative path becomes absolute, since workers may run in another folder."""
         text = str(os.fspath(uri)).rstrip("/")
         if "://" not in text and "::" not in text:
             text = os.path.abspath(text)
         return cls(text, tuple(sorted((options or {}).items())))
 
     @property
-    def shown(self) -> str:
-        """The uri without secrets."""
+    def display_name(self) -> str:
+        """The URI without secrets."""
         return redact(self.uri)
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies in a file system of this machine."""
-        protocol = url_to_fs(self.uri, **dict(self.options))[0].protocol
-        return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+        """Whether the folder is in a local file system."""
+        return is_local(self.files()[0])
 
     def files(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        """Return the file system, and the folder's path there."""
+        """Return the file system, and the path of the folder in it."""
         files, path = url_to_fs(self.uri, **dict(self.options))
         return files, str(path)
 
     def sub(self, name: str) -> Folder:
-        """Return a folder in it."""
+        """Return a folder in this one."""
         return Folder(f"{self.uri}/{name}", self.options)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file: whole or not at all, in the place of one that is there.
+        """Write a file whole, or not at all. It replaces a file of the same name.
 
         Raises
         ------
         OutputError
-            If it cannot be written; then what was there before still is.
+            If it cannot be written; the previous file is then unchanged.
         """
-        self._try("write", name, lambda files, path: _write(files, path, data, self.is_local))
+        self._try("write", name, lambda files, path: _write(files, path, data))
 
     def read(self, name: str) -> bytes | None:
-        """Return what a file holds, None if there is none.
+        """Return the content of a file, or None if it does not exist.
 
         Raises
         ------
@@ -84,34 +84,40 @@ class Folder:
 
         def read(files: fsspec.AbstractFileSystem, path: str) -> bytes | None:
             try:
-                found: bytes = files.cat_file(path)
+                content: bytes = files.cat_file(path)
             except FileNotFoundError:
                 return None
-            return found
+            return content
 
         return self._try("read", name, read)
 
     def names(self) -> dict[str, int]:
-        """Return the files right in it, and their sizes in bytes.
+        """Return the names of the files directly in the folder, and their sizes in bytes.
 
         Raises
         ------
         OutputError
-            If it cannot be listed.
+            If the folder cannot be listed.
         """
 
         def names(files: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
             files.invalidate_cache()
             try:
-                found = files.ls(path, detail=True)
+                entries = files.ls(path, detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 return {}
-            return {Path(each["name"]).name: int(each["size"] or 0) for each in found if each["type"] == "file"}
+            return {Path(each["name"]).name: int(each["size"] or 0) for each in entries if each["type"] == "file"}
 
         return self._try("list", "", names)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be removed.
+        """
 
         def remove(files: fsspec.AbstractFileSystem, path: str) -> None:
             with suppress(FileNotFoundError):
@@ -119,27 +125,41 @@ class Folder:
 
         self._try("remove", name, remove)
 
-    def _try(self, what: str, name: str, act: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
+    def remove_drafts(self) -> None:
+        """Remove what killed processes left behind while they wrote. Call it only while nobody else writes here.
+
+        Object storage keeps no drafts: an upload that is not completed is not visible.
+
+        Raises
+        ------
+        OutputError
+            If a draft cannot be removed.
+        """
+        if self.is_local:
+            self._try("remove the drafts in", "", lambda files, path: remove_drafts(Path(path)))
+
+    def _try(self, action: str, name: str, act: Callable[[fsspec.AbstractFileSystem, str], T]) -> T:
         try:
             files, path = self.files()
             return act(files, f"{path}/{name}" if name else path)
         except Exception as error:  # each file system has errors of its own; all mean the same here
-            place = f"{self.shown}/{name}" if name else self.shown
-            raise OutputError(f"cannot {what} {place}: {redact(str(error)) or type(error).__name__}") from None
+            place = f"{self.display_name}/{name}" if name else self.display_name
+            raise OutputError(f"cannot {action} {place}: {redact(str(error)) or type(error).__name__}") from None
 
 
-def _write(files: fsspec.AbstractFileSystem, path: str, data: bytes, local: bool) -> None:
-    if not local:
+def is_local(files: fsspec.AbstractFileSystem) -> bool:
+    """Return whether a file system is a local one."""
+    protocol = files.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def _write(files: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    if not is_local(files):
         files.pipe_file(path, data)  # one PUT, or a multipart upload that is completed last
         return
-    draft = Path(path).parent / f".draft-{uuid4().hex}"
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(draft, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # so that the name never stands for less than its bytes
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Two workers may write the same file at once, if Dask runs a task twice. So each write is an owner of its own, and
+    # `remove_drafts` removes what is left behind.
+    with draft(target, uuid4().hex) as own:
+        own.write_bytes(data)

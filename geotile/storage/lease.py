@@ -1,4 +1,4 @@
-"""A claim on a place: of two runs that write there at once, one is told."""
+"""Leases: of two runs that would write to the same place at once, the second one fails with an error."""
 
 from __future__ import annotations
 
@@ -9,51 +9,65 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from filelock import SoftFileLock, Timeout
 
 from geotile.core.redact import redact
 from geotile.errors import OutputError
+from geotile.storage.conditional import ConditionalObject
 from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
-RENEW_S, STALE_S = 10.0, 60.0  # in object storage, where nobody sees whether a process lives
-_SETTLE_S = 0.5
+RENEW_S, STALE_S = 10.0, 60.0  # in object storage, which does not show whether a process still runs
+_ATTEMPTS = 5
 
 
-@contextmanager
-def lease(folder: Folder, name: str, what: str) -> Iterator[None]:
-    """Hold a place while a run writes there.
+def lease(folder: Folder, name: str, what: str) -> AbstractContextManager[None]:
+    """Return a block that holds the lease of a place.
 
-    In a local file system the claim of a process that died ends with it. In object storage a claim
-    is an object, renewed every ten seconds, made by a conditional write; one that was not renewed for a
-    minute is void.
+    In a local file system, the lease of a process that died ends with it. In object storage, the lease is an object
+    that is renewed every ten seconds, and expires when it has not been renewed for a minute. It is created, renewed,
+    taken over and removed by conditional requests (If-None-Match, If-Match), so exactly one run holds it. Object
+    stores without conditional writes are not supported.
 
     Parameters
     ----------
     folder : Folder
-        Where the claim lies.
+        Where the file of the lease is.
     name : str
-        Of the file that is the claim.
+        Name of that file.
     what : str
-        What is claimed, for the error.
+        What is leased, for the error.
 
     Raises
     ------
     OutputError
-        If another run holds it, or nothing can be written there.
+        If another run holds the lease, nothing can be written there, or the store has no conditional writes.
     """
-    held = _local(folder, name, what) if folder.is_local else _Object(folder, name, what).held()
-    with held:
-        yield
+    return _local_lease(folder, name, what) if folder.is_local else _ObjectLease(folder, name, what).held()
+
+
+def is_leased(folder: Folder, name: str) -> bool:
+    """Return whether a live run holds the lease of a place."""
+    if not folder.is_local:
+        holder = _Holder.from_json(folder.read(name))
+        return holder is not None and holder.is_live()
+    path = Path(folder.files()[1]) / name
+    if not path.exists():
+        return False
+    try:
+        with SoftFileLock(path, timeout=0, thread_local=False).acquire():
+            return False
+    except Timeout:
+        return True
 
 
 @contextmanager
-def _local(folder: Folder, name: str, what: str) -> Iterator[None]:
+def _local_lease(folder: Folder, name: str, what: str) -> Iterator[None]:
     path = Path(folder.files()[1]) / name
     lock = SoftFileLock(path, timeout=0, thread_local=False)
     try:
@@ -61,8 +75,8 @@ def _local(folder: Folder, name: str, what: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise OutputError(
-            f"{what} is being written by another run (process {lock.pid}, says {path}); wait for it, choose another "
-            "place, or remove that file if no such process is left on any machine"
+            f"{what} is in use by another run (process {lock.pid}, according to {path}). Wait for it, choose another "
+            "place, or remove that file if no machine runs such a process any more."
         ) from None
     except OSError as error:
         raise OutputError(f"cannot write {what}: {redact(str(error))}") from None
@@ -72,127 +86,144 @@ def _local(folder: Folder, name: str, what: str) -> Iterator[None]:
         lock.release()
 
 
-class _Object:
-    """A claim in object storage."""
+@dataclass(frozen=True)
+class _Holder:
+    """The run that holds a lease in object storage."""
+
+    owner: str
+    """``host:process:unique``."""
+    at: float
+    """When it last renewed the lease, in seconds since the epoch."""
+
+    @classmethod
+    def from_json(cls, data: bytes | None) -> _Holder | None:
+        """Return the holder, or None if the lease does not exist or is damaged."""
+        try:
+            content = json.loads(data or b"null")
+            return cls(str(content["owner"]), float(content["at"]))
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last renewal."""
+        return time.time() - self.at
+
+    def is_live(self) -> bool:
+        """Return whether it may still be writing."""
+        return self.age_s < STALE_S and not self._died_here()
+
+    def _died_here(self) -> bool:
+        """Return whether it was a process of this machine that no longer runs."""
+        host, process, *_ = (*self.owner.split(":"), "")
+        if host != socket.gethostname() or not process.isdigit():
+            return False
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+class _ObjectLease:
+    """A lease in object storage, and the thread that renews it."""
 
     def __init__(self, folder: Folder, name: str, what: str) -> None:
         self.folder, self.name, self.what = folder, name, what
-        self.token = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex}"
-        self.over = threading.Event()
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex}"
+        self.etag: str | None = None
+        """ETag of the object as this run last wrote it; None while it does not hold the lease."""
+        self.released = threading.Event()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold it, renewing it."""
-        self.take()
-        renewer = threading.Thread(target=self._renew, name="geotile-claim", daemon=True)
+        """Hold the lease and renew it within the block."""
+        with self._errors():
+            self.object = self._object()
+            self._take()
+        renewer = threading.Thread(target=self._renew, name="geotile-lease", daemon=True)
         renewer.start()
         try:
             yield
         finally:
-            self.over.set()
+            self.released.set()
             renewer.join()
-            if self._owner() == self.token:
-                self.folder.remove(self.name)
+            self._release()
 
-    def take(self) -> None:
-        """Make the claim.
-
-        Raises
-        ------
-        OutputError
-            If another one holds.
-        """
-        if self._create():
-            return
-        owner, age = self._owner(), self._age()
-        if owner is not None and age < STALE_S and not _died_here(owner):
-            host, process, _ = (*owner.split(":"), "", "")[:3]
-            raise OutputError(
-                f"{self.what} is being written by another run (process {process} on {host}, heard of {age:.0f} s ago); "
-                f"wait for it, or {STALE_S:.0f} s after it died, or choose another place"
-            )
-        self.folder.remove(self.name)
-        if not self._create():
-            raise OutputError(f"{self.what} has just been taken by another run; choose another place")
-        time.sleep(_SETTLE_S)  # two that found the same void claim: the later one holds
-        if self._owner() != self.token:
-            raise OutputError(f"{self.what} has just been taken by another run; choose another place")
-
-    def _create(self) -> bool:
-        """Write the claim if there is none; tell whether it was written."""
+    def _object(self) -> ConditionalObject:
         files, folder = self.folder.files()
-        path = f"{folder}/{self.name}"
+        return ConditionalObject(files, f"{folder}/{self.name}")
+
+    def _take(self) -> None:
+        """Create the lease, or take over one that expired."""
+        for _ in range(_ATTEMPTS):
+            self.etag = self.object.create(self._content()) or self._take_over()
+            if self.etag is not None:
+                break
+        else:
+            raise OutputError(f"{self.what} is being leased by several runs at once. Choose another place.")
         try:
-            files.pipe_file(path, self._content(), mode="create")
-        except FileExistsError:
-            return False
-        except NotImplementedError:  # a file system that has no conditional write
-            if files.exists(path):
-                return False
-            files.pipe_file(path, self._content())
-        except Exception as error:  # each file system has errors of its own
-            if _says_exists(error):
-                return False
-            raise OutputError(f"cannot write {self.what}: {redact(str(error))}") from None
-        return True
+            self.object.check_conditions(self._content())
+        except NotImplementedError:
+            self.folder.remove(self.name)
+            raise
 
-    def _content(self) -> bytes:
-        return json.dumps({"owner": self.token, "at": time.time()}).encode()
+    def _take_over(self) -> str | None:
+        """Return the ETag of an expired lease that is now this run's, or None if the state has changed meanwhile."""
+        stored = self.object.read()
+        if stored is None:
+            return None  # it has just been released
+        data, etag = stored
+        holder = _Holder.from_json(data)
+        if holder is not None and holder.owner == self.owner:
+            return etag  # the response to the request that created it was lost
+        if holder is not None and holder.is_live():
+            host, process, *_ = (*holder.owner.split(":"), "")
+            raise OutputError(
+                f"{self.what} is in use by another run (process {process} on {host}, which renewed its lease "
+                f"{holder.age_s:.0f} s ago). Wait for it, or until {STALE_S:.0f} s after it died, or choose another "
+                "place."
+            )
+        return self.object.replace(self._content(), etag)
 
-    def _said(self) -> dict[str, Any]:
-        said = self.folder.read(self.name)
+    def _release(self) -> None:
         try:
-            found = json.loads(said) if said else {}
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def _owner(self) -> str | None:
-        return self._said().get("owner")
-
-    def _age(self) -> float:
-        return time.time() - float(self._said().get("at", 0.0))
+            if self.etag is not None:
+                self.object.remove(self.etag)
+        except Exception as error:  # each file system has errors of its own; the lease expires by itself
+            _log.warning("the lease of %s was not released: %s", self.what, redact(str(error)))
 
     def _renew(self) -> None:
-        while not self.over.wait(RENEW_S):
+        while self.etag is not None and not self.released.wait(RENEW_S):
             try:
-                if self._owner() == self.token:
-                    self.folder.write(self.name, self._content())
-            except OutputError as error:  # the next time may go better; until then the claim ages
-                _log.warning("the claim on %s was not renewed: %s", self.what, error)
+                self.etag = self.object.replace(self._content(), self.etag) or self._own_etag()
+                if self.etag is None:
+                    _log.warning("another run has taken over the lease of %s, which had expired", self.what)
+            except Exception as error:  # each file system has errors of its own; the next attempt may succeed
+                _log.warning("the lease of %s was not renewed: %s", self.what, redact(str(error)))
 
+    def _own_etag(self) -> str | None:
+        """Return the ETag if the lease is this run's: the response to an earlier renewal may have been lost."""
+        data, etag = self.object.read() or (None, None)
+        holder = _Holder.from_json(data)
+        return etag if holder is not None and holder.owner == self.owner else None
 
-def _died_here(owner: str) -> bool:
-    """Tell whether a claim is of a process of this machine that is no more."""
-    host, process, *_ = (*owner.split(":"), "")
-    if host != socket.gethostname() or not process.isdigit():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    def _content(self) -> bytes:
+        return json.dumps({"owner": self.owner, "at": time.time()}).encode()
 
-
-def _says_exists(error: BaseException) -> bool:
-    text = f"{type(error).__name__} {error}"
-    return "PreconditionFailed" in text or "412" in text or "ConditionalRequestConflict" in text
-
-
-def is_leased(folder: Folder, name: str) -> bool:
-    """Tell whether a live run holds a place."""
-    if folder.is_local:
-        path = Path(folder.files()[1]) / name
-        lock = SoftFileLock(path, timeout=0, thread_local=False)
-        if not path.exists():
-            return False
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            with lock.acquire():
-                return False
-        except Timeout:
-            return True
-    claimed = _Object(folder, name, "")
-    owner = claimed._owner()
-    return owner is not None and claimed._age() < STALE_S and not _died_here(owner)
+            yield
+        except OutputError:
+            raise
+        except NotImplementedError as error:
+            raise OutputError(
+                f"{self.what} cannot be leased: its store has no conditional writes ({error}), without which two runs "
+                "could write there at once. Use a local folder, Amazon S3, or a store that supports If-Match and "
+                "If-None-Match, and copy the result."
+            ) from None
+        except Exception as error:  # each file system has errors of its own; all mean the same here
+            raise OutputError(f"cannot write {self.what}: {redact(str(error)) or type(error).__name__}") from None

@@ -1,7 +1,7 @@
-"""Where an image lies: a uri and fsspec's ``storage_options``, in GDAL's words.
+"""Where an image is stored: a URI and fsspec's ``storage_options``, translated to GDAL's configuration.
 
-GDAL reads object storage itself (`benchmarks/README.md` says why). Its settings travel inside the
-`Location`, so a worker needs nothing in its own environment.
+GDAL reads object storage itself (`benchmarks/README.md` has the reasons). Its settings travel inside the
+`Location`, so workers need no environment of their own.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.storage.aws import Credentials, resolve
 
-GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block again, so a larger cache earns nothing
+GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block twice, so a larger cache brings nothing
 Settings = dict[str, str]
-_TIMEOUT_S = 20  # without a byte
+_TIMEOUT_S = 20  # without receiving a byte
 _AUTHORITIES = "GDAL_CURL_CA_BUNDLE"  # CURL_CA_BUNDLE has no effect: rasterio's wheels set this one, to certifi's
 
-# What GDAL is told wherever it reads over a network.
+# GDAL's configuration for everything that it reads over a network.
 _REMOTE: Settings = {
-    "GDAL_NUM_THREADS": "1",  # with more, GDAL 3.10 takes a refused range request for zeros, without an error
-    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": f"{64 * 2**20}",  # a region's ranges are asked for at once, not row by row
+    "GDAL_NUM_THREADS": "1",  # with more, GDAL 3.10 returns zeros for a refused range request, without an error
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": f"{64 * 2**20}",  # the ranges of a region are requested at once, not row by row
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "0.2",
@@ -43,49 +43,55 @@ _REMOTE: Settings = {
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """An image's place, as GDAL opens it."""
+    """Where an image is stored, and how GDAL opens it."""
 
     path: str = field(repr=False)
-    """GDAL's name for it; may hold a secret."""
-    shown: str
-    """The uri without secrets."""
+    """GDAL's file name; may contain a secret."""
+    display_name: str
+    """The URI without secrets."""
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """GDAL's configuration."""
     credentials: Credentials | None = field(default=None, repr=False)
-    """Of S3, as found where the image was opened."""
+    """Credentials for S3 of the process that opened the image."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is read over a network."""
+        """Whether the image is read over a network."""
         return re.search(r"/vsi(?!mem/|zip/|tar/|gzip/|subfile/|sparse/)", self.path) is not None
 
     @property
     def verify(self) -> bool | str:
-        """Whether certificates are verified; or the file of the trusted authorities, given or this process's."""
-        given, own = dict(self.settings), os.environ.get(_AUTHORITIES)
-        if given.get("GDAL_HTTP_UNSAFESSL") == "YES":
+        """Whether certificates are verified, or the file of the authorities that the user or this process trusts."""
+        settings, process_file = dict(self.settings), os.environ.get(_AUTHORITIES)
+        if settings.get("GDAL_HTTP_UNSAFESSL") == "YES":
             return False
         names = ["CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"]
         names.insert(0 if self.path.startswith("/vsis3") else 3, "AWS_CA_BUNDLE")
-        told = (own if own != certifi.where() else None, *map(os.environ.get, names))
-        return given.get(_AUTHORITIES) or next((each for each in told if each and os.path.isfile(each)), True)
+        files = (process_file if process_file != certifi.where() else None, *map(os.environ.get, names))
+        return settings.get(_AUTHORITIES) or next((file for file in files if file and os.path.isfile(file)), True)
 
     @contextmanager
     def environment(self, **more: Any) -> Iterator[None]:
-        """Set GDAL up to read it, for this thread."""
-        secrets = self.credentials.fresh(time.time()).settings() if self.credentials else {}
+        """Configure GDAL for this location, in this thread, within the block.
+
+        Parameters
+        ----------
+        **more
+            Further configuration options of GDAL.
+        """
+        secrets = self.credentials.fresh(time.time()).gdal_settings() if self.credentials else {}
         trusted = {_AUTHORITIES: self.verify} if self.is_remote and isinstance(self.verify, str) else {}
         settings = trusted | dict(self.settings) | more
         with rasterio.Env(_Secrets(secrets), GDAL_CACHEMAX=GDAL_CACHE_BYTES, **settings):
             yield
 
     def with_settings(self, **more: str) -> Location:
-        """Return the location with more of GDAL's configuration."""
+        """Return the location with further configuration options of GDAL."""
         return replace(self, settings=(*self.settings, *more.items()))
 
 
 class _Secrets(Session):  # type: ignore[misc]  # rasterio is not typed
-    """Hands GDAL credentials that rasterio takes from a session alone."""
+    """A session of rasterio that passes credentials to GDAL: rasterio takes them from a session only."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -99,14 +105,14 @@ class _Secrets(Session):  # type: ignore[misc]  # rasterio is not typed
 
 
 def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Location:
-    """Translate a uri and fsspec's storage options for GDAL.
+    """Translate a URI and fsspec's storage options to a location for GDAL.
 
     Parameters
     ----------
     uri : str
-        A path, ``s3://``, ``gs://``, ``az://``, ``https://``, or one of GDAL's own (``/vsi...``).
+        A path, a URI (``s3://``, ``gs://``, ``az://``, ``https://``), or a file name of GDAL (``/vsi...``).
     storage_options : mapping, optional
-        In the words of fsspec, s3fs, gcsfs and adlfs.
+        Options with the names that fsspec, s3fs, gcsfs and adlfs use.
 
     Returns
     -------
@@ -115,89 +121,94 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
     Raises
     ------
     ArgumentError
-        If an option is unknown for that kind of storage.
+        If an option is unknown for that kind of storage, or has a value that is not allowed.
 
     Examples
     --------
-    >>> place = locate("s3://bucket/a.tif", {"key": "AKIA", "secret": "hidden", "endpoint_url": "http://127.0.0.1:9000"})
-    >>> place
-    Location(shown='s3://bucket/a.tif')
-    >>> dict(place.settings)["AWS_S3_ENDPOINT"]
+    >>> location = locate("s3://bucket/a.tif", {"key": "AKIA", "secret": "hidden", "endpoint_url": "http://127.0.0.1:9000"})
+    >>> location
+    Location(display_name='s3://bucket/a.tif')
+    >>> dict(location.settings)["AWS_S3_ENDPOINT"]
     '127.0.0.1:9000'
     """
     scheme = uri.partition("://")[0].lower() if "://" in uri else ""
-    given = dict(storage_options or {})
-    kind = _KINDS.get(scheme) or _KINDS.get(_VSI.get(uri.split("/")[1] if uri.startswith("/vsi") else "", ""))
-    if kind is None:
-        if given:
-            raise ArgumentError(f"storage_options {sorted(given)} do not apply to {redact(uri)!r}; leave them out")
-        path = uri.removeprefix(
-            "file://"
-        )  # absolute, as workers may run in another folder; but GDAL has names of its own
-        return Location(path=os.path.abspath(path) if os.path.exists(path) else path, shown=redact(uri))
+    options = dict(storage_options or {})
+    translate = _TRANSLATORS.get(scheme) or _TRANSLATORS.get(
+        _VSI.get(uri.split("/")[1] if uri.startswith("/vsi") else "", "")
+    )
+    if translate is None:
+        return _local(uri, options)
     for nested in ("client_kwargs", "config_kwargs"):
-        given |= {f"{nested}.{name}": value for name, value in dict(given.pop(nested, None) or {}).items()}
-    taken = {name: value for name, value in given.items() if value is not None}
-    path, settings, credentials = kind(uri, taken)
-    if taken:
+        options |= {f"{nested}.{name}": value for name, value in dict(options.pop(nested, None) or {}).items()}
+    remaining = {name: value for name, value in options.items() if value is not None}
+    path, settings, credentials = translate(uri, remaining)
+    if remaining:
         raise ArgumentError(
-            f"storage_options {sorted(taken)} are not known for {scheme or uri.split('/')[1]}:// images"
+            f"unknown storage_options {sorted(remaining)} for {scheme or uri.split('/')[1]}:// images. Leave them out."
         )
     merged = _REMOTE | settings
-    return Location(path=path, shown=redact(uri), settings=tuple(merged.items()), credentials=credentials)
+    return Location(path=path, display_name=redact(uri), settings=tuple(merged.items()), credentials=credentials)
+
+
+def _local(uri: str, options: Mapping[str, Any]) -> Location:
+    if options:
+        raise ArgumentError(f"storage_options {sorted(options)} do not apply to {redact(uri)!r}. Leave them out.")
+    path = uri.removeprefix("file://")
+    # Workers may run in another folder, so the path of a file becomes absolute. Other file names of GDAL stay.
+    return Location(path=os.path.abspath(path) if os.path.exists(path) else path, display_name=redact(uri))
 
 
 Translated = tuple[str, Settings, Credentials | None]
+# A translator removes the options that it uses; those that remain are unknown.
 
 
-def _s3(uri: str, given: dict[str, Any]) -> Translated:
-    settings = _common(given)
-    client = {name: given.pop(f"client_kwargs.{name}", None) for name in ("endpoint_url", "region_name", "verify")}
-    key, secret, token = (given.pop(name, None) for name in ("key", "secret", "token"))
-    asked = {name: given.pop(name, None) for name in ("profile", "role_arn")}
-    anonymous = bool(given.pop("anon", False))
+def _s3(uri: str, options: dict[str, Any]) -> Translated:
+    settings = _common(options)
+    client = {name: options.pop(f"client_kwargs.{name}", None) for name in ("endpoint_url", "region_name", "verify")}
+    key, secret, token = (options.pop(name, None) for name in ("key", "secret", "token"))
+    profile, role_arn = (options.pop(name, None) for name in ("profile", "role_arn"))
+    anonymous = bool(options.pop("anon", False))
     if (key is None) != (secret is None):
-        raise ArgumentError("storage_options need both key and secret, or neither")
-    if given.pop("requester_pays", False):
+        raise ArgumentError("storage_options must contain both key and secret, or neither; got one of them")
+    if options.pop("requester_pays", False):
         settings["AWS_REQUEST_PAYER"] = "requester"
-    found = resolve(
-        asked["profile"], asked["role_arn"], key=key, secret=secret, token=token, anonymous=anonymous,
-        region=client["region_name"],
-    )  # fmt: skip
-    endpoint = given.pop("endpoint_url", None) or client["endpoint_url"] or found.endpoint_url
-    plain = given.pop("use_ssl", True) is False
+    config = resolve(
+        profile, role_arn, key=key, secret=secret, token=token, anonymous=anonymous, region=client["region_name"]
+    )
+    endpoint = options.pop("endpoint_url", None) or client["endpoint_url"] or config.endpoint_url
+    without_tls = options.pop("use_ssl", True) is False
     if endpoint:
         parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
         settings |= {"AWS_S3_ENDPOINT": parts.netloc + parts.path.rstrip("/"), "AWS_VIRTUAL_HOSTING": "FALSE"}
-        plain = plain or parts.scheme == "http"
-    if style := given.pop("config_kwargs.s3", None):
+        without_tls = without_tls or parts.scheme == "http"
+    if style := options.pop("config_kwargs.s3", None):
         settings["AWS_VIRTUAL_HOSTING"] = "TRUE" if style.get("addressing_style") == "virtual" else "FALSE"
-    if plain:
+    if without_tls:
         settings["AWS_HTTPS"] = "NO"
     if anonymous:
         settings["AWS_NO_SIGN_REQUEST"] = "YES"
-    if region := found.region:
+    if region := config.region:
         settings["AWS_REGION"] = region
     settings |= _trust(client["verify"])
     path = uri if uri.startswith("/vsi") else "/vsis3/" + uri.partition("://")[2]
-    return path, settings, None if anonymous else found.credentials
+    return path, settings, None if anonymous else config.credentials
 
 
-def _http(uri: str, given: dict[str, Any]) -> Translated:
-    settings = _common(given)
-    headers = dict(given.pop("headers", None) or {}) | dict(given.pop("client_kwargs.headers", None) or {})
+def _http(uri: str, options: dict[str, Any]) -> Translated:
+    settings = _common(options)
+    headers = dict(options.pop("headers", None) or {}) | dict(options.pop("client_kwargs.headers", None) or {})
     if headers:
         settings["GDAL_HTTP_HEADERS"] = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    if (auth := given.pop("client_kwargs.auth", given.pop("auth", None))) is not None:
+    if (auth := options.pop("client_kwargs.auth", options.pop("auth", None))) is not None:
         user, password = (auth.login, auth.password) if hasattr(auth, "login") else auth
         settings |= {"GDAL_HTTP_AUTH": "BASIC", "GDAL_HTTP_USERPWD": f"{user}:{password}"}
-    settings |= _trust(given.pop("verify", given.pop("ssl", None)))
+    settings |= _trust(options.pop("verify", options.pop("ssl", None)))
     return uri if uri.startswith("/vsi") else f"/vsicurl/{uri}", settings, None
 
 
-def _gs(uri: str, given: dict[str, Any]) -> Translated:
-    settings = _common(given)
-    token = given.pop("token", None)
+def _gs(uri: str, options: dict[str, Any]) -> Translated:
+    settings = _common(options)
+    token = options.pop("token", None)
     if token == "anon":
         settings["GS_NO_SIGN_REQUEST"] = "YES"
     elif isinstance(token, str) and token.endswith(".json"):
@@ -205,41 +216,41 @@ def _gs(uri: str, given: dict[str, Any]) -> Translated:
     elif isinstance(token, str):
         settings["GDAL_HTTP_HEADERS"] = f"Authorization: Bearer {token}"
     elif token is not None:
-        raise ArgumentError("storage_options token= of gs:// must be 'anon', a path to a .json key, or an access token")
-    project = given.pop("project", None)
-    if given.pop("requester_pays", False):
+        raise ArgumentError("storage_options token of gs:// must be 'anon', a path to a .json key, or an access token")
+    project = options.pop("project", None)
+    if options.pop("requester_pays", False):
         if not project:
-            raise ArgumentError("storage_options requester_pays=True of gs:// needs project=")
+            raise ArgumentError("storage_options requester_pays=True of gs:// needs a project to bill. Pass project=.")
         settings["GS_USER_PROJECT"] = str(project)
-    if endpoint := given.pop("endpoint_url", None):
+    if endpoint := options.pop("endpoint_url", None):
         settings["CPL_GS_ENDPOINT"] = endpoint.rstrip("/") + "/"
     return uri if uri.startswith("/vsi") else "/vsigs/" + uri.partition("://")[2], settings, None
 
 
-def _azure(uri: str, given: dict[str, Any]) -> Translated:
-    settings = _common(given)
+def _azure(uri: str, options: dict[str, Any]) -> Translated:
+    settings = _common(options)
     names = {
         "account_name": "AZURE_STORAGE_ACCOUNT", "account_key": "AZURE_STORAGE_ACCESS_KEY",
         "sas_token": "AZURE_STORAGE_SAS_TOKEN", "connection_string": "AZURE_STORAGE_CONNECTION_STRING",
     }  # fmt: skip
-    settings |= {gdal: str(given.pop(name)).lstrip("?") for name, gdal in names.items() if name in given}
-    if given.pop("anon", False):
+    settings |= {gdal: str(options.pop(name)).lstrip("?") for name, gdal in names.items() if name in options}
+    if options.pop("anon", False):
         settings["AZURE_NO_SIGN_REQUEST"] = "YES"
     if uri.startswith("/vsi"):
         return uri, settings, None
-    place = urlsplit(uri)
-    if place.username:  # abfs://container@account.dfs.core.windows.net/path
-        settings.setdefault("AZURE_STORAGE_ACCOUNT", str(place.hostname).partition(".")[0])
-    container = place.username or place.netloc
-    return f"/vsiaz/{container}{place.path}", settings, None
+    parts = urlsplit(uri)
+    if parts.username:  # abfs://container@account.dfs.core.windows.net/path
+        settings.setdefault("AZURE_STORAGE_ACCOUNT", str(parts.hostname).partition(".")[0])
+    container = parts.username or parts.netloc
+    return f"/vsiaz/{container}{parts.path}", settings, None
 
 
-def _common(given: dict[str, Any]) -> Settings:
+def _common(options: dict[str, Any]) -> Settings:
     for name in ("asynchronous", "use_listings_cache", "skip_instance_cache", "cache_regions"):
-        given.pop(name, None)  # ^ of fsspec's own machinery, which does not run here
-    timeout = given.pop("timeout", given.pop("config_kwargs.read_timeout", _TIMEOUT_S))
+        options.pop(name, None)  # these control fsspec itself, which is not used here
+    timeout = options.pop("timeout", options.pop("config_kwargs.read_timeout", _TIMEOUT_S))
     settings = {"GDAL_HTTP_LOW_SPEED_TIME": f"{max(1, round(float(timeout)))}"}
-    if (connect := given.pop("config_kwargs.connect_timeout", None)) is not None:
+    if (connect := options.pop("config_kwargs.connect_timeout", None)) is not None:
         settings["GDAL_HTTP_CONNECTTIMEOUT"] = f"{max(1, round(float(connect)))}"
     return settings
 
@@ -250,7 +261,7 @@ def _trust(verify: Any) -> Settings:
     return {_AUTHORITIES: verify} if isinstance(verify, str) else {}
 
 
-_KINDS: dict[str, Callable[[str, dict[str, Any]], Translated]] = {
+_TRANSLATORS: dict[str, Callable[[str, dict[str, Any]], Translated]] = {
     "s3": _s3, "s3a": _s3, "http": _http, "https": _http, "gs": _gs, "gcs": _gs,
     "az": _azure, "abfs": _azure, "abfss": _azure,
 }  # fmt: skip

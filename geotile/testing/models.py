@@ -10,7 +10,7 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 
-from geotile.core.rasterio_env import in_memory, unplaced
+from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
 
 _BRIGHTNESS_THRESHOLD = 200
 _CUT_FACTOR = 0.5  # an object that the tile's border cuts scores less than a whole one
@@ -79,7 +79,7 @@ def scene_detector(tile: NDArray[Any]) -> dict[str, Any]:
 def _bright_shapes(tile: NDArray[Any]) -> Iterator[Any]:
     mask = (tile.max(axis=0) > _BRIGHTNESS_THRESHOLD).astype(np.uint8)
     if mask.any():
-        with in_memory(), unplaced():
+        with memory_env(), ignore_georeference_warnings():
             outlines = list(rasterio.features.shapes(mask, mask.astype(bool), connectivity=8))
         yield from (shapely.geometry.shape(outline) for outline, _ in outlines)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
-from geotile.core.rasterio_env import in_memory, unplaced
+from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
 from geotile.endpoints.decode import decode_object
 from geotile.merging.detections import Detections
 
@@ -87,8 +87,8 @@ def decode_tile(body: bytes) -> NDArray[Any]:
     """Decode a tile in any of geotile's tile formats; return an array of shape (band, y, x)."""
     if body.startswith(b"\x93NUMPY"):
         return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
-    with in_memory(), MemoryFile(body) as memory:
-        with unplaced():
+    with memory_env(), MemoryFile(body) as memory:
+        with ignore_georeference_warnings():
             file = memory.open()
         with file:
             return np.asarray(file.read())

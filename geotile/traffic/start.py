@@ -7,7 +7,7 @@ import time
 from typing import Literal
 
 from geotile.core.checks import as_int
-from geotile.core.dask_info import active_client, processes, threads, threads_on_a_host
+from geotile.core.dask_info import active_client, max_threads_per_host, processes, threads
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError
 from geotile.traffic.coordinator import TrafficSettings
@@ -81,12 +81,12 @@ def wait_until_ready(model: Endpoint) -> Endpoint:
     """
     if not model.remote:
         model.ready()
-        return model.for_run(threads_on_a_host())
+        return model.for_run(max_threads_per_host())
     limit, started, pause = model.retry_policy.ready_timeout_s, time.monotonic(), _FIRST_PAUSE_S
     while True:
         try:
             model.ready()
-            return model.for_run(threads_on_a_host())
+            return model.for_run(max_threads_per_host())
         except EndpointError as error:
             if not error.retryable or time.monotonic() - started >= limit:
                 raise
