@@ -65,7 +65,7 @@ def test_geometry_in_all_words(sent, box, kind):
 def test_a_dummy_point_beside_a_box_stays_a_property():
     found = one({"imageGeometry": {"type": "Point", "coordinates": [0.0, 0.0]}, "imageBBox": [1, 2, 3, 4]})
     assert found.geometries[0] is None
-    placed = found.placed(3, 100, 200, 64, 64)
+    placed = found.moved_to_image(3, 100, 200, 64, 64)
     assert placed.boxes.tolist() == [[101, 202, 103, 204]]
     assert placed.properties[0]["imageGeometry"]["coordinates"] == [100, 200]
     assert placed.tiles.tolist() == [3]

@@ -312,12 +312,12 @@ def test_every_family_says_its_boxes_in_pixels_of_the_tile(family, tile_yx, tmp_
     assert f", {family}," in repr(model)
     boxes, scores, labels = model.invoke([np.zeros((3, *tile_yx), np.uint8)], "")[0]
     scale, shift = np.array(INPUT[::-1]) / tile_yx[::-1], np.zeros(2)
-    fit = FAMILIES[family].prepare.fit
+    fit = FAMILIES[family].preprocessing.fit
     if fit in ("corner", "centre"):
         scale = np.full(2, scale.min())
         if fit == "centre":
             shift = (np.array(INPUT[::-1]) - np.round(np.array(tile_yx[::-1]) * scale)) // 2
-    elif fit == "as it is":
+    elif fit == "unchanged":
         scale = np.ones(2)
     wanted = np.clip((BOXES - np.tile(shift, 2)) / np.tile(scale, 2), 0, np.tile(tile_yx[::-1], 2))
     seen = (wanted[:, 2:] > wanted[:, :2]).all(axis=1)
@@ -328,14 +328,17 @@ def test_every_family_says_its_boxes_in_pixels_of_the_tile(family, tile_yx, tmp_
 
 def test_a_model_whose_family_cannot_be_told_asks_for_it(tmp_path):
     odd = save_onnx(tmp_path / "odd.onnx", {"out": np.zeros((1, 7, 9))})
-    with pytest.raises(ArgumentError, match=r"odd.onnx: the outputs .*do not tell the family; give family="):
+    with pytest.raises(ArgumentError, match=r"odd.onnx: the family cannot be inferred from the outputs .*Give family"):
         geotile.endpoint(f"onnx:{odd}")
-    with pytest.raises(ArgumentError, match="family='yolov6' is unknown"):
+    with pytest.raises(ArgumentError, match=r"family must be one of .*got 'yolov6'"):
         geotile.endpoint(f"onnx:{odd}", family="yolov6")
     with pytest.raises(ArgumentError, match="dynamic batch size"):
         geotile.endpoint(f"onnx:{odd}", family="yolov8", batch_size=2)
     for family in ("nanodet", "detr"):
-        assert f"none of {family}" in geotile.endpoint(f"onnx:{odd}", family=family).check().message
+        assert (
+            f"cannot be decoded as those of the family {family!r}"
+            in geotile.endpoint(f"onnx:{odd}", family=family).check().message
+        )
     floats = np.zeros((3, 8, 8), np.float32)
     assert "geotile.rescale" in geotile.endpoint(f"onnx:{odd}", family="yolov8").check(floats).message
 
@@ -346,7 +349,7 @@ def test_outputs_by_name(tmp_path):
     names = {"boxes": "det", "scores": "conf", "labels": "cls"}
     model = geotile.endpoint(f"onnx:{path}", output_names=names)
     assert model.invoke([np.zeros((3, 64, 96), np.uint8)], "")[0][2] == ["1", "2"]
-    with pytest.raises(ArgumentError, match=r"there is no \['nope'\]"):
+    with pytest.raises(ArgumentError, match=r"must name outputs of the model.*got \['nope'\]"):
         geotile.endpoint(f"onnx:{path}", output_names=names | {"labels": "nope"})
 
 

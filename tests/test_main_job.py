@@ -9,7 +9,7 @@ from shapely.geometry import box
 
 import geotile
 from geotile.cli.demo import run_demo
-from geotile.detectors.onnx import OnnxDetector
+from geotile.detectors import OnnxDetector
 from geotile.testing import ModelServer, match
 
 
@@ -93,7 +93,7 @@ def test_an_onnx_model_pickles_and_a_wrong_one_is_named(shared, tmp_path):
     with pytest.raises(geotile.ArgumentError, match="there is no ONNX model"):
         OnnxDetector(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    with pytest.raises(geotile.ArgumentError, match="no ONNX model that onnxruntime opens"):
+    with pytest.raises(geotile.ArgumentError, match="not an ONNX model that onnxruntime can open"):
         OnnxDetector(tmp_path / "bad.onnx")
 
 

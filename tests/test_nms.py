@@ -53,13 +53,13 @@ def test_overlap_measures():
 @pytest.mark.parametrize(
     ("boxes", "scores", "options", "said"),
     [
-        ([[0, 0, 1]], [1], {}, r"boxes have shape \(1, 3\)"),
-        ([[0, 0, 1, 1]], [1, 2], {}, r"scores have shape \(2,\)"),
+        ([[0, 0, 1]], [1], {}, r"boxes must have shape .*got \(1, 3\)"),
+        ([[0, 0, 1, 1]], [1, 2], {}, r"scores must have shape .*got \(2,\)"),
         ([[0, 0, np.nan, 1]], [1], {}, "finite"),
-        ([[5, 0, 1, 1]], [1], {}, "box 0 is"),
+        ([[5, 0, 1, 1]], [1], {}, "got box 0 "),
         ([[0, 0, 1, 1]], [1], {"iou_threshold": 1.5}, "iou_threshold must be a number from 0 to 1; got 1.5"),
         ([[0, 0, 1, 1]], [1], {"metric": "giou"}, "giou"),
-        ([[0, 0, 1, 1]], [1], {"labels": ["a", "b"]}, "labels have shape"),
+        ([[0, 0, 1, 1]], [1], {"labels": ["a", "b"]}, "labels must have shape"),
     ],
 )
 def test_bad_input_is_named(boxes, scores, options, said):

@@ -91,6 +91,19 @@ def test_importing_is_cheap():
     assert help_text <= 0.25 * dependencies
 
 
+def test_importing_the_detectors_imports_no_dependency():
+    code = """
+import sys, geotile.detectors
+print(*geotile.detectors.__all__)
+assert not {"numpy", "PIL", "onnxruntime", "shapely"} & set(sys.modules)
+geotile.detectors.OnnxDetector, geotile.detectors.FAMILIES
+assert not {"PIL", "onnxruntime"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["Detector", "FAMILIES", "OnnxDetector", "Tensor"]
+
+
 def test_a_run_on_threads_does_not_import_distributed():
     code = """
 import sys, geotile

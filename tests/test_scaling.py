@@ -188,7 +188,7 @@ def test_resolutions_that_cannot_be(sharp, noise, shared):
         open_image(sharp, resolution=0)
     with pytest.raises(ArgumentError, match="must not be finer"):
         open_image(sharp, resolution=0.001)
-    with pytest.raises(GeoreferenceError, match="no place"):
+    with pytest.raises(GeoreferenceError, match="with a georeference, and this image has none"):
         open_image(shared / "imagery" / "2_planes.tiff", resolution=1.0)
 
 

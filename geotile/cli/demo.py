@@ -86,7 +86,7 @@ def run_demo(
         scene = make_scene(place / "scene.tif", size)
         image, truth = scene.path, scene.truth
     else:
-        from geotile.detectors.onnx import OnnxDetector
+        from geotile.detectors import OnnxDetector
 
         detector = OnnxDetector(str(model))
     tiling: dict[str, Any] = {

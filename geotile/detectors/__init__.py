@@ -1,6 +1,8 @@
-"""Families of detection networks: tiles → input tensors, output tensors → boxes, scores, labels."""
+"""Decoders of detection networks: tiles to input tensors, output tensors to boxes, scores and labels.
 
-from geotile.detectors.detector import Detector, Tensor
-from geotile.detectors.families import FAMILIES
+Names are imported when they are first used (``__init__.pyi`` lists them), so importing this package is cheap.
+"""
 
-__all__ = ["FAMILIES", "Detector", "Tensor"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

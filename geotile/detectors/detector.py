@@ -1,4 +1,4 @@
-"""A network between its tensors and detections, wherever it runs."""
+"""The part of a detection network that geotile runs itself: tiles to tensors, and tensors to detections."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import check_unit
-from geotile.detectors.families import FAMILIES, Family, Raw, cells_of
-from geotile.detectors.preprocessing import Placed, as_layout, prepared
+from geotile.detectors.families import FAMILIES, Family, RawDetections, count_cells
+from geotile.detectors.preprocessing import TilePosition, as_layout, preprocess
 from geotile.errors import ArgumentError, ResponseError
 from geotile.merging.nms import nms
 
-SCORE_THRESHOLD = 0.3  # default minimum score of a detection
-Found = tuple[NDArray[np.float64], NDArray[np.float64], list[str]]
+DEFAULT_SCORE_THRESHOLD = 0.3
+DetectionArrays = tuple[NDArray[np.float64], NDArray[np.float64], list[str]]  # boxes, scores, labels
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of a network."""
+    """Input or output of a network."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
-    """None where any length goes."""
+    """Length of each axis; None where any length is accepted."""
 
 
 class Detector:
-    """Makes a network's inputs of tiles, and detections of its outputs.
+    """Conversion of tiles to the inputs of a network, and of its outputs to detections.
 
     Parameters
     ----------
     inputs, outputs : sequence of Tensor
-        As the network states them.
+        Inputs and outputs as the network declares them.
     family : str
-        One of `FAMILIES`, or "auto": told by the outputs.
+        Family of the network, one of `FAMILIES`; "auto" infers it from the outputs.
     output_names : mapping, optional
-        For the family "torchvision": which outputs are ``boxes``, ``scores`` and ``labels`` (may be absent).
+        For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``.
     labels : sequence of str or path, optional
-        Names of the classes in order, or a file with a name a line; by default the numbers.
+        Class names in order, or a file with one name per line. By default the class numbers.
     score_threshold : float, optional
-        Minimum score of a detection, 0 to 1. By default 0.3.
+        Minimum score of a detection, in [0, 1]. By default 0.3.
     nms_iou_threshold : float
         IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.
 
     Raises
     ------
     ArgumentError
-        If the family is unknown, or does not have these outputs.
+        If the family is unknown, or the network does not have the outputs of the family.
     """
 
     def __init__(
@@ -59,87 +59,128 @@ class Detector:
         output_names: Mapping[str, str] | None = None, labels: Sequence[str] | str | Path | None = None,
         score_threshold: float | None = None, nms_iou_threshold: float = 0.5,
     ) -> None:  # fmt: skip
-        self.inputs, self.names = list(inputs), [each.name for each in outputs]
-        self.family = _family(self.inputs, list(outputs), output_names, family)
-        self._how: Family = FAMILIES[self.family]
-        self._wanted = _outputs(self.family, self.names, output_names)
-        self._labels = names_of(labels)
-        self._score = SCORE_THRESHOLD if score_threshold is None else check_unit(score_threshold, "score_threshold")
-        self._iou = check_unit(nms_iou_threshold, "nms_iou_threshold")
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        self.family = _family_name(self.inputs, self.outputs, output_names, family)
+        self._family: Family = FAMILIES[self.family]
+        self._decoded_outputs = _decoded_outputs(self.family, [each.name for each in outputs], output_names)
+        self._labels = class_names(labels)
+        self._min_score = (
+            DEFAULT_SCORE_THRESHOLD if score_threshold is None else check_unit(score_threshold, "score_threshold")
+        )
+        self._iou_threshold = check_unit(nms_iou_threshold, "nms_iou_threshold")
 
     @property
     def size_yx(self) -> tuple[int, int] | None:
-        """Size of the input; None where the network takes any."""
-        return _size(self.inputs[0])
+        """Height and width of the input in pixels; None if the network takes any size."""
+        return _input_size(self.inputs[0])
 
     @property
     def batch_size(self) -> int | None:
-        """Pictures in a batch; None where any number goes."""
+        """Number of pictures in a batch; None if the network takes any number."""
         shape = self.inputs[0].shape
         return shape[0] if len(shape) == 4 else 1
 
-    def feeds(self, tiles: Sequence[NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], list[Placed]]:
-        """Return the inputs for tiles (band, y, x), by name, and where each tile lies in its picture."""
+    def inputs_for(self, tiles: Sequence[NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], list[TilePosition]]:
+        """Return the input tensors for tiles, by name, and the position of each tile in its picture.
+
+        Parameters
+        ----------
+        tiles : sequence of numpy.ndarray
+            (band, y, x) uint8 each. The first three bands are red, green and blue; a single band is grey.
+
+        Raises
+        ------
+        ArgumentError
+            If the network has an input that geotile does not know.
+        EndpointError
+            If a tile is not uint8.
+        """
         first = self.inputs[0]
-        both = [prepared(tile, self.size_yx, self._how.prepare) for tile in tiles]
-        pictures = [as_layout(pixels, first.shape, first.dtype) for pixels, _ in both]
+        preprocessed = [preprocess(tile, self.size_yx, self._family.preprocessing) for tile in tiles]
+        pictures = [as_layout(pixels, first.shape, first.dtype) for pixels, _ in preprocessed]
         batch = pictures[0] if len(first.shape) == 3 else np.stack(pictures)
-        feeds = {first.name: batch}
+        tensors = {first.name: batch}
         for other in self.inputs[1:]:
             if other.name != "pixel_mask":
-                raise ArgumentError(f"the model has an input {other.name!r} besides {first.name!r}; export it without")
-            feeds[other.name] = np.ones((len(tiles), *batch.shape[-2:]), other.dtype)
-        return feeds, [placed for _, placed in both]
+                raise ArgumentError(
+                    f"the model must have one input, or a second one named 'pixel_mask'; got {other.name!r} besides "
+                    f"{first.name!r}. Export the model without this input"
+                )
+            tensors[other.name] = np.ones((len(tiles), *batch.shape[-2:]), other.dtype)
+        return tensors, [position for _, position in preprocessed]
 
-    def found(self, outputs: Mapping[str, NDArray[Any]], placed: Sequence[Placed]) -> list[Found]:
-        """Return boxes (n, 4) float64 xyxy in pixels of the tile, scores (n,), labels of each tile.
+    def detections_from(
+        self, outputs: Mapping[str, NDArray[Any]], positions: Sequence[TilePosition]
+    ) -> list[DetectionArrays]:  # fmt: skip
+        """Return the detections of each tile.
+
+        Parameters
+        ----------
+        outputs : mapping of str to numpy.ndarray
+            Output tensors of the network, by name.
+        positions : sequence of TilePosition
+            Positions of the tiles, as `inputs_for` returned them.
+
+        Returns
+        -------
+        list of tuple
+            Boxes (n, 4) float64 xyxy in pixels of the tile, scores (n,) float64 and labels of each tile.
 
         Raises
         ------
         ResponseError
             If the outputs are not those of the family.
         """
-        size = self.size_yx or placed[0].tile_xy[::-1]
+        size = self.size_yx or positions[0].tile_xy[::-1]
         try:
             return [
-                self._chosen(self._how.decode(self._of(outputs, k, len(placed)), size), place)
-                for k, place in enumerate(placed)
+                self._selected(self._family.decode(self._picture_outputs(outputs, k, len(positions)), size), position)
+                for k, position in enumerate(positions)
             ]
         except (KeyError, ValueError, IndexError, TypeError) as error:
             shapes = {name: np.shape(value) for name, value in outputs.items()}
-            raise ResponseError(f"outputs {shapes} are none of {self.family}: {error}") from None
+            raise ResponseError(
+                f"the outputs {shapes} cannot be decoded as those of the family {self.family!r}: {error}"
+            ) from None
 
-    def _of(self, outputs: Mapping[str, NDArray[Any]], k: int, n: int) -> list[NDArray[Any]]:
-        """Return one picture's part of the outputs; torchvision's may have no batch."""
-        parts = [outputs[name] for name in self._wanted]
+    def _picture_outputs(self, outputs: Mapping[str, NDArray[Any]], k: int, n: int) -> list[NDArray[Any]]:
+        """Return the outputs for picture k of n. Outputs of torchvision may have no batch axis."""
+        parts = [outputs[name] for name in self._decoded_outputs]
         if self.family == "torchvision" and parts[0].ndim == 2:
             if n != 1:
-                raise ValueError("outputs without a batch, for several pictures")
+                raise ValueError("outputs without a batch axis for several pictures")
             return parts
         return [part[k] for part in parts]
 
-    def _chosen(self, raw: Raw, placed: Placed) -> Found:
-        if raw.labels is None:
-            rows, label = np.nonzero(raw.scores >= self._score)
-            if self._how.best_class_alone:
-                best = raw.scores.argmax(axis=1)
-                rows = np.flatnonzero(raw.scores[np.arange(len(best)), best] >= self._score)
-                label = best[rows]
-            scores = raw.scores[rows, label].astype(np.float64)
+    def _selected(self, raw: RawDetections, position: TilePosition) -> DetectionArrays:
+        """Return the detections that pass the score threshold and the suppression, in pixels of the tile."""
+        rows, classes, scores = self._above_threshold(raw)
+        boxes = position.to_tile(raw.boxes[rows])
+        in_tile = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # the others lie in the grey border of the picture
+        boxes, classes, scores = boxes[in_tile], classes[in_tile], scores[in_tile]
+        if self._family.needs_nms:
+            kept = nms(boxes, scores, classes, iou_threshold=self._iou_threshold)
+            boxes, classes, scores = boxes[kept], classes[kept], scores[kept]
+        return boxes, scores, [self._labels[k] if 0 <= k < len(self._labels) else str(k) for k in classes]
+
+    def _above_threshold(
+        self, raw: RawDetections
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:  # fmt: skip
+        """Return rows, class numbers and scores of the detections whose score reaches the threshold, (n,) each."""
+        if raw.labels is not None:
+            rows = np.flatnonzero(raw.scores >= self._min_score)
+            return rows, raw.labels[rows], raw.scores[rows].astype(np.float64)
+        if self._family.single_label:
+            best = raw.scores.argmax(axis=1)
+            rows = np.flatnonzero(raw.scores[np.arange(len(best)), best] >= self._min_score)
+            classes = best[rows]
         else:
-            rows = np.flatnonzero(raw.scores >= self._score)
-            label, scores = raw.labels[rows], raw.scores[rows].astype(np.float64)
-        boxes = placed.to_tile(raw.boxes[rows])
-        solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # the others lie in what is not of the tile
-        boxes, label, scores = boxes[solid], label[solid], scores[solid]
-        if self._how.needs_nms:
-            kept = nms(boxes, scores, label, iou_threshold=self._iou)
-            boxes, label, scores = boxes[kept], label[kept], scores[kept]
-        return boxes, scores, [self._labels[k] if 0 <= k < len(self._labels) else str(k) for k in label]
+            rows, classes = np.nonzero(raw.scores >= self._min_score)
+        return rows, classes, raw.scores[rows, classes].astype(np.float64)
 
 
-def names_of(labels: Sequence[str] | str | Path | None) -> list[str]:
-    """Return the names of classes, given or in a file.
+def class_names(labels: Sequence[str] | str | Path | None) -> list[str]:
+    """Return class names from a sequence or a file with one name per line.
 
     Raises
     ------
@@ -150,52 +191,59 @@ def names_of(labels: Sequence[str] | str | Path | None) -> list[str]:
         try:
             return Path(labels).read_text(encoding="utf-8").splitlines()
         except OSError as error:
-            raise ArgumentError(f"cannot read labels from {labels}: {error.strerror}") from None
+            raise ArgumentError(
+                f"labels must be class names or a readable file with one name per line; got {labels} ({error.strerror})"
+            ) from None
     return list(labels or [])
 
 
-def _size(first: Tensor) -> tuple[int, int] | None:
+def _input_size(first: Tensor) -> tuple[int, int] | None:
     tail = first.shape[-3:]
     rows, columns = tail[:2] if tail[-1] == 3 and tail[0] != 3 else tail[-2:]
     return None if rows is None or columns is None else (rows, columns)
 
 
-def _family(inputs: list[Tensor], outputs: list[Tensor], names: Mapping[str, str] | None, family: str) -> str:
+def _family_name(
+    inputs: list[Tensor], outputs: list[Tensor], output_names: Mapping[str, str] | None, family: str
+) -> str:  # fmt: skip
+    """Return the name of the family, checked or inferred from the outputs."""
+    families = f"one of {', '.join(map(repr, sorted(FAMILIES)))}"
     if family != "auto":
         if family not in FAMILIES:
-            raise ArgumentError(f"family={family!r} is unknown; choose one of {sorted(FAMILIES)} or 'auto'")
+            raise ArgumentError(f"family must be {families} or 'auto'; got {family!r}")
         return family
-    if names is not None or {"boxes", "scores"} <= {each.name for each in outputs}:
+    names, shapes = {each.name for each in outputs}, [each.shape for each in outputs]
+    if output_names is not None or {"boxes", "scores"} <= names:
         return "torchvision"
-    shapes, size = [each.shape for each in outputs], _size(inputs[0])
-    if {"logits", "pred_boxes"} <= {each.name for each in outputs} and len(inputs) == 2:
+    if {"logits", "pred_boxes"} <= names and len(inputs) == 2:
         return "detr"
     if len(shapes) == 6 and all(len(shape) == 3 for shape in shapes):
         return "nanodet"
     if len(shapes) == 1 and len(shapes[0]) == 4:
         return "fastestdet"
+    size = _input_size(inputs[0])
     if len(shapes) == 1 and len(shapes[0]) == 3 and size is not None:
-        cells, (_, middle, last) = cells_of(size), shapes[0]
-        for name, told in (
+        cells, (_, middle, last) = count_cells(size), shapes[0]
+        for name, matches in (
             ("yolo-nms", last == 6 and middle != cells), ("yolox", middle == cells),
             ("yolov5", middle == 3 * cells), ("yolov8", last == cells),
         ):  # fmt: skip
-            if told:
+            if matches:
                 return name
-    said = ", ".join(f"{each.name} {each.shape}" for each in outputs)
-    raise ArgumentError(f"the outputs ({said}) do not tell the family; give family=, one of {sorted(FAMILIES)}")
+    listed = ", ".join(f"{each.name} {each.shape}" for each in outputs)
+    raise ArgumentError(f"the family cannot be inferred from the outputs ({listed}). Give family, {families}")
 
 
-def _outputs(family: str, names: list[str], given: Mapping[str, str] | None) -> list[str]:
+def _decoded_outputs(family: str, names: list[str], output_names: Mapping[str, str] | None) -> list[str]:
     """Return the names of the outputs in the order in which the family's decoder takes them."""
     if family == "torchvision":
-        wanted = ["boxes", "scores", "labels"]
-        chosen = dict(given) if given else {key: key for key in wanted}
-        if unknown := sorted(set(chosen) - set(wanted)) or sorted(set(chosen.values()) - set(names)):
-            raise ArgumentError(f"output_names={chosen}: there is no {unknown}; the model has {names}")
-        if missing := sorted(set(wanted) - set(chosen)):
-            raise ArgumentError(f"output_names={chosen} names no {missing}; the model has {names}")
-        return [chosen[key] for key in wanted]
+        roles = ["boxes", "scores", "labels"]
+        by_role = dict(output_names) if output_names else {role: role for role in roles}
+        if set(by_role) != set(roles):
+            raise ArgumentError(f"output_names must give the outputs for {roles}; got {by_role}. The model has {names}")
+        if unknown := sorted(set(by_role.values()) - set(names)):
+            raise ArgumentError(f"output_names must name outputs of the model, {names}; got {unknown}")
+        return [by_role[role] for role in roles]
     if family in ("detr", "rtdetr"):
         if not {"logits", "pred_boxes"} <= set(names):
             return names[:2]

@@ -1,1 +1,1 @@
-"""Tiles as bytes for the wire."""
+"""Encoders that turn tiles into bytes for requests."""

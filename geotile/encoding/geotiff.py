@@ -1,7 +1,7 @@
-"""An uncompressed GeoTIFF around pixels in memory.
+"""Uncompressed GeoTIFF tiles.
 
-GDAL writes one at a fifth of the speed of memory, so the header is written here, around the tile's
-bytes. The CRS's own tags come from GDAL, once a run.
+GDAL's writer takes about six times as long and tifffile's up to 2.7 times, so the header is written here, in front of
+the tile's bytes (decision 9 in ARCHITECTURE.md). GDAL supplies the tags of the CRS, once per run.
 """
 
 from __future__ import annotations
@@ -19,88 +19,96 @@ from geotile.geometry.georeference import Georeference
 from geotile.geometry.placement import RPC_COEFFICIENTS, AffinePlacement, GcpPlacement, RpcPlacement
 
 _SHORT, _LONG, _DOUBLE, _ASCII = 3, 4, 12, 2
-_SIZES = {_SHORT: "H", _LONG: "I", _DOUBLE: "d", _ASCII: "s"}
+_FORMATS = {_SHORT: "H", _LONG: "I", _DOUBLE: "d", _ASCII: "s"}
+_GEO_KEY_TAGS = (34735, 34736, 34737)  # GeoKeyDirectory, GeoDoubleParams, GeoAsciiParams
+
+Tags = dict[int, tuple[int, Any]]  # TIFF tag -> (field type, values)
 
 
-def geotiff(pixels: NDArray[Any], place: Georeference, nodata: float | None) -> bytes:
-    """Write one uncompressed, pixel-interleaved strip behind a TIFF 6.0 header with GeoTIFF 1.1 tags.
+def encode_geotiff(pixels: NDArray[Any], georeference: Georeference, nodata: float | None) -> bytes:
+    """Return a TIFF 6.0 file with GeoTIFF 1.1 tags and one uncompressed strip, interleaved by pixel.
 
     Parameters
     ----------
     pixels : numpy.ndarray
-        (band, y, x).
-    place : Georeference
-        Of these pixels.
+        (band, y, x), integers or floats.
+    georeference : Georeference
+        Georeference of these pixels.
     nodata : float or None
-        Written as GDAL's tag.
+        Nodata value, written as GDAL's tag.
     """
     bands, height, width = pixels.shape
-    body = np.empty((height, width, bands), pixels.dtype.newbyteorder("<"))
+    strip = np.empty((height, width, bands), pixels.dtype.newbyteorder("<"))
     for band in range(bands):  # ten times faster than moving the axis in one copy
-        body[..., band] = pixels[band]
-    colours = 3 if bands in (3, 4) and pixels.dtype.kind == "u" else 1
-    kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
-    tags: dict[int, tuple[int, Any]] = {
-        256: (_LONG, (width,)),
-        257: (_LONG, (height,)),
-        258: (_SHORT, (8 * pixels.dtype.itemsize,) * bands),
-        259: (_SHORT, (1,)),
-        262: (_SHORT, (2 if colours == 3 else 1,)),
-        273: (_LONG, (0,)),  # ^ filled in below, once the header's length is known
-        277: (_SHORT, (bands,)),
-        278: (_LONG, (height,)),
-        279: (_LONG, (body.nbytes,)),
-        284: (_SHORT, (1,)),
-        339: (_SHORT, (kind,) * bands),
-    }
-    if bands > colours:
-        tags[338] = (_SHORT, (0,) * (bands - colours))
-    tags |= _place_tags(place)
+        strip[..., band] = pixels[band]
+    tags = _image_tags(strip) | _georeference_tags(georeference)
     if nodata is not None:
         tags[42113] = (_ASCII, f"{nodata:.17g}\0".encode())
-    start = len(_header(tags))
-    tags[273] = (_LONG, (start,))
-    return _header(tags) + body.tobytes()
+    tags[273] = (_LONG, (len(_header(tags)),))  # StripOffsets: the strip follows the header
+    return b"".join((_header(tags), strip.data))
 
 
-def _place_tags(place: Georeference) -> dict[int, tuple[int, Any]]:
-    """Return what says where the pixels lie: a transform, tie points, or RPCs (GDAL's tag 50844)."""
-    where = place.placement
-    if isinstance(where, AffinePlacement):
-        a, b, c, d, e, f = where.transform[:6]
+def _image_tags(strip: NDArray[Any]) -> Tags:
+    """Return the tags that describe the pixels of a strip, (y, x, band)."""
+    height, width, bands = strip.shape
+    colours = 3 if bands in (3, 4) and strip.dtype.kind == "u" else 1
+    sample_format = {"u": 1, "i": 2, "f": 3}[strip.dtype.kind]
+    tags: Tags = {
+        256: (_LONG, (width,)),  # ImageWidth
+        257: (_LONG, (height,)),  # ImageLength
+        258: (_SHORT, (8 * strip.dtype.itemsize,) * bands),  # BitsPerSample
+        259: (_SHORT, (1,)),  # Compression: none
+        262: (_SHORT, (2 if colours == 3 else 1,)),  # PhotometricInterpretation: RGB or black is zero
+        273: (_LONG, (0,)),  # StripOffsets, set once the length of the header is known
+        277: (_SHORT, (bands,)),  # SamplesPerPixel
+        278: (_LONG, (height,)),  # RowsPerStrip
+        279: (_LONG, (strip.nbytes,)),  # StripByteCounts
+        284: (_SHORT, (1,)),  # PlanarConfiguration: interleaved by pixel
+        339: (_SHORT, (sample_format,) * bands),  # SampleFormat
+    }
+    if bands > colours:
+        tags[338] = (_SHORT, (0,) * (bands - colours))  # ExtraSamples: unspecified
+    return tags
+
+
+def _georeference_tags(georeference: Georeference) -> Tags:
+    """Return the tags of the georeference: a transform, tie points, or RPCs (GDAL's tag 50844)."""
+    placement = georeference.placement
+    if isinstance(placement, AffinePlacement):
+        a, b, c, d, e, f = placement.transform[:6]
         matrix = (a, b, 0.0, c, d, e, 0.0, f, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-        return {34264: (_DOUBLE, matrix)} | _geo_keys(place.crs)
-    if isinstance(where, GcpPlacement):
-        ties = [n for column, row, x, y, z in where.points for n in (column, row, 0.0, x, y, z)]
-        return {33922: (_DOUBLE, tuple(ties))} | _geo_keys(place.crs)
-    if isinstance(where, RpcPlacement):
-        stated = dict(where.metadata)
+        return {34264: (_DOUBLE, matrix)} | _geo_key_tags(georeference.crs)
+    if isinstance(placement, GcpPlacement):
+        tie_points = [n for column, row, x, y, z in placement.points for n in (column, row, 0.0, x, y, z)]
+        return {33922: (_DOUBLE, tuple(tie_points))} | _geo_key_tags(georeference.crs)
+    if isinstance(placement, RpcPlacement):
+        metadata = dict(placement.metadata)
         names = [f"{axis}_{kind}" for kind in ("OFF", "SCALE") for axis in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT")]
-        single = [float(stated.get(name, -1)) for name in ("ERR_BIAS", "ERR_RAND", *names)]
-        series = [float(n) for name in RPC_COEFFICIENTS for n in stated[name].split()]
-        return {50844: (_DOUBLE, (*single, *series))}
+        single = [float(metadata.get(name, -1)) for name in ("ERR_BIAS", "ERR_RAND", *names)]
+        coefficients = [float(n) for name in RPC_COEFFICIENTS for n in metadata[name].split()]
+        return {50844: (_DOUBLE, (*single, *coefficients))}
     return {}
 
 
-def _header(tags: dict[int, tuple[int, Any]]) -> bytes:
-    """Lay out one image file directory, values longer than 4 bytes behind it."""
-    entries, extra = [], b""
-    behind = 8 + 2 + 12 * len(tags) + 4
+def _header(tags: Tags) -> bytes:
+    """Return the file header and one image file directory, followed by the values longer than 4 bytes."""
+    entries, values_after = [], b""
+    directory_end = 8 + 2 + 12 * len(tags) + 4
     for tag in sorted(tags):
-        kind, values = tags[tag]
-        raw = values if kind == _ASCII else struct.pack(f"<{len(values)}{_SIZES[kind]}", *values)
-        place = raw.ljust(4, b"\0")
+        field_type, values = tags[tag]
+        raw = values if field_type == _ASCII else struct.pack(f"<{len(values)}{_FORMATS[field_type]}", *values)
+        value_or_offset = raw.ljust(4, b"\0")
         if len(raw) > 4:
-            place = struct.pack("<I", behind + len(extra))
-            extra += raw + b"\0" * (len(raw) % 2)
-        entries.append(struct.pack("<HHI", tag, kind, len(values)) + place)
-    pad = b"\0" * (-(behind + len(extra)) % 16)
+            value_or_offset = struct.pack("<I", directory_end + len(values_after))
+            values_after += raw + b"\0" * (len(raw) % 2)
+        entries.append(struct.pack("<HHI", tag, field_type, len(values)) + value_or_offset)
+    padding = b"\0" * (-(directory_end + len(values_after)) % 16)
     directory = struct.pack("<H", len(tags)) + b"".join(entries) + struct.pack("<I", 0)
-    return b"II*\0" + struct.pack("<I", 8) + directory + extra + pad
+    return b"II*\0" + struct.pack("<I", 8) + directory + values_after + padding
 
 
 @lru_cache(maxsize=16)
-def _geo_keys(crs: str | None) -> dict[int, tuple[int, Any]]:
+def _geo_key_tags(crs: str | None) -> Tags:
     """Return the GeoKey tags that GDAL writes for a CRS."""
     with MemoryFile() as memory:
         with memory.open(
@@ -108,14 +116,15 @@ def _geo_keys(crs: str | None) -> dict[int, tuple[int, Any]]:
         ) as file:
             file.write(np.zeros((1, 1, 1), np.uint8))
         raw = bytes(memory.getbuffer())
-    start = struct.unpack_from("<I", raw, 4)[0]
-    found: dict[int, tuple[int, Any]] = {}
-    for i in range(struct.unpack_from("<H", raw, start)[0]):
-        tag, kind, count = struct.unpack_from("<HHI", raw, start + 2 + 12 * i)
-        if tag in (34735, 34736, 34737):
-            size = count * {_SHORT: 2, _DOUBLE: 8, _ASCII: 1}[kind]
-            at = start + 2 + 12 * i + 8
-            at = struct.unpack_from("<I", raw, at)[0] if size > 4 else at
-            data = raw[at : at + size]
-            found[tag] = (kind, data if kind == _ASCII else struct.unpack(f"<{count}{_SIZES[kind]}", data))
-    return found
+    directory = struct.unpack_from("<I", raw, 4)[0]
+    tags: Tags = {}
+    for i in range(struct.unpack_from("<H", raw, directory)[0]):
+        entry = directory + 2 + 12 * i
+        tag, field_type, count = struct.unpack_from("<HHI", raw, entry)
+        if tag in _GEO_KEY_TAGS:
+            size = count * {_SHORT: 2, _DOUBLE: 8, _ASCII: 1}[field_type]
+            start = struct.unpack_from("<I", raw, entry + 8)[0] if size > 4 else entry + 8
+            data = raw[start : start + size]
+            values = data if field_type == _ASCII else struct.unpack(f"<{count}{_FORMATS[field_type]}", data)
+            tags[tag] = (field_type, values)
+    return tags

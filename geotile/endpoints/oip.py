@@ -151,10 +151,10 @@ class OipEndpoint(Endpoint):
         assert detector is not None
         size = detector.batch_size or len(tiles)
         with timed("encode"):
-            feeds, placed = detector.feeds([*tiles, *[tiles[-1]] * max(0, size - len(tiles))])
-        outputs = self._infer(feeds, detector.names)
+            inputs, positions = detector.inputs_for([*tiles, *[tiles[-1]] * max(0, size - len(tiles))])
+        outputs = self._infer(inputs, [output.name for output in detector.outputs])
         with timed("parse"):
-            return detector.found(outputs, placed)[: len(tiles)]
+            return detector.detections_from(outputs, positions)[: len(tiles)]
 
     def _infer(self, feeds: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Run the network on input tensors; return the output tensors by name."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geotile.core.checks import as_int
 from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
-from geotile.detectors.onnx import OnnxDetector
+from geotile.detectors import OnnxDetector
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
 from geotile.options import DecoderOptions, OnnxOptions

@@ -1,1 +1,1 @@
-"""From image pixels to the ground and back."""
+"""Conversion between image pixels and ground coordinates."""

@@ -1,4 +1,7 @@
-"""From image pixels to a CRS and back, vectorised over all vertices; valid at the antimeridian and the poles."""
+"""Conversion of geometries from image pixels to a CRS and back, vectorised over all vertices.
+
+Geographic results are valid at the antimeridian and at the poles.
+"""
 
 from __future__ import annotations
 
@@ -19,189 +22,225 @@ from geotile.errors import ArgumentError, GeoreferenceError
 from geotile.geometry.placement import AffinePlacement, GcpPlacement, Placement, Points
 
 WGS84 = "OGC:CRS84"
-PLACEMENT = "geotile_placement"  # under this name a Placement rides in the encoding of spatial_ref
-SCALE = "geotile_scale_yx"  # and under this one, in its attributes, how much coarser than its file an image is
+PLACEMENT = "geotile_placement"  # key of the Placement in the encoding of spatial_ref
+SCALE = "geotile_scale_yx"  # key in the attributes of spatial_ref: how much coarser than its file an image is (y, x)
 
 
 @dataclass(frozen=True)
 class Georeference:
-    """Where an image's pixels lie; nowhere, where it has no place."""
+    """Position of an image's pixels on the ground, if it has one."""
 
     placement: Placement | None
+    """Mapping from pixels to the CRS; None for an image without a georeference."""
     crs: str | None
     """WKT of the coordinate reference system of the placement."""
 
     @property
     def transform(self) -> Affine | None:
-        """The affine transform, where the image has one."""
+        """The affine transform; None if the image has none."""
         return self.placement.transform if isinstance(self.placement, AffinePlacement) else None
 
     def to_world(self, shapes: NDArray[np.object_], crs: str | None) -> NDArray[np.object_]:
-        """Place geometries.
+        """Convert geometries from image pixels to a CRS.
 
         Parameters
         ----------
         shapes : numpy.ndarray
             (n,) shapely geometries in image pixels, from the outer corner of the first pixel.
         crs : str or None
-            WKT of the wanted CRS; None for the image's own.
+            WKT of the target CRS; None for the image's own.
 
         Returns
         -------
         numpy.ndarray
-            (n,) shapely geometries; in pixels where the image has no place; None where a pixel
-            lies nowhere on Earth. In a geographic CRS longitudes lie in -180 to 180, and what
-            crosses the antimeridian or a pole is cut there (RFC 7946, 3.1.9).
+            (n,) shapely geometries; in pixels if the image has no georeference; None for a geometry with a vertex that
+            has no position on Earth. In a geographic CRS, longitudes are in -180 to 180, and geometries that cross the
+            antimeridian or contain a pole are cut there (RFC 7946, 3.1.9).
         """
         if self.placement is None or not len(shapes):
             return shapes
-        wanted = crs or self.crs
-        starts = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(shapes))[:-1]])
+        target = crs or self.crs
         own = self.placement.to_world(shapely.get_coordinates(shapes))
-        steps = _steps(self.crs, wanted)
-        world = own if steps is None else np.stack(steps.transform(*own.T), axis=1)
-        lost = np.asarray(~np.isfinite(world).all(axis=1))
-        placed: NDArray[np.object_] = shapely.set_coordinates(shapes.copy(), np.where(lost[:, None], 0.0, world))
-        placed[np.logical_or.reduceat(lost, starts)] = None
-        if wanted is None or not _crs(wanted).is_geographic:
-            return placed
-        crossing = np.flatnonzero(_crosses(placed))
-        if len(crossing):  # which side of a ring holds the pole is told by its winding, seen from above
-            seen = shapely.orient_polygons(shapely.set_coordinates(shapes.copy(), np.nan_to_num(own))[crossing])
-            flat = seen if steps is None else shapely.transform(seen, steps.transform, interleaved=False)
-            placed[crossing] = [_wrapped(shape) for shape in flat]
-        return placed
+        transformer = _transformer(self.crs, target)
+        world = _reprojected(own, transformer)
+        converted = _with_coordinates(shapes, world)
+        if target is not None and _crs(target).is_geographic:
+            crossing = np.flatnonzero(_crosses_antimeridian(converted))
+            if len(crossing):
+                in_own_crs = shapely.set_coordinates(shapes.copy(), np.nan_to_num(own))[crossing]
+                converted[crossing] = _cut_at_antimeridian(in_own_crs, transformer)
+        return converted
 
     def points_to_world(self, xy: Points, crs: str | None) -> Points:
-        """Place points of an image that has a place, (n, 2) float64; not finite where they lie nowhere."""
-        assert self.placement is not None  # the caller has looked
-        world = self.placement.to_world(xy)
-        steps = _steps(self.crs, crs)
-        return world if steps is None else np.stack(steps.transform(*world.T), axis=1)
+        """Convert pixels of an image with a georeference to a CRS, (n, 2) float64; not finite off the Earth."""
+        assert self.placement is not None  # callers check this first
+        return _reprojected(self.placement.to_world(xy), _transformer(self.crs, crs))
 
     def to_pixels(self, shape: Any, crs: str) -> Any:
-        """Return a geometry of a CRS in image pixels, its edges densified to follow the curves.
+        """Convert a geometry from a CRS to image pixels, with edges densified so that they follow curves.
 
         Raises
         ------
         GeoreferenceError
-            If the image has no place, or the geometry lies where it cannot be.
+            If the image has no georeference, or a part of the geometry has no position in the image.
         """
         if self.placement is None or self.crs is None:
-            raise GeoreferenceError("the image has no place on Earth; cut it instead: open_image(uri)[:, y0:y1, x0:x1]")
+            raise GeoreferenceError(
+                "the image has no georeference, so an area of a CRS cannot be found in it. Crop the image instead: "
+                "open_image(uri)[:, y0:y1, x0:x1]"
+            )
         x0, y0, x1, y1 = shape.bounds
         dense = shapely.segmentize(shape, max(x1 - x0, y1 - y0, 1e-9) / 64)
-        steps, placement = _steps(crs, self.crs), self.placement
+        transformer, placement = _transformer(crs, self.crs), self.placement
 
-        def place(xy: Points) -> Points:
-            world = xy if steps is None else np.stack(steps.transform(*xy.T), axis=1)
-            pixels = placement.to_pixels(world)
+        def convert(xy: Points) -> Points:
+            pixels = placement.to_pixels(_reprojected(xy, transformer))
             if not np.isfinite(pixels).all():
-                raise GeoreferenceError(f"the area {shape.bounds} (xmin, ymin, xmax, ymax) cannot be seen in the image")
+                raise GeoreferenceError(
+                    f"the area with bounds {shape.bounds} (xmin, ymin, xmax, ymax) has parts without a position in the "
+                    "image. Use a smaller area"
+                )
             return pixels
 
-        return shapely.transform(dense, place)
+        return shapely.transform(dense, convert)
 
-    def seen_by(self, pixels: Affine) -> Georeference:
-        """Return the georeference of an image whose pixels `pixels` carries into this one's."""
-        if self.placement is None or pixels.is_identity:
+    def for_pixels(self, pixel_transform: Affine) -> Georeference:
+        """Return the georeference of another image of the same ground, such as a crop or a resampled image.
+
+        Parameters
+        ----------
+        pixel_transform : Affine
+            Transform from the pixels of the other image to the pixels of this one.
+        """
+        if self.placement is None or pixel_transform.is_identity:
             return self
-        return Georeference(self.placement.seen_by(pixels), self.crs)
+        return Georeference(self.placement.for_pixels(pixel_transform), self.crs)
 
 
-NOWHERE = Georeference(None, None)
+NO_GEOREFERENCE = Georeference(None, None)
 
 
 def georeference_of(image: xr.DataArray) -> Georeference:
-    """Read an image's georeference.
+    """Read the georeference of an image.
 
     Raises
     ------
     GeoreferenceError
-        If it says that it is placed by rational polynomials and no longer carries them.
+        If the image was placed by rational polynomials but no longer carries them.
     """
     spatial_ref = image.coords.get("spatial_ref")
-    notes = {} if spatial_ref is None else spatial_ref.attrs
-    pixels = _pixel_affine(image) if _counts_pixels(image) else Affine.identity()
+    attributes = {} if spatial_ref is None else spatial_ref.attrs
+    pixel_transform = _pixel_transform(image) if _counts_pixels(image) else Affine.identity()
     crs = image.rio.crs
     wkt = None if crs is None else str(crs.to_wkt())
     if spatial_ref is not None and PLACEMENT in spatial_ref.encoding:
-        return Georeference(spatial_ref.encoding[PLACEMENT], wkt).seen_by(pixels)
-    if notes.get("rpc"):
-        raise GeoreferenceError("the image has lost its rational polynomials on the way; open it again with open_image")
-    if notes.get("gcps"):
+        return Georeference(spatial_ref.encoding[PLACEMENT], wkt).for_pixels(pixel_transform)
+    if attributes.get("rpc"):
+        raise GeoreferenceError(
+            "the image was placed by rational polynomials, and an operation on the array has dropped them. Do not drop "
+            "the spatial_ref coordinate and its encoding, or open it again with open_image"
+        )
+    if attributes.get("gcps"):
         points = tuple((p.col, p.row, p.x, p.y, p.z or 0.0) for p in image.rio.get_gcps())
-        return Georeference(GcpPlacement(points), wkt).seen_by(pixels)
+        return Georeference(GcpPlacement(points), wkt).for_pixels(pixel_transform)
     transform = _transform(image)
     if _counts_pixels(image):
-        stated = notes.get("GeoTransform")
-        if stated is None:
-            return NOWHERE
-        transform = Affine.from_gdal(*map(float, str(stated).split())) @ pixels
+        file_transform = attributes.get("GeoTransform")
+        if file_transform is None:
+            return NO_GEOREFERENCE
+        transform = Affine.from_gdal(*map(float, str(file_transform).split())) @ pixel_transform
     elif transform.is_identity:
-        return NOWHERE
+        return NO_GEOREFERENCE
     return Georeference(AffinePlacement(transform), wkt)
 
 
 def scale_yx(image: xr.DataArray) -> tuple[float, float]:
-    """Return how many pixels of the full-resolution image a pixel covers, down and across."""
+    """Return the size of an image's pixel in pixels of the full resolution, down and across."""
     spatial_ref = image.coords.get("spatial_ref")
-    said = None if spatial_ref is None else spatial_ref.attrs.get(SCALE)
-    if said is None:
+    text = None if spatial_ref is None else spatial_ref.attrs.get(SCALE)
+    if text is None:
         return 1.0, 1.0
-    y, x = map(float, str(said).split())
+    y, x = map(float, str(text).split())
     return y, x
 
 
 def wkt_of(crs: Any) -> str:
-    """Return the WKT of anything that names a CRS.
+    """Return the WKT of a CRS that is given in any form that pyproj accepts.
 
     Raises
     ------
     ArgumentError
-        If pyproj does not know it.
+        If pyproj does not accept it.
     """
     try:
         return str(pyproj.CRS.from_user_input(crs).to_wkt())
     except pyproj.exceptions.CRSError as error:
-        raise ArgumentError(f"crs={crs!r} is not a CRS pyproj knows; give e.g. 'EPSG:4326' ({error})") from None
+        raise ArgumentError(
+            f"crs must be a CRS that pyproj accepts, such as 'EPSG:4326'; got {crs!r} ({error})"
+        ) from None
 
 
 def pixel_size_m(georeference: Georeference, shape_yx: tuple[int, int]) -> tuple[float, float]:
     """Return the ground size of the middle pixel in metres, down and across.
 
-    Along the ellipsoid; in the units of a projected CRS where these agree to 1 %.
+    The size is measured along the ellipsoid, or in the units of a projected CRS if the two agree to 1 %.
 
     Raises
     ------
     GeoreferenceError
-        If the image has no place on Earth.
+        If the image has no georeference, or its middle has no position on Earth.
     """
     if georeference.placement is None or georeference.crs is None:
-        raise GeoreferenceError("resolution= is in metres, but the image has no place on Earth")
+        raise GeoreferenceError(
+            "resolution is in metres, so it needs an image with a georeference, and this image has none. Leave "
+            "resolution out"
+        )
     y, x = shape_yx[0] / 2, shape_yx[1] / 2
     world = georeference.placement.to_world(np.array([[x, y], [x, y + 1], [x + 1, y]]))
     crs = _crs(georeference.crs)
     lon, lat = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*world.T)
     geod = crs.get_geod()
     if geod is None or not np.isfinite([lon, lat]).all():
-        raise GeoreferenceError("the middle of the image lies nowhere on Earth, so it has no ground resolution")
+        raise GeoreferenceError(
+            "the middle of the image has no position on Earth, so its resolution is unknown. Leave resolution out"
+        )
     _, _, metres = geod.inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
-    if crs.is_projected:  # within its zone a map's metre is a metre but for 0.04 %: say 0.5, not 0.5002
+    if crs.is_projected:  # within its zone a map's metre differs by up to 0.04 %: return 0.5, not 0.5002
         on_map = np.hypot(*(world[1:] - world[0]).T) * crs.axis_info[0].unit_conversion_factor
         if np.allclose(on_map, metres, rtol=0.01):
             metres = on_map
     return float(metres[0]), float(metres[1])
 
 
-def _crosses(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
-    """Tell which geographic geometries leave -180 to 180 degrees, or jump across the antimeridian."""
+def _with_coordinates(shapes: NDArray[np.object_], xy: Points) -> NDArray[np.object_]:
+    """Return geometries with other coordinates; None for a geometry with a coordinate that is not finite."""
+    first = np.concatenate([[0], np.cumsum(shapely.get_num_coordinates(shapes))[:-1]])
+    lost = np.asarray(~np.isfinite(xy).all(axis=1))
+    moved: NDArray[np.object_] = shapely.set_coordinates(shapes.copy(), np.where(lost[:, None], 0.0, xy))
+    moved[np.logical_or.reduceat(lost, first)] = None
+    return moved
+
+
+def _crosses_antimeridian(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Return which geographic geometries leave -180 to 180 degrees or jump across the antimeridian, (n,) bool."""
     west, _, east, _ = shapely.bounds(shapes).reshape(-1, 4).T
     return np.asarray((east - west > 180) | (west < -180) | (east > 180))
 
 
+def _cut_at_antimeridian(shapes: NDArray[np.object_], transformer: pyproj.Transformer | None) -> list[Any]:
+    """Reproject geometries of the image's CRS to a geographic CRS and cut them at the antimeridian.
+
+    The winding of a ring tells which side of it holds the pole, so rings are oriented in the image's CRS, where they
+    are seen from above.
+    """
+    oriented = shapely.orient_polygons(shapes)
+    if transformer is not None:
+        oriented = shapely.transform(oriented, transformer.transform, interleaved=False)
+    return [_wrapped(shape) for shape in oriented]
+
+
 def _wrapped(shape: Any) -> Any:
-    """Cut a geographic geometry at the antimeridian, and wrap one that holds a pole around it."""
+    """Cut a geographic geometry at the antimeridian, and close a polygon around a pole that it contains."""
     if shape.geom_type == "GeometryCollection":
         return shapely.GeometryCollection([_wrapped(part) for part in shape.geoms])
     if "Polygon" not in shape.geom_type:
@@ -209,7 +248,7 @@ def _wrapped(shape: Any) -> Any:
     if "Point" in shape.geom_type:
         return shape
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it tells of every ring that it winds the other way
+        warnings.simplefilter("ignore")  # antimeridian warns about every ring that is wound clockwise
         fixed = shapely.geometry.shape(antimeridian.fix_shape(shapely.geometry.mapping(shape)))
     return fixed if fixed.is_valid else shapely.make_valid(fixed)
 
@@ -218,33 +257,39 @@ def _crs(crs: str) -> pyproj.CRS:
     return pyproj.CRS.from_user_input(crs)
 
 
-def _steps(source: str | None, target: str | None) -> pyproj.Transformer | None:
+def _transformer(source: str | None, target: str | None) -> pyproj.Transformer | None:
+    """Return the transformer between two CRS; None if nothing is to be done."""
     if source is None or target is None or source == target:
         return None
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
+def _reprojected(xy: Points, transformer: pyproj.Transformer | None) -> Points:
+    return xy if transformer is None else np.stack(transformer.transform(*xy.T), axis=1)
+
+
 def _transform(image: xr.DataArray) -> Affine:
-    """Return the transform: the file's own figures, unless the array was cut or thinned since."""
-    stated: Affine = image.rio.transform()
+    """Return the file's own transform, or one measured on the coordinates if the array was cropped or thinned."""
+    own: Affine = image.rio.transform()
     if min(image.sizes["y"], image.sizes["x"]) < 2:
-        return stated
-    measured: Affine = image.rio.transform(recalc=stated.is_rectilinear)
-    pixel = max(abs(stated.a), abs(stated.e))
-    drift = np.abs(np.subtract(measured[:6], stated[:6])) * [*image.shape[:-3:-1], 1, *image.shape[:-3:-1], 1]
-    return stated if drift.max() < 1e-3 * pixel else measured
+        return own
+    measured: Affine = image.rio.transform(recalc=own.is_rectilinear)
+    pixel = max(abs(own.a), abs(own.e))
+    drift = np.abs(np.subtract(measured[:6], own[:6])) * [*image.shape[:-3:-1], 1, *image.shape[:-3:-1], 1]
+    return own if drift.max() < 1e-3 * pixel else measured
 
 
 def _counts_pixels(image: xr.DataArray) -> bool:
+    """Return whether the coordinates of an image are pixel numbers of its file."""
     return "x" in image.coords and image.coords["x"].attrs.get("units") == "pixel"
 
 
-def _pixel_affine(image: xr.DataArray) -> Affine:
-    """Return the transform from this image's pixels to those of the file it was sliced from."""
-    (y0, dy), (x0, dx) = (_line(np.asarray(image.coords[d])) for d in "yx")
+def _pixel_transform(image: xr.DataArray) -> Affine:
+    """Return the transform from the pixels of an image to those of the file that it was sliced from."""
+    (y0, dy), (x0, dx) = (_origin_and_step(np.asarray(image.coords[d])) for d in "yx")
     return Affine(dx, 0, x0, 0, dy, y0)
 
 
-def _line(centres: NDArray[np.float64]) -> tuple[float, float]:
+def _origin_and_step(centres: NDArray[np.float64]) -> tuple[float, float]:
     step = float(centres[1] - centres[0]) if len(centres) > 1 else 1.0
     return float(centres[0]) - step / 2, step

@@ -17,7 +17,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geotile.errors import ArgumentError, GeoreferenceError, ImageOpenError
-from geotile.geometry.placement import Points, carried
+from geotile.geometry.placement import Points, transform_points
 from geotile.imagery.header import Place
 from geotile.imagery.source import Source
 from geotile.options import SarRemap
@@ -95,7 +95,7 @@ class SicdPlacement:
         import sarkit.sicd.projection as projection
 
         sicd = _sicd(self.xml)
-        sets = projection.compute_projection_sets(sicd.params, sicd.grid(carried(self.pixels, xy)))
+        sets = projection.compute_projection_sets(sicd.params, sicd.grid(transform_points(self.pixels, xy)))
         height = np.full(len(xy), sicd.height if self.height is None else self.height)
         ground, _, _ = projection.r_rdot_to_constant_hae_surface(sicd.params.LOOK, sicd.params.SCP, sets, height)
         return _lonlat(ground)
@@ -107,11 +107,11 @@ class SicdPlacement:
         sicd = _sicd(self.xml)
         ground = _ecef(xy, sicd.height if self.height is None else self.height)
         grid, _, _ = projection.scene_to_image(sicd.params, ground)
-        return carried(~self.pixels, sicd.pixels(np.asarray(grid)))
+        return transform_points(~self.pixels, sicd.pixels(np.asarray(grid)))
 
-    def seen_by(self, pixels: Affine) -> SicdPlacement:
-        """Return the placement of a part of the image, or of one resampled."""
-        return replace(self, pixels=self.pixels @ pixels)
+    def for_pixels(self, pixel_transform: Affine) -> SicdPlacement:
+        """Return the placement of an image whose pixels `pixel_transform` maps to the pixels of this one."""
+        return replace(self, pixels=self.pixels @ pixel_transform)
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,18 @@ class SiddPlacement:
         pixels = np.zeros((len(xy), 2))
         for _ in range(_HEIGHT_ITERATIONS):  # the height of the surface depends on the pixel
             rows_columns = sarkit.sidd.ecef_to_pixel(tree, _ecef(xy, height))
-            pixels = carried(~self.pixels, rows_columns[:, ::-1] + 0.5)
+            pixels = transform_points(~self.pixels, rows_columns[:, ::-1] + 0.5)
             height = _geodetic(self._ground(pixels))[:, 2]
         return pixels
 
-    def seen_by(self, pixels: Affine) -> SiddPlacement:
-        """Return the placement of a part of the image, or of one resampled."""
-        return replace(self, pixels=self.pixels @ pixels)
+    def for_pixels(self, pixel_transform: Affine) -> SiddPlacement:
+        """Return the placement of an image whose pixels `pixel_transform` maps to the pixels of this one."""
+        return replace(self, pixels=self.pixels @ pixel_transform)
 
     def _ground(self, xy: Points) -> Points:
         import sarkit.sidd
 
-        return np.asarray(sarkit.sidd.pixel_to_ecef(_tree(self.xml), carried(self.pixels, xy)[:, ::-1] - 0.5))
+        return np.asarray(sarkit.sidd.pixel_to_ecef(_tree(self.xml), transform_points(self.pixels, xy)[:, ::-1] - 0.5))
 
 
 def sar_placement(place: Place, height: float | None) -> SicdPlacement | SiddPlacement | None:

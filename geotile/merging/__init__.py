@@ -1,1 +1,1 @@
-"""Detections as columns, and the merges that make one set of them."""
+"""Detections as columns, and the merges that combine those of overlapping tiles."""

@@ -1,4 +1,4 @@
-"""Detections as columns: what travels from the model to the user."""
+"""Detections as columns, from the response of the model to the result."""
 
 from __future__ import annotations
 
@@ -17,75 +17,75 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detections:
-    """A column a field, a row a detection, all of length n."""
+    """Table of detections with one column per field and one row per detection, all of length n."""
 
     boxes: NDArray[np.float64]
-    """(n, 4) float64, xyxy in pixels. What merging looks at."""
+    """(n, 4) float64, xyxy in pixels, clipped to the tile once moved to the image. Merging uses these."""
     scores: NDArray[np.float64]
-    """(n,) float64, of the best class."""
+    """(n,) float64, score of the best class."""
     labels: NDArray[np.object_]
-    """(n,) str, of the best class; empty where the model names none."""
+    """(n,) str, label of the best class; empty where the model gives none."""
     geometries: NDArray[np.object_]
-    """(n,) shapely geometries in pixels as the model gave them; None where that is the box."""
+    """(n,) shapely geometries in pixels as the model returned them; None where the geometry is the box."""
     classes: NDArray[np.object_]
-    """(n,) lists of {"iri", "score"}, all classes of the detection; None for (label, score)."""
+    """(n,) lists of {"iri", "score"} with all classes of the detection; None for the label and score alone."""
     properties: NDArray[np.object_]
-    """(n,) mappings of what else the model sent; None for nothing."""
+    """(n,) mappings of the other properties that the model returned; None where there are none."""
     tiles: NDArray[np.int64]
-    """(n,) int64, number of the tile in its grid; 0 until it is placed."""
+    """(n,) int64, number of the tile in the grid; 0 until the detections are moved to the image."""
     ordinals: NDArray[np.int64]
-    """(n,) int64, position in the model's answer."""
+    """(n,) int64, position in the model's response."""
 
     def __len__(self) -> int:
         """Return the number of detections."""
         return len(self.scores)
 
-    def take(self, rows: NDArray[Any]) -> Detections:
-        """Return the rows that an index or a mask selects, in its order."""
+    def select(self, rows: NDArray[Any]) -> Detections:
+        """Return the rows that an array of indices or a mask selects, in its order."""
         return Detections(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
-    def in_order(self) -> Detections:
-        """Return the rows by rank: score, then content, then tile and position in the answer.
+    def sorted_by_rank(self) -> Detections:
+        """Return the rows by rank: score, then content, then tile and position in the response.
 
-        Nothing in that order depends on how the work was split.
+        The order does not depend on how the work was split.
         """
         codes = label_codes(self.labels.astype(str))
-        return self.take(ranking(self.scores, codes, self.boxes, self.tiles, self.ordinals))
+        return self.select(ranking(self.scores, codes, self.boxes, self.tiles, self.ordinals))
 
-    def above(self, score_threshold: float) -> Detections:
-        """Return the rows with at least this score."""
-        return self.take(self.scores >= score_threshold)
+    def with_min_score(self, score_threshold: float) -> Detections:
+        """Return the rows whose score is at least `score_threshold`."""
+        return self.select(self.scores >= score_threshold)
 
-    def placed(self, tile: int, x: int, y: int, width: int, height: int) -> Detections:
-        """Return the rows of a tile in image pixels, boxes clipped to the tile, geometries not.
+    def moved_to_image(self, tile: int, x: int, y: int, width: int, height: int) -> Detections:
+        """Return the detections of a tile in image pixels. Boxes are clipped to the tile; geometries are not.
 
         Parameters
         ----------
         tile : int
-            Number of the tile.
+            Number of the tile in the grid.
         x, y : int
-            Its upper-left corner in image pixels.
+            Upper-left corner of the tile in image pixels.
         width, height : int
-            Its size in pixels.
+            Size of the tile in pixels.
         """
         corner = np.array([x, y], np.float64)
         size = np.array([width, height], np.float64)
         boxes = np.clip(self.boxes.reshape(-1, 2, 2), 0, size) + corner
         shapes = self.geometries
         outside = (self.boxes[:, :2] < 0).any(axis=1) | (self.boxes[:, 2:] > size).any(axis=1)
-        if outside.any():  # the clipped box is not what the model said: keep that beside it
+        if outside.any():  # the clipped box is not what the model returned: keep its box as the geometry
             shapes = np.where(outside & (shapes == None), box_geometries(self.boxes), shapes)  # noqa: E711
         return replace(
             self,
             boxes=boxes.reshape(-1, 4),
-            geometries=_moved(shapes, corner),
-            properties=_moved_points(self.properties, corner),
+            geometries=_shifted(shapes, corner),
+            properties=_shifted_points(self.properties, corner),
             tiles=np.full(len(self), tile, np.int64),
         )
 
     @property
     def image_geometries(self) -> NDArray[np.object_]:
-        """(n,) shapely geometries in pixels: the model's, or the box."""
+        """(n,) shapely geometries in pixels: the model's geometry, or the box."""
         missing = self.geometries == None  # noqa: E711 - element by element
         shapes = self.geometries.copy()
         shapes[missing] = box_geometries(self.boxes[missing])
@@ -100,12 +100,12 @@ def detections(
     classes: Iterable[Any] | None = None,
     properties: Iterable[Any] | None = None,
 ) -> Detections:
-    """Make detections of columns; what is not given is empty.
+    """Return detections with the given columns; columns that are left out are empty.
 
     Examples
     --------
-    >>> found = detections(np.array([[0., 0, 2, 2]]), np.array([0.5]), ["car"])
-    >>> len(found), found.labels.tolist()
+    >>> cars = detections(np.array([[0., 0, 2, 2]]), np.array([0.5]), ["car"])
+    >>> len(cars), cars.labels.tolist()
     (1, ['car'])
     """
     n = len(scores)
@@ -122,15 +122,16 @@ def detections(
 
 
 def concat(parts: Iterable[Detections]) -> Detections:
-    """Put detections one after the other."""
-    kept = [part for part in parts if len(part)]
-    if not kept:
+    """Concatenate detections."""
+    filled = [part for part in parts if len(part)]
+    if not filled:
         return detections(np.empty((0, 4)), np.empty(0))
-    return Detections(**{f.name: np.concatenate([getattr(part, f.name) for part in kept]) for f in fields(Detections)})
+    columns = {f.name: np.concatenate([getattr(part, f.name) for part in filled]) for f in fields(Detections)}
+    return Detections(**columns)
 
 
 def box_geometries(boxes: NDArray[np.float64]) -> NDArray[np.object_]:
-    """Return boxes as polygons; one without width as a line, without width and height a point.
+    """Return boxes as polygons; a box without width or height as a line, one without either as a point.
 
     Parameters
     ----------
@@ -152,21 +153,21 @@ def _objects(values: Iterable[Any], n: int) -> NDArray[np.object_]:
     return column
 
 
-def _moved(shapes: NDArray[np.object_], by: NDArray[np.float64]) -> NDArray[np.object_]:
+def _shifted(shapes: NDArray[np.object_], offset_xy: NDArray[np.float64]) -> NDArray[np.object_]:
     if not len(shapes) or (shapes == None).all():  # noqa: E711 - element by element
         return shapes
-    moved: NDArray[np.object_] = shapely.transform(shapes, lambda xy: xy + by)
+    moved: NDArray[np.object_] = shapely.transform(shapes, lambda xy: xy + offset_xy)
     return moved
 
 
-def _moved_points(properties: NDArray[np.object_], by: NDArray[np.float64]) -> NDArray[np.object_]:
-    """Move the points that models send beside a box, so that all geometry is in image pixels."""
+def _shifted_points(properties: NDArray[np.object_], offset_xy: NDArray[np.float64]) -> NDArray[np.object_]:
+    """Move the points that models return beside a box, so that all geometry is in image pixels."""
     rows = [i for i, each in enumerate(properties) if each and "imageGeometry" in each]
     if not rows:
         return properties
     moved = properties.copy()
     for i in rows:
         point = properties[i]["imageGeometry"]
-        xy = [float(a) + float(b) for a, b in zip(point["coordinates"][:2], by, strict=True)]
+        xy = [float(a) + float(b) for a, b in zip(point["coordinates"][:2], offset_xy, strict=True)]
         moved[i] = {**properties[i], "imageGeometry": {**point, "coordinates": xy}}
     return moved

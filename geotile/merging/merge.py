@@ -1,13 +1,12 @@
-"""Merging as a value: what a node of the tree settles, and what stays open.
+"""Merging as a value: which detections a node of the tree settles, and which stay open.
 
-The tree that equals the flat answer. Greedy NMS is not associative, so a node decides only what
-cannot change later::
+The tree gives the flat result. Greedy NMS is not associative, so a node decides only what cannot change later::
 
     tiles of a region ─ chunk ─▶ settled │ open ─ combine ─▶ settled │ open ─ aggregate ─▶ settled
-                                  leaves the tree       only these are looked at again
+                                leave the tree       only these are processed again
 
-A detection is exposed while a tile of another node could hold something that overlaps it. At the
-root nothing is, so nothing stays open.
+A detection is exposed if a tile of another node could hold something that overlaps it. At the root no detection is
+exposed, so none stays open.
 """
 
 from __future__ import annotations
@@ -28,33 +27,33 @@ from geotile.public import public
 
 @public
 class Merge(Protocol):
-    """How the detections of overlapping tiles become one set."""
+    """Rule that combines the detections of overlapping tiles into one set."""
 
-    def settle(self, found: Detections, interior: Interior) -> tuple[Detections, Detections]:
-        """Split detections into settled and open ones; what is in neither is dropped.
+    def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
+        """Split detections into settled and open ones, and drop the others.
 
         Parameters
         ----------
-        found : Detections
-            In image pixels, all that the node has not settled.
+        detections : Detections
+            All detections that the node has not settled yet, in image pixels.
         interior : Interior
-            What no tile outside the node touches.
+            Open rectangle that no tile outside the node touches, in image pixels.
         """
 
 
 @public
 @dataclass(frozen=True)
 class Nms:
-    """Greedy non-maximum suppression, exact over any tree.
+    """Greedy non-maximum suppression. The result does not depend on how the image is split into regions.
 
     Parameters
     ----------
     iou_threshold : float
-        A detection is dropped when it overlaps a better one by more, 0 to 1.
+        Overlap above which the lower-ranked detection is suppressed, in [0, 1].
     metric : {"iou", "ios"}
-        Overlap over the union or over the smaller area.
+        Measure of the overlap: intersection over the union, or over the smaller area.
     class_agnostic : bool
-        Let detections of different labels suppress each other.
+        Whether detections of different labels suppress each other.
     """
 
     iou_threshold: float = 0.5
@@ -66,9 +65,9 @@ class Nms:
         check_unit(self.iou_threshold, "iou_threshold")
         check_metric(self.metric)
 
-    def settle(self, found: Detections, interior: Interior) -> tuple[Detections, Detections]:
+    def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
         """Split detections into settled and open ones."""
-        ranked = found.in_order()
+        ranked = detections.sorted_by_rank()
         codes = np.zeros(len(ranked), np.int64) if self.class_agnostic else label_codes(ranked.labels.astype(str))
         state = resolve(
             ranked.boxes,
@@ -77,28 +76,28 @@ class Nms:
             iou_threshold=self.iou_threshold,
             metric=self.metric,
         )
-        return ranked.take(state == KEPT), ranked.take(state == OPEN)
+        return ranked.select(state == KEPT), ranked.select(state == OPEN)
 
 
 @public
 @dataclass(frozen=True)
 class KeepAll:
-    """No merging: every detection of every tile."""
+    """Merge that keeps every detection of every tile."""
 
-    def settle(self, found: Detections, interior: Interior) -> tuple[Detections, Detections]:
-        """Settle everything."""
-        return found, found.take(np.zeros(0, np.int64))
+    def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
+        """Settle all detections."""
+        return detections, detections.select(np.zeros(0, np.int64))
 
 
 def exposed(boxes: NDArray[np.float64], interior: Interior) -> NDArray[np.bool_]:
-    """Tell which boxes something from another node could touch.
+    """Return which boxes something in another node could touch.
 
     Parameters
     ----------
     boxes : numpy.ndarray
         (n, 4) float64, xyxy in image pixels, each within its own tile.
     interior : Interior
-        Open rectangle: a box that ends on its border is exposed, since boxes may have no area.
+        Open rectangle in image pixels. A box that ends on its border is exposed, because boxes may have no area.
 
     Returns
     -------

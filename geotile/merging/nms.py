@@ -1,7 +1,7 @@
 """Non-maximum suppression on arrays: exact, sparse, in one pass over the overlapping pairs.
 
-The flat answer and a node of the merging tree are the same pass (`resolve`): the flat one is a
-node to which nothing is exposed.
+The flat result and a node of the merging tree come from the same pass (`resolve`): the flat result is a node in which
+no box is exposed.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ def nms(
     metric: OverlapMetric = "iou",
     class_agnostic: bool = False,
 ) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression.
+    """Suppress boxes that overlap a higher-scoring box (greedy non-maximum suppression).
 
-    Boxes are visited from the highest score down; a box is dropped when its overlap with a kept
-    one is greater than `iou_threshold`. Equal scores are ordered by content (label, then x0, y0,
-    x1, y1), then by position, so the answer does not depend on the order of different boxes.
+    Boxes are visited in order of decreasing score. A box is dropped if its overlap with a box that has already been
+    kept is greater than `iou_threshold`. Equal scores are ordered by content (label, then x0, y0, x1, y1), then by
+    position, so the result does not depend on the order of different boxes.
 
     Parameters
     ----------
     boxes : array_like
-        (n, 4) float64, xyxy, in any one unit.
+        (n, 4) float64, xyxy, in any unit.
     scores : array_like
         (n,) float64.
     labels : array_like, optional
-        (n,) labels; boxes of different labels do not suppress each other.
+        (n,) labels. Boxes of different labels do not suppress each other.
     iou_threshold : float
-        Largest overlap that two kept boxes may have, 0 to 1.
+        Overlap above which the lower-ranked box is dropped, in [0, 1].
     metric : {"iou", "ios"}
-        Intersection over union, or over the smaller of the two areas. Two equal boxes overlap by
-        1 even when they have no area.
+        Measure of the overlap: intersection over the union, or over the smaller of the two areas. Two equal boxes
+        overlap by 1, even if they have no area.
     class_agnostic : bool
-        Let boxes of different labels suppress each other.
+        Whether boxes of different labels suppress each other.
 
     Returns
     -------
     numpy.ndarray
-        (k,) int64, indices of the kept boxes, by falling score.
+        (k,) int64, indices of the kept boxes, in order of decreasing score.
 
     Raises
     ------
     ArgumentError
-        If shapes do not fit, a number is not finite, a box has x1 < x0, or an option is unknown.
+        If the shapes do not match, a value is not finite, a box has ``x1 < x0`` or ``y1 < y0``, or an option is wrong.
 
     References
     ----------
@@ -80,13 +80,15 @@ def nms(
     """
     check_unit(iou_threshold, "iou_threshold")
     check_metric(metric)
-    xyxy, points = _checked(boxes, scores)
+    xyxy, values = _checked(boxes, scores)
     codes = np.zeros(len(xyxy), np.int64)
     if labels is not None:
         if np.shape(labels) != (len(xyxy),):
-            raise ArgumentError(f"labels have shape {np.shape(labels)}; give ({len(xyxy)},)")
+            raise ArgumentError(
+                f"labels must have shape ({len(xyxy)},); got {np.shape(labels)}. Give one label per box"
+            )
         codes = label_codes(labels)
-    order = ranking(points, codes, xyxy)
+    order = ranking(values, codes, xyxy)
     state = resolve(
         xyxy[order],
         np.zeros_like(codes) if class_agnostic else codes[order],
@@ -101,23 +103,23 @@ def nms(
 def ranking(
     scores: NDArray[np.float64], codes: NDArray[np.int64], boxes: NDArray[np.float64], *more: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """Order of detections: falling score, then label, x0, y0, x1, y1, then `more` keys.
+    """Return the order of detections: decreasing score, then label, x0, y0, x1, y1, then the keys in `more`.
 
     Parameters
     ----------
     scores : numpy.ndarray
         (n,) float64.
     codes : numpy.ndarray
-        (n,) int64 that sort as the labels do.
+        (n,) int64, integers that sort as the labels do.
     boxes : numpy.ndarray
         (n, 4) float64, xyxy.
     *more : numpy.ndarray
-        (n,) further keys, the most significant first.
+        Further keys of shape (n,), the most significant first.
 
     Returns
     -------
     numpy.ndarray
-        (n,) int64 indices.
+        (n,) int64, indices of the detections by rank.
     """
     keys = (-scores, codes, *boxes.T, *more)
     order: NDArray[np.int64] = np.lexsort(keys[::-1])
@@ -125,24 +127,24 @@ def ranking(
 
 
 def label_codes(labels: ArrayLike) -> NDArray[np.int64]:
-    """Return labels as integers that sort as the labels do, (n,) int64."""
+    """Return integers that sort as the labels do, (n,) int64."""
     return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)
 
 
 def overlap(a: NDArray[np.float64], b: NDArray[np.float64], metric: OverlapMetric = "iou") -> NDArray[np.float64]:
-    """Overlap of box pairs.
+    """Return the overlap of pairs of boxes.
 
     Parameters
     ----------
     a, b : numpy.ndarray
         (n, 4) float64, xyxy.
     metric : {"iou", "ios"}
-        Over the union (Jaccard index) or over the smaller area.
+        Intersection over the union (Jaccard index), or over the smaller area.
 
     Returns
     -------
     numpy.ndarray
-        (n,) float64 in 0..1.
+        (n,) float64, in [0, 1].
 
     Examples
     --------
@@ -167,21 +169,21 @@ def resolve(
     iou_threshold: float,
     metric: OverlapMetric,
 ) -> NDArray[np.uint8]:
-    """Decide what cannot change any more.
+    """Decide which boxes are kept, dropped or still open.
 
-    A box that a kept higher one suppresses is dropped. Else it is open if it is exposed or an
-    open higher box would suppress it. Else it is kept.
+    A box that is suppressed by a kept box of higher rank is dropped. Otherwise it is open if it is exposed, or if an
+    open box of higher rank would suppress it. Otherwise it is kept.
 
     Parameters
     ----------
     boxes : numpy.ndarray
         (n, 4) float64, xyxy, highest rank first.
     codes : numpy.ndarray
-        (n,) int64; boxes of different codes do not suppress each other.
+        (n,) int64. Boxes of different codes do not suppress each other.
     exposed : numpy.ndarray
-        (n,) bool; whether a box not seen yet could overlap this one.
+        (n,) bool, whether a box of another node could overlap this one.
     iou_threshold : float
-        A higher box suppresses a lower one if they overlap by more.
+        Overlap above which the lower-ranked box is suppressed, in [0, 1].
     metric : {"iou", "ios"}
         Measure of the overlap.
 
@@ -192,7 +194,7 @@ def resolve(
     """
     state = bytearray(np.where(exposed, OPEN, KEPT).astype(np.uint8).tobytes())
     for higher, lower in _suppressions(boxes, codes, state, iou_threshold, metric):
-        # ^ by rank of the higher box, so its own fate is sealed when its turn comes
+        # pairs come by the rank of the higher box, so its own state is final when it is used
         for i, j in zip(higher.tolist(), lower.tolist(), strict=True):
             if state[i] == KEPT:
                 state[j] = DROPPED
@@ -208,11 +210,10 @@ def _suppressions(
     iou_threshold: float,
     metric: OverlapMetric,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs (higher, lower) of which the higher would suppress the lower, by rank.
+    """Yield pairs (higher, lower), by rank, in which the higher box would suppress the lower one.
 
-    Slices of ranks are looked up one after the other, so that what the caller has dropped in
-    between is not looked up again, and the slice follows the density, so that crowded boxes
-    do not fill the memory with pairs.
+    Ranks are looked up slice by slice. Boxes that the caller has dropped in between are not looked up again, and the
+    size of a slice follows the density of the boxes, so that crowded boxes do not fill the memory with pairs.
     """
     n = len(boxes)
     diagonals: Any = shapely.linestrings(boxes.reshape(-1, 2, 2))  # their envelopes are the boxes
@@ -221,8 +222,8 @@ def _suppressions(
     while start < n:
         stop = min(n, start + size)
         alive = start + np.flatnonzero(np.frombuffer(state, np.uint8)[start:stop] != DROPPED)
-        found, lower = tree.query(diagonals[alive])
-        higher = alive[found]
+        position, lower = tree.query(diagonals[alive])
+        higher = alive[position]
         size = max(1, min(4 * size, _PAIRS_AT_ONCE * (stop - start) // max(len(higher), 1)))
         start = stop
         ahead = (lower > higher) & (codes[lower] == codes[higher])
@@ -232,23 +233,24 @@ def _suppressions(
 
 
 def check_metric(value: object) -> None:
-    """Refuse an unknown overlap metric."""
+    """Raise an error if an overlap metric is unknown."""
     if value not in get_args(OverlapMetric):
-        raise ArgumentError(f"overlap metric {value!r} is unknown; choose 'iou' or 'ios'")
+        raise ArgumentError(f"the overlap metric must be 'iou' or 'ios'; got {value!r}")
 
 
 def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return boxes, (n, 4) float64, and scores, (n,) float64, or raise an ArgumentError."""
     xyxy = np.asarray(boxes, np.float64)
-    points = np.asarray(scores, np.float64)
+    values = np.asarray(scores, np.float64)
     if xyxy.size == 0:
         xyxy = xyxy.reshape(0, 4)
     if xyxy.ndim != 2 or xyxy.shape[1] != 4:
-        raise ArgumentError(f"boxes have shape {xyxy.shape}; give (n, 4), xyxy")
-    if points.shape != (len(xyxy),):
-        raise ArgumentError(f"scores have shape {points.shape}; give ({len(xyxy)},)")
-    if not (np.isfinite(xyxy).all() and np.isfinite(points).all()):
-        raise ArgumentError("boxes and scores must be finite; drop NaN and infinite rows first")
+        raise ArgumentError(f"boxes must have shape (n, 4), xyxy; got {xyxy.shape}")
+    if values.shape != (len(xyxy),):
+        raise ArgumentError(f"scores must have shape ({len(xyxy)},); got {values.shape}. Give one score per box")
+    if not (np.isfinite(xyxy).all() and np.isfinite(values).all()):
+        raise ArgumentError("boxes and scores must be finite; got NaN or infinite values. Drop these rows first")
     if (xyxy[:, 2:] < xyxy[:, :2]).any():
         row = int(np.flatnonzero((xyxy[:, 2:] < xyxy[:, :2]).any(axis=1))[0])
-        raise ArgumentError(f"box {row} is {xyxy[row].tolist()}: give x0 <= x1 and y0 <= y1")
-    return xyxy, points
+        raise ArgumentError(f"boxes must have x0 <= x1 and y0 <= y1; got box {row} {xyxy[row].tolist()}")
+    return xyxy, values

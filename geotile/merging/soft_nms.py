@@ -1,7 +1,7 @@
 """Soft non-maximum suppression as a `Merge`: scores decay along chains of overlapping boxes.
 
-What decays a box can itself be decayed by another, so nothing of a chain is decided before all of it
-is there. A component of the overlap graph with an exposed box stays open, whole; the others settle.
+A box that decays another one can itself be decayed, so a chain is decided only when all of it is present. A component
+of the overlap graph that has an exposed box stays open as a whole; the other components settle.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 @public
 @dataclass(frozen=True)
 class SoftNms:
-    """Soft non-maximum suppression with Gaussian decay, exact over any tree.
+    """Soft non-maximum suppression with Gaussian decay. The result does not depend on how the image is split.
 
-    From the highest score down, a box of intersection over union ``u`` with the one visited has its score multiplied
-    by ``exp(-u ** 2 / sigma)``. The classes of a detection keep the score that the model gave as ``rawScore``.
+    Boxes are visited in order of decreasing score. Each box that overlaps the visited one with an intersection over
+    union ``u`` has its score multiplied by ``exp(-u ** 2 / sigma)``. The classes of a detection keep the model's own
+    score as ``rawScore``.
 
     Parameters
     ----------
     sigma : float
         Width of the decay, greater than 0.
     score_threshold : float
-        Detections that decay to this or less are dropped, 0 to 1.
+        Score at or below which decayed detections are dropped, in [0, 1].
     class_agnostic : bool
-        Let detections of different labels decay each other.
+        Whether detections of different labels decay each other.
 
     References
     ----------
@@ -50,8 +51,9 @@ class SoftNms:
     --------
     >>> import geotile
     >>> from geotile.testing import bright_objects, write_example
-    >>> found = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32, merge=SoftNms(sigma=0.1))
-    >>> sorted(found["classes"].iloc[0][0])
+    >>> merge = SoftNms(sigma=0.1)
+    >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32, merge=merge)
+    >>> sorted(detections["classes"].iloc[0][0])
     ['iri', 'rawScore', 'score']
     """
 
@@ -63,34 +65,34 @@ class SoftNms:
         """Check the fields."""
         check_unit(self.score_threshold, "score_threshold")
         if not self.sigma > 0:
-            raise ArgumentError(f"sigma={self.sigma!r} is no width; give a number greater than 0, such as 0.1")
+            raise ArgumentError(f"sigma must be a number greater than 0, such as 0.1; got {self.sigma!r}")
 
-    def settle(self, found: Detections, interior: Interior) -> tuple[Detections, Detections]:
+    def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
         """Split detections into settled and open ones."""
-        ranked = found.in_order()
+        ranked = detections.sorted_by_rank()
         codes = np.zeros(len(ranked), np.int64) if self.class_agnostic else label_codes(ranked.labels.astype(str))
         pairs = _overlapping(ranked.boxes, codes)
         component = _components(len(ranked), pairs)
-        held = np.zeros(len(ranked), bool)
-        held[component[exposed(ranked.boxes, interior)]] = True
-        waits = held[component]
-        scores = _decayed(ranked.scores, pairs, self.sigma)  # of what waits it is not used
-        kept = ~waits & (scores > self.score_threshold)
-        return _with_scores(ranked.take(kept), scores[kept]), ranked.take(waits)
+        is_open = np.zeros(len(ranked), bool)
+        is_open[component[exposed(ranked.boxes, interior)]] = True
+        is_open = is_open[component]
+        scores = _decayed(ranked.scores, pairs, self.sigma)  # the decayed scores of open detections are not used
+        kept = ~is_open & (scores > self.score_threshold)
+        return _with_scores(ranked.select(kept), scores[kept]), ranked.select(is_open)
 
 
 def _overlapping(boxes: NDArray[np.float64], codes: NDArray[np.int64]) -> Pairs:
-    """Return pairs of boxes of one code that overlap, each once, and by how much."""
+    """Return pairs of boxes that have the same code and overlap, each pair once, with their overlap."""
     diagonals: Any = shapely.linestrings(boxes.reshape(-1, 2, 2))  # their envelopes are the boxes
     one, other = shapely.STRtree(diagonals).query(diagonals)
-    wanted = (one < other) & (codes[one] == codes[other])
-    one, other = one[wanted], other[wanted]
+    same_code = (one < other) & (codes[one] == codes[other])
+    one, other = one[same_code], other[same_code]
     measure = overlap(boxes[one], boxes[other])
     return one[measure > 0], other[measure > 0], measure[measure > 0]
 
 
 def _components(n: int, pairs: Pairs) -> NDArray[np.int64]:
-    """Return the lowest member of each box's component."""
+    """Return the lowest index in the component of each box, (n,) int64."""
     one, other, _ = pairs
     lowest = np.arange(n)
     while True:
@@ -105,35 +107,36 @@ def _components(n: int, pairs: Pairs) -> NDArray[np.int64]:
 
 
 def _decayed(scores: NDArray[np.float64], pairs: Pairs, sigma: float) -> NDArray[np.float64]:
-    """Return the scores after all have been visited, from the highest down; of equal ones, the first."""
+    """Return the scores after all boxes were visited by decreasing score; of equal scores, the first comes first."""
     one, other, measure = pairs
-    ends, mates = np.concatenate([one, other]), np.concatenate([other, one])
+    ends, neighbours = np.concatenate([one, other]), np.concatenate([other, one])
     order = np.argsort(ends, kind="stable")
     starts = np.searchsorted(ends[order], np.arange(len(scores) + 1))
-    mates, factors = mates[order], np.exp(-(np.concatenate([measure, measure])[order] ** 2) / sigma)
-    now, visited = scores.astype(np.float64), np.zeros(len(scores), bool)
-    queue = [(-float(score), i) for i, score in enumerate(now) if starts[i] < starts[i + 1]]
+    neighbours, factors = neighbours[order], np.exp(-(np.concatenate([measure, measure])[order] ** 2) / sigma)
+    current, visited = scores.astype(np.float64), np.zeros(len(scores), bool)
+    queue = [(-float(score), i) for i, score in enumerate(current) if starts[i] < starts[i + 1]]
     heapq.heapify(queue)
     while queue:
         score, i = heapq.heappop(queue)
-        if visited[i] or -score != now[i]:
-            continue  # it has decayed since, and stands further down
+        if visited[i] or -score != current[i]:
+            continue  # an outdated entry: the box has decayed since and is in the queue again, further down
         visited[i] = True
-        for at in range(starts[i], starts[i + 1]):
-            j = int(mates[at])
+        for k in range(starts[i], starts[i + 1]):
+            j = int(neighbours[k])
             if not visited[j]:
-                now[j] *= factors[at]
-                heapq.heappush(queue, (-float(now[j]), j))
-    return now
+                current[j] *= factors[k]
+                heapq.heappush(queue, (-float(current[j]), j))
+    return current
 
 
-def _with_scores(found: Detections, scores: NDArray[np.float64]) -> Detections:
-    classes = np.empty(len(found), object)
+def _with_scores(detections: Detections, scores: NDArray[np.float64]) -> Detections:
+    """Return detections with decayed scores; the class of the label keeps its own score as ``rawScore``."""
+    column = np.empty(len(detections), object)
     for i, score in enumerate(scores.tolist()):
-        label, raw = found.labels[i], float(found.scores[i])
-        said = found.classes[i] or [{"iri": label, "score": raw}]
-        best = next((k for k, each in enumerate(said) if each["iri"] == label), 0)
-        classes[i] = [
-            {**each, "score": score, "rawScore": each["score"]} if k == best else each for k, each in enumerate(said)
+        label, raw = detections.labels[i], float(detections.scores[i])
+        classes = detections.classes[i] or [{"iri": label, "score": raw}]
+        best = next((k for k, each in enumerate(classes) if each["iri"] == label), 0)
+        column[i] = [
+            {**each, "score": score, "rawScore": each["score"]} if k == best else each for k, each in enumerate(classes)
         ]
-    return replace(found, scores=scores, classes=classes)
+    return replace(detections, scores=scores, classes=column)

@@ -34,9 +34,9 @@ class FrameBuilder:
 
     def build(self, detections: Detections) -> gpd.GeoDataFrame:
         """Return a table of detections, by rank, with geometries in the CRS and boxes in full-resolution pixels."""
-        ranked = detections.in_order()
+        ranked = detections.sorted_by_rank()
         if self.roi is not None and self.outside_roi == "drop":
-            ranked = ranked.take(shapely.intersects(self.roi, ranked.image_geometries))
+            ranked = ranked.select(shapely.intersects(self.roi, ranked.image_geometries))
         shapes = ranked.image_geometries
         xmin, ymin, xmax, ymax = ranked.boxes.T * np.array([self.scale_yx[1], self.scale_yx[0]] * 2)[:, None]
         columns = {

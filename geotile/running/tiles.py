@@ -213,8 +213,8 @@ def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
         with timed("parse"):
             found = as_detections(answer)
             _must_touch(found, width, height)
-            found = found.placed(tile.number, tile.window.x0, tile.window.y0, width, height)
-            return TileResult(found.above(job.score_threshold), attempts, max(0, attempts - 1))
+            found = found.moved_to_image(tile.number, tile.window.x0, tile.window.y0, width, height)
+            return TileResult(found.with_min_score(job.score_threshold), attempts, max(0, attempts - 1))
     except EndpointError as error:
         error.attempts = attempts
         return _failed(tile, job, error)
