@@ -1,4 +1,4 @@
-"""What a job is: all that a region's answer depends on, as JSON."""
+"""The identity of a job: everything that the answer of a region depends on, as JSON."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from geotile.imagery.file_version import UNKNOWN
 from geotile.planning.plan import Plan
 
 
-def identity_of(work: Plan, model: Endpoint, asked: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
-    """Return what the detections of a job's regions depend on, before merging.
+def identity_of(work: Plan, model: Endpoint, settings: Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
+    """Return everything that the detections of the regions depend on, before merging.
 
     Parameters
     ----------
     work : Plan
     model : Endpoint
-        Ready to be asked.
-    asked : mapping
-        How tiles are made and answers taken; JSON.
+        The model, ready for requests.
+    settings : mapping
+        How tiles are selected and padded and answers are filtered; JSON.
     strict : bool
-        Refuse what could not be told from another job.
+        Refuse images whose store has no ETag, since a later version could not be distinguished.
 
     Returns
     -------
@@ -37,14 +37,14 @@ def identity_of(work: Plan, model: Endpoint, asked: Mapping[str, Any], *, strict
     Raises
     ------
     ArgumentError
-        If the state of the image is told by nobody.
+        If `strict` and the version of the image is unknown.
     """
     grid = work.grid
     image = _image(work)
     if strict and str(image.get("version", "")).startswith(UNKNOWN):
         raise ArgumentError(
-            f"checkpoint= needs to know whether {work.name} is still the same, and its store tells no ETag; copy it "
-            "to a file, or leave checkpoint out"
+            f"checkpoint needs the version of the image, and the store of {work.name} has no ETag. Copy the image to a "
+            "file, or leave checkpoint out"
         )
     place = repr(work.encoder.georeference) if model.wants_bytes else ""
     return {
@@ -54,7 +54,7 @@ def identity_of(work: Plan, model: Endpoint, asked: Mapping[str, Any], *, strict
             "overlap": [axis.overlap for axis in grid.axes], "chunks": [list(each) for each in grid.chunks],
         },
         "model": model.identity(),
-        "tiles": {**asked, "nodata": repr(work.encoder.nodata), "place": digest(place.encode())},
+        "tiles": {**settings, "nodata": repr(work.encoder.nodata), "place": digest(place.encode())},
     }  # fmt: skip
 
 
