@@ -69,7 +69,7 @@ def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, 
     with ModelServer(model) as server:
         args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "-O", "retries=1", "-o")
         done = cli(*args, tmp_path / "out.geojson", status=3)
-        stopped = cli(*args, tmp_path / "stopped.geojson", "--stop-on-error", status=1)
+        stopped = cli(*args, tmp_path / "stopped.geojson", "--errors", "raise", status=1)
     assert "tile 0 [0, 64, 0, 64]" in done.stderr
     assert "no luck" in stopped.stderr
     assert not (tmp_path / "stopped.geojson").exists()
@@ -106,7 +106,7 @@ def test_images_are_opened_as_the_options_say(write_tiff, noise, tmp_path):
     area = gpd.GeoDataFrame(geometry=[box(500_010, 4_999_950, 500_040, 4_999_990)], crs="EPSG:32631")
     area.to_file(tmp_path / "area.geojson")
     lonlat = area.to_crs("OGC:CRS84").geometry[0].wkt
-    options = ["--tile-size", 64, "--overlap", 16, "--band", 3, "--band", "red", "--roi"]
+    options = ["--tile-size", 64, "--overlap", 16, "--bands", 3, "--bands", "red", "--roi"]
     planned = cli("plan", path, *options, tmp_path / "area.geojson").stdout
     assert planned == cli("plan", path, *options, lonlat).stdout
     want = geotile.plan(path, tile_size=64, overlap=16, bands=[3, 1], roi=area)
@@ -115,11 +115,11 @@ def test_images_are_opened_as_the_options_say(write_tiff, noise, tmp_path):
         cli("detect", path, server.url, "-o", out, *options, lonlat)
         assert server.requests == want.requests
     copy_file(path, tmp_path / "a.vrt", driver="VRT")
-    assert "allow_vrt=True" in cli("plan", tmp_path / "a.vrt", status=1).stderr
+    assert "--allow-vrt" in cli("plan", tmp_path / "a.vrt", status=1).stderr
     cli("plan", tmp_path / "a.vrt", "--allow-vrt")
-    assert "name=value" in cli("plan", path, "--storage", "nonsense", status=2).stderr
-    assert "do not apply" in cli("plan", path, "--storage", "anon=true", status=1).stderr
-    assert "resolution=-1" in cli("plan", path, "--resolution", -1, status=1).stderr
+    assert "name=value" in cli("plan", path, "--storage-options", "nonsense", status=2).stderr
+    assert "do not apply" in cli("plan", path, "--storage-options", "anon=true", status=1).stderr
+    assert "--resolution must be" in cli("plan", path, "--resolution", -1, status=1).stderr
 
 
 def test_check_says_what_is_wrong_and_takes_the_endpoints_options(shared):

@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +27,9 @@ JOB = {"tile_size": 64, "overlap": 16, "region_size": 64}
 
 def ranked(table: gpd.GeoDataFrame) -> str:
     """All there is in a table, whatever the order of its rows."""
-    text = table.assign(geometry=table.geometry.to_wkt(), image_geometry=gpd.GeoSeries(table.image_geometry).to_wkt())
+    text = pd.DataFrame(table).assign(
+        geometry=table.geometry.to_wkt(), image_geometry=gpd.GeoSeries(table.image_geometry).to_wkt()
+    )
     return text.sort_values([*text.columns], ignore_index=True).to_csv()
 
 
@@ -172,7 +175,7 @@ def test_workers_write_to_s3(write_tiff, noise, tmp_path):
     path, out = write_tiff(noise), f"s3://{BUCKET}/found/"
     with (
         object_store() as proxy,
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster),
     ):
         options = {**KEYS, "endpoint_url": proxy.url}

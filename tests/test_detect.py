@@ -74,7 +74,7 @@ def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
         pooled = geotile.detect(path, crowd, region_size=128, **job)
     assert pooled.attrs["report"].regions > 4
     seen = []
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(**settings) as cluster, Client(cluster):
         spread = geotile.detect(path, crowd, region_size=192, progress=seen.append, **job)
         computed = geotile.detect(geotile.open_image(path) + np.uint8(0), crowd, region_size=128, **job)
@@ -317,7 +317,7 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
         ({"concurrency": 0}, "concurrency must be .* got 0"),
         ({"tile_size": 64, "overlap": 64}, "smaller than tile_size"),
         ({"tile_size": 10.5}, "whole number"),
-        ({"region_size": "big"}, "region_size='big'"),
+        ({"region_size": "big"}, "region_size must be .*; got 'big'"),
         ({"tile_format": "BMP"}, "tile_format must be one of .* got 'BMP'"),
         ({"crs": "EPSG:0"}, "crs must be .*got 'EPSG:0'"),
         ({"progress": 3}, "progress must be .* got 3"),

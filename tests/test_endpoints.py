@@ -165,7 +165,7 @@ def test_a_factory_builds_once_a_worker(write_tiff, noise):
 
     with pytest.raises(TypeError):
         pickle.dumps(Heavy())
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster, Client(cluster):
+    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
         found = geotile.detect(
             write_tiff(noise), Heavy, factory=True, merge=None, tile_size=64, overlap=16, region_size=64
         )
@@ -372,6 +372,6 @@ def test_a_real_model_finds_the_aeroplanes_on_a_cluster_too(shared):
     assert len(planes) == 2
     assert planes["score"].round(2).tolist() == [0.38, 0.34]
     assert here.attrs["report"].timing["model"] > 0
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
         there = geotile.detect(scene, spec, **job)
     np.testing.assert_allclose(there["score"], here["score"], atol=1e-5)

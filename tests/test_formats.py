@@ -93,7 +93,7 @@ def test_mixed_dtypes_need_a_choice(tmp_path, write_tiff, noise):
       <VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename>{path}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>
       <VRTRasterBand dataType="UInt16" band="2"><SimpleSource><SourceFilename>{path}</SourceFilename><SourceBand>2</SourceBand></SimpleSource></VRTRasterBand>
     </VRTDataset>""")
-    with pytest.raises(ImageOpenError, match="mixes dtypes"):
+    with pytest.raises(ImageOpenError, match="must have one dtype"):
         open_image(vrt, allow_vrt=True)
     np.testing.assert_array_equal(open_image(vrt, allow_vrt=True, bands=2), noise[1:2])
 
@@ -112,7 +112,7 @@ def test_image_segments_of_a_nitf(shared):
                 want = file.read()
             np.testing.assert_array_equal(open_image(path, subdataset=number), want)
             np.testing.assert_array_equal(open_image(path, subdataset=inside[number]), want)
-        with pytest.raises(ArgumentError, match="subdataset=2"):
+        with pytest.raises(ArgumentError, match=r"subdataset must be .*; got 2"):
             open_image(path, subdataset=2)
     with pytest.raises(ArgumentError, match="one image and no subdatasets"):
         open_image(shared / "formats" / "RGB.byte.tif", subdataset=3)
@@ -168,7 +168,7 @@ def test_a_stac_items_asset(tmp_path, write_tiff, noise, kind):
     np.testing.assert_array_equal(open_image(given, asset="visual"), noise)
     found = geotile.detect(given, crowd, asset="visual", tile_size=64, overlap=16)
     assert found[COLUMNS].equals(geotile.detect(path, crowd, tile_size=64, overlap=16)[COLUMNS])
-    with pytest.raises(ArgumentError, match=r"asset='nir'.*visual"):
+    with pytest.raises(ArgumentError, match=r"visual.*; got 'nir'"):
         open_image(given, asset="nir")
     with pytest.raises(ImageOpenError, match="cannot read the STAC item"):
         open_image(tmp_path / "none.json", asset="visual")
@@ -193,7 +193,7 @@ def test_zarr(tmp_path, noise):
         open_image(path, bands="nir")
     image.to_dataset().assign(other=image.astype("float32")).to_zarr(tmp_path / "two.zarr")
     assert open_image(tmp_path / "two.zarr", subdataset="other").dtype == np.float32
-    with pytest.raises(ArgumentError, match="choose one"):
+    with pytest.raises(ArgumentError, match=r"subdataset must be .*; got None"):
         open_image(tmp_path / "two.zarr")
     with pytest.raises(ImageOpenError, match="Zarr"):
         open_image(tmp_path / "none.zarr")
@@ -249,9 +249,9 @@ def test_gdals_other_drivers_are_not_asked(shared):
 
 def reasons(path, **options):
     work = geotile.plan(path, **options)
-    for reason in work.slow:
+    for reason in work.advice:
         assert reason in repr(work)
-    return work, " ".join(work.slow)
+    return work, " ".join(work.advice)
 
 
 @pytest.mark.parametrize("driver", ["JPEG", "PNG"])
@@ -326,9 +326,9 @@ def test_a_jpeg2000_of_one_tile(tmp_path, counted):
 
 
 def test_what_reads_well_says_nothing(shared):
-    assert geotile.plan(shared / "formats" / "rasterio_cogeo.tif", tile_size=256, overlap=32).slow == ()
+    assert geotile.plan(shared / "formats" / "rasterio_cogeo.tif", tile_size=256, overlap=32).advice == ()
     assert "other" in " ".join(
-        geotile.plan(shared / "formats" / "RGB.byte.tif", bands=[1], tile_size=256, overlap=32).slow
+        geotile.plan(shared / "formats" / "RGB.byte.tif", bands=[1], tile_size=256, overlap=32).advice
     )
 
 
@@ -339,7 +339,10 @@ def test_absurd_headers(tmp_path):
     """No header makes anybody allocate, or count, what it claims."""
     vrt = tmp_path / "huge.vrt"
     band = '<VRTRasterBand dataType="Byte" band="1"></VRTRasterBand>'
-    for size, error, said in ((2**31 - 1, ImageOpenError, "claims"), (2**24, ArgumentError, "regions, more than")):
+    for size, error, said in (
+        (2**31 - 1, ImageOpenError, "claims"),
+        (2**24, ArgumentError, "regions, and the maximum is"),
+    ):
         vrt.write_text(f'<VRTDataset rasterXSize="{size}" rasterYSize="{size}">{band}</VRTDataset>')
         with pytest.raises(error, match=said):
             geotile.plan(vrt, allow_vrt=True)
@@ -383,5 +386,5 @@ def test_a_source_pickles_and_its_options_are_its_own(write_tiff, noise):
     again = pickle.loads(pickle.dumps(image))
     assert source_of(again.data) == source_of(image.data)
     assert dask.base.tokenize(again.data) == dask.base.tokenize(image.data)
-    with pytest.raises(ArgumentError, match="give them to open_image"):
+    with pytest.raises(ArgumentError, match=r"Pass them to geotile\.open_image"):
         geotile.detect(image, crowd, bands=[1])

@@ -112,7 +112,7 @@ def test_osml_misses_twelve_pixels_here_and_geotile_none():
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (((100, 100), 64, 64), "overlap=64 must be smaller than tile_size=64"),
+        (((100, 100), 64, 64), "overlap must be smaller than tile_size; got overlap=64 and tile_size=64"),
         (((100, 100), 64.5, 8), "tile_size must be a whole number of pixels, at least 1; got 64.5"),
         (((100, 100), 0, 0), "tile_size must be a whole number of pixels, at least 1; got 0"),
         (((100, 100), True, 0), "tile_size must be .* got True"),

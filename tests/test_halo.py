@@ -43,9 +43,11 @@ def test_reads_what_the_file_holds_in_any_order(source, noise, tile, overlap, re
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(read, regions))
-    assert not block_cache._store.coming
+    assert not block_cache._store.pending
     assert (
-        block_cache._store.size == sum(block_cache._size(kept.pixels) for kept in block_cache._store.kept.values()) == 0
+        block_cache._store.size_bytes
+        == sum(block_cache._size_bytes(kept.pixels) for kept in block_cache._store.kept.values())
+        == 0
     )
 
 
@@ -53,11 +55,11 @@ def test_nothing_is_kept_for_a_run_that_ended(source):
     grid = geotile.TileGrid((300, 420), 64, 32, ((128, 172), (128, 292)))
     block_cache.read_shared(source, grid, grid.read_window(0, 0), False, "a run that goes on")
     assert block_cache._store.kept
-    block_cache.forget("a run that goes on")
+    block_cache.discard_run("a run that goes on")
     cancel_run("a run that ended", "it was stopped")
     block_cache.read_shared(source, grid, grid.read_window(0, 0), False, "a run that ended")
     assert not block_cache._store.kept
-    assert block_cache._store.size == 0
+    assert block_cache._store.size_bytes == 0
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(64, 16), (128, 64), (100, 90)])
@@ -86,9 +88,9 @@ def test_the_store_is_bounded(source, noise, monkeypatch):
         window = grid.read_window(*at)
         got = block_cache.read_shared(source, grid, window, False, "bounded").values
         np.testing.assert_array_equal(got, noise[:, *window.slices])
-        assert block_cache._store.size <= 30_000
-    block_cache.forget("bounded")
-    assert block_cache._store.size == 0
+        assert block_cache._store.size_bytes <= 30_000
+    block_cache.discard_run("bounded")
+    assert block_cache._store.size_bytes == 0
 
 
 def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):
@@ -108,8 +110,8 @@ def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):
     for window in windows:
         got = block_cache.read_shared(source, grid, window, False, "fails").values
         np.testing.assert_array_equal(got, noise[:, *window.slices])
-    block_cache.forget("fails")
-    assert not block_cache._store.coming
+    block_cache.discard_run("fails")
+    assert not block_cache._store.pending
 
 
 def test_rectangles_cover_what_is_wanted_once():

@@ -45,6 +45,7 @@ def kserve(tmp_path_factory):
     yield f"oip+{url}"
     os.killpg(server.pid, signal.SIGKILL)
     server.wait()
+    log.close()
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_the_command_line_speaks_its_own_words(write_tiff, noise, tmp_path):
     job = ("detect", path, f"onnx:{tmp_path}/none.onnx", "-o", out)
     assert "tilesize" in cli(*job, "--tilesize", 3, status=2).stderr
     assert "--score-threshold" in cli(*job, "-O", "score_threshold=0.05", status=2).stderr
-    assert "--overlap 64 must be smaller than --tile-size 64" in cli(
+    assert "--overlap must be smaller than --tile-size; got --overlap 64 and --tile-size 64" in cli(
         "plan", path, "--tile-size", 64, "--overlap", 64, status=1
     ).stderr.replace("\n", " ")
     assert "geotile 0" in cli("--version").stdout

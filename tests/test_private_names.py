@@ -32,7 +32,7 @@ def test_distributed():
     from distributed import Client
     from distributed.utils import sync
 
-    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as client:
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as client:
         scheduler, worker = client.cluster.scheduler, client.cluster.workers[0]
         assert isinstance(scheduler.handlers, dict)
         assert {"msg", "on_error"} <= set(inspect.signature(scheduler.broadcast).parameters)
@@ -56,7 +56,7 @@ def test_rasterio_err():
 
 
 def test_rasterio_driver_list(write_tiff, noise):
-    """`geotile.imagery.source` opens files with the drivers that are allowed: `rasterio.open` takes one only."""
+    """`geotile.imagery.open_files` opens files with the drivers that are allowed: `rasterio.open` takes one only."""
     import rasterio
     from rasterio.errors import RasterioError
 

@@ -95,7 +95,7 @@ def test_ctrl_c_in_python_stops_a_cluster(path, tmp_path):
 import sys, geotile
 from distributed import Client, LocalCluster
 if __name__ == "__main__":
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
         try:
             geotile.detect(sys.argv[1], sys.argv[2], tile_size=64, overlap=16, region_size=128, concurrency=2, checkpoint=sys.argv[3])
         except KeyboardInterrupt as error:

@@ -66,7 +66,7 @@ def test_magnitudes_of_a_sicd(sicd):
     assert open_image(path).shape == (2, ROWS, COLUMNS)  # I and Q
     ready = geotile.stretch(open_image(path, sar="quarter_power"))
     assert ready.dtype == np.uint8
-    with pytest.raises(ArgumentError, match=r"sar must be one of .*got 'decibel'"):
+    with pytest.raises(ArgumentError, match=r"sar must be one of .*; got 'decibel'"):
         open_image(path, sar="decibel")
     with pytest.raises(ArgumentError, match="two bands I and Q"):
         open_image(path, bands=[1], sar="amplitude")

@@ -86,12 +86,12 @@ def test_stretch_looks_at_an_overview(write_tiff, monkeypatch):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda i: geotile.rescale(i, 5, 5), "must be below"),
+        (lambda i: geotile.rescale(i, 5, 5), "must be smaller than high"),
         (lambda i: geotile.rescale(i, [1, 2, 3], 5), "one for each of 2 bands"),
         (lambda i: geotile.rescale(i, np.nan, 5), "finite"),
         (lambda i: geotile.rescale(i, 0, 5, dtype="complex64"), "integers or floats"),
         (lambda i: geotile.rescale(i, 0, 5, dtype="nonsense"), "nonsense"),
-        (lambda i: geotile.stretch(i, (98, 2)), "must rise"),
+        (lambda i: geotile.stretch(i, (98, 2)), "two ascending numbers"),
         (lambda i: geotile.stretch(i.rio.write_nodata(7).where(i < 0, 7).rio.write_nodata(7)), "no data"),
     ],
 )
@@ -186,7 +186,7 @@ def test_resolution_of_images_placed_otherwise(shared):
 def test_resolutions_that_cannot_be(sharp, noise, shared):
     with pytest.raises(ArgumentError, match="resolution must be a finite number of metres above 0; got 0"):
         open_image(sharp, resolution=0)
-    with pytest.raises(ArgumentError, match="no finer"):
+    with pytest.raises(ArgumentError, match="must not be finer"):
         open_image(sharp, resolution=0.001)
     with pytest.raises(GeoreferenceError, match="with a georeference, and this image has none"):
         open_image(shared / "imagery" / "2_planes.tiff", resolution=1.0)

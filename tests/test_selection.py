@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import geotile
 from geotile import ArgumentError, GeoreferenceError, TileGrid
 from geotile.imagery.source import Source
-from geotile.planning.roi import tiles_that_meet
+from geotile.planning.roi import intersecting_tiles
 from geotile.testing import bright_objects, write_example
 
 UTM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
@@ -62,7 +62,7 @@ def test_selected_tiles_are_those_that_share_area(shape, tile, overlap, corners)
     if area.geom_type != "Polygon":
         return
     want = [shapely.box(w.x0, w.y0, w.x1, w.y1).intersection(area).area > 1e-9 for _, w in grid.tiles()]
-    assert tiles_that_meet(grid, area).ravel().tolist() == want
+    assert intersecting_tiles(grid, area).ravel().tolist() == want
 
 
 def forms():
@@ -142,11 +142,11 @@ def test_a_roi_gives_what_the_whole_run_gives_there(write_tiff, noise, computed)
     ("roi", "error", "said"),
     [
         ("POLYGON EMPTY", ArgumentError, "empty"),
-        ("nonsense", ArgumentError, "neither WKT"),
-        ("{nonsense", ArgumentError, "no GeoJSON"),
-        ({"type": "Nothing"}, ArgumentError, "no GeoJSON"),
-        (shapely.box(100, 10, 101, 11), ArgumentError, "lies off the image"),
-        (7, ArgumentError, "give WKT"),
+        ("nonsense", ArgumentError, "must be WKT or GeoJSON"),
+        ("{nonsense", ArgumentError, "must be valid GeoJSON"),
+        ({"type": "Nothing"}, ArgumentError, "must be a GeoJSON geometry"),
+        (shapely.box(100, 10, 101, 11), ArgumentError, "must intersect the image"),
+        (7, ArgumentError, "must be WKT, GeoJSON"),
     ],
 )
 def test_a_roi_that_cannot_be_used(write_tiff, noise, roi, error, said):

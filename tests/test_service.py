@@ -184,7 +184,7 @@ def test_osml_requests_are_taken_as_they_are():
     parsed = geotile.JobRequest.parse(json.dumps(said))
     assert parsed.unknown_fields() == ["jobArn"]
     assert parsed.image_processor.endpoint == "sagemaker://aircraft"
-    assert parsed.tile_options()["tile_size"] == 512
+    assert parsed.options().tile_size == 512
     assert parsed.outputs[1].records_per_call == 500
     assert isinstance(parsed.merge, geotile.SoftNms)
     old = {
@@ -197,7 +197,7 @@ def test_osml_requests_are_taken_as_they_are():
     )
     assert (parsed.outputs[0].bucket, parsed.outputs[0].prefix) == ("results", "x")
     assert parsed.merge == geotile.Nms(0.75)
-    assert parsed.tile_options()["tile_size"] == 1024
+    assert parsed.options().tile_size == 1024
     assert (
         parsed.digest
         == geotile.JobRequest.parse(
@@ -723,7 +723,7 @@ def test_a_service_on_a_cluster(folder, tmp_path, path):
     counting = Counting(0.02, crowd)
     with (
         ModelServer(counting) as model,
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
     ):
         for i in range(3):
             out = [{"type": "File", "path": str(tmp_path / f"out-{i}")}]

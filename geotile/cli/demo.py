@@ -1,4 +1,4 @@
-"""``geotile demo``: a scene, a model server on 127.0.0.1, `detect` over real HTTP, a picture."""
+"""``geotile demo``: paint a scene, serve a model on 127.0.0.1, run `detect` over HTTP, and plot the result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import numpy as np
 import shapely
 
 from geotile.errors import ArgumentError
@@ -23,18 +22,20 @@ from geotile.testing import ModelServer, make_scene, match, scene_detector
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What a demo leaves."""
+    """Result of a demo."""
 
     detections: gpd.GeoDataFrame
     plan: Plan
     files: list[Path]
+    """Files that were written."""
     precision: float | None
-    """Against the scene's truth; None for the user's own image."""
+    """Precision against the truth of the scene, 0 to 1; None for the user's own image."""
     recall: float | None
+    """Recall against the truth of the scene, 0 to 1; None for the user's own image."""
 
     @property
     def report(self) -> Report:
-        """What the run did."""
+        """Report of the run."""
         report: Report = self.detections.attrs["report"]
         return report
 
@@ -49,22 +50,22 @@ def run_demo(
     overlap: int | None = None,
     progress: bool = False,
 ) -> DemoResult:
-    """Run `detect` end to end and leave its answer and a picture.
+    """Run `detect` end to end and write its result and a plot.
 
     Parameters
     ----------
     folder : str or path
-        Where ``detections.geojson``, ``detections.parquet`` and ``detections.png`` go.
+        Folder for ``detections.geojson``, ``detections.parquet`` and ``detections.png``.
     image : str or path, optional
-        The user's image; by default a scene is painted.
+        The user's own image. By default a scene is painted.
     model : str or path, optional
-        An ONNX model for it.
+        ONNX model for the user's own image.
     size : int
         Side of the painted scene in pixels.
     tile_size, overlap : int, optional
-        In pixels; by default 512 and 128 for the scene, 256 and 64 for an image of one's own.
+        Tile size and overlap in pixels. By default 512 and 128 for the scene, 256 and 64 for the user's own image.
     progress : bool
-        Draw a bar in a terminal.
+        Whether a bar is shown in a terminal.
 
     Returns
     -------
@@ -73,10 +74,10 @@ def run_demo(
     Raises
     ------
     ArgumentError
-        If an image comes without a model, or a model without an image.
+        If an image is given without a model, or a model without an image.
     """
     if (image is None) != (model is None):
-        raise ArgumentError("give an image and --model MODEL.onnx for it, or neither")
+        raise ArgumentError("the demo needs both an image and a model, or neither; give IMAGE with --model MODEL.onnx")
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     truth = None
@@ -88,57 +89,59 @@ def run_demo(
         from geotile.detectors import OnnxDetector
 
         detector = OnnxDetector(str(model))
-    tiles: dict[str, Any] = {
+    tiling: dict[str, Any] = {
         "tile_size": tile_size or (256 if truth is None else 512),
         "overlap": (64 if truth is None else 128) if overlap is None else overlap,
     }
     with ModelServer(detector) as server:
-        found = detect(image, server.url, overlap_metric="ios", class_agnostic=True, progress=progress, **tiles)
-    work = plan(image, **tiles)
-    files = _leave(found, work, place)
-    precision, recall = match(truth, found) if truth is not None else (None, None)
-    return DemoResult(detections=found, plan=work, files=files, precision=precision, recall=recall)
+        detections = detect(image, server.url, overlap_metric="ios", class_agnostic=True, progress=progress, **tiling)
+    work = plan(image, **tiling)
+    files = _write_files(detections, work, place)
+    precision, recall = match(truth, detections) if truth is not None else (None, None)
+    return DemoResult(detections=detections, plan=work, files=files, precision=precision, recall=recall)
 
 
-def _leave(found: gpd.GeoDataFrame, work: Plan, folder: Path) -> list[Path]:
+def _write_files(detections: gpd.GeoDataFrame, work: Plan, folder: Path) -> list[Path]:
     files = [folder / f"detections.{suffix}" for suffix in ("geojson", "parquet", "png")]
     for path in files[:2]:
-        write(found, path, overwrite=True)
-    _picture(found, work, files[2])
+        write(detections, path, overwrite=True)
+    _save_plot(detections, work, files[2])
     return files
 
 
-def _picture(found: gpd.GeoDataFrame, work: Plan, path: Path) -> None:
-    """Draw the whole image with its grid, and beside it the busiest part at full size."""
+def _save_plot(detections: gpd.GeoDataFrame, work: Plan, path: Path) -> None:
+    """Draw the whole image with its grid, and beside it the part with the most detections at full size."""
     from matplotlib.figure import Figure
 
     from geotile.results.plotting import plot_detections
 
     image = open_image(work.image.encoding["source"])
     figure = Figure(figsize=(17, 8.6), layout="constrained")
-    whole, part = figure.subplots(1, 2)
-    plot_detections(image, found, grid=work.grid, ax=whole)
-    whole.set_title(f"{len(found)} detections, {work.tiles} tiles (thin), {work.regions} regions (bold)")
-    view = _busiest(found, work)
-    plot_detections(image, _inside(found, view), grid=work.grid, window=view, ax=part)
-    part.set_title(f"rows {view.y0} to {view.y1}, columns {view.x0} to {view.x1}")
+    left, right = figure.subplots(1, 2)
+    plot_detections(image, detections, grid=work.grid, ax=left)
+    left.set_title(f"{len(detections)} detections, {work.tiles} tiles (thin), {work.regions} regions (bold)")
+    view = _densest_window(detections, work)
+    plot_detections(image, _intersecting(detections, view), grid=work.grid, window=view, ax=right)
+    right.set_title(f"rows {view.y0} to {view.y1}, columns {view.x0} to {view.x1}")
     figure.savefig(path, dpi=110)
 
 
-def _inside(found: gpd.GeoDataFrame, view: Window) -> gpd.GeoDataFrame:
-    boxes = shapely.box(*found[["xmin", "ymin", "xmax", "ymax"]].to_numpy().T)
-    return found[shapely.intersects(boxes, shapely.box(view.x0, view.y0, view.x1, view.y1))]
+def _intersecting(detections: gpd.GeoDataFrame, view: Window) -> gpd.GeoDataFrame:
+    """Return the detections whose box intersects a window."""
+    boxes = shapely.box(*detections[["xmin", "ymin", "xmax", "ymax"]].to_numpy().T)
+    return detections[shapely.intersects(boxes, shapely.box(view.x0, view.y0, view.x1, view.y1))]
 
 
-def _busiest(found: gpd.GeoDataFrame, work: Plan) -> Window:
-    """Return the square of a fifth of the image (at least 400 pixels) that holds most detections."""
+def _densest_window(detections: gpd.GeoDataFrame, work: Plan) -> Window:
+    """Return the square window with the most detections; its side is a fifth of the height, at least 400 pixels."""
     height, width = work.grid.shape_yx
     side = min(max(height // 5, 400), height, width)
-    centres = np.stack([(found["ymin"] + found["ymax"]) / 2, (found["xmin"] + found["xmax"]) / 2], axis=1)
-    best, most = Window(0, side, 0, side), -1
-    for y in range(0, height - side + 1, max(side // 2, 1)):
-        for x in range(0, width - side + 1, max(side // 2, 1)):
-            count = int(((centres >= [y, x]) & (centres < [y + side, x + side])).all(axis=1).sum())
-            if count > most:
-                best, most = Window(y, y + side, x, x + side), count
+    x = (detections["xmin"] + detections["xmax"]) / 2
+    y = (detections["ymin"] + detections["ymax"]) / 2
+    best, max_count = Window(0, side, 0, side), -1
+    for y0 in range(0, height - side + 1, max(side // 2, 1)):
+        for x0 in range(0, width - side + 1, max(side // 2, 1)):
+            count = int(((x >= x0) & (x < x0 + side) & (y >= y0) & (y < y0 + side)).sum())
+            if count > max_count:
+                best, max_count = Window(y0, y0 + side, x0, x0 + side), count
     return best

@@ -109,7 +109,9 @@ def _values(kind: type[Options], infos: Mapping[str, OptionInfo], flags: Mapping
     found = {}
     for name, value in flags.items():
         read = infos[name].from_text
-        if value is None or value == (defaults[name] if read is None else _as_text(defaults[name])):
+        if value in (None, []):  # a stored call has [] for repeatable flags that were not given
+            continue
+        if value == (defaults[name] if read is None else _as_text(defaults[name])):
             continue
         try:
             found[name] = value if read is None else read(value)

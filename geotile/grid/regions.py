@@ -1,4 +1,4 @@
-"""How large a region should be: by bytes, by the file's blocks, by what the threads can share."""
+"""The size of regions: chosen by bytes, by the file's blocks and by the number of threads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from geotile.core.checks import Pair, as_pair
 from geotile.core.dask_info import threads
 from geotile.errors import ArgumentError
-from geotile.grid.tile_grid import Axis, TileGrid
+from geotile.grid.axis import Axis
+from geotile.grid.tile_grid import TileGrid
 
-_REGIONS_PER_THREAD = 2  # at least, so that one slow region does not leave the other threads idle
-_MOST_BYTES = 32 * 2**20  # larger regions were no faster, and a worker holds one a thread
-_WHOLE_BYTES = 2**30
-_MOST_REGIONS = 2**22  # 130 TB in regions of 32 MiB
-_LARGEST_REGION_BYTES = 2**33
+_MIN_REGIONS_PER_THREAD = 2  # so that one slow region does not leave the other threads idle
+_AUTO_REGION_BYTES = 32 * 2**20  # larger regions were no faster, and a worker holds one for each thread
+_SEQUENTIAL_REGION_BYTES = 2**30
+_MAX_REGIONS = 2**22  # 130 TB in regions of 32 MiB
+_MAX_REGION_BYTES = 2**33
 
 
 def plan_grid(
@@ -28,25 +29,25 @@ def plan_grid(
     tile_size: int | Pair,
     overlap: int | Pair,
     region_size: Any = "auto",
-    whole: bool = False,
+    sequential: bool = False,
 ) -> TileGrid:
-    """Choose regions on block edges and lay the tiles over them.
+    """Return a grid of tiles whose regions end on block edges.
 
     Parameters
     ----------
     shape : tuple of int
         Bands, height and width of the image.
     itemsize : int
-        Bytes of a pixel of one band.
+        Size of a pixel of one band in bytes.
     block_edges : tuple of numpy.ndarray
         Inner edges of the blocks on y and x, int64, in pixels.
     tile_size, overlap : int or tuple of int
-        In pixels, or (y, x).
+        Side of a tile and minimum overlap of neighbouring tiles in pixels, or (y, x).
     region_size : "auto", int or tuple of int
-        In pixels, or (y, x); "auto" goes by bytes: 32 MiB, less where Dask's ``array.chunk-size``
-        is less or a thread would get fewer than two regions.
-    whole : bool
-        With "auto", one region of up to 1 GiB: for files that only read from the top.
+        Side of a region in pixels, or (y, x). "auto" aims at 32 MiB per region, or less if Dask's
+        ``array.chunk-size`` is less or if a thread would get fewer than two regions.
+    sequential : bool
+        Whether the file can only be decoded from the top. "auto" then aims at one region of at most 1 GiB.
 
     Returns
     -------
@@ -55,54 +56,54 @@ def plan_grid(
     Raises
     ------
     ArgumentError
-        If there would be more regions, or larger ones, than anybody can run.
+        If a size is not valid, or if there would be more than 4,194,304 regions or a region of more than 8.6 GB.
     """
     bands, height, width = shape
     image = TileGrid((height, width), tile_size, overlap)  # checks the sizes
     if isinstance(region_size, str):
         if region_size != "auto":
-            raise ArgumentError(f"region_size={region_size!r} must be 'auto', pixels, or (y, x) pixels")
-        target = _from_the_top(shape, itemsize) if whole else _auto(image, bands * itemsize, block_edges)
+            raise ArgumentError(f"region_size must be 'auto', pixels, or (y, x) in pixels; got {region_size!r}")
+        target = _sequential_size(shape, itemsize) if sequential else _auto_size(image, bands * itemsize, block_edges)
     else:
         target = as_pair(region_size, "region_size", 1)
-    count = int(
-        np.prod(
-            [
-                min(n // size, len(edges)) + 1
-                for n, size, edges in zip((height, width), target, block_edges, strict=True)
-            ]
-        )
-    )
-    if count > _MOST_REGIONS:
-        raise ArgumentError(
-            f"{width} x {height} pixels in regions of {target[1]} x {target[0]} would be {count:,} regions, more than "
-            f"{_MOST_REGIONS:,}: check the image's header, or give a larger region_size"
-        )
+    _check_number((height, width), target, block_edges)
     y, x = (
         region_chunks(axis.length, axis.tile, axis.overlap, edges, size)
         for axis, edges, size in zip(image.axes, block_edges, target, strict=True)
     )
     grid = TileGrid((height, width), tile_size, overlap, (y, x))
-    largest = max(grid.chunks[0]) * max(grid.chunks[1]) * bands * itemsize
-    if largest > _LARGEST_REGION_BYTES:
+    region_bytes = max(grid.chunks[0]) * max(grid.chunks[1]) * bands * itemsize
+    if region_bytes > _MAX_REGION_BYTES:
         raise ArgumentError(
-            f"a region would take {largest / 1e9:.1f} GB, more than {_LARGEST_REGION_BYTES / 1e9:.1f}: the image's "
-            f"blocks are that large, or region_size={region_size!r} is; convert it to a COG, or choose fewer bands"
+            f"a region would take {region_bytes / 1e9:.1f} GB, and the maximum is {_MAX_REGION_BYTES / 1e9:.1f} GB. "
+            f"Either the blocks of the image or region_size={region_size!r} are too large: give a smaller region_size, "
+            "choose fewer bands, or convert the image to a COG"
         )
     return grid
 
 
-def _from_the_top(shape: tuple[int, int, int], itemsize: int) -> Pair:
-    """Height and width of a region of a file whose rows are decoded one after the other: all of it, if it fits."""
+def _check_number(shape_yx: Pair, region_yx: Pair, block_edges: tuple[NDArray[np.int64], NDArray[np.int64]]) -> None:
+    """Raise ArgumentError if there would be too many regions."""
+    counts = [min(n // size, len(edges)) + 1 for n, size, edges in zip(shape_yx, region_yx, block_edges, strict=True)]
+    count = int(np.prod(counts))
+    if count > _MAX_REGIONS:
+        raise ArgumentError(
+            f"{shape_yx[1]} x {shape_yx[0]} pixels in regions of {region_yx[1]} x {region_yx[0]} would be {count:,} "
+            f"regions, and the maximum is {_MAX_REGIONS:,}. Check the header of the image, or give a larger region_size"
+        )
+
+
+def _sequential_size(shape: tuple[int, int, int], itemsize: int) -> Pair:
+    """Return height and width of a region of a file that is decoded from the top: the whole image if it fits."""
     bands, height, width = shape
-    return max(1, min(height, _WHOLE_BYTES // (bands * itemsize * width))), width
+    return max(1, min(height, _SEQUENTIAL_REGION_BYTES // (bands * itemsize * width))), width
 
 
-def _auto(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Pair:
-    """Height and width of a region in pixels: near square, of the wanted area, no less than a block."""
+def _auto_size(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Pair:
+    """Return height and width of a region in pixels: almost square, of the target area, at least one block."""
     (height, width), (tile_y, tile_x) = grid.shape_yx, (axis.tile for axis in grid.axes)
-    limit = min(_MOST_BYTES, parse_bytes(dask.config.get("array.chunk-size")))
-    share = height * width * pixel_bytes // (_REGIONS_PER_THREAD * threads())
+    limit = min(_AUTO_REGION_BYTES, parse_bytes(dask.config.get("array.chunk-size")))
+    share = height * width * pixel_bytes // (_MIN_REGIONS_PER_THREAD * threads())
     area = max(1, min(limit, share) // pixel_bytes)
     side = int(area**0.5)
     block_y, block_x = (int(edges[0]) if len(edges) else n for edges, n in zip(block_edges, grid.shape_yx, strict=True))
@@ -112,17 +113,17 @@ def _auto(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64]
 
 
 def region_chunks(length: int, tile: int, overlap: int, block_edges: NDArray[np.int64], region: int) -> tuple[int, ...]:
-    """Cut an axis into regions on block edges, about `region` pixels long.
+    """Return the lengths of the regions of an axis: about `region` pixels each, ending on block edges.
 
-    Of the block edges in the last half of the wanted length the one that tiles reach over least
-    is taken, since what they reach over is read twice.
+    A region ends on that block edge, in the second half of the target length, beyond which its tiles extend least:
+    the pixels beyond the edge are read twice.
 
     Parameters
     ----------
     length, tile, overlap, region : int
-        In pixels.
+        Lengths of the axis, of a tile, of the minimum overlap and of the target region in pixels.
     block_edges : numpy.ndarray
-        Inner edges of the blocks along the axis, (n,) int64, rising, in pixels.
+        Inner edges of the blocks along the axis in pixels, (n,) int64, ascending.
 
     Returns
     -------
@@ -136,7 +137,7 @@ def region_chunks(length: int, tile: int, overlap: int, block_edges: NDArray[np.
             block_edges, [cuts[-1] + max(1, region // 2), cuts[-1] + region + 1, cuts[-1] + 1]
         )
         near = block_edges[low:high]
-        if not len(near):  # a block longer than the region: one region a block
+        if not len(near):  # a block is longer than the region: each block becomes a region
             near = block_edges[first : first + 1]
         if not len(near) or near[0] <= cuts[-1]:
             break

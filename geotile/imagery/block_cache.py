@@ -1,20 +1,20 @@
-"""Windows that overlap, read once: what several regions need is decoded by the first and kept for the rest.
+"""Blocks that several regions need: the first region decodes them, the others take them from memory.
 
-Regions are read with their halo, which lies in their neighbours. Of the blocks in a region's window
-those that no other region needs are read and forgotten; the shared ones are
+Regions are read with their halo, which belongs to their neighbours. Of the blocks in the window of a region, those that
+no other region needs are read and dropped. For each shared block there are three cases::
 
-    claimed ─ read ─▶ kept until the last region that needs them has come, or until the limit
-    under way in another thread ─▶ waited for
-    kept ─▶ copied
+    claimed ─ read ─▶ kept until the last region that needs it has taken it, or until the size limit is reached
+    being read by another thread ─▶ wait for it
+    kept ─▶ copy it
 
-A process has one store. Where the limit throws a block out, or the next region runs in another
-process, it is read again: the pixels are the same.
+Each process has one store. If a block is evicted because of the limit, or the next region runs in another process,
+the block is read again. The pixels are the same in all cases.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,17 +31,17 @@ from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import TileGrid, Window
 from geotile.imagery.source import Pixels, Source
 
-KEPT_BYTES = 128 * 2**20  # of a process; the halos of a row of regions of 32 MiB fit well
-_LARGEST_BLOCK = KEPT_BYTES // 8  # larger blocks are whole regions anyway
+KEPT_BYTES = 128 * 2**20  # per process; enough for the halos of a row of regions of 32 MiB
+_MAX_BLOCK_BYTES = KEPT_BYTES // 8  # larger blocks are whole regions anyway
 
-Key = tuple[Any, ...]
+Key = tuple[Any, ...]  # run, file, whether validity is needed, row and column of the block
 
 
 @dataclass
-class _Kept:
+class _Entry:
     pixels: Pixels
-    waiting: int
-    """Regions that will still come for it."""
+    remaining: int
+    """Number of regions that still need the block."""
 
 
 class _Store:
@@ -49,77 +49,77 @@ class _Store:
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.kept: OrderedDict[Key, _Kept] = OrderedDict()
-        self.coming: dict[Key, Future[Pixels]] = {}
-        self.size = 0
+        self.kept: OrderedDict[Key, _Entry] = OrderedDict()
+        self.pending: dict[Key, Future[Pixels]] = {}
+        self.size_bytes = 0
 
     def take(self, key: Key) -> Pixels | Future[Pixels] | None:
-        """Return a block, or the promise of one, or None: then the caller has claimed it."""
+        """Return a block, its future if another thread reads it, or None if the caller now has to read it."""
         with self.lock:
             if key in self.kept:
-                return self._used(key)
-            if key in self.coming:
-                return self.coming[key]
-            self.coming[key] = Future()
+                return self._use(key)
+            if key in self.pending:
+                return self.pending[key]
+            self.pending[key] = Future()
             return None
 
-    def put(self, key: Key, pixels: Pixels, waiting: int) -> None:
-        """Keep a claimed block for the regions that will come for it."""
+    def put(self, key: Key, pixels: Pixels, remaining: int) -> None:
+        """Store a block that was claimed with `take`, for the regions that still need it."""
         with self.lock:
-            promise = self.coming.pop(key)
-            if waiting > 0 and cancel_reason(key[0]) is None:  # nobody would forget it again
-                self.kept[key] = _Kept(pixels, waiting)
-                self.size += _size(pixels)
-            while self.size > KEPT_BYTES:
+            future = self.pending.pop(key)
+            if remaining > 0 and cancel_reason(key[0]) is None:  # after a cancellation nothing would discard it
+                self.kept[key] = _Entry(pixels, remaining)
+                self.size_bytes += _size_bytes(pixels)
+            while self.size_bytes > KEPT_BYTES:
                 self._drop(next(iter(self.kept)))
-        promise.set_result(pixels)
+        future.set_result(pixels)
 
     def fail(self, key: Key, error: BaseException) -> None:
-        """Give a claim up."""
+        """Report that a claimed block could not be read."""
         with self.lock:
-            promise = self.coming.pop(key)
-        promise.set_exception(error)
+            future = self.pending.pop(key)
+        future.set_exception(error)
 
-    def waited(self, key: Key) -> None:
-        """Count one that has got the block by waiting."""
+    def count_use(self, key: Key) -> None:
+        """Count a region that has received the block from a future."""
         with self.lock:
             if key in self.kept:
-                self._used(key)
+                self._use(key)
 
-    def forget(self, run: str) -> None:
-        """Drop what nobody will come for."""
+    def discard_run(self, run: str) -> None:
+        """Drop the blocks of a run."""
         with self.lock:
             for key in [key for key in self.kept if key[0] == run]:
                 self._drop(key)
 
-    def _used(self, key: Key) -> Pixels:
-        kept = self.kept[key]
-        kept.waiting -= 1
-        if kept.waiting <= 0:
+    def _use(self, key: Key) -> Pixels:
+        entry = self.kept[key]
+        entry.remaining -= 1
+        if entry.remaining <= 0:
             self._drop(key)
-        return kept.pixels
+        return entry.pixels
 
     def _drop(self, key: Key) -> None:
-        self.size -= _size(self.kept.pop(key).pixels)
+        self.size_bytes -= _size_bytes(self.kept.pop(key).pixels)
 
 
 _store = _Store()
 
 
 def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run: str) -> Pixels:
-    """Read a region's window; blocks that other regions of the run need are read once.
+    """Return the pixels of a window of a region; blocks that other regions of the run need are read once.
 
     Parameters
     ----------
     source : Source
     grid : TileGrid
-        Of the run: says which regions need a block.
+        Grid of the run, which determines the regions that need a block.
     window : Window
-        Of a region with its halo, or a part of it.
+        Window of a region with its halo, or a part of it, in pixels of the source.
     valid : bool
-        Tell too where there is data.
+        Whether the validity of the pixels is needed.
     run : str
-        Names the run: blocks are shared within it.
+        Name of the run. Blocks are shared within a run.
 
     Raises
     ------
@@ -127,83 +127,53 @@ def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run
         If a block cannot be read.
     """
     height, width = source.block_yx
-    if height * width * source.shape[0] * np.dtype(source.dtype).itemsize > _LARGEST_BLOCK:
+    if height * width * source.shape[0] * np.dtype(source.dtype).itemsize > _MAX_BLOCK_BYTES:
         return source.read(window, valid)
     blocks = _Blocks(source, window)
-    needed = _needed(grid, source.block_yx, source.origin_yx)
+    rows, columns = _region_counts(grid, source.block_yx, source.origin_yx)
     y, x = np.ogrid[slice(*blocks.rows), slice(*blocks.columns)]
-    counts = needed[0][y] * needed[1][x]
-    key = (run, source.key, valid)
-    found: dict[Pair, Pixels | Future[Pixels]] = {}
+    counts = rows[y] * columns[x]
+    key = (run, source.file_key, valid)
+    shared: dict[Pair, Pixels | Future[Pixels]] = {}
     for row, column in np.argwhere(counts > 1):
         block = int(row) + blocks.rows[0], int(column) + blocks.columns[0]
-        if (held := _store.take((*key, *block))) is not None:
-            found[block] = held
-    return _assemble(source, blocks, counts, found, key, valid)
+        if (taken := _store.take((*key, *block))) is not None:
+            shared[block] = taken
+    canvas = _Canvas(source, window)
+    _read_missing(canvas, blocks, counts, shared, key)
+    _paste_shared(canvas, blocks, shared, key)
+    return canvas.pixels()
 
 
-def forget(run: str) -> None:
-    """Drop what a run that ended has kept in this process."""
-    _store.forget(run)
+def discard_run(run: str) -> None:
+    """Drop the blocks that this process keeps for a run."""
+    _store.discard_run(run)
 
 
 class _Blocks:
-    """The file's blocks that a window of an image touches, numbered as in the file."""
+    """The blocks of the file that a window of an image intersects, numbered as in the file."""
 
     def __init__(self, source: Source, window: Window) -> None:
-        self.window, self.source = window, source
-        (height, width), whole = source.block_yx, source.in_whole(window)
+        self.source = source
+        (height, width), whole = source.block_yx, source.to_whole_image(window)
         self.rows = whole.y0 // height, -(-whole.y1 // height)
         self.columns = whole.x0 // width, -(-whole.x1 // width)
 
     def area(self, rows: Pair, columns: Pair) -> Window:
-        """Return the pixels of the image in a rectangle of blocks."""
+        """Return the pixels of the image in a rectangle of blocks, given by first and one past the last block."""
         (h, w), (_, height, width), (y, x) = self.source.block_yx, self.source.shape, self.source.origin_yx
         return Window(
             max(rows[0] * h - y, 0), min(rows[1] * h - y, height),
             max(columns[0] * w - x, 0), min(columns[1] * w - x, width),
         )  # fmt: skip
 
-
-def _assemble(
-    source: Source, blocks: _Blocks, counts: NDArray[np.int64], found: dict[Pair, Any], key: Key, valid: bool
-) -> Pixels:
-    missing = np.ones(counts.shape, bool)
-    for row, column in found:
-        missing[row - blocks.rows[0], column - blocks.columns[0]] = False
-    claimed = {
-        (int(row) + blocks.rows[0], int(column) + blocks.columns[0]): int(counts[row, column])
-        for row, column in np.argwhere(missing & (counts > 1))
-    }
-    out = _Canvas(source, blocks.window)
-    try:
-        for rows, columns in _rectangles(missing):
-            area = blocks.area(
-                (rows[0] + blocks.rows[0], rows[1] + blocks.rows[0]),
-                (columns[0] + blocks.columns[0], columns[1] + blocks.columns[0]),
-            )
-            part = source.read(area, valid)
-            out.paste(part, area)
-            for block in [b for b in claimed if _within(blocks.area(*_one(b)), area)]:
-                at = blocks.area(*_one(block))
-                _store.put((*key, *block), _cut(part, at.within(area)), claimed.pop(block) - 1)
-    finally:
-        for block in claimed:
-            _store.fail((*key, *block), ImageReadError("the region that was reading this block failed"))
-    for block, held in found.items():
-        at = blocks.area(*_one(block))
-        if isinstance(held, Future):
-            try:
-                held = held.result()
-            except ImageReadError:  # the other region failed, perhaps on another block: see for ourselves
-                held = source.read(at, valid)
-            _store.waited((*key, *block))
-        out.paste(held, at)
-    return out.pixels()
+    def area_of(self, block: Pair) -> Window:
+        """Return the pixels of the image in one block, given by row and column."""
+        return self.area((block[0], block[0] + 1), (block[1], block[1] + 1))
 
 
 class _Canvas:
-    """A window that is put together of parts."""
+    """A window that is assembled from parts."""
 
     def __init__(self, source: Source, window: Window) -> None:
         self.source, self.window = source, window
@@ -211,29 +181,87 @@ class _Canvas:
         self.valid: NDArray[np.bool_] | None = None
 
     def paste(self, part: Pixels, area: Window) -> None:
-        """Take over what of a part lies in the window."""
+        """Copy the pixels of a part that lie in the window."""
         if area == self.window:
             self.values, self.valid = part
             return
         if self.values is None:
             self.values = np.empty((self.source.shape[0], *self.window.shape_yx), part.values.dtype)
         own = self.window
-        meet = Window(max(area.y0, own.y0), min(area.y1, own.y1), max(area.x0, own.x0), min(area.x1, own.x1))
-        self.values[:, *meet.within(own).slices] = part.values[:, *meet.within(area).slices]
+        shared = area.intersection(own)
+        self.values[:, *shared.within(own).slices] = part.values[:, *shared.within(area).slices]
         if part.valid is not None:
             if self.valid is None:
                 self.valid = np.ones(own.shape_yx, bool)
-            self.valid[meet.within(own).slices] = part.valid[meet.within(area).slices]
+            self.valid[shared.within(own).slices] = part.valid[shared.within(area).slices]
 
     def pixels(self) -> Pixels:
-        """Return the whole."""
-        assert self.values is not None  # a window holds a block at least
+        """Return the pixels of the window."""
+        assert self.values is not None  # a window contains at least one block
         return Pixels(self.values, self.valid)
 
 
+def _read_missing(
+    canvas: _Canvas, blocks: _Blocks, counts: NDArray[np.int64], shared: Iterable[Pair], key: Key
+) -> None:  # fmt: skip
+    """Read the blocks that were not in the store into the canvas, and store those that other regions need.
+
+    Parameters
+    ----------
+    canvas : _Canvas
+    blocks : _Blocks
+    counts : numpy.ndarray
+        (blocks down, blocks across) int64, the number of regions that need each block.
+    shared : iterable of tuple of int
+        Blocks, by row and column, that another region has read or is reading.
+    key : tuple
+        Run, file, and whether validity is needed.
+    """
+    source, (top, left) = canvas.source, (blocks.rows[0], blocks.columns[0])
+    missing = np.ones(counts.shape, bool)
+    for row, column in shared:
+        missing[row - top, column - left] = False
+    claimed = {
+        (int(row) + top, int(column) + left): int(counts[row, column])
+        for row, column in np.argwhere(missing & (counts > 1))
+    }  # fmt: skip
+    try:
+        for rows, columns in _rectangles(missing):
+            area = blocks.area((rows[0] + top, rows[1] + top), (columns[0] + left, columns[1] + left))
+            part = source.read(area, key[2])
+            canvas.paste(part, area)
+            for block in [each for each in claimed if _contains(area, blocks.area_of(each))]:
+                own = blocks.area_of(block)
+                _store.put((*key, *block), _copy(part, own.within(area)), claimed.pop(block) - 1)
+    finally:
+        for block in claimed:
+            _store.fail((*key, *block), ImageReadError("the region that was reading this block failed"))
+
+
+def _paste_shared(
+    canvas: _Canvas, blocks: _Blocks, shared: Mapping[Pair, Pixels | Future[Pixels]], key: Key
+) -> None:  # fmt: skip
+    """Copy shared blocks into the canvas; wait for those that other threads are reading."""
+    for block, pixels in shared.items():
+        area = blocks.area_of(block)
+        if isinstance(pixels, Future):
+            try:
+                pixels = pixels.result()
+            except ImageReadError:  # the other region failed, perhaps because of another block
+                pixels = canvas.source.read(area, key[2])
+            _store.count_use((*key, *block))
+        canvas.paste(pixels, area)
+
+
 @lru_cache(maxsize=8)
-def _needed(grid: TileGrid, block_yx: Pair, origin_yx: Pair) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many rows, and columns, of regions read each row, and column, of the file's blocks."""
+def _region_counts(grid: TileGrid, block_yx: Pair, origin_yx: Pair) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how many rows of regions read each row of blocks, and how many columns read each column.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        (rows of blocks,) int64 and (columns of blocks,) int64.
+    """
     counts = []
     for axis, size, origin in zip(grid.axes, block_yx, origin_yx, strict=True):
         count = np.zeros(-(-(origin + axis.length) // size) + 1, np.int64)
@@ -245,7 +273,7 @@ def _needed(grid: TileGrid, block_yx: Pair, origin_yx: Pair) -> tuple[NDArray[np
 
 
 def _rectangles(wanted: NDArray[np.bool_]) -> Iterator[tuple[Pair, Pair]]:
-    """Cover the wanted blocks with rectangles: rows alike are read together."""
+    """Yield rectangles (rows, columns) that cover the wanted blocks once; equal rows are combined."""
     row = 0
     while row < len(wanted):
         stop = row + 1
@@ -257,19 +285,15 @@ def _rectangles(wanted: NDArray[np.bool_]) -> Iterator[tuple[Pair, Pair]]:
         row = stop
 
 
-def _one(block: Pair) -> tuple[Pair, Pair]:
-    return (block[0], block[0] + 1), (block[1], block[1] + 1)
-
-
-def _within(inner: Window, outer: Window) -> bool:
+def _contains(outer: Window, inner: Window) -> bool:
     return inner.y0 >= outer.y0 and inner.y1 <= outer.y1 and inner.x0 >= outer.x0 and inner.x1 <= outer.x1
 
 
-def _cut(part: Pixels, area: Window) -> Pixels:
-    """Copy a part, so that keeping it does not keep the whole."""
+def _copy(part: Pixels, area: Window) -> Pixels:
+    """Return a copy of a part, so that keeping it does not keep the whole array in memory."""
     valid = None if part.valid is None else part.valid[area.slices].copy()
     return Pixels(part.values[:, *area.slices].copy(), valid)
 
 
-def _size(pixels: Pixels) -> int:
+def _size_bytes(pixels: Pixels) -> int:
     return pixels.values.nbytes + (0 if pixels.valid is None else pixels.valid.nbytes)

@@ -67,7 +67,7 @@ def file_array(source: Source, chunks: Chunks, *, flat: bool = False) -> FileArr
 
 
 def source_of(data: Any) -> Source | None:
-    """Return the file that an array still is, or None if it was computed."""
+    """Return the file that an array reads, or None if the array is computed."""
     graph = getattr(data, "dask", None)
     layer = getattr(graph, "layers", {}).get(getattr(data, "name", None))
     annotations = getattr(layer, "collection_annotations", None) or {}
@@ -114,29 +114,29 @@ def _cropped(source: Source, chunks: Chunks, band: Any, y: Any, x: Any, flat: bo
 
 
 def _indices(key: Any, length: int) -> tuple[int, ...] | None:
-    """Return the bands that a key selects, None if it is not a valid selection of at least one."""
+    """Return the bands that a key selects, by index from 0; None if it does not select at least one band."""
     if isinstance(key, slice):
-        found = list(range(length))[key]
+        indices = list(range(length))[key]
     elif isinstance(key, int | np.integer):
-        found = [int(key)]
+        indices = [int(key)]
     elif isinstance(key, list | np.ndarray) and np.asarray(key).dtype.kind in "iu":
-        found = [int(each) for each in key]
+        indices = [int(each) for each in key]
     else:
         return None
-    if not found or not all(-length <= each < length for each in found):
+    if not indices or not all(-length <= each < length for each in indices):
         return None
-    return tuple(each % length for each in found)
+    return tuple(each % length for each in indices)
 
 
 def _range(key: Any, length: int) -> range | None:
-    """Return the pixels that a slice selects, None if they are not a run of at least one."""
+    """Return the pixels that a slice selects, None if there are none or they are not contiguous."""
     if not isinstance(key, slice):
         return None
     try:
-        found = range(*key.indices(length))
+        pixels = range(*key.indices(length))
     except (TypeError, ValueError):
         return None
-    return found if len(found) and found.step == 1 else None
+    return pixels if len(pixels) and pixels.step == 1 else None
 
 
 def _kept_chunks(chunks: tuple[int, ...], kept: range) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """The version of an image file, so that geotile notices when a file is replaced under the same name.
 
 GDAL caches the first bytes of a remote file for the life of a process. geotile therefore compares the ETag of an
-object, and makes GDAL drop what it has cached (`source.forget`) when the ETag has changed: old offsets would read wrong
-pixels from the new file.
+object, and makes GDAL drop what it has cached (`drop_cached_header`) when the ETag has changed: old offsets would read
+wrong pixels from the new file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a file's header says: a `Source` to read, and the place of its pixels."""
+"""The header of a file: a `Source` to read from, and the georeference of its pixels."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.imagery.masks import has_mask
-from geotile.imagery.source import DRIVERS, Source, forget, open_file
+from geotile.imagery.open_files import DRIVERS, drop_cached_header, open_file
+from geotile.imagery.source import Source
 from geotile.storage.location import Location
 
 BandNames = Sequence[int | str] | int | str | None
-_PASSING = re.compile(  # what GDAL says where the host is at fault
+_RETRYABLE = re.compile(  # messages of GDAL, and of S3 (last line), for which the host is the cause
     r"HTTP (response|error) code ?:? ?(429|5\d\d)|CURL error|[Tt]imed? ?out|too slow|resolve host|refused|connect"
-    r"|SlowDown|reduce your request rate|Service ?Unavailable|[Ii]nternal ?[Ee]rror|[Tt]ry again|Throttl"  # S3's words
+    r"|SlowDown|reduce your request rate|Service ?Unavailable|[Ii]nternal ?[Ee]rror|[Tt]ry again|Throttl"
 )
-_LARGEST_SIDE = 2**24  # pixels; at 0.3 m this is 5,000 km
+_MAX_SIDE_PX = 2**24  # at 0.3 m this is 5,000 km
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a header says that the pixels lie."""
+    """Georeference as the header gives it."""
 
     transform: Affine | None = None
     crs: Any = None
     gcps: tuple[Any, ...] = ()
+    """Ground control points, as rasterio returns them."""
     rpcs: dict[str, str] | None = None
     """GDAL's RPC metadata."""
     sar_xml: bytes | None = None
-    """The XML of a SICD or SIDD."""
+    """XML of a SICD or SIDD."""
     segment: int = 0
-    """Number of the image inside a NITF."""
+    """Number of the image segment inside a NITF, from 0."""
 
     @property
-    def known(self) -> bool:
-        """Whether there is any."""
+    def is_known(self) -> bool:
+        """Whether the header gives any georeference."""
         return self.transform is not None or bool(self.gcps) or self.rpcs is not None or self.sar_xml is not None
 
 
@@ -54,7 +56,7 @@ NO_PLACE = Place()
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """An opened file: how to read it, where it lies, what its bands are called."""
+    """Header of an opened file: how to read it, its georeference and the names of its bands."""
 
     source: Source
     place: Place
@@ -69,83 +71,103 @@ def read_header(
     allow_vrt: bool = False,
     sidecars: bool | None = None,
 ) -> Header:
-    """Open a file and read its header.
+    """Open a file and return its header.
 
-    A remote file is opened without a look at what lies beside it, and with one where it has no
-    place of its own.
+    A remote file is first opened without looking for files beside it, which costs requests. If it has no georeference
+    of its own, it is opened again with them, unless `sidecars` is False.
+
+    Parameters
+    ----------
+    location : Location
+    subdataset : int or str, optional
+        Number, from 0, or end of the name of an image inside the file.
+    bands : int, str or sequence, optional
+        Bands by number, from 1, or by name. By default all bands except alpha.
+    allow_vrt : bool
+        Whether formats that refer to other files are opened.
+    sidecars : bool, optional
+        Whether to look for files beside a remote image.
 
     Raises
     ------
     ImageOpenError
-        If it is missing, denied, no image, or of a kind geotile does not take.
+        If the file is missing, access is denied, it is not an image, or its kind is not supported.
     ArgumentError
-        If it has no such band or subdataset.
+        If the file has no such band or subdataset.
     """
-    _must_be_there(location)
+    _check_readable(location)
     if not location.is_remote:
         return _header(location, subdataset, bands, allow_vrt)
     alone = location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     if not sidecars:
-        found = _header(alone, subdataset, bands, allow_vrt)
-        if found.place.known or sidecars is False:
-            return found
-    probing = "YES" if location.path.startswith("/vsicurl/") else "FALSE"  # a web server lists no folder
-    return _header(location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN=probing), subdataset, bands, allow_vrt)
+        header = _header(alone, subdataset, bands, allow_vrt)
+        if header.place.is_known or sidecars is False:
+            return header
+    no_listing = "YES" if location.path.startswith("/vsicurl/") else "FALSE"  # a web server cannot list a folder
+    return _header(location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN=no_listing), subdataset, bands, allow_vrt)
 
 
-def _header(location: Location, subdataset: int | str | None, bands: BandNames, trusted: bool) -> Header:
+def _header(location: Location, subdataset: int | str | None, bands: BandNames, allow_vrt: bool) -> Header:
     try:
         with location.environment():
-            with open_file(location, trusted) as file:
+            with open_file(location, allow_vrt) as file:
                 inside = _inside(location, file, subdataset)
                 if inside is None:
-                    return _described(location, file, bands, trusted)
-            with open_file(inside, trusted) as file:
-                return _described(inside, file, bands, trusted)
+                    return _read(location, file, bands, allow_vrt)
+            with open_file(inside, allow_vrt) as file:
+                return _read(inside, file, bands, allow_vrt)
     except (RasterioError, OSError) as error:
-        failed = ImageOpenError(_why(location, error, trusted))
-        failed.retryable = location.is_remote and _PASSING.search(str(failed)) is not None
+        failed = ImageOpenError(_reason(location, error, allow_vrt))
+        failed.retryable = location.is_remote and _RETRYABLE.search(str(failed)) is not None
         if location.is_remote:
-            forget(location, trusted)  # or it would stay missing for the life of the process
+            drop_cached_header(location, allow_vrt)  # GDAL would treat the file as missing as long as the process runs
         raise failed from None
 
 
-def _described(location: Location, file: rasterio.DatasetReader, bands: BandNames, trusted: bool) -> Header:
-    shown = location.display_name
-    if file.count == 0:
-        inside = ", ".join(redact(name) for name in file.subdatasets) or "nothing"
-        raise ImageOpenError(f"{shown} has no bands; it holds {inside}: choose one with subdataset=")
-    if max(file.shape) > _LARGEST_SIDE or 0 in file.shape:
-        raise ImageOpenError(
-            f"{shown} claims {file.width} x {file.height} pixels; from 1 to {_LARGEST_SIDE:,} a side are opened: "
-            "its header is wrong"
-        )
+def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, allow_vrt: bool) -> Header:
+    _check_size(location, file)
     names = _names(file)
-    numbers = _numbers(file, names, bands, shown)
+    numbers = _numbers(file, names, bands, location.display_name)
     version = version_of(location)
-    if has_changed(location, version):  # what GDAL has read of it is of its old state
+    if has_changed(location, version):  # what GDAL caches of the file belongs to its old version
         file.close()
-        forget(location, trusted)
+        drop_cached_header(location, allow_vrt)
         note_change(location, version)
-        with open_file(location, trusted) as anew:
-            return _described(location, anew, bands, trusted)
+        with open_file(location, allow_vrt) as reopened:
+            return _read(location, reopened, bands, allow_vrt)
     dtypes = {file.dtypes[number - 1] for number in numbers}
     if len(dtypes) > 1:
-        raise ImageOpenError(f"{shown} mixes dtypes {sorted(dtypes)}; choose bands= of one")
+        raise ImageOpenError(
+            f"the bands of {location.display_name} must have one dtype; got {sorted(dtypes)}. Choose bands of one "
+            "dtype with bands="
+        )
     source = Source(
         location=location, shape=(len(numbers), file.height, file.width), file_dtype=dtypes.pop(),
         block_yx=file.block_shapes[numbers[0] - 1], version=version, bands=numbers, driver=file.driver,
         interleave=str(file.interleaving.value if file.interleaving else "band").lower(),
         overviews=tuple(file.overviews(numbers[0])), nodata=None if file.nodata is None else float(file.nodata),
-        masked=has_mask(file), trusted=trusted, file_shape_yx=(file.height, file.width),
+        masked=has_mask(file), allow_vrt=allow_vrt, file_shape_yx=(file.height, file.width),
         whole_yx=(file.height, file.width),
-        file_bands=file.count, one_codestream=_one_codestream(file), from_the_top=_from_the_top(file),
+        file_bands=file.count, one_codestream=_one_codestream(file), sequential_rows=_has_sequential_rows(file),
     )  # fmt: skip
     return Header(source=source, place=_place(file), band_names=tuple(names[number - 1] for number in numbers))
 
 
+def _check_size(location: Location, file: rasterio.DatasetReader) -> None:
+    if file.count == 0:
+        inside = ", ".join(redact(name) for name in file.subdatasets) or "nothing"
+        raise ImageOpenError(
+            f"{location.display_name} has no bands; it contains {inside}. Choose an image with subdataset="
+        )
+    if max(file.shape) > _MAX_SIDE_PX or 0 in file.shape:
+        raise ImageOpenError(
+            f"the header of {location.display_name} claims {file.width} x {file.height} pixels; each side must be "
+            f"from 1 to {_MAX_SIDE_PX:,} pixels. Check the file"
+        )
+
+
 def _place(file: rasterio.DatasetReader) -> Place:
-    """Return the best place that the file gives: in a NITF its corners (IGEOLO) are the last resort."""
+    """Return the most accurate georeference of a file; the corners of a NITF (IGEOLO) are the last choice."""
     transform = None if file.transform.is_identity else file.transform
     rpcs = file.tags(ns="RPC") or None
     if file.driver == "NITF":
@@ -163,45 +185,46 @@ def _place(file: rasterio.DatasetReader) -> Place:
 
 
 def _one_codestream(file: rasterio.DatasetReader) -> bool:
-    """Tell whether a JPEG 2000 has a single tile; GDAL then cuts it into blocks of its own making."""
+    """Return whether a file is a JPEG 2000 with a single tile, which GDAL presents as blocks of its own."""
     return bool(file.driver.startswith("JP2") and max(file.block_shapes[0]) <= 1024 < max(file.shape))
 
 
-def _from_the_top(file: rasterio.DatasetReader) -> bool:
-    """Tell whether rows are decoded one after the other: by format, or in a TIFF of one long strip."""
+def _has_sequential_rows(file: rasterio.DatasetReader) -> bool:
+    """Return whether rows are decoded one after the other: by format, or because a TIFF has one long strip."""
     if file.driver != "GTiff":
         return file.driver in ("JPEG", "PNG", "GIF", "WEBP")
     if file.block_shapes[0][0] > 1 or file.height == 1:
         return False
     first, second = (file.get_tag_item(f"BLOCK_OFFSET_0_{row}", "TIFF", bidx=1) for row in (0, 1))
-    return first is not None and second is None  # GDAL shows a strip too long for it as rows
+    return first is not None and second is None  # GDAL presents a very long strip as rows
 
 
 def _sar_xml(file: rasterio.DatasetReader) -> bytes | None:
-    """Return the XML of a SICD or SIDD, out of the data extension segments that GDAL lists."""
-    listed = file.tags(ns="xml:DES").get("xml:DES", "")
-    for kind in ("SIDD", "SICD"):  # a SIDD may carry the SICD that it was made from
-        if found := re.search(rf"<((?:\w+:)?{kind})\b.*?</\1>", listed, re.DOTALL):
+    """Return the XML of a SICD or SIDD from the data extension segments that GDAL lists, None if there is none."""
+    segments = file.tags(ns="xml:DES").get("xml:DES", "")
+    for kind in ("SIDD", "SICD"):  # a SIDD may contain the SICD that it was made from
+        if found := re.search(rf"<((?:\w+:)?{kind})\b.*?</\1>", segments, re.DOTALL):
             return found[0].encode()
     return None
 
 
 def _names(file: rasterio.DatasetReader) -> list[str]:
-    """Names of the bands: what the file calls them, else their colour, else nothing."""
+    """Return the names of all bands: their description, else their colour, else an empty text."""
     plain = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette}
     return [
-        said or ("" if colour in plain else colour.name)
-        for said, colour in zip(file.descriptions, file.colorinterp, strict=True)
+        description or ("" if colour in plain else colour.name)
+        for description, colour in zip(file.descriptions, file.colorinterp, strict=True)
     ]
 
 
 def _numbers(file: rasterio.DatasetReader, names: list[str], bands: BandNames, shown: str) -> tuple[int, ...]:
+    """Return the numbers of the bands to read, from 1."""
     if bands is None:
-        seen = [i + 1 for i, colour in enumerate(file.colorinterp) if colour is not ColorInterp.alpha]
-        return tuple(seen or range(1, file.count + 1))
+        visible = [i + 1 for i, colour in enumerate(file.colorinterp) if colour is not ColorInterp.alpha]
+        return tuple(visible or range(1, file.count + 1))
     listed = [bands] if isinstance(bands, int | str) else list(bands)
     if not listed:
-        raise ArgumentError("bands=[] selects nothing; leave it out for all")
+        raise ArgumentError("bands must name at least one band; got []. Leave it out for all bands")
     lower = [name.lower() for name in names]
     numbers = []
     for band in listed:
@@ -210,25 +233,28 @@ def _numbers(file: rasterio.DatasetReader, names: list[str], bands: BandNames, s
         elif not isinstance(band, str | bool) and 1 <= int(band) <= file.count:
             numbers.append(int(band))
         else:
-            called = f", named {[name for name in names if name]}" if any(names) else ""
-            raise ArgumentError(f"bands={band!r}: {shown} has bands 1 to {file.count}{called}")
+            named = f" or their names {[name for name in names if name]}" if any(names) else ""
+            raise ArgumentError(f"bands of {shown} must be numbers from 1 to {file.count}{named}; got {band!r}")
     return tuple(numbers)
 
 
 def _inside(location: Location, file: rasterio.DatasetReader, subdataset: int | str | None) -> Location | None:
-    """Return where a subdataset lies; None for the file itself."""
+    """Return the location of a subdataset, None for the file itself."""
     if subdataset is None:
         return None
-    held = file.subdatasets
-    if isinstance(subdataset, int) and 0 <= subdataset < len(held):
-        path = held[subdataset]
+    names = file.subdatasets
+    if isinstance(subdataset, int) and 0 <= subdataset < len(names):
+        path = names[subdataset]
     elif isinstance(subdataset, int) and subdataset == 0 and file.count:
         return None
     else:
-        matching = [name for name in held if isinstance(subdataset, str) and name.endswith(subdataset)]
+        matching = [name for name in names if isinstance(subdataset, str) and name.endswith(subdataset)]
         if len(matching) != 1:
-            inside = [redact(name) for name in held] or "one image and no subdatasets"
-            raise ArgumentError(f"subdataset={subdataset!r}: {location.display_name} holds {inside}")
+            inside = [redact(name) for name in names] or "one image and no subdatasets"
+            raise ArgumentError(
+                f"subdataset must be the number or the end of the name of one image in {location.display_name}, which "
+                f"contains {inside}; got {subdataset!r}"
+            )
         path = matching[0]
     return Location(
         path=path, display_name=f"{location.display_name} [{subdataset}]", settings=location.settings,
@@ -236,29 +262,30 @@ def _inside(location: Location, file: rasterio.DatasetReader, subdataset: int | 
     )  # fmt: skip
 
 
-def _must_be_there(location: Location) -> None:
+def _check_readable(location: Location) -> None:
+    """Raise ImageOpenError if a local file is missing, cannot be read or is empty."""
     path = Path(location.path)
     if "://" in location.path or location.path.startswith("/vsi"):
         return
     if ":" in location.path and not path.exists():
-        return  # a subdataset (NITF_IM:0:file), which GDAL alone can resolve
+        return  # a subdataset (NITF_IM:0:file), which only GDAL can resolve
     if not path.exists():
-        raise ImageOpenError(f"no such image: {path} (in {Path.cwd()})")
+        raise ImageOpenError(f"no such image: {path} (current folder {Path.cwd()}). Check the path")
     if path.is_file() and not os.access(path, os.R_OK):
-        raise ImageOpenError(f"no permission to read {path}")
+        raise ImageOpenError(f"no permission to read {path}. Change its permissions")
     if path.is_file() and path.stat().st_size == 0:
-        raise ImageOpenError(f"{path} is empty (0 bytes)")
+        raise ImageOpenError(f"{path} is empty (0 bytes). Check how it was written")
 
 
-def _why(location: Location, error: Exception, trusted: bool) -> str:
-    """Say why a file does not open, and what to do."""
-    said = f"cannot open {location.display_name} as an image: {redact(str(error))}"
+def _reason(location: Location, error: Exception, allow_vrt: bool) -> str:
+    """Return why a file cannot be opened and what to do, without secrets."""
+    message = f"cannot open {location.display_name} as an image: {redact(str(error))}"
     if location.credentials is not None:
         for secret in (location.credentials.secret, location.credentials.token, location.credentials.key):
-            said = said.replace(secret, "***") if secret else said
-    if "not recognized" in said and not trusted:
-        said += (
-            f" (of the formats that hold their whole image: {', '.join(DRIVERS[:8])} ...; "
-            "allow_vrt=True opens VRTs and others that name further files, where you trust the image)"
+            message = message.replace(secret, "***") if secret else message
+    if "not recognized" in message and not allow_vrt:
+        message += (
+            f" (only formats that contain their whole image are opened: {', '.join(DRIVERS[:8])} ...; allow_vrt=True "
+            "also opens VRTs and other formats that refer to further files. Use it only for images that you trust)"
         )
-    return said
+    return message

@@ -1,7 +1,8 @@
-"""Where pixels are data: nodata, NaN, masks, blocks that are not there."""
+"""Validity of pixels: nodata values, NaN, masks, and blocks that are missing in the file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,74 @@ from geotile.grid.tile_grid import Window
 
 
 def has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
-    """Return where any band is neither nodata nor NaN, (y, x) bool; None where that is everywhere."""
+    """Return whether any band of a pixel is neither nodata nor NaN.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        (band, y, x).
+    nodata : float or None
+
+    Returns
+    -------
+    numpy.ndarray or None
+        (y, x) bool; None if all pixels are valid because there is neither a nodata value nor a float dtype.
+    """
     floating = values.dtype.kind == "f"
     if nodata is None and not floating:
         return None
-    found = np.zeros(values.shape[1:], bool)
+    valid = np.zeros(values.shape[1:], bool)
     for band in values:
         data = ~np.isnan(band) if floating else np.ones(band.shape, bool)
         if nodata is not None and not np.isnan(nodata):
             data &= band != (band.dtype.type(nodata) if floating else nodata)
-        found |= data
-    return found
+        valid |= data
+    return valid
 
 
 def has_mask(file: rasterio.DatasetReader) -> bool:
-    """Tell whether a file has a mask of its own, or an alpha band."""
+    """Return whether a file has a mask of its own, or an alpha band."""
     flags = file.mask_flag_enums[0] if file.count else []
     return MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
 
 
+def missing_blocks(
+    file: rasterio.DatasetReader, bands: Sequence[int], window: Window, block_yx: Pair
+) -> NDArray[np.bool_]:
+    """Return which blocks on a window of a sparse TIFF are missing in the file.
+
+    rasterio keeps the interpreter's lock while GDAL looks up the offset of a block, so the look-up must not have to
+    fetch anything: call this before reading a local file, or after reading the same blocks.
+
+    Parameters
+    ----------
+    file : rasterio.DatasetReader
+    bands : sequence of int
+        Numbers of the bands, from 1, of which all must be missing.
+    window : Window
+        Window of the file in pixels.
+    block_yx : tuple of int
+        Height and width of a block in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        (blocks down, blocks across) bool, from the block that contains the first pixel of the window.
+    """
+    (y0, y1), (x0, x1) = (
+        (start // size, -(-stop // size))
+        for start, stop, size in zip(window[::2], window[1::2], block_yx, strict=True)
+    )  # fmt: skip
+    missing = [
+        all(file.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band) is None for band in bands)
+        for y in range(y0, y1)
+        for x in range(x0, x1)
+    ]
+    return np.array(missing, bool).reshape(y1 - y0, x1 - x0)
+
+
 def spread_blocks(blocks: NDArray[np.bool_], window: Window, block_yx: Pair) -> NDArray[np.bool_]:
-    """Blow a value a block up to a value a pixel of a window."""
+    """Return one value per pixel of a window, (y, x) bool, from one value per block."""
     y0, x0 = window.y0 % block_yx[0], window.x0 % block_yx[1]
     height, width = window.shape_yx
     rows = (np.arange(y0, y0 + height) // block_yx[0])[:, None]

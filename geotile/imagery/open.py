@@ -1,4 +1,4 @@
-"""From a uri to a lazy image: the header now, pixels when a task asks."""
+"""From a URI to a lazy image: the header is read now, pixels are read when they are computed."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ def open_image(uri: Any, options: OpenOptions) -> xr.DataArray:
     Parameters
     ----------
     uri : str, path or pystac.Item
-        Anything GDAL reads: a path, ``s3://``, ``https://``, ``gs://``, ``az://``, ``/vsi...``; a
-        Zarr store; a STAC item.
+        Anything that GDAL reads: a path, ``s3://``, ``https://``, ``gs://``, ``az://``, ``/vsi...``; a Zarr store; a
+        STAC item.
     {options}
 
     Returns
     -------
     xarray.DataArray
-        Dims (band, y, x), dtype as in the file, on Dask; CRS and transform under ``.rio``.
+        Dims (band, y, x), dtype as in the file, backed by Dask; CRS and transform under ``.rio``.
 
     Raises
     ------
     ImageOpenError
-        If the file is missing, access is denied, it is not an image, or it has no bands or complex pixels.
+        If the file is missing, access is denied, it is not an image, it has no bands, or its pixels are complex and
+        `sar` is not given.
     ArgumentError
         If an option cannot be used.
     GeoreferenceError
@@ -93,7 +94,7 @@ def opened(uri: Any, options: ImageOptions, chunks: Any = "auto") -> xr.DataArra
 
 
 def from_source(source: Source, like: xr.DataArray) -> xr.DataArray:
-    """Return the image of a source, placed and cut into regions as another one is."""
+    """Return the image of a source with the georeference and the regions of another image."""
     assert like.chunks is not None
     return like.copy(data=file_array(source, (like.chunks[-2], like.chunks[-1]), flat=like.ndim == 2))
 
@@ -103,28 +104,31 @@ def _lazy(source: Source, chunks: Any, place: Place, placement: Placement | None
     image = xr.DataArray(data, dims=("band", "y", "x"), coords={"band": _band_numbers(source)})
     if any(header.band_names) and len(header.band_names) == len(image):
         image.attrs["long_name"] = header.band_names
-    return _placed(image, place, placement, source)
+    return _with_georeference(image, place, placement, source)
 
 
 def _band_numbers(source: Source) -> NDArray[np.int64]:
-    own = len(source.bands) == source.shape[0]
-    return np.asarray(source.bands if own else range(1, source.shape[0] + 1), np.int64)
+    """Return the file's band numbers, or numbers from 1 if a step changes the number of bands."""
+    same = len(source.bands) == source.shape[0]
+    return np.asarray(source.bands if same else range(1, source.shape[0] + 1), np.int64)
 
 
 def _placement(place: Place, options: ImageOptions) -> Placement | None:
     """Return the placement of an image that has no affine transform."""
     dem, height = options.dem, options.height
     if place.rpcs is not None:
-        where = None if dem is None else locate(str(os.fspath(dem)), _if_remote(dem, options.storage_options))
-        if where is not None:
-            where = read_header(where).source.location  # a missing file is found now, not at the end of the run
-        return RpcPlacement(tuple(sorted(place.rpcs.items())), height, where)
+        location = None if dem is None else locate(str(os.fspath(dem)), _if_remote(dem, options.storage_options))
+        if location is not None:
+            location = read_header(location).source.location  # fails now if the file is missing, not after the run
+        return RpcPlacement(tuple(sorted(place.rpcs.items())), height, location)
     if dem is not None:
-        raise ArgumentError("dem applies only to images that RPCs place, and this image has none; leave it out")
-    if (found := sar_placement(place, height)) is not None:
-        return found
+        raise ArgumentError("dem applies only to images with RPCs, and this image has none; leave it out")
+    if (placement := sar_placement(place, height)) is not None:
+        return placement
     if height is not None:
-        raise ArgumentError("height applies only to images that RPCs or a SICD header place; leave it out")
+        raise ArgumentError(
+            "height applies only to images with RPCs or a SICD header, and this image has neither; leave it out"
+        )
     if place.gcps:
         return GcpPlacement(tuple((p.col, p.row, p.x, p.y, p.z or 0.0) for p in place.gcps))
     return None
@@ -134,9 +138,11 @@ def _if_remote(uri: Any, storage_options: Mapping[str, Any] | None) -> Mapping[s
     return storage_options if "://" in str(uri) else None
 
 
-def _placed(image: xr.DataArray, place: Place, placement: Placement | None, source: Source) -> xr.DataArray:
-    """Write the place under ``.rio``; y and x count pixels of the file where an axis has no coordinate of its own."""
-    height, width = image.shape[1:]
+def _with_georeference(image: xr.DataArray, place: Place, placement: Placement | None, source: Source) -> xr.DataArray:
+    """Return the image with its georeference under ``.rio`` and coordinates of y and x.
+
+    If the axes have no world coordinates of their own, y and x are pixels of the file.
+    """
     sy, sx = source.scale_yx
     if source.nodata is not None and not source.steps:
         image = image.rio.write_nodata(source.nodata)
@@ -151,26 +157,37 @@ def _placed(image: xr.DataArray, place: Place, placement: Placement | None, sour
         image = image.rio.write_transform(place.transform @ Affine.scale(sx, sy))
     if source.resampled:
         image.spatial_ref.attrs[SCALE] = f"{sy!r} {sx!r}"
-    if placement is None and place.transform is not None and place.transform.is_rectilinear:
-        return image.assign_coords(affine_to_coords(place.transform @ Affine.scale(sx, sy), width, height))
-    return image.assign_coords(
-        {
-            d: (d, (np.arange(n) + 0.5) * scale, {"units": "pixel"})
-            for d, n, scale in (("y", height, sy), ("x", width, sx))
-        }
-    )
+    return image.assign_coords(_coordinates(source, None if placement is not None else place.transform))
+
+
+def _coordinates(source: Source, transform: Affine | None) -> Mapping[str, Any]:
+    """Return coordinates of y and x: of the world if the transform has no rotation, else pixels of the file."""
+    _, height, width = source.shape
+    sy, sx = source.scale_yx
+    if transform is not None and transform.is_rectilinear:
+        world: Mapping[str, Any] = affine_to_coords(transform @ Affine.scale(sx, sy), width, height)
+        return world
+    return {
+        dim: (dim, (np.arange(length) + 0.5) * scale, {"units": "pixel"})
+        for dim, length, scale in (("y", height, sy), ("x", width, sx))
+    }
 
 
 def _resampled(source: Source, image: xr.DataArray, resolution: float) -> Source:
-    wanted = check_positive(resolution, "resolution", "metres")
-    own_y, own_x = pixel_size_m(georeference_of(image), (source.shape[1], source.shape[2]))
-    height, width = (max(1, round(n * own / wanted)) for n, own in ((source.shape[1], own_y), (source.shape[2], own_x)))
-    if max(height, width) > 2**31 - 1 or height * width > 2**10 * source.shape[1] * source.shape[2]:
-        raise ArgumentError(f"resolution={resolution} m: the image has {own_x:.3g} m; ask for no finer than a 32nd")
+    """Return the source at a ground size of a pixel in metres."""
+    pixel_m = check_positive(resolution, "resolution", "metres")
+    shape_yx = source.shape[1], source.shape[2]
+    own_m = pixel_size_m(georeference_of(image), shape_yx)
+    height, width = (max(1, round(n * own / pixel_m)) for n, own in zip(shape_yx, own_m, strict=True))
+    if max(height, width) > 2**31 - 1 or height * width > 2**10 * shape_yx[0] * shape_yx[1]:
+        raise ArgumentError(
+            f"resolution must not be finer than 1/32 of the image's own, which is {own_m[1]:.3g} m; got {resolution} m"
+        )
     return source.at_shape(height, width)
 
 
 def _chunks(source: Source, chunks: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return heights and widths of the regions in pixels."""
     _, height, width = source.shape
     if isinstance(chunks, tuple) and len(chunks) == 2 and all(isinstance(c, tuple) for c in chunks):
         return TileGrid((height, width), 1, 0, chunks).chunks
@@ -179,4 +196,4 @@ def _chunks(source: Source, chunks: Any) -> tuple[tuple[int, ...], tuple[int, ..
     if chunks is None or chunks == -1:
         return (height,), (width,)
     itemsize = np.dtype(source.dtype).itemsize
-    return plan_grid(source.shape, itemsize, source.block_edges, 1, 0, chunks, whole=source.sequential).chunks
+    return plan_grid(source.shape, itemsize, source.block_edges, 1, 0, chunks, sequential=source.sequential).chunks

@@ -1,10 +1,10 @@
-"""The one place that adds halos: an image as regions, each with the halo that its own tiles need.
+"""The regions of an image, each with the halo that its own tiles need; the only module that adds halos.
 
 ::
 
-    a file                                windows, halo included, read by the region's own task
-    a computed array, threads here        dask.array.overlap, cut to what each region needs
-    a computed array, on a cluster        strips that neighbouring chunks hand over (`strips`)
+    a file                                windows with the halo, read by the region's own task
+    a computed array, on threads          dask.array.overlap, cut to what each region needs
+    a computed array, on a cluster        strips copied from neighbouring chunks (`strips`)
 
 All three give the same pixels.
 """

@@ -22,18 +22,18 @@ _NOWHERE = Window(0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class RegionPixels:
-    """Pixels that were read of a region."""
+    """Pixels of a region."""
 
     values: NDArray[Any]
-    """(band, y, x), the region with as much halo as its own tiles need, or the part that its tiles cover."""
+    """(band, y, x): the region with the halo that its tiles need, or only the part that the requested tiles cover."""
     window: Window
-    """Position of the values in the image."""
+    """Window of the values in the image."""
     valid: NDArray[np.bool_] | None = None
-    """(y, x) bool, where there is data; None where all pixels are data, or validity was not requested."""
+    """(y, x) bool, the pixels with data; None if all pixels have data, or if validity was not requested."""
     unreadable: dict[int, str] = field(default_factory=dict)
     """Reasons why tiles could not be read, by tile number."""
     blank: frozenset[int] = frozenset()
-    """Numbers of the tiles for which the file has no block."""
+    """Numbers of the tiles that lie completely on blocks that are missing in the file."""
     read_s: float = 0.0
     """CPU time of this thread for reading, in seconds."""
 
@@ -55,7 +55,7 @@ class Region(Protocol):
 
 @dataclass(frozen=True)
 class NoPixels:
-    """A region of which nothing has to be read."""
+    """A region whose pixels are not needed."""
 
     def read(self, tiles: Sequence[Tile], need_valid: bool) -> RegionPixels:
         """Return no pixels."""
@@ -73,26 +73,26 @@ class ArrayRegion:
     nodata: float | None
 
     def read(self, tiles: Sequence[Tile], need_valid: bool) -> RegionPixels:
-        """Return all pixels of the region: they were computed."""
+        """Return all pixels of the region, which are computed already."""
         valid = has_data(self.values, self.nodata) if need_valid else None
         return RegionPixels(self.values, self.window, valid)
 
 
 @dataclass(frozen=True)
 class FileRegion:
-    """A region of a file, read when its task asks for it."""
+    """A region of a file, whose pixels are read when `read` is called."""
 
     source: Source
     grid: TileGrid
     run: str
-    """Name of the run: blocks that its regions share are read once."""
+    """Name of the run. Blocks that its regions share are read once."""
     row: int
     column: int
 
     def read(self, tiles: Sequence[Tile], need_valid: bool) -> RegionPixels:
-        """Return the pixels of some tiles; tiles that cannot be read are listed with their reasons."""
+        """Return the pixels of some tiles, and the reasons why tiles cannot be read."""
         source = self.source
-        if reason := cancel_reason(self.run):  # the model is gone for good, so reading on would be wasted
+        if reason := cancel_reason(self.run):  # no model will see the pixels
             return RegionPixels(_no_pixels(source), _NOWHERE, unreadable={tile.number: reason for tile in tiles})
         blank = _blank_tiles(source, tiles) if need_valid else frozenset()
         wanted = [tile for tile in tiles if tile.number not in blank]
@@ -115,7 +115,7 @@ def _no_pixels(source: Source) -> NDArray[Any]:
 def _read_by_tiles(
     source: Source, window: Window, tiles: Sequence[Tile], blank: frozenset[int], need_valid: bool
 ) -> RegionPixels:
-    """Read a region with blocks that cannot be decoded: only the tiles on these blocks are lost."""
+    """Return a region with damaged blocks, read tile by tile so that only the tiles on these blocks fail."""
     values = np.zeros((source.shape[0], *window.shape_yx), source.dtype)
     valid = np.ones(window.shape_yx, bool) if need_valid else None
     unreadable = {}
@@ -133,18 +133,18 @@ def _read_by_tiles(
 
 
 def _blank_tiles(source: Source, tiles: Sequence[Tile]) -> frozenset[int]:
-    """Return the numbers of the tiles for which the file has no block: they need not be read."""
+    """Return the numbers of the tiles that lie completely on blocks that are missing in the file."""
     if not tiles:
         return frozenset()
     bounds, (height, width) = _bounds(tiles), source.block_yx
     empty = source.empty_blocks(bounds)
     if empty is None or not empty.any():
         return frozenset()
-    first = source.in_whole(bounds)
+    first = source.to_whole_image(bounds)
     top, left = first.y0 // height, first.x0 // width
 
     def is_blank(window: Window) -> bool:
-        y0, y1, x0, x1 = source.in_whole(window)
+        y0, y1, x0, x1 = source.to_whole_image(window)
         rows = slice(y0 // height - top, -(-y1 // height) - top)
         columns = slice(x0 // width - left, -(-x1 // width) - left)
         return bool(empty[rows, columns].all())
@@ -153,6 +153,6 @@ def _blank_tiles(source: Source, tiles: Sequence[Tile]) -> frozenset[int]:
 
 
 def _bounds(tiles: Sequence[Tile]) -> Window:
-    """Return the smallest window that contains all of some tiles."""
+    """Return the smallest window that contains all given tiles."""
     y0, y1, x0, x1 = np.array([tile.window for tile in tiles]).T
     return Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))

@@ -1,9 +1,9 @@
-"""Complex (SAR) images: magnitudes for the model; where SICDs and SIDDs lie (extra ``geotile[sar]``).
+"""Complex (SAR) images: magnitudes for the model, and the georeference of SICDs and SIDDs (extra ``geotile[sar]``).
 
-A SICD (NGA.STND.0024) is a NITF whose XML describes the collection. Its pixels come as two bands, I
-and Q. Ground positions follow the SICD image projections document (NGA.STND.0024-3), by sarkit: the
-range / range-rate contour of a pixel meets a surface of constant height above the ellipsoid. A SIDD's
-detected pixels lie on a grid that its XML defines.
+A SICD (NGA.STND.0024) is a NITF whose XML describes the collection. GDAL presents its pixels as two bands, I and Q.
+Ground positions follow the SICD image projections document (NGA.STND.0024-3), as sarkit implements it: the range /
+range-rate contour of a pixel intersects a surface of constant height above the ellipsoid. The detected pixels of a
+SIDD lie on a grid that its XML defines.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from geotile.imagery.header import Place
 from geotile.imagery.source import Source
 from geotile.options import SarRemap
 
-_HEIGHT_STEPS = 6
+_HEIGHT_ITERATIONS = 6
 
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The magnitude of complex pixels, or its square root (the fourth root of the power)."""
+    """Magnitude of complex pixels, or its square root (the fourth root of the power)."""
 
     remap: SarRemap
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return (1, y, x) float32 of two bands I and Q, or of each complex band."""
+        """Return float32 magnitudes: (1, y, x) of two bands I and Q, or (band, y, x) of complex bands."""
         size = np.abs(values) if values.dtype.kind == "c" else np.hypot(values[:1], values[1:2])
         return np.asarray(size if self.remap == "amplitude" else np.sqrt(size), np.float32)
 
@@ -41,51 +41,54 @@ class Magnitude:
         return "float32"
 
     def for_bands(self, indices: tuple[int, ...]) -> None:
-        """Return None: the magnitude of I and Q has one band."""
+        """Return None, because the magnitude needs both bands, I and Q."""
 
 
 def remapped(source: Source, sar: SarRemap | None, place: Place) -> Source:
-    """Return a source whose pixels a model can take.
+    """Return a source whose pixels are real numbers.
 
     Raises
     ------
     ImageOpenError
-        If the pixels are complex and nothing says what to make of them.
+        If the pixels are complex and `sar` is not given.
     ArgumentError
-        If `sar` is unknown, or the pixels are neither complex nor I and Q.
+        If `sar` is unknown, or the pixels are neither complex nor two bands I and Q.
     """
     complex_pixels = "complex" in source.file_dtype or "cint" in source.file_dtype.lower()
     if sar is None:
         if complex_pixels:
             raise ImageOpenError(
-                f"{source.location.display_name} holds complex numbers ({source.file_dtype}); "
-                "say sar='amplitude' or sar='quarter_power'"
+                f"{source.location.display_name} has complex pixels ({source.file_dtype}), which models do not accept. "
+                "Convert them with sar='amplitude' or sar='quarter_power'"
             )
         return source
     if sar not in get_args(SarRemap):
-        raise ArgumentError(f"sar={sar!r} is unknown; choose one of {get_args(SarRemap)}")
+        raise ArgumentError(f"sar must be one of {', '.join(map(repr, get_args(SarRemap)))}; got {sar!r}")
     if place.sar_xml is not None and b"AMP8I_PHS8I" in place.sar_xml:
-        raise ArgumentError("this SICD stores AMP8I_PHS8I (amplitudes through a table, and phases), not I and Q")
+        raise ArgumentError(
+            f"sar={sar!r} needs pixels stored as I and Q; this SICD has the pixel type AMP8I_PHS8I (amplitude through "
+            "a table, and phase), which is not supported. Leave sar out to read them as two bands"
+        )
     if complex_pixels:
         dtype = "complex128" if source.file_dtype in ("complex128", "complex_int32") else "complex64"
-        return replace(source, file_dtype=dtype).then(Magnitude(sar))
+        return replace(source, file_dtype=dtype).with_step(Magnitude(sar))
     if len(source.bands) != 2:
         raise ArgumentError(
             f"sar={sar!r} needs complex pixels, or two bands I and Q; {source.location.display_name} has "
-            f"{len(source.bands)} of {source.file_dtype}"
+            f"{len(source.bands)} bands of {source.file_dtype}. Choose two bands with bands=, or leave sar out"
         )
-    return replace(source, shape=(1, *source.shape[1:])).then(Magnitude(sar))
+    return replace(source, shape=(1, *source.shape[1:])).with_step(Magnitude(sar))
 
 
 @dataclass(frozen=True)
 class SicdPlacement:
-    """A SICD's projection to a surface of constant height; the world is longitude and latitude."""
+    """Projection of a SICD to a surface of constant height; world coordinates are longitude and latitude."""
 
     xml: bytes = field(repr=False)
     height: float | None = None
-    """Metres above the WGS 84 ellipsoid; None for that of the scene centre point."""
+    """Height above the WGS 84 ellipsoid in metres; None for the height of the scene centre point."""
     pixels: Affine = field(default_factory=Affine.identity)
-    """From this image's pixels to the file's."""
+    """Transform from pixels of this image to pixels of the file."""
 
     def to_world(self, xy: Points) -> Points:
         """Return longitude and latitude, (n, 2) float64, degrees."""
@@ -113,27 +116,27 @@ class SicdPlacement:
 
 @dataclass(frozen=True)
 class SiddPlacement:
-    """A SIDD's pixel grid (NGA.STND.0025); the world is longitude and latitude."""
+    """Pixel grid of a SIDD (NGA.STND.0025); world coordinates are longitude and latitude."""
 
     xml: bytes = field(repr=False)
     pixels: Affine = field(default_factory=Affine.identity)
-    """From this image's pixels to the file's."""
+    """Transform from pixels of this image to pixels of the file."""
 
     def to_world(self, xy: Points) -> Points:
         """Return longitude and latitude, (n, 2) float64, degrees."""
         return _lonlat(self._ground(xy))
 
     def to_pixels(self, xy: Points) -> Points:
-        """Return pixels, (n, 2) float64: of the point of the grid's own surface at that longitude and latitude."""
+        """Return the pixels of points on the surface of the grid, given by longitude and latitude, (n, 2) float64."""
         import sarkit.sidd
 
         tree, height = _tree(self.xml), np.zeros(len(xy))
-        found = np.zeros((len(xy), 2))
-        for _ in range(_HEIGHT_STEPS):  # the surface's height is not known before the pixel is
+        pixels = np.zeros((len(xy), 2))
+        for _ in range(_HEIGHT_ITERATIONS):  # the height of the surface depends on the pixel
             rows_columns = sarkit.sidd.ecef_to_pixel(tree, _ecef(xy, height))
-            found = transform_points(~self.pixels, rows_columns[:, ::-1] + 0.5)
-            height = _geodetic(self._ground(found))[:, 2]
-        return found
+            pixels = transform_points(~self.pixels, rows_columns[:, ::-1] + 0.5)
+            height = _geodetic(self._ground(pixels))[:, 2]
+        return pixels
 
     def for_pixels(self, pixel_transform: Affine) -> SiddPlacement:
         """Return the placement of an image whose pixels `pixel_transform` maps to the pixels of this one."""
@@ -146,37 +149,38 @@ class SiddPlacement:
 
 
 def sar_placement(place: Place, height: float | None) -> SicdPlacement | SiddPlacement | None:
-    """Return the placement that a SICD's or SIDD's XML gives; None for any other file.
+    """Return the placement of a SICD or SIDD from its XML, None for any other file.
 
     Raises
     ------
     ArgumentError
         If sarkit is not installed, or `height` is given for a SIDD.
     GeoreferenceError
-        If it is not the first image segment: the XML counts pixels over all of them.
+        If the image is not the first image segment: the XML numbers pixels over all segments.
     """
     if place.sar_xml is None:
         return None
     if place.segment > 0:
         raise GeoreferenceError(
-            f"image segment {place.segment} of a SAR product of several is not placed yet (the first is); open it with "
-            "georeference=False for detections in pixels"
+            f"image segment {place.segment} of a SAR product cannot be georeferenced; only the first segment is "
+            "supported. Open it with georeference=False for detections in pixels"
         )
     try:
-        import sarkit.sicd  # noqa: F401 - asked whether it is there
+        import sarkit.sicd  # noqa: F401 - fails if sarkit is not installed
     except ImportError:
         raise ArgumentError(
-            "a SICD or SIDD is placed by sarkit: pip install 'geotile[sar]', or open it with georeference=False"
+            "the georeference of a SICD or SIDD needs sarkit, which is not installed. Install it with pip install "
+            "'geotile[sar]', or open the image with georeference=False"
         ) from None
     if _tree(place.sar_xml).getroot().tag.endswith("}SICD"):
         return SicdPlacement(place.sar_xml, height)
     if height is not None:
-        raise ArgumentError("height= does not apply to a SIDD, whose grid has a surface of its own; leave it out")
+        raise ArgumentError("height does not apply to a SIDD, whose grid defines its own surface; leave it out")
     return SiddPlacement(place.sar_xml)
 
 
 class _Sicd:
-    """What the projection asks of a SICD's XML."""
+    """Parameters of the projection from the XML of a SICD."""
 
     def __init__(self, xml: bytes) -> None:
         import sarkit.sicd

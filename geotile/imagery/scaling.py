@@ -1,4 +1,4 @@
-"""Pixels as a model wants them: rescaled, cast. Lazy; a file's stay windows of the file."""
+"""Lazy conversion of pixels for a model: rescaling and casting. The pixels of a file stay windows of the file."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from geotile.imagery.masks import has_data
 from geotile.imagery.open import from_source
 from geotile.public import public
 
-_LOOK_PX = 1024  # side of the picture that percentiles are taken from
+_MAX_SAMPLE_SIDE_PX = 1024  # of the overview from which percentiles are computed
 
 
 @dataclass(frozen=True)
 class Rescale:
-    """Linear: `low` becomes the smallest value of the new range, `high` the largest; clipped, rounded."""
+    """Linear rescaling that maps `low` to the minimum of the new range and `high` to its maximum."""
 
     low: tuple[float, ...]
+    """One value per band."""
     high: tuple[float, ...]
+    """One value per band."""
     to: str
+    """Dtype of the result."""
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the new values, (band, y, x)."""
+        """Return the new values, (band, y, x), clipped, and rounded for an integer dtype."""
         first, last = output_range(self.to)
         out = np.empty(values.shape, self.to)
         for band, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
@@ -51,16 +54,17 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Cast:
-    """To another dtype; to an integer one, rounded and clipped to what it holds."""
+    """Conversion to another dtype; for an integer dtype, values are rounded and clipped to its range."""
 
     to: str
+    """Dtype of the result."""
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the new values, (band, y, x)."""
         kind = np.dtype(self.to)
         if kind.kind in "ui" and values.dtype != kind:
             limits, floating = np.iinfo(kind), values.dtype.kind == "f"
-            values = values.astype(np.result_type(values.dtype, kind), copy=False)  # a type that holds the limits
+            values = values.astype(np.result_type(values.dtype, kind), copy=False)  # a dtype that contains the limits
             values = np.clip(np.rint(np.nan_to_num(values)) if floating else values, limits.min, limits.max)
         return values.astype(kind, copy=False)
 
@@ -81,28 +85,29 @@ def rescale(
     *,
     dtype: DTypeLike = "uint8",
 ) -> xr.DataArray:
-    """Rescale linearly, lazily: `low` to the smallest value of the dtype, `high` to its largest.
+    """Rescale an image linearly and lazily: `low` to the minimum of the dtype, `high` to its maximum.
 
-    Values beyond are clipped. A float dtype gives 0 to 1.
+    Values outside of this range are clipped. The range of a float dtype is 0 to 1.
 
     Parameters
     ----------
     image : xarray.DataArray
-        Dims (band, y, x), as `open_image` gives it.
+        Image with dims (band, y, x), as `open_image` returns it.
     low, high : float or sequence of float
-        Of the image's values; one, or one a band.
+        Values of the image: one for all bands, or one for each band.
     dtype : dtype
-        Of the result.
+        Integer or float dtype of the result.
 
     Returns
     -------
     xarray.DataArray
-        Dims (band, y, x), of that dtype, lazy; still windows of the file where the image was.
+        Lazy image with dims (band, y, x) and this dtype. If the image is a file, the result still reads windows of it.
 
     Raises
     ------
     ArgumentError
-        If the limits do not rise, or there is not one for each band.
+        If `low` is not smaller than `high`, their number is not that of the bands, or the dtype is neither an integer
+        nor a float.
 
     Examples
     --------
@@ -117,37 +122,38 @@ def rescale(
     flat = flat.transpose("band", "y", "x")
     lows, highs = (_per_band(value, len(flat), name) for value, name in ((low, "low"), (high, "high")))
     if not all(a < b for a, b in zip(lows, highs, strict=True)):
-        raise ArgumentError(f"low={low!r} must be below high={high!r} in every band")
-    return _stepped(flat, Rescale(lows, highs, _dtype(dtype)))
+        raise ArgumentError(f"low must be smaller than high in every band; got low={low!r} and high={high!r}")
+    return _apply(flat, Rescale(lows, highs, _dtype(dtype)))
 
 
 @public
 def stretch(
     image: xr.DataArray, percentiles: tuple[float, float] = (2.0, 98.0), *, dtype: DTypeLike = "uint8"
 ) -> xr.DataArray:
-    """Rescale between percentiles of the values, band by band: dynamic-range adjustment.
+    """Rescale each band between percentiles of its values (dynamic-range adjustment).
 
-    The percentiles are taken at once, from an overview of at most 1,024 pixels a side (the whole
-    file is read for it where it has none); nodata and NaN do not count. The rescaling is lazy.
+    The percentiles are computed immediately, from an overview of at most 1,024 pixels a side, without nodata and NaN.
+    If the file has no overviews, the whole file is read for this. The rescaling itself is lazy.
 
     Parameters
     ----------
     image : xarray.DataArray
-        Dims (band, y, x), as `open_image` gives it.
+        Image with dims (band, y, x), as `open_image` returns it.
     percentiles : tuple of float
-        Lower and upper, 0 to 100.
+        Lower and upper percentile, 0 to 100.
     dtype : dtype
-        Of the result.
+        Integer or float dtype of the result.
 
     Returns
     -------
     xarray.DataArray
-        Dims (band, y, x), of that dtype, lazy.
+        Lazy image with dims (band, y, x) and this dtype.
 
     Raises
     ------
     ArgumentError
-        If the percentiles do not rise from 0 to 100, or a band has no data.
+        If the percentiles are not ascending numbers from 0 to 100, a band has no data, or the dtype is neither an
+        integer nor a float.
 
     Examples
     --------
@@ -157,42 +163,44 @@ def stretch(
     dtype('uint8')
     """
     if not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise ArgumentError(f"percentiles={percentiles!r} must rise from 0 to 100")
+        raise ArgumentError(f"percentiles must be two ascending numbers from 0 to 100; got {percentiles!r}")
     flat = image if "band" in image.dims else image.expand_dims("band")
     flat = flat.transpose("band", "y", "x")
-    values, valid = _look(flat)
+    values, valid = _sample(flat)
     lows, highs = [], []
     for number, band in enumerate(values):
         data = band[valid] if valid is not None else band.ravel()
         data = data[np.isfinite(data)] if data.dtype.kind == "f" else data
         if not data.size:
-            raise ArgumentError(f"band {number + 1} has no data to take percentiles of; use rescale(low, high)")
+            raise ArgumentError(
+                f"band {number + 1} has no data, so it has no percentiles. Use rescale(image, low, high)"
+            )
         low, high = np.percentile(data, percentiles)
         lows.append(float(low))
         highs.append(float(high) if high > low else float(low) + 1.0)
-    return _stepped(flat, Rescale(tuple(lows), tuple(highs), _dtype(dtype)))
+    return _apply(flat, Rescale(tuple(lows), tuple(highs), _dtype(dtype)))
 
 
 @public
 def cast(image: xr.DataArray, dtype: DTypeLike) -> xr.DataArray:
-    """Cast to another dtype, lazily; to an integer one rounded and clipped to what it holds.
+    """Convert an image to another dtype lazily; for an integer dtype, values are rounded and clipped to its range.
 
     Parameters
     ----------
     image : xarray.DataArray
-        Dims (band, y, x), as `open_image` gives it.
+        Image with dims (band, y, x), as `open_image` returns it.
     dtype : dtype
-        Of the result.
+        Integer or float dtype of the result.
 
     Returns
     -------
     xarray.DataArray
-        Dims (band, y, x), lazy; still windows of the file where the image was.
+        Lazy image with dims (band, y, x) and this dtype. If the image is a file, the result still reads windows of it.
 
     Raises
     ------
     ArgumentError
-        If it is no dtype of integers or floats.
+        If the dtype is neither an integer nor a float.
 
     Examples
     --------
@@ -201,11 +209,11 @@ def cast(image: xr.DataArray, dtype: DTypeLike) -> xr.DataArray:
     >>> geotile.cast(geotile.open_image(write_example()), "float32").dtype
     dtype('float32')
     """
-    return _stepped(image, Cast(_dtype(dtype)))
+    return _apply(image, Cast(_dtype(dtype)))
 
 
 def output_range(dtype: str) -> tuple[float, float]:
-    """Return what a dtype spans: an integer's limits, 0 to 1 for floats."""
+    """Return the output range of a dtype: the limits of an integer dtype, 0 to 1 for floats."""
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return 0.0, 1.0
@@ -213,42 +221,42 @@ def output_range(dtype: str) -> tuple[float, float]:
     return float(limits.min), float(limits.max)
 
 
-def _stepped(image: xr.DataArray, step: Rescale | Cast) -> xr.DataArray:
-    """Do a step to a file's pixels as they are read, or to an array's chunks."""
+def _apply(image: xr.DataArray, step: Rescale | Cast) -> xr.DataArray:
+    """Return an image with a step applied to the pixels of a file as they are read, or to the chunks of an array."""
     source = source_of(image.data)
     if source is not None:
-        done = from_source(source.then(step), image)
+        result = from_source(source.with_step(step), image)
     elif image.chunks is not None:
-        done = image.copy(data=image.data.map_blocks(step, dtype=step.to, meta=np.empty((0, 0, 0), step.to)))
+        result = image.copy(data=image.data.map_blocks(step, dtype=step.to, meta=np.empty((0, 0, 0), step.to)))
     else:
-        done = image.copy(data=step(np.asarray(image)))
-    done.encoding = dict(image.encoding)
-    done.attrs.pop("_FillValue", None)  # the file's nodata is no value of the result
-    return done
+        result = image.copy(data=step(np.asarray(image)))
+    result.encoding = dict(image.encoding)
+    result.attrs.pop("_FillValue", None)  # the nodata value of the file does not apply to the result
+    return result
 
 
-def _look(image: xr.DataArray) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Return a small picture of an image, and where it has data."""
+def _sample(image: xr.DataArray) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return a small overview of an image, (band, y, x), and its pixels with data, (y, x) bool."""
     source = source_of(image.data)
     if source is not None:
-        return source.thumbnail(_LOOK_PX)
-    step = max(1, -(-max(image.shape[1:]) // _LOOK_PX))
+        return source.thumbnail(_MAX_SAMPLE_SIDE_PX)
+    step = max(1, -(-max(image.shape[1:]) // _MAX_SAMPLE_SIDE_PX))
     values = np.asarray(image[:, ::step, ::step])
     return values, has_data(values, image.rio.nodata)
 
 
 def _per_band(value: float | Sequence[float], bands: int, name: str) -> tuple[float, ...]:
-    listed = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
-    if len(listed) not in (1, bands) or not np.isfinite(listed).all():
-        raise ArgumentError(f"{name}={value!r} must be one finite number, or one for each of {bands} bands")
-    return listed * bands if len(listed) == 1 else listed
+    values = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
+    if len(values) not in (1, bands) or not np.isfinite(values).all():
+        raise ArgumentError(f"{name} must be one finite number, or one for each of {bands} bands; got {value!r}")
+    return values * bands if len(values) == 1 else values
 
 
 def _dtype(dtype: DTypeLike) -> str:
     try:
         kind = np.dtype(dtype)
     except TypeError as error:
-        raise ArgumentError(f"dtype={dtype!r}: {error}") from None
+        raise ArgumentError(f"dtype must be a dtype of NumPy; got {dtype!r} ({error})") from None
     if kind.kind not in "uif":
-        raise ArgumentError(f"dtype={dtype!r} must be one of integers or floats")
+        raise ArgumentError(f"dtype must be one of integers or floats; got {dtype!r}")
     return str(kind)

@@ -1,9 +1,7 @@
-"""A file that windows are read from: opened on first read, once a thread."""
+"""An image file and how its windows are read. Each thread opens the file when it first reads from it."""
 
 from __future__ import annotations
 
-import threading
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -16,40 +14,29 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
 from geotile.core.checks import Pair
-from geotile.core.rasterio_env import ignore_georeference_warnings
 from geotile.core.redact import redact
-from geotile.core.registry import Registry
 from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Window
-from geotile.imagery.file_version import has_changed, note_change, version_of
-from geotile.imagery.masks import has_data, spread_blocks
+from geotile.imagery.masks import has_data, missing_blocks, spread_blocks
+from geotile.imagery.open_files import FileKey, dataset
 from geotile.storage.location import Location
 
-_OPEN_FILES = 4  # datasets kept open per thread
-CELL = 512  # a resampled image is computed in cells of this size, so that no window changes its pixels
-_MARGIN = 4  # pixels of a cell's surroundings that resampling may look at
+CELL = 512  # a resampled image is computed in cells of this size, so that its pixels do not depend on the window
+_MARGIN = 4  # pixels around a cell that resampling may use
 _MAX_EDGES = 2**20
-_local = threading.local()
-
-# Formats whose files hold all of their image. The others (VRT, DIMAP, SAFE, WMS ...) name further
-# files or hosts, which an image from elsewhere should not choose.
-DRIVERS = (
-    "GTiff", "COG", "NITF", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JPEG", "JPEGXL", "PNG", "WEBP", "GIF",
-    "BIGGIF", "BMP", "HFA", "PCIDSK", "ENVI", "EHdr", "DTED", "SRTMHGT", "USGSDEM", "AAIGrid", "GRIB", "PNM", "RST",
-)  # fmt: skip
 
 
 class Pixels(NamedTuple):
-    """What was read of a window."""
+    """Pixels of a window."""
 
     values: NDArray[Any]
     """(band, y, x)."""
     valid: NDArray[np.bool_] | None
-    """(y, x), where the image has data; None where all of it has, or nobody asked."""
+    """(y, x) bool, the pixels with data; None if all have data, or if validity was not requested."""
 
 
 class Step(Protocol):
-    """An operation on each pixel alone, applied after reading."""
+    """Operation that maps each pixel on its own, applied after reading."""
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return new values, (band, y, x)."""
@@ -58,45 +45,49 @@ class Step(Protocol):
         """Return the dtype of the new values."""
 
     def for_bands(self, indices: tuple[int, ...]) -> Step | None:
-        """Return the same step for a selection of its bands, by index from 0; None if there is none."""
+        """Return the same step for some of its bands, by index from 0; None if that is not possible."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An image file, or a rectangle of it: its header, and how to read a window."""
+    """An image file or a rectangle of it: what its header says, and how a window is read."""
 
     location: Location
     shape: tuple[int, int, int]
-    """Bands, height and width of the image, as it is read."""
+    """Number of bands, height and width of the image as it is read."""
     file_dtype: str
+    """Dtype of the pixels in the file."""
     block_yx: Pair
     """Height and width of a block in pixels."""
     version: str
-    """Tells this file from a later one of the same name."""
+    """Version of the file, which differs from that of a later file with the same name."""
     bands: tuple[int, ...]
-    """Numbers of the bands read, from 1."""
+    """Numbers of the bands that are read, from 1."""
     driver: str
     interleave: str = "pixel"
-    """"pixel" or "band"."""
+    """Order of the values in the file: "pixel" or "band"."""
     overviews: tuple[int, ...] = ()
-    """Decimation of each overview."""
+    """Decimation factor of each overview."""
     nodata: float | None = None
     masked: bool = False
     """Whether the file has a mask or an alpha band."""
-    trusted: bool = False
-    """Whether formats that name other files are opened."""
+    allow_vrt: bool = False
+    """Whether formats that refer to other files are opened."""
     steps: tuple[Step, ...] = ()
+    """Operations that are applied after reading."""
     resampled: bool = False
-    """Whether the whole image is read at another size than the file's own."""
+    """Whether the whole image is read at a size other than that of the file."""
     whole_yx: Pair = (0, 0)
-    """Height and width of the whole image in pixels, as it is read, before it is cropped."""
+    """Height and width in pixels of the whole image as it is read, before it is cropped."""
     origin_yx: Pair = (0, 0)
     """Upper-left pixel of the image in the whole image."""
     file_shape_yx: Pair = (0, 0)
+    """Height and width of the file's image in pixels."""
     file_bands: int = 1
+    """Number of bands in the file."""
     one_codestream: bool = False
-    """Whether a JPEG 2000 has a single tile."""
-    from_the_top: bool = False
+    """Whether the file is a JPEG 2000 with a single tile."""
+    sequential_rows: bool = False
     """Whether a row can only be decoded after all the rows above it."""
 
     @property
@@ -109,7 +100,7 @@ class Source:
 
     @property
     def scale_yx(self) -> tuple[float, float]:
-        """Pixels of the file that a pixel read covers, down and across."""
+        """Pixels of the file per pixel of the image, down and across."""
         return self.file_shape_yx[0] / self.whole_yx[0], self.file_shape_yx[1] / self.whole_yx[1]
 
     @property
@@ -123,26 +114,31 @@ class Source:
 
     @property
     def sequential(self) -> bool:
-        """Whether a row can only be read after all the rows above it."""
-        return self.from_the_top and not self.resampled
+        """Whether a row of the image can only be read after all the rows above it."""
+        return self.sequential_rows and not self.resampled
 
-    def then(self, step: Step) -> Source:
-        """Return the source with one more step."""
+    @cached_property
+    def file_key(self) -> FileKey:
+        """Key of the open file."""
+        return FileKey(self.location, self.version, self.allow_vrt)
+
+    def with_step(self, step: Step) -> Source:
+        """Return the source with one more operation."""
         return replace(self, steps=(*self.steps, step))
 
     def at_shape(self, height: int, width: int) -> Source:
-        """Return the source resampled to another size."""
+        """Return the source resampled to another size in pixels."""
         return replace(
             self, shape=(self.shape[0], height, width), whole_yx=(height, width), block_yx=(CELL, CELL), resampled=True
         )
 
     def cropped(self, window: Window) -> Source:
         """Return the part of the image in a window of it."""
-        origin = self.in_whole(window)
+        origin = self.to_whole_image(window)
         return replace(self, shape=(self.shape[0], *window.shape_yx), origin_yx=(origin.y0, origin.x0))
 
     def with_bands(self, indices: tuple[int, ...]) -> Source | None:
-        """Return the image with some of its bands, by index from 0; None if a step needs the others."""
+        """Return the source with some of its bands, by index from 0; None if a step needs the others."""
         if indices == tuple(range(self.shape[0])):
             return self
         steps = [step.for_bands(indices) for step in self.steps]
@@ -153,42 +149,42 @@ class Source:
             self, bands=bands, shape=(len(bands), *self.shape[1:]), steps=tuple(step for step in steps if step)
         )
 
-    def in_whole(self, window: Window) -> Window:
-        """Return a window of the image as a window of the whole image, in the whole image's pixels."""
+    def to_whole_image(self, window: Window) -> Window:
+        """Return a window of the image in pixels of the whole image."""
         return window.shifted(*self.origin_yx)
 
     def read(self, window: Window, valid: bool = False) -> Pixels:
-        """Read a window.
+        """Return the pixels of a window.
 
         Parameters
         ----------
         window : Window
-            In pixels of the source.
+            Window of the image in pixels.
         valid : bool
-            Tell too where there is data.
+            Whether the validity of the pixels is needed.
 
         Raises
         ------
         ImageReadError
-            If a block in it cannot be read.
+            If a block on the window cannot be read.
         """
-        whole = self.in_whole(window)
+        whole = self.to_whole_image(window)
         try:
             with self.location.environment(), np.errstate(all="ignore"):
                 values, data = self._cells(whole, valid) if self.resampled else self._raw(whole, valid)
         except (RasterioError, OSError) as error:
             raise ImageReadError(
                 f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
-                f"{self.location.display_name}: {redact(_first(error))}"
+                f"{self.location.display_name}: {redact(_message(error))}"
             ) from None
         for step in self.steps:
             values = step(values)
         return Pixels(values, data)
 
-    def thumbnail(self, side: int) -> Pixels:
-        """Read the whole image at `side` pixels or less, from the nearest overview; steps apply."""
+    def thumbnail(self, max_side: int) -> Pixels:
+        """Return the image with at most `max_side` pixels a side, from the nearest overview, after all steps."""
         (height, width), (file_height, file_width) = self.whole_yx, self.file_shape_yx
-        shrink = max(1.0, max(self.shape[1] * file_height / height, self.shape[2] * file_width / width) / side)
+        shrink = max(1.0, max(self.shape[1] * file_height / height, self.shape[2] * file_width / width) / max_side)
         small = replace(self, origin_yx=(0, 0)).at_shape(
             max(1, round(file_height / shrink)), max(1, round(file_width / shrink))
         )
@@ -201,50 +197,37 @@ class Source:
         return small.read(Window(*bounds), valid=True)
 
     def empty_blocks(self, window: Window) -> NDArray[np.bool_] | None:
-        """Tell which blocks on a window the file does not hold at all, before it is read.
+        """Return which blocks on a window are missing in the file, before the window is read.
 
         Returns
         -------
         numpy.ndarray or None
-            (blocks down, blocks across) bool, from the block of the window's first pixel; None
-            where the file does not say, or would have to be asked over a network: what a remote
-            file does not hold costs nothing to read.
+            (blocks down, blocks across) bool, from the block that contains the first pixel of the window. None if the
+            file does not tell, and for remote files: the look-up would need requests, while blocks that are missing
+            in a remote file cost nothing to read.
         """
         if self.location.is_remote:
             return None
-        whole = self.in_whole(window)
+        whole = self.to_whole_image(window)
         try:
             with self.location.environment():
-                empty = self._without_place(whole)
-                return empty if empty is None or self._meant(empty, whole) else None
+                missing = self._missing_blocks(whole)
+                return missing if missing is None or self._can_be_read(missing, whole) else None
         except (RasterioError, OSError):
-            return None  # it does not open: reading will say why
+            return None  # the file cannot be opened; reading it reports why
 
-    def _without_place(self, window: Window) -> NDArray[np.bool_] | None:
-        """Tell which blocks have no place in the file, by this thread's handle.
-
-        rasterio keeps the interpreter's lock while GDAL looks a place up, so it must not have to
-        be fetched: ask before reading a local file, or after reading the very blocks.
-        """
+    def _missing_blocks(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return which blocks on a window of the whole image are missing in the file, None if this is unknown."""
         if self.driver != "GTiff" or self.resampled or self.block_yx[0] == 1:
-            return None  # rows of one pixel may be GDAL's own view of a longer strip
-        (y0, y1), (x0, x1) = (
-            (low // size, -(-high // size))
-            for low, high, size in zip(window[::2], window[1::2], self.block_yx, strict=True)
-        )
-        file, bands = dataset(self), self.bands if self.interleave == "band" else self.bands[:1]
-        empty = [
-            all(file.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band) is None for band in bands)
-            for y in range(y0, y1)
-            for x in range(x0, x1)
-        ]
-        return np.array(empty, bool).reshape(y1 - y0, x1 - x0)
+            return None  # blocks of one row may be GDAL's own view of a longer strip
+        bands = self.bands if self.interleave == "band" else self.bands[:1]
+        return missing_blocks(dataset(self.file_key), bands, window, self.block_yx)
 
-    def _meant(self, empty: NDArray[np.bool_], window: Window) -> bool:
-        """Tell whether blocks without a place in the file are meant: a damaged file cannot read them."""
-        if not empty.any():
+    def _can_be_read(self, blocks: NDArray[np.bool_], window: Window) -> bool:
+        """Return whether missing blocks can be read: in a sparse file they can, in a damaged one they cannot."""
+        if not blocks.any():
             return True
-        down, across = np.argwhere(empty)[0]
+        down, across = np.argwhere(blocks)[0]
         y = (int(down) + window.y0 // self.block_yx[0]) * self.block_yx[0]
         x = (int(across) + window.x0 // self.block_yx[1]) * self.block_yx[1]
         try:
@@ -254,35 +237,34 @@ class Source:
         return True
 
     def _raw(self, window: Window, valid: bool) -> Pixels:
-        file, area = dataset(self), rasterio.windows.Window.from_slices(*window.slices)
+        """Return a window of the file at full resolution, before all steps."""
+        file, area = dataset(self.file_key), rasterio.windows.Window.from_slices(*window.slices)
         values: NDArray[Any] = file.read(list(self.bands), window=area)
         if not valid:
             return Pixels(values, None)
-        found = file.dataset_mask(window=area) > 0 if self.masked else has_data(values, self.nodata)
-        empty = self._without_place(window)
-        if empty is None or not empty.any():
-            return Pixels(values, found)
-        held = ~spread_blocks(empty, window, self.block_yx)
-        return Pixels(values, held if found is None else found & held)
+        data = file.dataset_mask(window=area) > 0 if self.masked else has_data(values, self.nodata)
+        missing = self._missing_blocks(window)
+        if missing is None or not missing.any():
+            return Pixels(values, data)
+        stored = ~spread_blocks(missing, window, self.block_yx)
+        return Pixels(values, stored if data is None else data & stored)
 
     def _cells(self, window: Window, valid: bool) -> Pixels:
-        """Put a window of a resampled image together from the cells that it meets."""
+        """Return a window of a resampled image, assembled from the cells that it intersects."""
         values = np.empty((len(self.bands), *window.shape_yx), self.file_dtype)
         data = np.ones(window.shape_yx, bool) if valid else None
         for y in range(window.y0 // CELL * CELL, window.y1, CELL):
             for x in range(window.x0 // CELL * CELL, window.x1, CELL):
                 cell = Window(y, min(y + CELL, self.whole_yx[0]), x, min(x + CELL, self.whole_yx[1]))
                 part = self._cell(cell, valid)
-                meet = Window(
-                    max(cell.y0, window.y0), min(cell.y1, window.y1), max(cell.x0, window.x0), min(cell.x1, window.x1)
-                )
-                values[:, *meet.within(window).slices] = part.values[:, *meet.within(cell).slices]
+                shared = cell.intersection(window)
+                values[:, *shared.within(window).slices] = part.values[:, *shared.within(cell).slices]
                 if data is not None and part.valid is not None:
-                    data[meet.within(window).slices] = part.valid[meet.within(cell).slices]
+                    data[shared.within(window).slices] = part.valid[shared.within(cell).slices]
         return Pixels(values, data)
 
     def _cell(self, cell: Window, valid: bool) -> Pixels:
-        """Resample one cell with its surroundings, from the overview that GDAL finds nearest."""
+        """Return one resampled cell, computed with a margin from the overview that GDAL chooses."""
         height, width = self.whole_yx
         wide = Window(
             max(cell.y0 - _MARGIN, 0), min(cell.y1 + _MARGIN, height),
@@ -291,7 +273,7 @@ class Source:
         sy, sx = self.scale_yx
         area = rasterio.windows.Window(wide.x0 * sx, wide.y0 * sy, (wide.x1 - wide.x0) * sx, (wide.y1 - wide.y0) * sy)
         how = Resampling.average if min(sy, sx) >= 2 else Resampling.bilinear
-        file = dataset(self)
+        file = dataset(self.file_key)
         values = file.read(list(self.bands), window=area, out_shape=wide.shape_yx, resampling=how)
         inner = cell.within(wide).slices
         data = None
@@ -301,48 +283,8 @@ class Source:
             data = has_data(values[:, *inner], self.nodata)
         return Pixels(values[:, *inner], data)
 
-    @cached_property
-    def key(self) -> tuple[Any, ...]:
-        """What an open file is kept by."""
-        return self.location, self.version, self.trusted
 
-
-def dataset(source: Source) -> rasterio.DatasetReader:
-    """Open a file once a thread: GDAL's handles must not be shared between threads."""
-    files: Registry[Any, rasterio.DatasetReader] | None = getattr(_local, "files", None)
-    if files is None:
-        files = _local.files = Registry(_OPEN_FILES, close=rasterio.DatasetReader.close)
-
-    def opened() -> rasterio.DatasetReader:
-        if has_changed(source.location, source.version):
-            if version_of(source.location) != source.version:
-                raise OSError("it has been written anew since it was opened; open it again")
-            forget(source.location, source.trusted)
-            note_change(source.location, source.version)
-        return open_file(source.location, source.trusted)
-
-    return files.get(source.key, opened)
-
-
-def forget(location: Location, trusted: bool) -> None:
-    """Have GDAL forget what it remembers of a remote file: its first bytes, or that it was missing.
-
-    GDAL drops that when a handle is closed that was opened with this setting, whether or not it opens: a host
-    that does not answer is not waited for.
-    """
-    hasty = {"GDAL_HTTP_MAX_RETRY": "0", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_CONNECTTIMEOUT": "1"}
-    with location.environment(CPL_VSIL_CURL_NON_CACHED=location.path, **hasty), suppress(RasterioError, OSError):
-        open_file(location, trusted).close()
-
-
-def open_file(location: Location, trusted: bool) -> rasterio.DatasetReader:
-    """Open a file with the drivers that are allowed."""
-    with ignore_georeference_warnings():
-        return rasterio.DatasetReader(location.path, driver=None if trusted else list(DRIVERS))
-        #      ^ rasterio.open takes one driver; what it returns takes several
-
-
-def _first(error: BaseException) -> str:
-    """Return GDAL's first complaint, which names the cause; rasterio's own says 'read failed'."""
+def _message(error: BaseException) -> str:
+    """Return the message of an error with that of GDAL, which names the cause: rasterio only says "read failed"."""
     cause = error.__cause__ or error.__context__
     return str(error) if cause is None or not str(cause) else f"{error}; {cause}"

@@ -1,4 +1,4 @@
-"""A STAC item's asset as an image."""
+"""The asset of a STAC item as an image."""
 
 from __future__ import annotations
 
@@ -10,33 +10,38 @@ from geotile.errors import ArgumentError, ImageOpenError
 
 
 def is_stac(uri: Any, asset: str | None) -> bool:
-    """Tell whether something is a STAC item: an object, its JSON, or the uri of one."""
+    """Return whether something is a STAC item: an object, its JSON, or, with `asset`, its URI."""
     return asset is not None or hasattr(uri, "assets") or (isinstance(uri, Mapping) and "stac_version" in uri)
 
 
 def stac_asset(item: Any, asset: str | None) -> str:
-    """Return the absolute uri of a STAC item's asset.
+    """Return the absolute URI of an asset of a STAC item.
 
     Raises
     ------
     ArgumentError
-        If pystac is not installed, no asset was chosen, or there is none of that key.
+        If pystac is not installed, or the item has no asset with this key.
     ImageOpenError
         If the item cannot be read.
     """
     try:
         import pystac
     except ImportError:
-        raise ArgumentError("a STAC item needs pystac: pip install 'geotile[stac]'") from None
+        raise ArgumentError(
+            "a STAC item needs pystac, which is not installed. Install it with pip install 'geotile[stac]'"
+        ) from None
     try:
         if isinstance(item, Mapping):
             item = pystac.Item.from_dict(dict(item))
         elif not hasattr(item, "assets"):
             item = pystac.Item.from_file(str(item))
-    except Exception as error:  # pystac has no common class for what a broken item raises
+    except Exception as error:  # pystac has no common base class for the errors of a broken item
         raise ImageOpenError(f"cannot read the STAC item {redact(str(item)[:200])}: {redact(str(error))}") from None
     if asset is None or asset not in item.assets:
-        held = ", ".join(f"{key} ({each.media_type or 'no type'})" for key, each in item.assets.items())
-        raise ArgumentError(f"asset={asset!r}: the STAC item {item.id!r} holds {held or 'no assets'}; choose one")
+        keys = ", ".join(f"{key} ({each.media_type or 'no type'})" for key, each in item.assets.items())
+        raise ArgumentError(
+            f"asset must be the key of an asset of the STAC item {item.id!r}, which has {keys or 'no assets'}; got "
+            f"{asset!r}"
+        )
     href = item.assets[asset].get_absolute_href() or item.assets[asset].href
     return str(href)

@@ -1,8 +1,8 @@
-"""The halo of a computed array: strips that its neighbours hand over.
+"""The halo of a computed array: strips copied from neighbouring chunks.
 
-`dask.array.map_overlap` keeps whole chunks until all their neighbours have come, and moves them between workers
-(dask #3671, distributed #3898). Here a chunk hands over what its neighbours need of it, copied out, and
-waits for nobody but the task of its own region::
+`dask.array.map_overlap` keeps whole chunks until all their neighbours are computed, and moves them between workers
+(dask #3671, distributed #3898). Here the strips that neighbouring regions need are copied out of a chunk, so that the
+chunk itself is only kept for the task of its own region::
 
     chunk (i, j) ───────────────────────────┐
     chunk (i, j+1) ─ left strip ────────────┤
@@ -23,20 +23,20 @@ from geotile.grid.tile_grid import TileGrid
 
 
 def with_strips(data: da.Array, grid: TileGrid, run: str) -> da.Array:
-    """Return an array's regions with as much trailing halo as their own tiles need.
+    """Return the regions of an array with the trailing halo that their own tiles need.
 
     Parameters
     ----------
     data : dask.array.Array
-        (band, y, x), its chunks the regions of the grid.
+        (band, y, x); its chunks are the regions of the grid.
     grid : TileGrid
     run : str
-        Names the tasks.
+        Name of the run; it names the tasks.
 
     Returns
     -------
     dask.array.Array
-        (band, y, x), a chunk a region, neighbours' pixels in it.
+        (band, y, x), one chunk per region. A chunk contains pixels of its neighbours, so chunks overlap.
     """
     down, across = grid.regions_yx
     strip, region = f"halo-strip-{run}", f"joined-strips-{run}"
@@ -44,7 +44,8 @@ def with_strips(data: da.Array, grid: TileGrid, run: str) -> da.Array:
     regions: dict[Any, Any] = {}
     shapes = [[grid.read_window(row, column).shape_yx for column in range(across)] for row in range(down)]
 
-    def handed_over(row: int, column: int, height: int, width: int, side: int) -> Any:
+    def add_strip(row: int, column: int, height: int, width: int, side: int) -> Any:
+        """Add the task that copies a strip out of a chunk; return its key, None for an empty strip."""
         if not height or not width:
             return None
         key = (strip, side, row, column)
@@ -57,9 +58,9 @@ def with_strips(data: da.Array, grid: TileGrid, run: str) -> da.Array:
             reach_y, reach_x = (a - b for a, b in zip(shapes[row][column], own, strict=True))
             regions[region, 0, row, column] = (
                 _joined, (data.name, 0, row, column), reach_y, reach_x,
-                handed_over(row, column + 1, own[0], reach_x, 0),
-                handed_over(row + 1, column, reach_y, own[1], 1),
-                handed_over(row + 1, column + 1, reach_y, reach_x, 2),
+                add_strip(row, column + 1, own[0], reach_x, 0),
+                add_strip(row + 1, column, reach_y, own[1], 1),
+                add_strip(row + 1, column + 1, reach_y, reach_x, 2),
             )  # fmt: skip
     graph = HighLevelGraph.from_collections(strip, strips, dependencies=[data])
     layers = {**graph.layers, region: regions}
@@ -69,10 +70,10 @@ def with_strips(data: da.Array, grid: TileGrid, run: str) -> da.Array:
 
 
 def halo_first(key: Any) -> int:
-    """Return the priority of a task on a cluster: chunks from the last to the first, everything else at once.
+    """Return the priority of a task on a cluster: chunks from the last to the first, everything else immediately.
 
-    A halo lies behind its region, so a chunk that comes after those behind it finds its halo there, and only
-    strips wait: one row of them.
+    A halo lies below and to the right of its region. If chunks are computed from the last to the first, the halo of
+    each chunk exists already, and only one row of strips is kept.
     """
     if (
         not isinstance(key, tuple)
@@ -85,7 +86,7 @@ def halo_first(key: Any) -> int:
 
 
 def _cut(chunk: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Copy a strip, so that handing it over does not keep the chunk."""
+    """Return a copy of a strip, so that keeping the strip does not keep the chunk in memory."""
     return chunk[:, :height, :width].copy()
 
 
@@ -93,6 +94,7 @@ def _joined(
     chunk: NDArray[Any], reach_y: int, reach_x: int,
     right: NDArray[Any] | None, below: NDArray[Any] | None, corner: NDArray[Any] | None,
 ) -> NDArray[Any]:  # fmt: skip
+    """Return a chunk with its trailing halo."""
     bands, height, width = chunk.shape
     if not reach_y and not reach_x:
         return chunk

@@ -1,4 +1,4 @@
-"""A Zarr array as an image."""
+"""An array in a Zarr store as an image."""
 
 from __future__ import annotations
 
@@ -15,48 +15,77 @@ _AXES = {"lat": "y", "latitude": "y", "northing": "y", "lon": "x", "longitude": 
 
 
 def is_zarr(uri: str) -> bool:
-    """Tell whether a uri names a Zarr store."""
+    """Return whether a URI names a Zarr store."""
     return uri.rstrip("/").lower().endswith(".zarr")
 
 
 def open_zarr(
     uri: str, storage_options: Mapping[str, Any] | None, variable: int | str | None, bands: Any
 ) -> xr.DataArray:
-    """Open a variable of a Zarr store as an image: its own chunks, its own coordinates.
+    """Open a variable of a Zarr store as an image with the chunks and coordinates of the store.
+
+    Parameters
+    ----------
+    uri : str
+    storage_options : mapping or None
+        Options of the file system, as fsspec takes them.
+    variable : int, str or None
+        Number, from 0, or name of the variable; None if there is only one image.
+    bands : int, str, sequence or None
+        Bands by number, from 1, or by name; None for all.
 
     Raises
     ------
     ArgumentError
-        If zarr is not installed, or the variable or a band is not there.
+        If zarr is not installed, or there is no such variable or band.
     ImageOpenError
-        If it is no Zarr store.
+        If it is not a Zarr store.
     """
+    store = _open_store(uri, storage_options)
+    name = _variable(store, variable, uri)
+    dims = [dim for dim in store[name].dims if dim not in ("band", "y", "x") and store.sizes[dim] == 1]
+    image: xr.DataArray = store[name].squeeze(dims)
+    if "spatial_ref" in store.variables and "spatial_ref" not in image.coords:
+        image = image.assign_coords(spatial_ref=store["spatial_ref"])
+    image.encoding = {"source": uri}
+    return image if bands is None else _with_bands(image, bands)
+
+
+def _open_store(uri: str, storage_options: Mapping[str, Any] | None) -> xr.Dataset:
     try:
         import zarr  # noqa: F401 - xarray's engine
     except ImportError:
-        raise ArgumentError("a Zarr store needs zarr: pip install 'geotile[zarr]'") from None
+        raise ArgumentError(
+            "a Zarr store needs zarr, which is not installed. Install it with pip install 'geotile[zarr]'"
+        ) from None
     try:
-        stored = xr.open_zarr(uri, storage_options=dict(storage_options) if storage_options else None)
-    except Exception as error:  # each kind of storage has errors of its own; all mean the same here
+        store: xr.Dataset = xr.open_zarr(uri, storage_options=dict(storage_options) if storage_options else None)
+    except Exception as error:  # each kind of storage has its own errors; all mean the same here
         raise ImageOpenError(f"cannot open {redact(uri)} as a Zarr store: {redact(str(error))}") from None
-    stored = stored.rename({old: new for old, new in _AXES.items() if old in stored.dims})
-    images = [str(name) for name, each in stored.data_vars.items() if {"y", "x"} <= set(each.dims)]
+    renamed: xr.Dataset = store.rename({dim: _AXES[str(dim)] for dim in store.dims if dim in _AXES})
+    return renamed
+
+
+def _variable(store: xr.Dataset, variable: int | str | None, uri: str) -> str:
+    """Return the name of the variable to open."""
+    images = [str(name) for name, each in store.data_vars.items() if {"y", "x"} <= set(each.dims)]
     name = variable if isinstance(variable, str) else images[variable or 0] if len(images) > (variable or 0) else None
-    if name not in images or (variable is None and len(images) > 1):
-        raise ArgumentError(f"subdataset={variable!r}: {redact(uri)} holds the images {images}; choose one")
-    image: xr.DataArray = stored[name].squeeze(
-        [d for d in stored[name].dims if d not in ("band", "y", "x") and stored.sizes[d] == 1]
-    )
-    if "spatial_ref" in stored.variables and "spatial_ref" not in image.coords:
-        image = image.assign_coords(spatial_ref=stored["spatial_ref"])
-    image.encoding = {"source": uri}
-    if bands is None:
-        return image
-    listed = [bands] if isinstance(bands, int | str) else list(bands)
+    if name is None or name not in images or (variable is None and len(images) > 1):
+        raise ArgumentError(
+            f"subdataset must be the number or the name of an image in {redact(uri)}, which contains {images}; got "
+            f"{variable!r}"
+        )
+    return name
+
+
+def _with_bands(image: xr.DataArray, bands: Any) -> xr.DataArray:
+    """Return an image with the bands that are given by number, from 1, or by name."""
     if "band" not in image.dims:
-        raise ArgumentError(f"bands={bands!r}: the image has dims {image.dims}, no 'band'")
-    known = [str(each) for each in image.coords["band"].to_numpy()] if "band" in image.coords else []
-    numbers = [known.index(str(b)) if str(b) in known else b - 1 if isinstance(b, int) else -1 for b in listed]
+        raise ArgumentError(f"bands needs an image with a dim 'band'; this one has dims {image.dims}. Leave bands out")
+    names = [str(each) for each in image.coords["band"].to_numpy()] if "band" in image.coords else []
+    wanted = [bands] if isinstance(bands, int | str) else list(bands)
+    numbers = [names.index(str(b)) if str(b) in names else b - 1 if isinstance(b, int) else -1 for b in wanted]
     if not all(0 <= number < image.sizes["band"] for number in numbers):
-        raise ArgumentError(f"bands={bands!r}: the image has bands {known or list(range(1, image.sizes['band'] + 1))}")
+        valid: list[Any] = names or list(range(1, image.sizes["band"] + 1))
+        raise ArgumentError(f"bands of this image must be among {valid}; got {bands!r}")
     return image.isel(band=np.asarray(numbers))

@@ -1,52 +1,58 @@
-"""Tiles that a look at the smallest overview shows to be empty, so that nothing of them is read."""
+"""Tiles that are empty according to the smallest overview, so that they need not be read."""
 
 from __future__ import annotations
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from geotile.grid.tile_grid import TileGrid
 from geotile.imagery.masks import has_data
-from geotile.imagery.source import DRIVERS, Source
+from geotile.imagery.open_files import open_file
+from geotile.imagery.source import Source
 
-# Averaging counts every pixel that has data, however few. Nearest neighbour and cubic lose small
-# objects in nodata (3 x 3 pixels at a reduction of 8), and most files do not say how they were made.
-_SAFE = ("AVERAGE", "RMS")
-_LARGEST_SIDE = 4096
+# With averaging, every pixel with data counts, even a single one. Nearest neighbour and cubic resampling lose small
+# objects surrounded by nodata (3 x 3 pixels at a reduction of 8), and most files do not name their resampling.
+_SAFE_RESAMPLING = ("AVERAGE", "RMS")
+_MAX_OVERVIEW_SIDE_PX = 4096
 
 
 def empty_tiles(source: Source, grid: TileGrid) -> NDArray[np.bool_] | None:
-    """Tell which tiles have no pixel with data, by an overview that says it was averaged.
+    """Return which tiles have no pixel with data, according to an overview that was made by averaging.
 
     Returns
     -------
     numpy.ndarray or None
-        (tiles down, tiles across) bool; None where the file does not tell.
+        (tiles down, tiles across) bool; None if the file has no such overview, or no nodata value.
     """
     if source.nodata is None or not source.overviews or source.resampled or source.masked:
         return None
     try:
+        level = len(source.overviews) - 1
         with (
             source.location.environment(),
-            rasterio.DatasetReader(
-                source.location.path, driver=None if source.trusted else list(DRIVERS),
-                overview_level=len(source.overviews) - 1,
-            ) as small,
-        ):  # fmt: skip
-            said = str(small.tags(source.bands[0]).get("RESAMPLING", ""))
-            if not said.startswith(_SAFE) or max(small.shape) > _LARGEST_SIDE:
+            open_file(source.location, source.allow_vrt, overview_level=level) as overview,
+        ):
+            resampling = str(overview.tags(source.bands[0]).get("RESAMPLING", ""))
+            if not resampling.startswith(_SAFE_RESAMPLING) or max(overview.shape) > _MAX_OVERVIEW_SIDE_PX:
                 return None
-            data = has_data(small.read(list(source.bands)), source.nodata)
+            data = has_data(overview.read(list(source.bands)), source.nodata)
     except (RasterioError, OSError):
-        return None  # an overview that does not read is no reason to stop: the tiles are looked at themselves
+        return None  # a damaged overview must not stop the run: the tiles themselves are read
     assert data is not None  # there is a nodata value
-    return _without(data, grid, source)
+    return _tiles_without_data(data, grid, source)
 
 
-def _without(data: NDArray[np.bool_], grid: TileGrid, source: Source) -> NDArray[np.bool_]:
-    """Return the tiles under which, grown by a pixel of the overview, there are no pixels with data."""
+def _tiles_without_data(data: NDArray[np.bool_], grid: TileGrid, source: Source) -> NDArray[np.bool_]:
+    """Return which tiles have no data, with a margin of one pixel of the overview.
+
+    Parameters
+    ----------
+    data : numpy.ndarray
+        (y, x) bool, the pixels of the overview with data.
+    grid : TileGrid
+    source : Source
+    """
     sums = np.zeros((data.shape[0] + 1, data.shape[1] + 1), np.int64)
     sums[1:, 1:] = data.cumsum(0).cumsum(1)
     bounds = []

@@ -1,4 +1,4 @@
-"""The image of a run: opened from a URI, or an array that the user has."""
+"""The image of a run: opened from a URI, or given as an array."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class OpenedImage:
 
 
 def opened_image(image: ImageLike, options: ImageOptions) -> OpenedImage:
-    """Open an image, or take an array as it is.
+    """Return an image, opened from a URI or given as an array.
 
     Raises
     ------
     ArgumentError
-        If it is neither a path nor an array with these dims, if its pixels are complex, or if options of a URI are
-        given for an array.
+        If it is neither a URI nor an array with the dims of an image, if its pixels are not integers or floats, or if
+        options of a URI are given for an array.
     """
     array = image if isinstance(image, xr.DataArray) else _opened(image, options)
     if array is image and options.changed():
@@ -75,7 +75,7 @@ def _opened(image: ImageLike, options: ImageOptions) -> xr.DataArray:
 
 
 def _block_edges(image: xr.DataArray) -> BlockEdges:
-    """Return where an array may be cut: between its chunks, or every few pixels in memory."""
+    """Return the edges on which regions of an array may end: those of its chunks, or every 256 pixels in memory."""
     if image.chunks is not None:
         return np.cumsum(image.chunks[-2])[:-1], np.cumsum(image.chunks[-1])[:-1]
     return tuple(np.arange(_MEMORY_BLOCK, n, _MEMORY_BLOCK) for n in (image.sizes["y"], image.sizes["x"]))  # type: ignore[return-value]  # two axes

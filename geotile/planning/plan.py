@@ -1,4 +1,4 @@
-"""What a run would do, without reading a pixel."""
+"""The plan of a run: its tiles, regions and requests, made without reading a pixel."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from geotile.imagery.source import Source
 from geotile.options import AreaOptions, ImageOptions, PlanOptions, TilingOptions
 from geotile.planning.advice import advice_on, megabytes
 from geotile.planning.opened_image import ImageLike, OpenedImage, opened_image
-from geotile.planning.request_size import must_fit
-from geotile.planning.roi import roi_in_pixels, tiles_that_meet
+from geotile.planning.request_size import check_request_size
+from geotile.planning.roi import intersecting_tiles, roi_in_pixels
 from geotile.public import public
 
 if TYPE_CHECKING:
@@ -36,13 +36,10 @@ if TYPE_CHECKING:
 @public
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """What a run would do.
-
-    Made by `plan`; its ``repr`` is the summary, ``plot()`` the picture.
-    """
+    """The plan of a run, as `plan` returns it. Its ``repr`` is a summary, and ``plot()`` draws it."""
 
     name: str
-    """The image's uri, without secrets."""
+    """URI of the image, without secrets, or name of the array."""
     image: xr.DataArray
     """Image with dims (band, y, x)."""
     source: Source | None
@@ -52,7 +49,7 @@ class Plan:
     roi: Any = None
     """Region of interest, a shapely geometry in image pixels; None for the whole image."""
     selected: NDArray[np.bool_] | None = None
-    """(tiles down, tiles across) bool, the tiles that share pixels with it; None for all."""
+    """(tiles down, tiles across) bool, the tiles that share pixels with the region of interest; None for all tiles."""
     pad: bool = False
     """Whether tiles of an image smaller than the tile are filled to full size."""
 
@@ -68,32 +65,32 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """Requests to the endpoint at most, without retries: one a tile that meets the region of interest."""
+        """Maximum number of requests without retries: one for each tile that intersects the region of interest."""
         return self.grid.n_tiles if self.selected is None else int(self.selected.sum())
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What will be slow or large, why, and what to do about it."""
+        """Advice on what will be slow or large, why, and how to avoid it."""
         return () if self.source is None else tuple(advice_on(self.source, self.grid))
 
     @property
     def region_bytes(self) -> int:
-        """Largest number of bytes that a region and its halo take in memory."""
+        """Maximum size of a region with its halo in memory, in bytes."""
         y = max(self.grid.read_window(row, 0).shape_yx[0] for row in range(self.grid.regions_yx[0]))
         x = max(self.grid.read_window(0, col).shape_yx[1] for col in range(self.grid.regions_yx[1]))
         return y * x * self._pixel_bytes
 
     @property
     def request_bytes(self) -> int:
-        """Bytes of a tile's pixels; the body of a request, where its format does not compress."""
+        """Size of the pixels of a tile in bytes: the size of a request if the tile format does not compress."""
         y, x = sent_shape_yx(self.grid, self.pad)
         return y * x * self._pixel_bytes
 
     @property
     def read_ratio(self) -> float:
-        """Pixels of all regions' windows over pixels of the image.
+        """Ratio of the pixels of all regions with their halos to the pixels of the image.
 
-        How much the halo costs in memory; a process decodes the blocks that windows share once.
+        It measures the memory that halos need. Each process decodes the blocks that regions share only once.
         """
         y = sum(self.grid.read_window(row, 0).shape_yx[0] for row in range(self.grid.regions_yx[0]))
         x = sum(self.grid.read_window(0, col).shape_yx[1] for col in range(self.grid.regions_yx[1]))
@@ -101,8 +98,8 @@ class Plan:
 
     @property
     def tasks(self) -> int:
-        """Tasks of the Dask graph that a plain file gives, before Dask fuses them."""
-        count, (y, x) = 3 * self.regions + 2, self.grid.regions_yx  # the job and its reading are keys of their own
+        """Number of tasks in the Dask graph of an image that is a file, before Dask fuses them."""
+        count, (y, x) = 3 * self.regions + 2, self.grid.regions_yx  # the two shared objects have keys of their own
         while y * x > 1:
             y, x = -(-y // 2), -(-x // 2)
             count += y * x
@@ -113,12 +110,14 @@ class Plan:
         return int(self.image.shape[0] * self.image.dtype.itemsize)
 
     def to_geodataframe(self) -> gpd.GeoDataFrame:
-        """Return every tile: its geometry (world, or pixels), row, column, window and region.
+        """Return all tiles with their geometry, row, column, region and window.
 
         Returns
         -------
         geopandas.GeoDataFrame
-            A row a tile, row-major. ``region`` numbers the regions row-major.
+            One row per tile, row-major. Columns ``row``, ``column``, ``region`` (row-major number), ``y0``, ``y1``,
+            ``x0``, ``x1`` (half-open window in image pixels) and ``geometry`` (in the CRS of the image, or in pixels
+            if the image has no georeference).
         """
         across, regions_across = self.grid.tiles_yx[1], self.grid.regions_yx[1]
         rows = []
@@ -135,12 +134,12 @@ class Plan:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw regions and tiles over the image's footprint, in image pixels.
+        """Draw the regions and tiles of the image in image pixels.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, optional
-            Where to draw; by default on a new figure.
+            Axes to draw on. By default those of a new figure.
 
         Returns
         -------
@@ -163,7 +162,7 @@ class Plan:
             ("tiles", f"{self.tiles:,} ({grid.tiles_yx[1]} x {grid.tiles_yx[0]})"),
             *([] if self.roi is None else [("in the roi", f"{self.requests:,} of them")]),
             ("requests", f"{self.requests:,} of {megabytes(self.request_bytes)} ({self.encoder.format})"),
-            ("windows", f"{self.read_ratio:.2f} x the image; what they share is decoded once a process"),
+            ("pixels read", f"{self.read_ratio:.2f} x the image; shared blocks are decoded once per process"),
             ("graph", f"{self.tasks:,} tasks"),
             *(("advice", text) for text in self.advice),
         ]
@@ -182,12 +181,12 @@ class Plan:
 @public
 @with_options(PlanOptions)
 def plan(image: ImageLike, options: PlanOptions) -> Plan:
-    """Return what a run would do, without reading a pixel.
+    """Return the plan of a run without reading a pixel.
 
     Parameters
     ----------
     image : str, path, pystac.Item or xarray.DataArray
-        As `detect` takes it.
+        Image, as `detect` takes it.
     {options}
 
     Returns
@@ -215,7 +214,7 @@ def plan(image: ImageLike, options: PlanOptions) -> Plan:
 
 
 def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoint: Endpoint | None) -> Plan:
-    """Lay the grid over an opened image and choose the tiles.
+    """Return the plan of an opened image.
 
     Parameters
     ----------
@@ -229,7 +228,7 @@ def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoi
     bands, height, width = array.shape
     grid = plan_grid(
         (bands, height, width), array.dtype.itemsize, image.block_edges, tiling.tile_size, tiling.overlap,
-        tiling.region_size, whole=source is not None and source.sequential,
+        tiling.region_size, sequential=source is not None and source.sequential,
     )  # fmt: skip
     nodata = array.rio.nodata
     encoder = Encoder(
@@ -237,9 +236,9 @@ def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoi
     )
     encoder.check(str(array.dtype), bands)
     if endpoint is not None:
-        must_fit(endpoint, encoder, (bands, *sent_shape_yx(grid, tiling.pad)), array.dtype)
+        check_request_size(endpoint, encoder, (bands, *sent_shape_yx(grid, tiling.pad)), array.dtype)
     roi = None if area.roi is None else roi_in_pixels(area.roi, encoder.georeference, grid.shape_yx)
-    selected = None if roi is None else tiles_that_meet(grid, roi)
+    selected = None if roi is None else intersecting_tiles(grid, roi)
     return Plan(
         name=image.name, image=array, source=source, grid=grid, encoder=encoder, roi=roi, selected=selected,
         pad=tiling.pad,
@@ -247,20 +246,27 @@ def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoi
 
 
 def sent_shape_yx(grid: TileGrid, pad: bool) -> Pair:
-    """Return height and width in pixels of the tiles that the endpoint is sent."""
+    """Return height and width in pixels of the tiles that are sent to the endpoint."""
     return (grid.axes[0].tile, grid.axes[1].tile) if pad else grid.tile_window(0, 0).shape_yx
 
 
-def footprint_crs(crs: Any, georeference: Georeference) -> str | None:
-    """Return the WKT of the CRS that the answer comes in.
+def result_crs(crs: Any, georeference: Georeference) -> str | None:
+    """Return the WKT of the CRS of the result, None if the image has no CRS.
+
+    Parameters
+    ----------
+    crs : Any
+        CRS that the user chose, as pyproj takes it; None for that of the image.
+    georeference : Georeference
+        Georeference of the image.
 
     Raises
     ------
     ArgumentError
-        If a CRS is asked for and the image has none.
+        If `crs` is given and the image has no CRS.
     """
     if crs is None:
         return georeference.crs
     if georeference.crs is None:
-        raise ArgumentError(f"crs={crs!r} was asked for, but the image has no CRS; leave crs out")
+        raise ArgumentError(f"crs needs an image with a CRS, and the image has no CRS; got crs={crs!r}. Leave it out")
     return wkt_of(crs)

@@ -1,4 +1,4 @@
-"""Whether a tile fits into a request."""
+"""The size of a tile in a request, compared with the maximum of the endpoint."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Window
 from geotile.options import TileFormat
 
-_BY_CONTENT = ("PNG", "JPEG")  # the size of all others is known without pixels
+_CONTENT_DEPENDENT = ("PNG", "JPEG")  # the size in all other formats is known without pixels
 
 
-def must_fit(endpoint: Endpoint, encoder: Encoder, shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> None:
-    """Refuse tiles that are larger than the endpoint takes, and name what fits.
+def check_request_size(
+    endpoint: Endpoint, encoder: Encoder, shape: tuple[int, int, int], dtype: np.dtype[np.generic]
+) -> None:
+    """Check that tiles are not larger than the maximum request size of the endpoint.
 
-    What PNG and JPEG come to depends on the pixels: they are refused only when a tile is sent.
+    The size of PNG and JPEG tiles depends on the pixels, so these are only checked when a tile is sent.
 
     Parameters
     ----------
@@ -30,45 +32,49 @@ def must_fit(endpoint: Endpoint, encoder: Encoder, shape: tuple[int, int, int], 
     shape : tuple of int
         (band, y, x) of a tile.
     dtype : numpy.dtype
+        Dtype of the pixels.
 
     Raises
     ------
     ArgumentError
-        If they are.
+        If the tiles are too large; the message names tile sizes and formats that fit.
     """
     limit = endpoint.max_request_bytes
-    if limit is None or not endpoint.wants_bytes or encoder.format in _BY_CONTENT or encoder.compression != "NONE":
+    if (
+        limit is None
+        or not endpoint.wants_bytes
+        or encoder.format in _CONTENT_DEPENDENT
+        or encoder.compression != "NONE"
+    ):
         return
-    size = _encoded(encoder, np.zeros(shape, dtype))
+    size = _encoded_bytes(encoder, np.zeros(shape, dtype))
     if size <= limit:
         return
     side = math.isqrt(int(0.98 * limit) // (shape[0] * dtype.itemsize))
     raise ArgumentError(
-        f"a tile of {shape[1]} x {shape[2]} pixels is {size:,} bytes as {encoder.format}, more than the {limit:,} that "
-        f"{endpoint} takes (max_request_bytes=); {_what_fits(encoder, shape, dtype, limit)}tile_size={side} fits"
+        f"a tile of {shape[1]} x {shape[2]} pixels takes {size:,} bytes as {encoder.format}; {endpoint} accepts at "
+        f"most {limit:,} (max_request_bytes=). Use {_suggestions(encoder, shape, dtype, limit)}tile_size={side}"
     )
 
 
-def _what_fits(encoder: Encoder, shape: tuple[int, int, int], dtype: np.dtype[np.generic], limit: int) -> str:
-    """Say which formats hold the tile within the limit: the worst of all pixels are noise."""
-    top = 255 if dtype.itemsize == 1 else 65535
-    noise = np.random.default_rng(0).integers(0, top, shape).astype(dtype)
-    fit, may = [], []
+def _suggestions(encoder: Encoder, shape: tuple[int, int, int], dtype: np.dtype[np.generic], limit: int) -> str:
+    """Return the formats that fit the limit as text; noise is the worst case of compression."""
+    high = 255 if dtype.itemsize == 1 else 65535
+    noise = np.random.default_rng(0).integers(0, high, shape).astype(dtype)
+    fits, may_fit = "", ""
     for name in get_args(TileFormat):
         other = replace(encoder, format=name, compression="NONE")
         try:
             other.check(dtype.name, shape[0])
         except ArgumentError:
             continue
-        if _encoded(other, noise) <= limit:
-            fit.append(name)
-        elif name in _BY_CONTENT:
-            may.append(name)
-    said = [f"tile_format={name!r} fits" for name in fit] + [
-        f"tile_format={name!r} may fit, by content" for name in may
-    ]
-    return "".join(f"{each}; " for each in said)
+        if _encoded_bytes(other, noise) <= limit:
+            fits += f"tile_format={name!r}, "
+        elif name in _CONTENT_DEPENDENT:
+            may_fit += f"tile_format={name!r} (fits only if the pixels compress well), "
+    text = fits + may_fit
+    return f"{text[:-2]} or " if text else ""
 
 
-def _encoded(encoder: Encoder, pixels: NDArray[np.generic]) -> int:
+def _encoded_bytes(encoder: Encoder, pixels: NDArray[np.generic]) -> int:
     return len(encoder.encode(pixels, Window(0, pixels.shape[1], 0, pixels.shape[2])))

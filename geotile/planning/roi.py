@@ -1,4 +1,4 @@
-"""A region of interest: a geometry in any CRS, as tiles of the grid."""
+"""A region of interest: a geometry in any CRS, and the tiles that it intersects."""
 
 from __future__ import annotations
 
@@ -22,40 +22,46 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
     Parameters
     ----------
     roi : str, mapping, shapely geometry, geopandas.GeoSeries or geopandas.GeoDataFrame
-        WKT (also ``SRID=...;WKT``) or GeoJSON as text; GeoJSON as a mapping; a geometry. In WGS 84
-        longitude and latitude, unless it names its CRS.
+        WKT (also ``SRID=...;WKT``) or GeoJSON as text; GeoJSON as a mapping; or a geometry. Its coordinates are
+        longitude and latitude in WGS 84 unless it names its CRS.
     georeference : Georeference
-        Of the image.
+        Georeference of the image.
     shape_yx : tuple of int
         Height and width of the image in pixels.
 
     Returns
     -------
     shapely geometry
-        In image pixels, valid, not empty.
+        Valid, not empty, in image pixels.
 
     Raises
     ------
     ArgumentError
-        If it is no geometry, is empty, or lies off the image.
+        If it is not a geometry, is empty, or does not intersect the image.
     GeoreferenceError
-        If the image has no place.
+        If the image has no georeference.
     """
     shape, crs = _geometry(roi)
     if shape is None or shape.is_empty:
-        raise ArgumentError(f"roi={_short(roi)} is empty; leave it out for the whole image")
+        raise ArgumentError(f"roi must not be empty; got {_short(roi)}. Leave it out for the whole image")
     pixels = shapely.make_valid(georeference.to_pixels(shape, crs))
     if not shapely.intersects(pixels, shapely.box(0, 0, shape_yx[1], shape_yx[0])):
         raise ArgumentError(
-            f"roi={_short(roi)} lies off the image: in its pixels (x, y) it spans "
-            f"{[round(v) for v in pixels.bounds]}, the image is {shape_yx[1]} x {shape_yx[0]}; is its CRS right? "
-            "Without one it is longitude, latitude"
+            f"roi must intersect the image, which has {shape_yx[1]} x {shape_yx[0]} pixels; got {_short(roi)}, which "
+            f"spans {[round(v) for v in pixels.bounds]} in image pixels (xyxy). Check its CRS: without one, "
+            "coordinates are longitude and latitude"
         )
     return pixels
 
 
-def tiles_that_meet(grid: TileGrid, shape: Any) -> NDArray[np.bool_]:
-    """Tell which tiles share pixels with a geometry in image pixels.
+def intersecting_tiles(grid: TileGrid, shape: Any) -> NDArray[np.bool_]:
+    """Return which tiles share pixels with a geometry.
+
+    Parameters
+    ----------
+    grid : TileGrid
+    shape : shapely geometry
+        Geometry in image pixels.
 
     Returns
     -------
@@ -64,7 +70,7 @@ def tiles_that_meet(grid: TileGrid, shape: Any) -> NDArray[np.bool_]:
 
     Examples
     --------
-    >>> tiles_that_meet(TileGrid((100, 100), 50, 0), shapely.box(10, 10, 50, 20)).tolist()
+    >>> intersecting_tiles(TileGrid((100, 100), 50, 0), shapely.box(10, 10, 50, 20)).tolist()
     [[True, False], [False, False]]
     """
     y, x = grid.axes
@@ -73,18 +79,18 @@ def tiles_that_meet(grid: TileGrid, shape: Any) -> NDArray[np.bool_]:
     x0, y0, x1, y1 = shape.bounds
     rows = np.flatnonzero((tops <= y1) & (bottoms >= y0))
     columns = np.flatnonzero((lefts <= x1) & (rights >= x0))
-    met = np.zeros(grid.tiles_yx, bool)
+    selected = np.zeros(grid.tiles_yx, bool)
     boxes = shapely.box(lefts[columns], tops[rows][:, None], rights[columns], bottoms[rows][:, None])
     shapely.prepare(shape)
-    meets = shapely.intersects(shape, boxes)
+    intersects = shapely.intersects(shape, boxes)
     if shape.area > 0:
-        meets &= ~shapely.touches(shape, boxes)
-    met[np.ix_(rows, columns)] = meets
-    return met
+        intersects &= ~shapely.touches(shape, boxes)
+    selected[np.ix_(rows, columns)] = intersects
+    return selected
 
 
 def _geometry(roi: Any) -> tuple[Any, str]:
-    """Return one geometry and the CRS it is in."""
+    """Return one geometry and its CRS."""
     if isinstance(roi, gpd.GeoDataFrame | gpd.GeoSeries):
         return roi.geometry.union_all(), WGS84 if roi.crs is None else str(roi.crs.to_wkt())
     if isinstance(roi, Mapping):
@@ -93,7 +99,7 @@ def _geometry(roi: Any) -> tuple[Any, str]:
         try:
             return _geojson(json.loads(roi))
         except ValueError as error:
-            raise ArgumentError(f"roi={_short(roi)} is no GeoJSON: {error}") from None
+            raise ArgumentError(f"roi must be valid GeoJSON; got {_short(roi)} ({error})") from None
     if isinstance(roi, str):
         return _wkt(roi)
     if hasattr(roi, "__geo_interface__") and not isinstance(roi, shapely.Geometry):
@@ -101,22 +107,24 @@ def _geometry(roi: Any) -> tuple[Any, str]:
     if isinstance(roi, shapely.Geometry):
         srid = int(shapely.get_srid(roi))
         return shapely.force_2d(roi), wkt_of(srid) if srid else WGS84
-    raise ArgumentError(f"roi is {type(roi).__name__}; give WKT, GeoJSON, a shapely geometry or a GeoDataFrame")
+    raise ArgumentError(f"roi must be WKT, GeoJSON, a shapely geometry or a GeoDataFrame; got {type(roi).__name__}")
 
 
 def _wkt(text: str) -> tuple[Any, str]:
+    """Return the geometry of WKT, with or without ``SRID=...;``, and its CRS."""
     head, _, rest = text.partition(";")
     srid = head.upper().removeprefix("SRID=") if rest else ""
     try:
         shape = shapely.force_2d(shapely.from_wkt(rest or text))
     except shapely.errors.ShapelyError as error:
-        raise ArgumentError(f"roi={_short(text)} is neither WKT nor GeoJSON: {error}") from None
+        raise ArgumentError(f"roi must be WKT or GeoJSON; got {_short(text)} ({error})") from None
     return shape, wkt_of(int(srid)) if srid.isdigit() else WGS84
 
 
 def _geojson(value: Mapping[str, Any]) -> tuple[Any, str]:
-    named = value.get("crs")
-    crs = wkt_of(named["properties"]["name"]) if isinstance(named, Mapping) else WGS84
+    """Return the geometry of a GeoJSON object and its CRS."""
+    member = value.get("crs")
+    crs = wkt_of(member["properties"]["name"]) if isinstance(member, Mapping) else WGS84
     if value.get("type") == "FeatureCollection":
         parts = [_geojson(each)[0] for each in value.get("features") or []]
         return shapely.union_all([part for part in parts if part is not None]), crs
@@ -125,7 +133,7 @@ def _geojson(value: Mapping[str, Any]) -> tuple[Any, str]:
     try:
         return shapely.force_2d(shapely.from_geojson(json.dumps(value))), crs
     except (shapely.errors.ShapelyError, TypeError, ValueError) as error:
-        raise ArgumentError(f"roi={_short(value)} is no GeoJSON geometry: {error}") from None
+        raise ArgumentError(f"roi must be a GeoJSON geometry; got {_short(value)} ({error})") from None
 
 
 def _short(value: Any) -> str:

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from geotile.core.checks import Pair
 from geotile.errors import OutputError
 from geotile.merging.detections import Detections
-from geotile.results.frame import Placing, parquet_bytes
+from geotile.results.frame import FrameBuilder, parquet_bytes
 from geotile.storage.atomic import draft_path, remove, replace, restore
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
@@ -57,8 +57,8 @@ class PartWriter:
 
     folder: Folder
     """Folder of the parts."""
-    placing: Placing
-    """How detections become rows."""
+    builder: FrameBuilder
+    """Builder of rows from detections."""
     prefix: str
     """Digest of the run's identity, which distinguishes its parts from those of another run."""
     min_rows: int = field(default_factory=lambda: PART_ROWS)
@@ -81,7 +81,7 @@ class PartWriter:
         OutputError
             If the part cannot be written.
         """
-        table = self.placing.table(detections)
+        table = self.builder.build(detections)
         if not len(table) and not even_empty:
             return None
         name = f"part-{self.prefix}-r{rows[0]:05d}-{rows[1]:05d}-c{columns[0]:05d}-{columns[1]:05d}.parquet"

@@ -1,4 +1,4 @@
-"""Pictures: the grid, and detections on the image."""
+"""Plots of the grid, and of detections on the image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import geopandas as gpd
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import TileGrid, Window
@@ -15,25 +16,26 @@ from geotile.public import public
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_REGION, _TILE = "#ffd23f", "#ffffff"
+_REGION, _TILE = "#ffd23f", "#ffffff"  # colours of the grid
+_SIDE_PX = 1600  # approximate size of a drawn image
 
 
 def draw_grid(grid: TileGrid, ax: Axes | None = None, tile_alpha: float = 0.6) -> Axes:
-    """Draw tiles (thin) and regions (bold) in image pixels."""
-    ax, fresh = (ax, False) if ax is not None else (_axes(), True)
+    """Draw tiles (thin) and regions (bold) in image pixels, on the given axes or on those of a new figure."""
+    ax, is_new = (ax, False) if ax is not None else (_new_axes(), True)
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
     height, width = grid.shape_yx
     tiles = [Rectangle((w.x0, w.y0), w.x1 - w.x0, w.y1 - w.y0) for _, w in grid.tiles()]
-    line = _TILE if not fresh else "#6c8ebf"
+    line = "#6c8ebf" if is_new else _TILE
     ax.add_collection(PatchCollection(tiles, facecolor="none", edgecolor=line, linewidth=0.5, alpha=tile_alpha))
     for y in grid.axes[0].edges:
         ax.axhline(y, color=_REGION, linewidth=1.6)
     for x in grid.axes[1].edges:
         ax.axvline(x, color=_REGION, linewidth=1.6)
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
-    if fresh:
+    if is_new:
         ax.set_title(f"{grid.n_tiles} tiles, {grid.n_regions} regions")
     return ax
 
@@ -47,20 +49,20 @@ def plot_detections(
     window: Window | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw detections on the image they were found in.
+    """Draw detections on their image.
 
     Parameters
     ----------
     image : xarray.DataArray
-        Dims (band, y, x). It is thinned to about 1,600 pixels a side.
+        Image with dims (band, y, x). It is drawn with about 1,600 pixels a side.
     detections : geopandas.GeoDataFrame
-        As `detect` returns them.
+        Detections, as `detect` returns them.
     grid : TileGrid, optional
-        Drawn too: tiles thin, regions bold.
+        Grid that is drawn too: tiles thin, regions bold.
     window : Window, optional
         Part of the image to show, in pixels.
     ax : matplotlib.axes.Axes, optional
-        Where to draw.
+        Axes to draw on. By default those of a new figure.
 
     Returns
     -------
@@ -69,41 +71,49 @@ def plot_detections(
     Raises
     ------
     ArgumentError
-        If the detections are not `detect`'s.
+        If the detections do not have the columns of `detect`.
     """
-    from matplotlib.collections import LineCollection
-
     if "xmin" not in detections:
-        raise ArgumentError(f"detections has columns {list(detections)}; give what geotile.detect returned")
-    ax = ax if ax is not None else _axes()
+        raise ArgumentError(
+            f"detections must have the columns that geotile.detect returns; got {list(detections)}. Pass its result"
+        )
+    ax = ax if ax is not None else _new_axes()
     height, width = image.shape[-2:]
     view = window or Window(0, height, 0, width)
-    step = max(1, max(view.shape_yx) // 1600)
-    cut = image.isel(y=slice(view.y0, view.y1, step), x=slice(view.x0, view.x1, step))
-    ax.imshow(_rgb(cut), extent=(view.x0, view.x1, view.y1, view.y0), interpolation="nearest")
+    step = max(1, max(view.shape_yx) // _SIDE_PX)
+    thinned = image.isel(y=slice(view.y0, view.y1, step), x=slice(view.x0, view.x1, step))
+    ax.imshow(_rgb(thinned), extent=(view.x0, view.x1, view.y1, view.y0), interpolation="nearest")
     if grid is not None:
         draw_grid(grid, ax, tile_alpha=0.35)
-    colours = _colours(sorted(set(detections["label"])))
-    for label, rows in detections.groupby("label"):
-        x0, y0, x1, y1 = (rows[name].to_numpy() for name in ("xmin", "ymin", "xmax", "ymax"))
-        rings = np.stack([np.stack([x0, y0, x1, y0, x1, y1, x0, y1, x0, y0], -1).reshape(-1, 5, 2)])[0]
-        name = f"{label or 'detection'} ({len(rows)})"
-        ax.add_collection(LineCollection(list(rings), colors=colours[label], linewidths=1.2, label=name))
-    if len(detections):
-        ax.legend(loc="upper right", framealpha=0.9)
+    _draw_boxes(detections, ax)
     ax.set(xlim=(view.x0, view.x1), ylim=(view.y1, view.y0), aspect="equal")
     ax.tick_params(labelsize=7)
     return ax
 
 
-def _axes() -> Axes:
+def _draw_boxes(detections: gpd.GeoDataFrame, ax: Axes) -> None:
+    """Draw the boxes of detections, with one colour and one entry of the legend per label."""
+    from matplotlib.collections import LineCollection
+
+    colours = _colours(sorted(set(detections["label"])))
+    for label, rows in detections.groupby("label"):
+        x0, y0, x1, y1 = (rows[name].to_numpy() for name in ("xmin", "ymin", "xmax", "ymax"))
+        rings = np.stack([x0, y0, x1, y0, x1, y1, x0, y1, x0, y0], -1).reshape(-1, 5, 2)
+        name = f"{label or 'detection'} ({len(rows)})"
+        ax.add_collection(LineCollection(list(rings), colors=colours[label], linewidths=1.2, label=name))
+    if len(detections):
+        ax.legend(loc="upper right", framealpha=0.9)
+
+
+def _new_axes() -> Axes:
     import matplotlib.pyplot as plt
 
     axes: Axes = plt.subplots(figsize=(9, 9), layout="constrained")[1]
     return axes
 
 
-def _rgb(image: xr.DataArray) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _rgb(image: xr.DataArray) -> NDArray[np.uint8]:
+    """Return the first three bands as (y, x, 3), stretched between percentiles if they are not 8-bit."""
     pixels = np.asarray(image, np.float64)[:3]
     pixels = np.repeat(pixels[:1], 3, 0) if len(pixels) < 3 else pixels
     if image.dtype != np.uint8:

@@ -1,10 +1,10 @@
-"""What is found out about a Dask cluster before a run is sent there, and how a run is ended there."""
+"""Checks of a Dask cluster before a run is sent to it, and calls of a function on all of its workers."""
 
 from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
@@ -15,42 +15,38 @@ from rasterio.errors import RasterioError
 from geotile.core.dask_info import active_client
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
-from geotile.imagery.source import Source, dataset
+from geotile.imagery.open_files import dataset
+from geotile.imagery.source import Source
 from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
 
 
 def check_cluster(model: Any, source: Source | None, folders: Iterable[Folder]) -> None:
-    """See that the workers can do a run: their Python, geotile, the model, the folders.
+    """Check that the workers can do a run: their Python, geotile, the model, the image and the folders.
 
-    Workers that come later are not looked at: their tasks fail with an error of their own.
+    Workers that join later are not checked; their tasks fail with errors of their own.
 
     Parameters
     ----------
     model : Endpoint
     source : Source or None
-        Of the image. One in a local file system is opened by each worker.
+        File of the image; None for a computed array. A file in a local file system is opened by each worker.
     folders : iterable of Folder
-        Where workers are to write.
+        Folders in which workers write.
 
     Raises
     ------
     ArgumentError
-        If one of them cannot; says which, and what to do.
+        If a worker cannot do the run; the message names the worker and what to do.
     """
     client = active_client()
     if client is None:
         return
     if not client.nthreads():
         _log.warning("the Dask cluster at %s has no workers yet; the run waits for them", client.scheduler.address)
-    here, version = platform.python_version_tuple()[:2], metadata.version("geotile")
-    _all(client, platform.python_version_tuple, (), lambda found: tuple(found[:2]) == here,
-         lambda found: f"runs Python {'.'.join(found[:2])}, and this is {'.'.join(here)}: what is sent there cannot be "
-         "relied on; use one environment for all")  # fmt: skip
-    _all(client, metadata.version, ("geotile",), lambda found: found == version,
-         lambda found: f"has geotile {found}, and this is {version}: install the same there",
-         missing="has no geotile: install it there, as here")  # fmt: skip
+    _check_python(client)
+    _check_geotile(client)
     _check_model(client, model)
     if source is not None and not source.location.is_remote:
         _check_image(client, source)
@@ -58,33 +54,54 @@ def check_cluster(model: Any, source: Source | None, folders: Iterable[Folder]) 
         _check_folder(client, folder)
 
 
-def on_all_workers(do: Callable[[str], None], run: str) -> None:
-    """Call a function with a run's name on all workers, if there are any; one that has just gone does not matter."""
+def call_on_workers(function: Callable[[str], None], run: str) -> None:
+    """Call a function with the name of a run on all workers, if there is a cluster; ignore workers that have left."""
     client = active_client()
     if client is not None:
         with suppress(OSError):
-            client.run(do, run, on_error="ignore")
+            client.run(function, run, on_error="ignore")
 
 
-def _all(client: Any, ask: Any, args: tuple[Any, ...], good: Any, say: Any, missing: str | None = None) -> None:
-    """Ask scheduler and workers something of the standard library; complain of the first that answers badly."""
+def _check_python(client: Any) -> None:
+    here = platform.python_version_tuple()[:2]
+    for name, answer in _answers(client, platform.python_version_tuple):
+        if tuple(answer[:2]) != here:
+            raise ArgumentError(
+                f"{name} runs Python {'.'.join(answer[:2])}, and this process runs Python {'.'.join(here)}. Use the "
+                "same environment on the whole cluster: objects cannot be sent safely between different versions"
+            )
+
+
+def _check_geotile(client: Any) -> None:
+    version = metadata.version("geotile")
+    for name, answer in _answers(client, metadata.version, "geotile"):
+        if isinstance(answer, metadata.PackageNotFoundError):
+            raise ArgumentError(f"{name} has no geotile. Install geotile {version} there")
+        if answer != version:
+            raise ArgumentError(f"{name} has geotile {answer}, and this process has {version}. Install {version} there")
+
+
+def _answers(client: Any, function: Any, *args: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the names of scheduler and workers, and what a function of the standard library returns there.
+
+    Raises
+    ------
+    ArgumentError
+        If the call fails in any other way than with a missing package.
+    """
     answers: dict[str, Any] = {}
-    with suppress(metadata.PackageNotFoundError):
-        answers["scheduler"] = metadata.PackageNotFoundError("geotile")
-        answers["scheduler"] = client.run_on_scheduler(ask, *args)
-    answers |= client.run(ask, *args, on_error="return")
+    try:
+        answers["scheduler"] = client.run_on_scheduler(function, *args)
+    except metadata.PackageNotFoundError as error:
+        answers["scheduler"] = error
+    answers |= client.run(function, *args, on_error="return")
     for address, answer in answers.items():
-        who = (
-            f"the Dask scheduler {client.scheduler.address}" if address == "scheduler" else f"the Dask worker {address}"
-        )
-        if isinstance(answer, metadata.PackageNotFoundError) and missing is not None:
-            raise ArgumentError(f"{who} {missing}")
+        name = "scheduler " + client.scheduler.address if address == "scheduler" else f"worker {address}"
         if isinstance(answer, OSError):
-            continue  # it has just gone
-        if isinstance(answer, BaseException):
-            raise ArgumentError(f"{who} cannot be asked what it runs: {type(answer).__name__}: {answer}")
-        if not good(answer):
-            raise ArgumentError(f"{who} {say(answer)}")
+            continue  # the worker has just left
+        if isinstance(answer, BaseException) and not isinstance(answer, metadata.PackageNotFoundError):
+            raise ArgumentError(f"the Dask {name} could not be checked: {type(answer).__name__}: {answer}")
+        yield f"the Dask {name}", answer
 
 
 def _check_model(client: Any, model: Any) -> None:
@@ -92,65 +109,68 @@ def _check_model(client: Any, model: Any) -> None:
 
     try:
         data = dumps(model)
-    except Exception as error:  # whatever an object of somebody else's raises
+    except Exception as error:  # a user's object may raise anything
         raise ArgumentError(
-            f"{model} cannot be sent to workers ({type(error).__name__}: {error}); give a factory that builds it "
-            "there, with factory=True"
+            f"{model} cannot be sent to workers ({type(error).__name__}: {error}). Give a function that builds the "
+            "model there, with factory=True"
         ) from None
-    for address, answer in client.run(_loads, data, on_error="return").items():
-        if isinstance(answer, str):
+    for address, failure in client.run(_load_failure, data, on_error="return").items():
+        if isinstance(failure, str):
             raise ArgumentError(
-                f"the Dask worker {address} cannot load {model}: {answer}; install its module there, or upload it with "
-                "client.upload_file"
+                f"the Dask worker {address} cannot load {model}: {failure}. Install its module there, or upload it "
+                "with client.upload_file"
             )
 
 
-def _loads(data: bytes) -> str | None:
+def _load_failure(data: bytes) -> str | None:
+    """Return why a pickled model cannot be loaded here, None if it can."""
     from distributed.protocol.pickle import loads
 
     try:
         loads(data)
-    except Exception as error:  # whatever the module of somebody else's model raises
+    except Exception as error:  # the module of a user's model may raise anything
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def _check_image(client: Any, source: Source) -> None:
-    """See that workers see a local file."""
-    for address, said in client.run(_opens, source, on_error="return").items():
-        if isinstance(said, str):
+    """Check that workers can open a local file."""
+    for address, failure in client.run(_open_failure, source, on_error="return").items():
+        if isinstance(failure, str):
             raise ArgumentError(
-                f"the Dask worker {address} cannot open {source.location.display_name}: {said}; put the image where "
-                "all of the cluster sees it, such as s3://"
+                f"the Dask worker {address} cannot open {source.location.display_name}: {failure}. Put the image where "
+                "the whole cluster can read it, such as s3://"
             )
 
 
-def _opens(source: Source) -> str | None:
+def _open_failure(source: Source) -> str | None:
+    """Return why a file cannot be opened here, None if it can."""
     try:
         with source.location.environment():
-            dataset(source)
+            dataset(source.file_key)
     except (RasterioError, OSError) as error:
         return redact(str(error))
     return None
 
 
 def _check_folder(client: Any, folder: Folder) -> None:
-    """See that workers see what is written here."""
+    """Check that workers can read what this process writes to a folder."""
     probe = f".geotile-{uuid4().hex}"
     folder.write(probe, b"geotile")
     try:
-        for address, seen in client.run(_sees, folder, probe, on_error="return").items():
-            if seen is not True and not isinstance(seen, OSError):
-                said = "" if seen is False else f" ({seen})"
+        for address, answer in client.run(_reads_probe, folder, probe, on_error="return").items():
+            if answer is not True and not isinstance(answer, OSError):
+                reason = "" if answer is False else f" ({answer})"
                 raise ArgumentError(
-                    f"the Dask worker {address} does not see {folder.display_name}{said}: give a place that all of the "
-                    "cluster shares, such as s3://, with credentials there"
+                    f"the Dask worker {address} does not see {folder.display_name}{reason}. Give a folder that the "
+                    "whole cluster shares, such as s3://, with credentials for the workers"
                 )
     finally:
         folder.remove(probe)
 
 
-def _sees(folder: Folder, name: str) -> bool | str:
+def _reads_probe(folder: Folder, name: str) -> bool | str:
+    """Return whether a file can be read here, or the error."""
     try:
         return folder.read(name) == b"geotile"
     except OutputError as error:

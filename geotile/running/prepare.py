@@ -18,9 +18,9 @@ from geotile.grid.tile_grid import TileGrid
 from geotile.merging.merge import KeepAll, Merge, Nms
 from geotile.options import JobOptions, MergingOptions
 from geotile.planning.empty_tiles import empty_tiles
-from geotile.planning.plan import Plan, footprint_crs
+from geotile.planning.plan import Plan, result_crs
 from geotile.results.dataset import PartWriter
-from geotile.results.frame import Placing
+from geotile.results.frame import FrameBuilder
 from geotile.running.region import RegionJob
 from geotile.running.run import RunSummary
 from geotile.running.tiles import TileJob
@@ -35,7 +35,7 @@ class Prepared:
     work: Plan
     folder: Folder | None
     """Folder of the checkpoint, None without one."""
-    builder: Placing
+    builder: FrameBuilder
     """Builder of the result's rows."""
 
 
@@ -51,8 +51,8 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
     """
     folder = None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
     georeference = work.encoder.georeference
-    builder = Placing(
-        georeference=georeference, crs=footprint_crs(options.crs, georeference), scale_yx=scale_yx(work.image),
+    builder = FrameBuilder(
+        georeference=georeference, crs=result_crs(options.crs, georeference), scale_yx=scale_yx(work.image),
         roi=work.roi, outside_roi=options.outside_roi,
     )  # fmt: skip
     if folder is not None and options.region_size == "auto":
@@ -86,7 +86,7 @@ def region_job(
         checkpoint = open_checkpoint(folder, identity, options.retry_failed, regions=list(work.grid.regions_yx))
     if parts is not None:
         name = repr((identity_of(work, endpoint, how, strict=False), merge))
-        writer = PartWriter(folder=parts, placing=prepared.builder, prefix=digest(name.encode(), 8))
+        writer = PartWriter(folder=parts, builder=prepared.builder, prefix=digest(name.encode(), 8))
     run = f"{'watched' if options.progress or checkpoint else 'run'}-{uuid4().hex}"
     tiles = _tile_job(work, ready, traffic, options, run)
     job = RegionJob(

@@ -1,4 +1,4 @@
-"""Progress, from wherever the tasks run to the one who waits."""
+"""The progress of a run, sent from the processes of its tasks to the process that started it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from geotile.core.dask_info import active_client, this_worker
-from geotile.errors import ArgumentError
+from geotile.options import ProgressCallback
 from geotile.public import public
 
-_TELL_S = 0.5  # how often a process tells what it has done
-_SHOW_S = 0.1
-_WINDOW_S = 10.0  # over which the rate of requests is taken
+_SEND_INTERVAL_S = 0.5  # between the reports of a worker
+_SHOW_INTERVAL_S = 0.1  # between two calls of a callback
+_RATE_WINDOW_S = 10.0  # for the rate of requests
 
 
 class Counts(NamedTuple):
-    """What was done."""
+    """Numbers of tiles that are done, and of their requests, detections and failures."""
 
     tiles: int = 0
     requests: int = 0
     detections: int = 0
     failures: int = 0
 
-    def plus(self, more: Counts) -> Counts:
-        """Add up."""
-        return Counts(*(a + b for a, b in zip(self, more, strict=True)))
+    def add(self, other: Counts) -> Counts:
+        """Return the sum of these and other counts."""
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 @public
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is: what a callback gets.
+    """Progress of a run, as a progress callback gets it.
 
     Examples
     --------
@@ -43,27 +43,27 @@ class Progress:
     """
 
     tiles: int
-    """To be done in all."""
+    """Number of tiles of the run."""
     done: int = 0
-    """Tiles that are done, those kept from an earlier run among them."""
+    """Number of tiles that are done, including those kept from an earlier run."""
     kept: int = 0
-    """Tiles that were done in an earlier run."""
+    """Number of tiles that were done in an earlier run."""
     requests: int = 0
-    """Sent in this run."""
+    """Number of requests sent in this run."""
     detections: int = 0
-    """Found in this run, before merging."""
+    """Number of detections in this run before merging."""
     failures: int = 0
-    """Tiles that failed in this run."""
+    """Number of tiles that failed in this run."""
     seconds: float = 0.0
-    """Since the run began."""
+    """Seconds since the run started."""
     requests_per_s: float = 0.0
-    """Over the last ten seconds."""
+    """Rate of requests over the last ten seconds."""
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the rest would take at the pace so far; None before the first tile."""
-        here = self.done - self.kept
-        return (self.tiles - self.done) * self.seconds / here if here > 0 else None
+        """Estimated seconds until the end of the run, at its rate so far; None before the first tile is done."""
+        done_now = self.done - self.kept
+        return (self.tiles - self.done) * self.seconds / done_now if done_now > 0 else None
 
     def __str__(self) -> str:
         eta = "" if self.eta_s is None else f", {clock(self.eta_s)} to go"
@@ -73,41 +73,38 @@ class Progress:
         )
 
 
-ProgressCallback = Callable[[Progress], None]
-
-
 class Reporter:
-    """What a region's tiles tell their run's listener."""
+    """Sender of the counts of a region's tiles to the listener of their run."""
 
-    def __init__(self, tell: Callable[[Counts], None] | None, every_s: float) -> None:
-        self._tell, self._every_s, self._lock = tell, every_s, Lock()
-        self._untold, self._told = Counts(), time.monotonic()
+    def __init__(self, send: Callable[[Counts], None] | None, interval_s: float) -> None:
+        self._send, self._interval_s, self._lock = send, interval_s, Lock()
+        self._unsent, self._sent_at = Counts(), time.monotonic()
 
     def __call__(self, counts: Counts) -> None:
-        """Count; tell, if it is time to."""
-        if self._tell is None:
+        """Add counts, and send them if the interval has passed."""
+        if self._send is None:
             return
         with self._lock:
-            self._untold = self._untold.plus(counts)
-            if time.monotonic() - self._told < self._every_s:
+            self._unsent = self._unsent.add(counts)
+            if time.monotonic() - self._sent_at < self._interval_s:
                 return
         self.flush()
 
     def flush(self) -> None:
-        """Tell what was not told yet."""
+        """Send the counts that have not been sent yet."""
         with self._lock:
-            untold, self._untold, self._told = self._untold, Counts(), time.monotonic()
-        if self._tell is not None and any(untold):
-            self._tell(untold)
+            unsent, self._unsent, self._sent_at = self._unsent, Counts(), time.monotonic()
+        if self._send is not None and any(unsent):
+            self._send(unsent)
 
 
 _listeners: dict[str, Callable[[Counts], None]] = {}
 
 
-def tile_reporter(run: str) -> Reporter:
-    """Return what tells the run's listener of tiles that are done.
+def progress_reporter(run: str) -> Reporter:
+    """Return a reporter that sends counts to the listener of a run, from the process of the task that calls it.
 
-    Called where the task runs: Dask knows its worker in the task's own thread alone.
+    Call it in the thread of the task: Dask knows the worker of a task only there.
     """
     if not run.startswith("watched"):
         return Reporter(None, 0)
@@ -115,22 +112,23 @@ def tile_reporter(run: str) -> Reporter:
         return Reporter(_listeners[run], 0)
     worker = this_worker()
     if worker is None:
-        return Reporter(None, 0)  # a process pool has no way back
-    return Reporter(lambda counts: worker.log_event(run, tuple(counts)), _TELL_S)
+        return Reporter(None, 0)  # a pool of processes has no channel to the caller
+    return Reporter(lambda counts: worker.log_event(run, tuple(counts)), _SEND_INTERVAL_S)
 
 
 @dataclass
-class _Watch:
-    """Adds up what was told; shows it now and then."""
+class _Tracker:
+    """Sum of the counts of a run, which is passed to a callback from time to time."""
 
-    show: ProgressCallback
+    callback: ProgressCallback
     state: Progress
-    began: float = field(default_factory=time.monotonic)
-    shown: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    shown_at: float = 0.0
     lock: Any = field(default_factory=Lock)
-    past: list[tuple[float, int]] = field(default_factory=list)
+    history: list[tuple[float, int]] = field(default_factory=list)
+    """Times and numbers of requests of the last ten seconds."""
 
-    def hear(self, counts: Counts) -> None:
+    def add(self, counts: Counts) -> None:
         """Add counts."""
         with self.lock:
             now = time.monotonic()
@@ -142,65 +140,65 @@ class _Watch:
                 detections=state.detections + counts.detections,
                 failures=state.failures + counts.failures,
             )
-            if now - self.shown >= _SHOW_S:
+            if now - self.shown_at >= _SHOW_INTERVAL_S:
                 self._show(now)
 
-    def end(self) -> None:
-        """Show the last state."""
+    def finish(self) -> None:
+        """Show the last state, with all tiles done: the last counts of a cluster may still be in transit."""
         with self.lock:
-            self.state = replace(self.state, done=self.state.tiles)  # a cluster's last words may still be on their way
+            self.state = replace(self.state, done=self.state.tiles)
             self._show(time.monotonic())
 
     def _show(self, now: float) -> None:
-        self.shown = now
-        self.past = [*(each for each in self.past if now - each[0] < _WINDOW_S), (now, self.state.requests)]
-        (then, before), (_, sent) = self.past[0], self.past[-1]
-        rate = (sent - before) / (now - then) if now > then else 0.0
-        self.state = replace(self.state, seconds=now - self.began, requests_per_s=rate)
-        self.show(self.state)
+        self.shown_at = now
+        recent = [each for each in self.history if now - each[0] < _RATE_WINDOW_S]
+        self.history = [*recent, (now, self.state.requests)]
+        (then, before), (_, requests) = self.history[0], self.history[-1]
+        rate = (requests - before) / (now - then) if now > then else 0.0
+        self.state = replace(self.state, seconds=now - self.started, requests_per_s=rate)
+        self.callback(self.state)
 
 
 @contextmanager
-def listening(run: str, shows: list[ProgressCallback], tiles: int, kept: int) -> Iterator[None]:
-    """Call back with the `Progress` of a run: at its beginning, at its end, and ten times a second at most."""
-    if not shows:
+def progress_listener(run: str, callbacks: list[ProgressCallback], tiles: int, kept: int) -> Iterator[None]:
+    """Call back with the `Progress` of a run: at its start, at its end, and at most ten times a second.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run.
+    callbacks : list of callable
+    tiles : int
+        Number of tiles of the run.
+    kept : int
+        Number of tiles that are done already, in an earlier run.
+    """
+    if not callbacks:
         yield
         return
 
-    def show(state: Progress) -> None:
-        for each in shows:
-            each(state)
+    def call_all(state: Progress) -> None:
+        for callback in callbacks:
+            callback(state)
 
-    watch = _Watch(show, Progress(tiles=tiles, done=kept, kept=kept))
-    _listeners[run] = watch.hear
+    tracker = _Tracker(call_all, Progress(tiles=tiles, done=kept, kept=kept))
+    _listeners[run] = tracker.add
     client = active_client()
     if client is not None:
-        client.subscribe_topic(run, lambda event: watch.hear(Counts(*event[1])))
-    show(watch.state)
+        client.subscribe_topic(run, lambda event: tracker.add(Counts(*event[1])))
+    call_all(tracker.state)
     try:
         yield
-        watch.end()
+        tracker.finish()
     finally:
         del _listeners[run]
         if client is not None:
             client.unsubscribe_topic(run)
 
 
-def check_progress(progress: Any) -> None:
-    """Refuse what is no progress.
-
-    Raises
-    ------
-    ArgumentError
-        If it is neither None, a bool nor a callable.
-    """
-    if progress not in (None, True, False) and not callable(progress):
-        raise ArgumentError(f"progress={progress!r} must be True, None or a callable that takes a geotile.Progress")
-
-
 @contextmanager
-def shown(progress: bool | ProgressCallback | None) -> Iterator[list[ProgressCallback]]:
-    """Return who is to be told: a callable, or for True a bar in a terminal and a table row in a notebook."""
+def progress_display(progress: bool | ProgressCallback | None) -> Iterator[list[ProgressCallback]]:
+    """Return the callbacks of a `progress` option: the callable, or for True a bar in a terminal or a notebook."""
     if not progress:
         yield []
     elif progress is not True:
@@ -213,7 +211,7 @@ def shown(progress: bool | ProgressCallback | None) -> Iterator[list[ProgressCal
 
 
 def _notebook_cell() -> ProgressCallback | None:
-    """Return what shows progress in a notebook's cell, by HTML alone; None elsewhere."""
+    """Return a callback that shows progress in the cell of a notebook, None outside of notebooks."""
     try:
         from IPython.core.getipython import get_ipython
         from IPython.display import HTML, display
@@ -231,7 +229,7 @@ def _notebook_cell() -> ProgressCallback | None:
 
 
 def as_html(state: Progress) -> str:
-    """Return progress as a bar and a line of text."""
+    """Return progress as HTML: a bar and a line of text."""
     return (
         f"<progress value='{state.done}' max='{max(1, state.tiles)}' style='width:24em'></progress> "
         f"<span style='font-family:monospace'>{state}</span>"
@@ -240,24 +238,25 @@ def as_html(state: Progress) -> str:
 
 @contextmanager
 def _bar() -> Iterator[ProgressCallback]:
+    """Show a bar on standard error if it is a terminal; return its callback."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
-    columns: list[Any] = [TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}")]
+    columns: list[Any] = [TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")]
     with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task("tiles", total=None, said="")
+        task = bars.add_task("tiles", total=None, text="")
 
         def show(state: Progress) -> None:
-            said = str(state).partition("tiles, ")[2]
-            bars.update(task, total=state.tiles, completed=state.done, said=said)
+            text = str(state).partition("tiles, ")[2]
+            bars.update(task, total=state.tiles, completed=state.done, text=text)
 
         yield show
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as hours, minutes, seconds."""
+    """Return a number of seconds as text, hours:minutes:seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"

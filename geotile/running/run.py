@@ -20,17 +20,17 @@ from dask.delayed import Delayed
 from geotile.checkpoints.checkpoint import LEASE, Checkpoint
 from geotile.core.dask_info import compute_options, loaded_distributed
 from geotile.errors import ArgumentError, ClusterError, GeotileError
-from geotile.imagery.block_cache import forget
+from geotile.imagery.block_cache import discard_run
 from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
 from geotile.merging.detections import concat
 from geotile.options import ProgressCallback
-from geotile.results.frame import Placing
+from geotile.results.frame import FrameBuilder
 from geotile.results.report import Report, make_report
-from geotile.running.cluster import on_all_workers
-from geotile.running.progress import listening, shown
+from geotile.running.cluster import call_on_workers
+from geotile.running.progress import progress_display, progress_listener
 from geotile.running.region import Node, RegionJob
-from geotile.running.status import status_of
+from geotile.running.status import status_writer
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
 from geotile.traffic import begin_run, end_traffic, stop_run_everywhere
@@ -64,7 +64,7 @@ class Run:
     job: RegionJob
     tree: da.Array
     """0-d, the root `Node` of the merging tree."""
-    builder: Placing
+    builder: FrameBuilder
     """Builder of the result's rows."""
     priority: Callable[[Any], int] | None = None
     """Function from a task's key to its priority on a cluster; None leaves the order to Dask."""
@@ -114,7 +114,7 @@ class Run:
 
     def frame(self, root: Node) -> gpd.GeoDataFrame:
         """Return the rows of the result, with the report."""
-        table = self.builder.table(concat(root.settled))
+        table = self.builder.build(concat(root.settled))
         table.attrs["report"] = self.finish(root, len(table))
         return table
 
@@ -127,12 +127,12 @@ class Run:
         """Show and store the progress."""
         tiles, checkpoint = self.summary.wanted_tiles, self.checkpoint
         with ExitStack() as stack:
-            callbacks = list(stack.enter_context(shown(progress)))
+            callbacks = list(stack.enter_context(progress_display(progress)))
             kept = 0
             if checkpoint is not None:
                 kept = self._count_kept_tiles(checkpoint)
-                callbacks.append(stack.enter_context(status_of(checkpoint.folder, tiles, kept)))
-            stack.enter_context(listening(self.job.run, callbacks, tiles, kept))
+                callbacks.append(stack.enter_context(status_writer(checkpoint.folder, tiles, kept)))
+            stack.enter_context(progress_listener(self.job.run, callbacks, tiles, kept))
             yield
 
     def _count_kept_tiles(self, checkpoint: Checkpoint) -> int:
@@ -160,12 +160,12 @@ def _cancelling(run: str) -> Iterator[None]:
     """Cancel a run everywhere if it ends early."""
     try:
         yield
-        on_all_workers(forget, run)
+        call_on_workers(discard_run, run)
     except BaseException:
         stop_run_everywhere(run, "the run was stopped")
         raise
     finally:
-        forget(run)
+        discard_run(run)
 
 
 @contextmanager
@@ -210,10 +210,10 @@ def _is_lost(error: BaseException) -> bool:
     )
 
 
-def _lazy_frame(root: Node, summary: RunSummary, builder: Placing, run: str, remote: bool) -> gpd.GeoDataFrame:
+def _lazy_frame(root: Node, summary: RunSummary, builder: FrameBuilder, run: str, remote: bool) -> gpd.GeoDataFrame:
     """Return the result of a root: the last task of a lazy run."""
-    forget(run)
-    table = builder.table(concat(root.settled))
+    discard_run(run)
+    table = builder.build(concat(root.settled))
     table.attrs["report"] = _report(root, summary, run, remote, len(table), None)
     return table
 

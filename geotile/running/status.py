@@ -1,4 +1,4 @@
-"""How far a run is, written beside its checkpoint for whoever asks from elsewhere."""
+"""The status of a run, written to its checkpoint so that other processes and machines can read it."""
 
 from __future__ import annotations
 
@@ -16,60 +16,73 @@ from typing import Any
 from geotile.checkpoints.checkpoint import JOB, LEASE, STATUS, Checkpoint, stored_job
 from geotile.core.digest import json_digest
 from geotile.errors import ArgumentError, OutputError
-from geotile.running.progress import Progress, ProgressCallback, clock
+from geotile.options import ProgressCallback
+from geotile.running.progress import Progress, clock
 from geotile.storage.folder import Folder
 from geotile.storage.lease import is_leased
 
 _log = logging.getLogger(__name__)
-_EVERY_S = 2.0
+_INTERVAL_S = 2.0
 
 
 @contextmanager
-def status_of(folder: Folder, tiles: int, kept: int) -> Iterator[ProgressCallback]:
-    """Write a run's status every two seconds, and how it ended."""
-    keeper = _Keeper(folder, Progress(tiles=tiles, done=kept, kept=kept))
-    thread = threading.Thread(target=keeper.keep, name="geotile-status", daemon=True)
+def status_writer(folder: Folder, tiles: int, kept: int) -> Iterator[ProgressCallback]:
+    """Write the status of a run to a checkpoint every two seconds and at its end; return the callback for progress.
+
+    Parameters
+    ----------
+    folder : Folder
+        Folder of the checkpoint.
+    tiles : int
+        Number of tiles of the run.
+    kept : int
+        Number of tiles that are done already, in an earlier run.
+    """
+    writer = _Writer(folder, Progress(tiles=tiles, done=kept, kept=kept))
+    thread = threading.Thread(target=writer.run, name="geotile-status", daemon=True)
     thread.start()
-    ended = "failed"
+    final = "failed"
     try:
-        yield keeper.show
-        ended = "finished"
+        yield writer.update
+        final = "finished"
     except KeyboardInterrupt:
-        ended = "stopped"
+        final = "stopped"
         raise
     finally:
-        keeper.over.set()
+        writer.finished.set()
         thread.join()
-        keeper.write(ended)
+        writer.write(final)
 
 
-class _Keeper:
-    def __init__(self, folder: Folder, state: Progress) -> None:
-        self.folder, self.state, self.over = folder, state, threading.Event()
+class _Writer:
+    """Latest progress of a run, and the loop that writes it."""
 
-    def show(self, state: Progress) -> None:
-        """Take note of progress."""
-        self.state = state
+    def __init__(self, folder: Folder, progress: Progress) -> None:
+        self.folder, self.progress, self.finished = folder, progress, threading.Event()
 
-    def keep(self) -> None:
-        """Write it now and then."""
+    def update(self, progress: Progress) -> None:
+        """Replace the latest progress."""
+        self.progress = progress
+
+    def run(self) -> None:
+        """Write the status every two seconds until the run has finished."""
         while True:
             self.write("running")
-            if self.over.wait(_EVERY_S):
+            if self.finished.wait(_INTERVAL_S):
                 return
 
     def write(self, state: str) -> None:
-        """Write it; a status that cannot be written does not stop the run."""
-        said = {"state": state, "at": time.time(), "host": socket.gethostname(), "process": os.getpid()}
-        said |= dataclasses.asdict(self.state)
+        """Write the status; an error in writing is logged and does not stop the run."""
+        status = {"state": state, "at": time.time(), "host": socket.gethostname(), "process": os.getpid()}
+        status |= dataclasses.asdict(self.progress)
         try:
-            self.folder.write(STATUS, json.dumps(said).encode())
+            self.folder.write(STATUS, json.dumps(status).encode())
         except OutputError as error:
             _log.warning("%s", error)
 
 
 def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
-    """Return how far the run of a checkpoint is, as names and values for people.
+    """Return the progress of the run of a checkpoint, as names and values for people.
 
     Raises
     ------
@@ -90,36 +103,37 @@ def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
     return rows | ({} if status is None else status_rows(status))
 
 
-def status_rows(said: Mapping[str, Any]) -> dict[str, str]:
-    """Return a status as lines for people."""
-    state = Progress(**{field.name: said[field.name] for field in dataclasses.fields(Progress) if field.name in said})
-    ago = max(0.0, time.time() - float(said["at"]))
+def status_rows(status: Mapping[str, Any]) -> dict[str, str]:
+    """Return a status, as `read_status` returns it, as names and values for people."""
+    names = {field.name for field in dataclasses.fields(Progress)}
+    progress = Progress(**{name: value for name, value in status.items() if name in names})
+    age_s = max(0.0, time.time() - float(status["at"]))
     rows = {
-        "state": f"{said['state']} (process {said['process']} on {said['host']}, {ago:,.0f} s ago)",
-        "tiles": f"{state.done:,} of {state.tiles:,}, {state.failures:,} failed in this run",
-        "requests": f"{state.requests:,} in this run, {state.requests_per_s:,.1f}/s",
-        "detections": f"{state.detections:,} in this run, before merging",
-        "running for": clock(state.seconds),
+        "state": f"{status['state']} (process {status['process']} on {status['host']}, {age_s:,.0f} s ago)",
+        "tiles": f"{progress.done:,} of {progress.tiles:,}, {progress.failures:,} failed in this run",
+        "requests": f"{progress.requests:,} in this run, {progress.requests_per_s:,.1f}/s",
+        "detections": f"{progress.detections:,} in this run, before merging",
+        "running for": clock(progress.seconds),
     }
-    if said["state"] == "running" and state.eta_s is not None:
-        rows["to go"] = clock(state.eta_s)
+    if status["state"] == "running" and progress.eta_s is not None:
+        rows["to go"] = clock(progress.eta_s)
     return rows
 
 
 def read_status(folder: Folder) -> dict[str, Any] | None:
-    """Return what a run said last of itself; its state is "died" where it said that it was running and is not.
+    """Return the last status of a run; its state is "died" if the status is "running" but no process holds the lease.
 
     Returns
     -------
     dict or None
         ``state`` ("running", "finished", "stopped", "failed" or "died"), ``at`` (seconds since 1970), ``host``,
-        ``process``, and the fields of `Progress`; None where nothing was said.
+        ``process``, and the fields of `Progress`; None if there is no readable status.
     """
     data = folder.read(STATUS)
     try:
-        said = json.loads(data) if data else None
+        status = json.loads(data) if data else None
     except ValueError:
         return None
-    if isinstance(said, dict) and said.get("state") == "running" and not is_leased(folder, LEASE):
-        said["state"] = "died"
-    return said if isinstance(said, dict) else None
+    if isinstance(status, dict) and status.get("state") == "running" and not is_leased(folder, LEASE):
+        status["state"] = "died"
+    return status if isinstance(status, dict) else None

@@ -31,7 +31,7 @@ from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
 from geotile.merging.detections import Detections, concat
 from geotile.results.report import TileFailure, tile_failure
-from geotile.running.progress import Counts, Reporter, tile_reporter
+from geotile.running.progress import Counts, Reporter, progress_reporter
 from geotile.traffic import Gate, RequestOutcome, TrafficSettings, gate_of, send_with_retries
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class TileResult:
 
 def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[TileResult]:
     """Send a region's tiles to the model; yield what came of each."""
-    reporter = tile_reporter(job.run)
+    reporter = progress_reporter(job.run)
     gate = gate_of(job.run, job.traffic, job.endpoint.ready) if job.traffic else None
     batches = list(_batches(region, job, tiles))
     with gate.expecting(len(batches)) if gate else nullcontext(_nothing) as finished:

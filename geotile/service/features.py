@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from geotile.core.redact import redact
 from geotile.imagery.file_array import source_of
 from geotile.imagery.open import opened
-from geotile.imagery.source import open_file
+from geotile.imagery.open_files import open_file
 from geotile.options import ImageOptions
 from geotile.results.dataset import METADATA
 from geotile.results.frame import from_text
@@ -111,7 +111,7 @@ def source_metadata(url: str, options: ImageOptions) -> dict[str, Any]:
     metadata["format"] = {"GTiff": "TIFF"}.get(source.driver, source.driver)
     if source.driver != "NITF":
         return metadata
-    with source.location.environment(), open_file(source.location, source.trusted) as file:
+    with source.location.environment(), open_file(source.location, source.allow_vrt) as file:
         tags = file.tags()
     metadata |= {"category": tags.get("NITF_ICAT"), "sourceId": tags.get("NITF_FTITLE", "").strip() or None}
     try:
