@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Lock
+from contextlib import AbstractContextManager
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import DummySession
 
-_lock = Lock()
+from geotile.core.warning_filter import ignore_warnings
 
 
 def memory_env() -> rasterio.Env:
@@ -22,12 +19,6 @@ def memory_env() -> rasterio.Env:
     return rasterio.Env(DummySession())
 
 
-@contextmanager
-def ignore_georeference_warnings() -> Iterator[None]:
-    """Open or write images without a georeference and without a warning, one thread at a time.
-
-    The warning filters belong to the process, so two threads must not replace them at the same time.
-    """
-    with _lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+def ignore_georeference_warnings() -> AbstractContextManager[None]:
+    """Return a block that opens or writes images without a georeference and without a warning."""
+    return ignore_warnings(NotGeoreferencedWarning)

@@ -5,7 +5,6 @@ Geographic results are valid at the antimeridian and at the poles.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 
+from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, GeoreferenceError
 from geotile.geometry.placement import AffinePlacement, GcpPlacement, Placement, Points
 
@@ -247,8 +247,7 @@ def _wrapped(shape: Any) -> Any:
         shape = shapely.transform(shape, lambda xy: np.stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]], axis=1))
     if "Point" in shape.geom_type:
         return shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # antimeridian warns about every ring that is wound clockwise
+    with ignore_warnings(antimeridian.FixWindingWarning):  # it warns about every ring that is wound clockwise
         fixed = shapely.geometry.shape(antimeridian.fix_shape(shapely.geometry.mapping(shape)))
     return fixed if fixed.is_valid else shapely.make_valid(fixed)
 
