@@ -150,6 +150,7 @@ def test_the_command_line_speaks_its_own_words(write_tiff, noise, tmp_path):
     assert in_flags("skip_nodata=False sends every tile") == "--skip-nodata false sends every tile"
 
 
+@pytest.mark.filterwarnings("default:.* tiles failed")
 def test_the_command_line_prints_warnings_without_source_lines(write_tiff, noise, tmp_path):
     def model(tile):
         raise RuntimeError("no luck")

@@ -16,7 +16,7 @@ from geotile.core.option import OptionInfo, Options, described, option_names
 from geotile.errors import ArgumentError
 from geotile.options import DetectToKeywords, EndpointKeywords
 
-_NOT_IMPORTED = {"Merge": Any, "Progress": Any}  # types that are named in annotations and not imported for them
+_NOT_IMPORTED = {"Merge": Any, "ProgressCallback": Any}  # types that are named in annotations and not imported for them
 
 
 def with_flags(kind: type[Options]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -18,9 +18,10 @@ from geotile.cli.flags import in_flags, with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
 from geotile.cli.show import err, out, show, show_failures, show_notes
+from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
 from geotile.errors import GeotileError
-from geotile.options import DetectToOptions, PlanOptions, TileFormat
+from geotile.options import DetectToOptions, PlanOptions
 
 app = typer.Typer(
     help="Run object-detection models over satellite and aerial images of any size.",

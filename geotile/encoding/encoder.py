@@ -13,13 +13,13 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
+from geotile.core.choices import TileCompression, TileFormat
 from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
 from geotile.encoding.geotiff import encode_geotiff
 from geotile.encoding.nitf import nitf_options
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import NO_GEOREFERENCE, Georeference
 from geotile.grid.tile_grid import Window
-from geotile.options import TileCompression, TileFormat
 
 CONTENT_TYPES = {
     "GTIFF": "image/tiff",

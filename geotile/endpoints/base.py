@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.core.choices import TileFormat
 from geotile.encoding.encoder import CONTENT_TYPES, Encoder
 from geotile.endpoints.decode import decode_object
 from geotile.errors import EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
-from geotile.options import RetryPolicy, TileFormat
+from geotile.options import RetryPolicy
 from geotile.public import public
 
 

@@ -13,14 +13,7 @@ from geotile.core.redact import redact
 from geotile.endpoints.base import Endpoint
 from geotile.endpoints.function import FunctionEndpoint
 from geotile.errors import ArgumentError
-from geotile.options import (
-    EndpointKeywords,
-    FunctionOptions,
-    HttpOptions,
-    OipOptions,
-    OnnxOptions,
-    SageMakerOptions,
-)
+from geotile.options import EndpointKeywords, FunctionOptions, HttpOptions, OipOptions, OnnxOptions, SageMakerOptions
 from geotile.public import public
 
 ENTRY_POINTS = "geotile.endpoints"

@@ -16,11 +16,11 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from geotile.core.choices import SarRemap
 from geotile.errors import ArgumentError, GeoreferenceError, ImageOpenError
 from geotile.geometry.placement import Points, transform_points
 from geotile.imagery.header import Place
 from geotile.imagery.source import Source
-from geotile.options import SarRemap
 
 _HEIGHT_ITERATIONS = 6
 

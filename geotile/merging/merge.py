@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import check_unit
+from geotile.core.choices import OverlapMetric
 from geotile.grid.tile_grid import Interior
 from geotile.merging.detections import Detections
 from geotile.merging.nms import KEPT, OPEN, check_metric, label_codes, resolve
-from geotile.options import OverlapMetric
 from geotile.public import public
 
 

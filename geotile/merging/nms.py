@@ -14,8 +14,8 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 
 from geotile.core.checks import check_unit
+from geotile.core.choices import OverlapMetric
 from geotile.errors import ArgumentError
-from geotile.options import OverlapMetric
 from geotile.public import public
 
 KEPT, DROPPED, OPEN = 0, 1, 2

@@ -27,18 +27,13 @@ from geotile.options.endpoint import (
 )
 from geotile.options.image import (
     ImageOptions,
-    SarRemap,
 )
 from geotile.options.run import (
     AreaOptions,
     MergingOptions,
-    OverlapMetric,
-    ProgressCallback,
     RunOptions,
     ScoreOptions,
     SelectionOptions,
-    TileCompression,
-    TileFormat,
     TilingOptions,
 )
 
@@ -60,16 +55,11 @@ __all__ = [
     "OipOptions",
     "OnnxOptions",
     "OpenOptions",
-    "OverlapMetric",
     "PlanOptions",
-    "ProgressCallback",
     "RetryPolicy",
     "RunOptions",
     "SageMakerOptions",
-    "SarRemap",
     "ScoreOptions",
     "SelectionOptions",
-    "TileCompression",
-    "TileFormat",
     "TilingOptions",
 ]

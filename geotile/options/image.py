@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from geotile.core import from_text
+from geotile.core.choices import SarRemap
 from geotile.core.option import Options, option
-
-SarRemap = Literal["amplitude", "quarter_power"]
 
 
 @dataclass(frozen=True, kw_only=True)

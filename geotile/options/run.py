@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from geotile.core import from_text
 from geotile.core.checks import Pair, as_int, as_pair, check_unit
+from geotile.core.choices import OverlapMetric, TileCompression, TileFormat
 from geotile.core.option import Options, option
 from geotile.errors import ArgumentError
 
 if TYPE_CHECKING:
     from geotile.merging.merge import Merge
-    from geotile.running.progress import Progress
-
-TileFormat = Literal["GTIFF", "NITF", "PNG", "JPEG", "NPY"]
-TileCompression = Literal["NONE", "LZW", "JPEG", "J2K"]
-OverlapMetric = Literal["iou", "ios"]
-ProgressCallback = Callable[["Progress"], None]
+    from geotile.running.progress import ProgressCallback
 
 
 @dataclass(frozen=True, kw_only=True)

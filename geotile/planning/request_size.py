@@ -9,11 +9,11 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.core.choices import TileFormat
 from geotile.encoding.encoder import Encoder
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Window
-from geotile.options import TileFormat
 
 _CONTENT_DEPENDENT = ("PNG", "JPEG")  # the size in all other formats is known without pixels
 

@@ -10,12 +10,14 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from geotile.core.dask_info import active_client, this_worker
-from geotile.options import ProgressCallback
 from geotile.public import public
 
 _SEND_INTERVAL_S = 0.5  # between the reports of a worker
 _SHOW_INTERVAL_S = 0.1  # between two calls of a callback
 _RATE_WINDOW_S = 10.0  # for the rate of requests
+
+
+ProgressCallback = Callable[["Progress"], None]
 
 
 class Counts(NamedTuple):

@@ -24,11 +24,10 @@ from geotile.imagery.block_cache import discard_run
 from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
 from geotile.merging.detections import concat
-from geotile.options import ProgressCallback
 from geotile.results.frame import FrameBuilder
 from geotile.results.report import Report, make_report
 from geotile.running.cluster import call_on_workers
-from geotile.running.progress import progress_display, progress_listener
+from geotile.running.progress import ProgressCallback, progress_display, progress_listener
 from geotile.running.region import Node, RegionJob
 from geotile.running.status import status_writer
 from geotile.storage.folder import Folder

@@ -16,8 +16,7 @@ from typing import Any
 from geotile.checkpoints.checkpoint import JOB, LEASE, STATUS, Checkpoint, stored_job
 from geotile.core.digest import json_digest
 from geotile.errors import ArgumentError, OutputError
-from geotile.options import ProgressCallback
-from geotile.running.progress import Progress, clock
+from geotile.running.progress import Progress, ProgressCallback, clock
 from geotile.storage.folder import Folder
 from geotile.storage.lease import is_leased
 

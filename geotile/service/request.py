@@ -18,13 +18,14 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from geotile.core.choices import TileCompression
 from geotile.core.digest import digest, json_digest
 from geotile.core.option import described, refuse_unknown
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
-from geotile.options import DetectToOptions, JobOptions, TileCompression
+from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
 
 _MAX_RECORDS_PER_CALL = 500  # the maximum of Kinesis

@@ -1,27 +1,16 @@
-"""Where a run's coordinator is, and how the run's gates reach it."""
+"""The coordinators of the active cluster, or of this process: installed, asked and stopped."""
 
 from __future__ import annotations
 
 import pickle
-import threading
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-from geotile.core.cancellation import cancel_run
-from geotile.core.dask_info import active_client, this_worker
+from geotile.core.dask_info import active_client
 from geotile.errors import ArgumentError
 from geotile.results.report import Traffic
-from geotile.traffic.coordinator import Allowance, GateReport, TrafficSettings
-from geotile.traffic.gate import Gate, Link
-from geotile.traffic.run_registry import RunRegistry
+from geotile.traffic.gates import close_gate, local_registry, stop_run
 
 _STOP_TIMEOUT_S = 5.0
-_MAX_IDLE_GATES = 8
-
-_local_registry = RunRegistry()
-_gates: dict[str, Gate] = {}
-_lock = threading.Lock()
 
 
 def open_traffic() -> None:
@@ -61,19 +50,12 @@ def begin_run(run: str) -> None:
         client.sync(client.scheduler.geotile_begin, run=run, client=client.id)
 
 
-def stop_run(run: str, reason: str) -> None:
-    """Stop a run in this process: nothing more is read or sent for it."""
-    cancel_run(run, reason)
-    if (gate := _gates.get(run)) is not None:
-        gate.stop(reason)
-
-
 def stop_run_everywhere(run: str, reason: str) -> None:
     """Stop a run in all processes that can be reached."""
     stop_run(run, reason)
     client = active_client()
     if client is None or client.status != "running":
-        _local_registry.finish(run)
+        local_registry.finish(run)
         return
     with suppress(OSError, TimeoutError):  # the scheduler is gone, and its workers are gone or stop soon
         client.sync(client.scheduler.geotile_stop, run=run, reason=reason, callback_timeout=_STOP_TIMEOUT_S)
@@ -81,12 +63,10 @@ def stop_run_everywhere(run: str, reason: str) -> None:
 
 def end_traffic(run: str) -> Traffic:
     """Remove a run; return the summary of its requests."""
-    gate = _gates.pop(run, None)
-    if gate is not None:
-        gate.stop("the run is over")
+    close_gate(run)
     client, traffic = active_client(), None
     if client is None:
-        traffic = _local_registry.finish(run)
+        traffic = local_registry.finish(run)
     else:
         with suppress(OSError):  # the scheduler and its summary are gone; the run's own error reports that
             traffic = pickle.loads(client.sync(client.scheduler.geotile_traffic_end, run=run))
@@ -97,38 +77,8 @@ def traffic_now() -> dict[str, tuple[int, int]]:
     """Return the number of requests in flight and the limit, for each group and each run without a group."""
     client = active_client()
     if client is None or not hasattr(client.scheduler, "geotile_traffic_now"):
-        return _local_registry.in_flight_and_limits()
+        return local_registry.in_flight_and_limits()
     with suppress(OSError):  # the scheduler is gone
         numbers: dict[str, tuple[int, int]] = pickle.loads(client.sync(client.scheduler.geotile_traffic_now))
         return numbers
     return {}
-
-
-def gate_of(run: str, settings: TrafficSettings, probe: Callable[[], None]) -> Gate:
-    """Return this process's gate of a run. Call it in a task's own thread, where the Dask worker is known."""
-    with _lock:
-        if run not in _gates:
-            for idle in [key for key, gate in _gates.items() if gate.idle][:-_MAX_IDLE_GATES]:
-                del _gates[idle]
-            worker = this_worker()
-            link = _scheduler_link(worker, run, settings) if worker else _local_link(run, settings)
-            _gates[run] = Gate(link, probe, run, worker.address if worker else None)
-        return _gates[run]
-
-
-def _local_link(run: str, settings: TrafficSettings) -> Link:
-    return lambda report: _local_registry.update(run, settings, report)
-
-
-def _scheduler_link(worker: Any, run: str, settings: TrafficSettings) -> Link:
-    from distributed.utils import sync
-
-    async def send(report: GateReport) -> bytes:
-        reply: bytes = await worker.scheduler.geotile_traffic(run=run, message=pickle.dumps((settings, report)))
-        return reply
-
-    def link(report: GateReport) -> Allowance:
-        allowance: Allowance = pickle.loads(sync(worker.loop, send, report))
-        return allowance
-
-    return link

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from geotile.traffic.link import stop_run
+from geotile.traffic.gates import stop_run
 from geotile.traffic.run_registry import RunRegistry
 
 

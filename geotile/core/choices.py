@@ -1,0 +1,10 @@
+"""The values that options with a fixed set of values take."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+TileFormat = Literal["GTIFF", "NITF", "PNG", "JPEG", "NPY"]
+TileCompression = Literal["NONE", "LZW", "JPEG", "J2K"]
+OverlapMetric = Literal["iou", "ios"]
+SarRemap = Literal["amplitude", "quarter_power"]
