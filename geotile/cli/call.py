@@ -40,7 +40,7 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if data is None:
         started = folder.read(JOB) is not None
         why = "its run was started in Python; make the same call again" if started else "there is no checkpoint"
-        raise ArgumentError(f"{folder.display_name} holds no call of the command line: {why}")
+        raise ArgumentError(f"{folder.display_name} contains no call of the command line: {why}")
     call: dict[str, Any] = json.loads(data)
     for name in _SECRET:
         again = list(given.get(name) or [])

@@ -78,12 +78,12 @@ def run_demo(
     """
     if (image is None) != (model is None):
         raise ArgumentError("the demo needs both an image and a model, or neither; give IMAGE with --model MODEL.onnx")
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
     truth = None
     detector: Callable[[Any], Any] = scene_detector
     if image is None:
-        scene = make_scene(place / "scene.tif", size)
+        scene = make_scene(target / "scene.tif", size)
         image, truth = scene.path, scene.truth
     else:
         from geotile.detectors import OnnxDetector
@@ -96,7 +96,7 @@ def run_demo(
     with ModelServer(detector) as server:
         detections = detect(image, server.url, overlap_metric="ios", class_agnostic=True, progress=progress, **tiling)
     work = plan(image, **tiling)
-    files = _write_files(detections, work, place)
+    files = _write_files(detections, work, target)
     precision, recall = match(truth, detections) if truth is not None else (None, None)
     return DemoResult(detections=detections, plan=work, files=files, precision=precision, recall=recall)
 

@@ -206,7 +206,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 @contextmanager
 def _interruptible(checkpoint: str | None) -> Iterator[None]:
-    """Turn Ctrl-C into a sentence and the exit status that shells know."""
+    """Turn Ctrl-C into a message and exit status 130."""
     try:
         yield
     except KeyboardInterrupt as error:

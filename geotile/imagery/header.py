@@ -98,9 +98,9 @@ def read_header(
     _check_readable(location)
     if not location.is_remote:
         return _header(location, subdataset, bands, allow_vrt)
-    alone = location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+    without_sidecars = location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     if not sidecars:
-        header = _header(alone, subdataset, bands, allow_vrt)
+        header = _header(without_sidecars, subdataset, bands, allow_vrt)
         if header.place.is_known or sidecars is False:
             return header
     no_listing = "YES" if location.path.startswith("/vsicurl/") else "FALSE"  # a web server cannot list a folder

@@ -125,10 +125,10 @@ def _read_by_tiles(
         except ImageReadError as error:
             unreadable[tile.number] = str(error)
             continue
-        place = tile.window.within(window).slices
-        values[:, *place] = part.values
+        area = tile.window.within(window).slices
+        values[:, *area] = part.values
         if valid is not None and part.valid is not None:
-            valid[place] = part.valid
+            valid[area] = part.valid
     return RegionPixels(values, window, valid, unreadable, blank)
 
 

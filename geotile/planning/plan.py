@@ -127,10 +127,10 @@ class Plan:
             rows.append((row, column, region[0] * regions_across + region[1], *window))
         table = np.array(rows, np.int64)
         y0, y1, x0, x1 = table[:, 3:].T
-        placed = self.encoder.georeference.to_world(np.asarray(shapely.box(x0, y0, x1, y1)), None)
+        geometry = self.encoder.georeference.to_world(np.asarray(shapely.box(x0, y0, x1, y1)), None)
         names = ["row", "column", "region", "y0", "y1", "x0", "x1"]
         return gpd.GeoDataFrame(
-            dict(zip(names, table.T, strict=True)), geometry=placed, crs=self.encoder.georeference.crs
+            dict(zip(names, table.T, strict=True)), geometry=geometry, crs=self.encoder.georeference.crs
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -1,4 +1,4 @@
-"""From a plan and the user's options to what the regions' tasks need."""
+"""Preparation of a run: the job that the regions' tasks need, made from a plan and the user's options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from geotile.traffic import TrafficSettings, threads_for
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A plan whose checkpoint and result were checked, before the model is asked."""
+    """A plan whose checkpoint and result CRS have been checked, before the model is used."""
 
     work: Plan
     folder: Folder | None
@@ -107,7 +107,7 @@ def _with_stored_regions(work: Plan, folder: Folder) -> Plan:
     tile, overlap = (grid.axes[0].tile, grid.axes[1].tile), (grid.axes[0].overlap, grid.axes[1].overlap)
     same = {"shape": list(grid.shape_yx), "tile": list(tile), "overlap": list(overlap)}
     if not stored or any(stored.get(name) != value for name, value in same.items()):
-        return work  # a checkpoint of other tiles is refused later, with what differs
+        return work  # a checkpoint of other tiles is refused later, with the differences
     y, x = stored["chunks"]
     return replace(work, grid=TileGrid(grid.shape_yx, tile, overlap, (tuple(y), tuple(x))))
 

@@ -71,7 +71,7 @@ class RegionJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A node of the merging tree: what came of one region, or of a rectangle of regions."""
+    """A node of the merging tree: the result of one region, or of a rectangle of regions."""
 
     rows: Pair
     """First and one past the last row of regions."""
@@ -173,7 +173,7 @@ def _combined(kept: RegionAnswer | None, results: list[TileResult], asked: Seque
 
 
 def _report(node: Node, job: RegionJob, tiles: int, seconds: float) -> None:
-    """Count and log what came of a region's tiles."""
+    """Count and log the results of a region's tiles."""
     count(
         node.timing, regions=1, tiles=tiles, tile_failures=len(node.failures), requests=node.requests,
         retries=node.retries, detections=node.before,
@@ -187,7 +187,7 @@ def _report(node: Node, job: RegionJob, tiles: int, seconds: float) -> None:
 
 
 def _without_needless(nodes: da.Array, shared: Delayed, job: RegionJob, from_file: bool) -> da.Array:
-    """Replace the nodes of regions without tiles, and of kept ones, so that nothing they need is computed."""
+    """Replace the nodes of regions without tiles, and of kept regions, so that their pixels are not computed."""
     wanted, kept = job.wanted_regions(), _kept_regions(job, from_file)
     if wanted.all() and not kept.any():
         return nodes

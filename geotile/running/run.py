@@ -1,4 +1,4 @@
-"""A run that is ready to go: computed here, or returned lazily; cancelled everywhere when it ends early."""
+"""A prepared run: it is computed here or returned lazily, and cancelled in all processes if it ends early."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from geotile.traffic import begin_run, end_traffic, stop_run_everywhere
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What the report says about a run that is known before it begins."""
+    """The part of the report that is known before the run starts."""
 
     image: str
     endpoint: str
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def remote(self) -> bool:
-        """Whether the model waits elsewhere."""
+        """Whether the model is behind a remote endpoint, not in the processes of the run."""
         return self.job.tiles.traffic is not None
 
     def compute(self, progress: bool | ProgressCallback | None) -> Node:
@@ -102,8 +102,8 @@ class Run:
                 except Exception as error:
                     if not _is_killed(error) or self.checkpoint is None or self._count_finished() == finished:
                         raise
-                    # Dask gives a region up after four workers died around it. Others were finished since, so it is
-                    # the workers that die, and what is finished need not be done again.
+                    # Dask gives a task up when four workers have died while they ran it. Other regions were finished in
+                    # the meantime, so the cause is the workers, not the region: compute again what is missing.
 
     def lazy(self) -> Any:
         """Return a `dask.delayed.Delayed` of the result."""
@@ -118,7 +118,7 @@ class Run:
         return table
 
     def finish(self, root: Node, after: int | None = None) -> Report:
-        """Return the report, and warn of failed tiles."""
+        """Return the report, and warn if tiles failed."""
         return _report(root, self.summary, self.job.run, self.remote, after, self.started)
 
     @contextmanager
@@ -156,7 +156,7 @@ def leased(checkpoint: Folder | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def _cancelling(run: str) -> Iterator[None]:
-    """Cancel a run everywhere if it ends early."""
+    """Cancel a run in all processes if it ends early."""
     try:
         yield
         call_on_workers(discard_run, run)
@@ -169,7 +169,7 @@ def _cancelling(run: str) -> Iterator[None]:
 
 @contextmanager
 def naming_how_to_resume(checkpoint: Folder | None) -> Iterator[None]:
-    """Add to the error of a run that ends early what is kept of it.
+    """Add to the error of a run that ends early which results are kept and how to resume.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def _is_killed(error: BaseException) -> bool:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Return whether an error means that the scheduler or the workers are gone."""
+    """Return whether an error means that the scheduler or the workers were lost."""
     if loaded_distributed() is None or not isinstance(error, Exception):
         return False
     names = {each.__name__ for each in type(error).__mro__}

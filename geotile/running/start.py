@@ -1,4 +1,4 @@
-"""Everything that must hold before the first request: the cluster, the limits, the model."""
+"""Checks before the first request: the cluster, the limits of requests, and the model."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def ready_endpoint(
     Returns
     -------
     tuple
-        The endpoint as the run asks it, and the limits of its requests; None where the model runs in the process.
+        The endpoint as the run uses it, and the limits of its requests; None where the model runs in the process.
 
     Raises
     ------
     ArgumentError
-        If the cluster cannot do the run.
+        If a worker of the cluster cannot do the run.
     EndpointError
         If the model is not ready in time.
     """

@@ -1,4 +1,4 @@
-"""The tiles of a region through the model: cut, encoded, sent, decoded, placed.
+"""The way of a region's tiles through the model: they are cut, encoded, sent, decoded and moved to image pixels.
 
 A process has one thread pool for each run that asks a remote endpoint, and one for each number of threads otherwise;
 the region tasks that Dask runs in that process share it. A region's task cuts its tiles (views, no copies), the
@@ -74,7 +74,7 @@ class TileJob:
 
 @dataclass(frozen=True)
 class TileResult:
-    """What came of a tile."""
+    """Result of a tile."""
 
     found: Detections = field(default_factory=lambda: concat([]))
     """Detections in image pixels."""
@@ -91,7 +91,7 @@ class TileResult:
 
 
 def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[TileResult]:
-    """Send a region's tiles to the model; yield what came of each."""
+    """Send a region's tiles to the model; yield the result of each tile."""
     reporter = progress_reporter(job.run)
     gate = gate_of(job.run, job.traffic, job.endpoint.ready) if job.traffic else None
     batches = list(_batches(region, job, tiles))
@@ -105,7 +105,7 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
         except BaseException:
             if gate:
                 gate.stop("the run was stopped")
-            cancel_run(job.run, "the run was stopped")  # so that what is queued here and in other regions is not sent
+            cancel_run(job.run, "the run was stopped")  # so that tiles queued here and in other regions are not sent
             raise
         finally:
             reporter.flush()
@@ -157,7 +157,7 @@ def _run_batch(
 def _results(
     region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None
 ) -> Iterator[TileResult]:  # fmt: skip
-    """Ask about tiles together, and one by one where that fails, so that a tile fails alone."""
+    """Send tiles in one request, and one by one if it fails, so that only the tiles at fault fail."""
     first = tiles[0]
     if reason := cancel_reason(job.run):
         yield from (_failed(tile, job, EndpointUnreachable(reason), first=False) for tile in tiles)
@@ -183,7 +183,7 @@ def _results(
 def _one_by_one(
     region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None, error: GeotileError
 ) -> Iterator[TileResult]:
-    """Ask about the tiles of a failed batch alone; the first one also counts the requests of the batch."""
+    """Send the tiles of a failed batch one by one; the first one also counts the requests of the batch."""
     spent = error.attempts if isinstance(error, EndpointError) else 0
     for tile in tiles:
         for result in _results(region, (tile,), job, gate):
@@ -255,7 +255,7 @@ def _cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
 
 
 def _must_touch(found: Detections, width: int, height: int) -> None:
-    """Refuse boxes that lie wholly outside their tile: merging relies on what the tile shows."""
+    """Raise ResponseError if a box lies completely outside its tile, since merging relies on boxes that touch it."""
     outside = (found.boxes[:, 2:] < 0).any(axis=1) | (found.boxes[:, :2] > [width, height]).any(axis=1)
     if outside.any():
         box = found.boxes[int(np.flatnonzero(outside)[0])].tolist()
