@@ -73,8 +73,8 @@ def test_resume_goes_on_where_a_run_was_stopped(path, tmp_path, how):
         asked = server.requests
         if how is signal.SIGINT:
             assert time.monotonic() - began < 5
-            assert "What is finished is kept in" in printed
-            assert "Go on with: geotile resume cp" in printed
+            assert "The finished regions are kept in" in printed
+            assert "Resume with: geotile resume cp" in printed
             assert "Traceback" not in printed
         assert re.search(r"state (stopped|died)", said("status", cp))
         assert not out.exists()
@@ -82,7 +82,7 @@ def test_resume_goes_on_where_a_run_was_stopped(path, tmp_path, how):
         assert server.requests == asked
         server.latency_s = 0.0
         done = said("resume", cp)
-        kept = int(re.search(r"tiles kept from before (\d+)", done)[1])
+        kept = int(re.search(r"tiles resumed (\d+)", done)[1])
         requests = int(re.search(r"requests (\d+) ", done)[1])
         assert 0 < kept == 54 - requests
         assert "state finished" in said("status", cp)
@@ -116,7 +116,7 @@ if __name__ == "__main__":
         run.send_signal(signal.SIGINT)
         began = time.monotonic()
         said = run.stdout.readline()
-        assert said.startswith("stopped: What is finished is kept in"), run.communicate()
+        assert said.startswith("stopped: The finished regions are kept in"), run.communicate()
         assert time.monotonic() - began < 5
         time.sleep(0.5)
         asked = server.requests
@@ -132,21 +132,21 @@ def test_secrets_are_not_kept_but_asked_for_again(path, tmp_path):
     cp = tmp_path / "cp"
     with ModelServer(crowd) as server:
         url = server.url.replace("http://", "http://me:hush@")
-        given = ["--header", "X-Key: hush", "-O", "retries=2"]
+        given = ["--headers", "X-Key: hush", "-O", "retries=2"]
         said("detect", path, url, "-o", tmp_path / "a.geojson", *TILES, *given, "--checkpoint", cp)
         assert b"hush" not in b"".join(each.read_bytes() for each in cp.rglob("*") if each.is_file())
-        assert "was given --header X-Key" in said("resume", cp, "--overwrite", status=1)
+        assert "was given --headers X-Key" in said("resume", cp, "--overwrite", status=1)
         assert "was given --option retries" in said("resume", cp, *given[:2], status=1)
-        assert "give --endpoint" in said("resume", cp, *given, status=1)
+        assert "give it again with --endpoint" in said("resume", cp, *given, status=1)
         done = said("resume", cp, *given, "--endpoint", url, "--overwrite")
-        assert "tiles kept from before 54" in done
+        assert "tiles resumed 54" in done
 
 
 def test_what_cannot_be_resumed_is_said(path, tmp_path):
     assert "there is no checkpoint" in said("resume", tmp_path / "nothing", status=1)
-    assert "is no checkpoint" in said("status", tmp_path / "nothing", status=1)
+    assert "is not a checkpoint" in said("status", tmp_path / "nothing", status=1)
     geotile.detect(path, crowd, checkpoint=tmp_path / "cp")
-    assert "was begun in Python" in said("resume", tmp_path / "cp", status=1)
+    assert "was started in Python" in said("resume", tmp_path / "cp", status=1)
     status = said("status", tmp_path / "cp")
     assert "model helpers.crowd" in status
     assert "state finished" in status

@@ -129,7 +129,7 @@ def _tile_identity(
     encoding = encoder.format if encoder.compression == "NONE" else f"{encoder.format}, {encoder.compression}"
     return {
         "format": encoding if endpoint.wants_bytes else "array", "pad": bool(options.pad),
-        "score_threshold": options.score_threshold or 0.0, "least_data": options.min_valid_share,
+        "score_threshold": options.score_threshold or 0.0, "min_valid_share": options.min_valid_share,
         "selected": None if selected is None else digest(np.packbits(selected).tobytes()),
     }  # fmt: skip
 
