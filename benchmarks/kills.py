@@ -189,7 +189,7 @@ class Round:
         if said.startswith("requests"):
             return said
         assert "ClusterError" in said, said
-        assert "goes on from there" in said, said
+        assert "resumes from there" in said, said
         return self.end(self.client(started().address))
 
     def kill_client(self, started) -> str:
