@@ -91,6 +91,7 @@ def test_the_same_call_asks_only_for_what_is_missing(write_tiff, noise, tmp_path
     assert rows(kept) == rows(geotile.detect(path, crowd, iou_threshold=0.1, **JOB))
 
 
+@pytest.mark.slow
 def test_a_computed_array_is_not_computed_where_it_is_kept(tmp_path):
     computed = []
 

@@ -42,6 +42,7 @@ bands = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(band=bands, y=slices(300), x=slices(420), again=st.tuples(slices(200), slices(200)))
 def test_a_crop_is_a_file_with_the_pixels_of_the_crop(path, band, y, x, again):

@@ -148,6 +148,7 @@ output.commit([])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renames", [1, 2])
 def test_a_kill_while_a_dataset_is_replaced_leaves_the_old_one(write_tiff, noise, tmp_path, renames):
     """Dies before the old one is moved aside, and between that and the move of the new one."""

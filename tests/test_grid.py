@@ -40,6 +40,7 @@ def test_tiles_cover_the_image_full_size_with_the_overlap_asked_for(grid):
         assert not len(spread) or spread.max() - spread.min() <= 1
 
 
+@pytest.mark.slow
 @given(grids())
 def test_every_tile_is_owned_once_by_the_region_of_its_corner(grid):
     owned = {}

@@ -52,6 +52,7 @@ def holder(folder):
     return json.loads(folder.read("lease"))["owner"]
 
 
+@pytest.mark.slow
 def test_a_lease_is_created_renewed_and_released(store, folder, often):
     store.clear()
     with lease(folder, "lease", "it"):
@@ -69,6 +70,7 @@ def test_a_lease_is_created_renewed_and_released(store, folder, often):
     assert all({"if-match", "if-none-match"} & set(each.headers) for each in writes)
 
 
+@pytest.mark.slow
 def test_of_many_that_find_a_stale_lease_one_takes_it_over(folder):
     for state in ("stale", "of a process that is gone", "damaged", "absent"):
         if state == "stale":
@@ -124,6 +126,7 @@ def test_a_lease_that_was_taken_over_is_neither_renewed_nor_removed(folder, ofte
     assert "another run has taken over the lease of it" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_lost_response_is_no_lost_lease(store, folder, often, caplog):
     """S3 has written, its answer did not arrive, and the request that is sent again finds the object."""
     lost = []

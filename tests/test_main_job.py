@@ -32,6 +32,7 @@ def test_two_airliners_are_two_whatever_the_tiles(shared, tile_size, overlap):
     assert found.crs is None
 
 
+@pytest.mark.slow
 def test_cars_on_a_road(shared):
     model = OnnxDetector(shared / "models" / "nanodet_m.onnx", score_threshold=0.3)
     small = over_http(shared / "imagery" / "small-vehicles1.jpeg", model, tile_size=256, overlap=64)

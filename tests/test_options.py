@@ -122,6 +122,7 @@ def test_a_run_of_another_packages_endpoint_passes_its_options_on(monkeypatch):
     assert made == [{"colour": "red"}]
 
 
+@pytest.mark.slow
 def test_the_score_threshold_of_a_run_reaches_the_decoder(shared):
     """A detector's own default of 0.3 does not hide what the user asked for."""
     picture, model = shared / "imagery" / "2_planes.tiff", f"onnx:{shared / 'models' / 'nanodet_m.onnx'}"

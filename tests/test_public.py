@@ -44,6 +44,7 @@ def test_errors_say_so_before_anybody_has_looked():
     assert done.stdout.split() == ["geotile", "geotile"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_of_the_public_names_run(name):
     """pytest looks for the examples of a module in what says that it lives there; these say that they live here."""
@@ -76,6 +77,7 @@ def cpu_s(code: str) -> float:
     return min(once(code) for _ in range(3)) - min(once("") for _ in range(3))
 
 
+@pytest.mark.slow
 def test_importing_is_cheap():
     dependencies = cpu_s(
         "import dask.array, rasterio, xarray, rioxarray, geopandas, shapely, pyproj, requests, pyarrow"
@@ -104,6 +106,7 @@ assert not {"PIL", "onnxruntime"} & set(sys.modules)
     assert done.stdout.split() == ["Detector", "FAMILIES", "OnnxDetector", "Tensor"]
 
 
+@pytest.mark.slow
 def test_a_run_on_threads_does_not_import_distributed():
     code = """
 import sys, geotile

@@ -216,6 +216,7 @@ def test_what_may_pass_is_tried_again(service, image, first, requests):
     assert len(service.invocations) == report.requests == report.tiles + requests - 1
 
 
+@pytest.mark.slow
 def test_check_and_what_it_shows(service):
     endpoint = geotile.endpoint(SPEC, params={"CustomAttributes": "token=s3cr3t"})
     assert endpoint.check()

@@ -164,6 +164,7 @@ def _killed_before_the_rename(code: str, *words: str) -> None:
     assert subprocess.run([sys.executable, "-c", code, *words]).returncode == 9
 
 
+@pytest.mark.slow
 def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path, detections):
     out = tmp_path / "found.gpkg"
     out.write_text("old")

@@ -259,6 +259,7 @@ def test_temporary_credentials_are_renewed(store, monkeypatch):
     assert travelled.fresh(now) is travelled  # S3 will say what is wrong
 
 
+@pytest.mark.slow
 def test_what_sts_answers_is_not_logged(store, monkeypatch, caplog):
     from geotile.storage import aws
 
