@@ -35,6 +35,8 @@ from geotile.storage import location
 from geotile.storage.location import locate
 from geotile.testing import bright_objects, write_example
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def store():
@@ -70,7 +72,6 @@ def cog(tmp_path_factory):
     return path, sum(map(int, sizes))
 
 
-@pytest.mark.slow
 def test_hardly_a_byte_twice_whatever_the_tiles(store, cog):
     path, full = cog
     uri = upload(store, path, "cog.tif")
@@ -87,7 +88,6 @@ def test_hardly_a_byte_twice_whatever_the_tiles(store, cog):
         assert store.bytes <= 1.15 * full, (tile_size, overlap, store.bytes / full)
 
 
-@pytest.mark.slow
 def test_a_regions_ranges_are_merged_and_asked_for_at_once(store, cog):
     path, _ = cog
     image = open_image(upload(store, path, "ranges.tif"), storage_options=options(store), chunks=4096)
@@ -138,7 +138,6 @@ def test_an_image_inside_a_remote_file(store, shared):
         assert source_of(image.data).location.is_remote
 
 
-@pytest.mark.slow
 def test_what_lies_beside_a_remote_image(shared, tmp_path):
     """Looked for where an image has no place of its own, or on request."""
     from geotile.geometry.georeference import georeference_of
@@ -163,7 +162,6 @@ def test_what_lies_beside_a_remote_image(shared, tmp_path):
             assert source.masked == seen
 
 
-@pytest.mark.slow
 def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise):
     from distributed import Client, LocalCluster
 
@@ -207,7 +205,6 @@ def test_secrets_are_shown_nowhere(store, caplog, tmp_path):
         assert KEYS["key"] not in text
 
 
-@pytest.mark.slow
 def test_who_asks(store, tmp_path, monkeypatch):
     """Anonymous, requester-pays, profiles and roles, as S3 sees them."""
     uri = upload(store, write_example(), "who.tif")
@@ -259,7 +256,6 @@ def test_temporary_credentials_are_renewed(store, monkeypatch):
     assert travelled.fresh(now) is travelled  # S3 will say what is wrong
 
 
-@pytest.mark.slow
 def test_what_sts_answers_is_not_logged(store, monkeypatch, caplog):
     from geotile.storage import aws
 
@@ -328,7 +324,6 @@ def test_options_that_cannot_be_used(uri, given, said):
         locate(uri, given)
 
 
-@pytest.mark.slow
 def test_missing_denied_and_silent_hosts(store, monkeypatch):
     for name, value in (("GDAL_HTTP_MAX_RETRY", "1"), ("GDAL_HTTP_RETRY_DELAY", "0.05")):
         monkeypatch.setitem(location._REMOTE, name, value)
@@ -371,7 +366,6 @@ def test_missing_denied_and_silent_hosts(store, monkeypatch):
     assert open_image(uri, storage_options=how).shape[0] == 3
 
 
-@pytest.mark.slow
 def test_own_authorities_are_trusted_by_option_and_by_environment(tmp_path, monkeypatch):
     import ssl
 
@@ -443,7 +437,6 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("compress", ["none", "deflate"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_fault_of_a_store_makes_a_wrong_pixel(store: CountingProxy, write_tiff, fault, compress):
