@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_job_is_refused(write_tiff, noise, tmp_path):
     geotile.detect(path, crowd, **job)
     for change, says in [
         ({"tile_size": 128}, r"grid\.\w+ was .* and is now"),
-        ({"score_threshold": 0.5}, r"tiles\.score_threshold was 0\.0 and is now 0\.5"),
+        ({"score_threshold": 0.5}, r"tiles\.score_threshold was null and is now 0\.5"),
         ({"pad": True}, r"tiles\.pad was false and is now true"),
         ({"skip_nodata": False}, r"tiles\.min_valid_share was 0\.0 and is now null"),
         ({"bands": [1, 2]}, r"image\.bands was \[1, 2, 3\] and is now \[1, 2\]"),

@@ -1,5 +1,6 @@
 """A crop or a selection of bands of an opened file stays a file: only its windows are read."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -148,3 +149,12 @@ def test_checkpoints_tell_crops_apart(path, tmp_path):
     geotile.detect(image[:, :200], crowd, tile_size=64, overlap=16, checkpoint=tmp_path / "ck")
     with pytest.raises(geotile.ArgumentError, match="origin"):
         geotile.detect(image[:, 100:], crowd, tile_size=64, overlap=16, checkpoint=tmp_path / "ck")
+
+
+@pytest.mark.parametrize("copied", [lambda image: image.copy(), lambda image: image.copy(deep=True), copy.deepcopy])
+def test_assigning_to_a_copy_does_not_change_the_image(copied, write_tiff, noise):
+    image = geotile.open_image(write_tiff(noise))
+    other = copied(image)
+    other[:, :50] = 0
+    assert (other.values[:, :50] == 0).all()
+    np.testing.assert_array_equal(image.values, noise)

@@ -197,6 +197,9 @@ def test_zarr(tmp_path, noise):
         open_image(tmp_path / "two.zarr")
     with pytest.raises(ImageOpenError, match="Zarr"):
         open_image(tmp_path / "none.zarr")
+    for unused in ({"georeference": False}, {"resolution": 2.0}, {"dem": "dem.tif"}, {"height": 3.0}, {"chunks": 100}):
+        with pytest.raises(ArgumentError, match=f"{next(iter(unused))} cannot be applied to a Zarr store"):
+            open_image(path, **unused)
 
 
 @pytest.mark.parametrize("dims", [("band", "y", "x"), ("y", "x", "band"), ("x", "band", "y")])

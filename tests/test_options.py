@@ -4,6 +4,7 @@ import inspect
 from dataclasses import fields
 from itertools import combinations
 
+import numpy as np
 import pytest
 import xarray as xr
 from helpers import cli, crowd
@@ -200,3 +201,49 @@ def test_the_report_is_found_or_missed_in_words(write_tiff, noise, tmp_path):
     again = geotile.report(gpd.read_parquet(tmp_path / "found.parquet"))
     assert (again.status, again.tiles) == ("SUCCESS", 54)
     assert "seconds" not in repr(again)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"bands": [1.0, 2.9]}, "bands"), ({"bands": True}, "bands"), ({"height": float("nan")}, "height"),
+        ({"height": "abc"}, "height"), ({"height": True}, "height"), ({"subdataset": False}, "subdataset"),
+        ({"georeference": None}, "georeference"), ({"compute": None}, "compute"), ({"pad": None}, "pad"),
+    ],
+)  # fmt: skip
+def test_values_are_not_reinterpreted(options, text, write_tiff, noise):
+    with pytest.raises(geotile.ArgumentError, match=f"^{text} must be"):
+        geotile.detect(write_tiff(noise), geotile.testing.bright_objects, **options)
+
+
+def test_numpy_integers_are_band_numbers(write_tiff, noise):
+    path = write_tiff(noise)
+    assert geotile.open_image(path, bands=np.int64(2)).equals(geotile.open_image(path, bands=2))
+    assert geotile.open_image(path, bands=np.array([3, 1])).equals(geotile.open_image(path, bands=[3, 1]))
+
+
+@pytest.mark.parametrize("verify", ["", 0, [], None])
+def test_certificates_are_verified_unless_told_by_false(verify):
+    with pytest.raises(geotile.ArgumentError, match=r"^verify must be"):
+        geotile.endpoint("https://127.0.0.1:9/x", verify=verify)
+
+
+def test_a_checkpoint_distinguishes_the_default_threshold_from_zero(write_tiff, noise, tmp_path):
+    path, model = write_tiff(noise), geotile.testing.bright_objects
+    geotile.detect(path, model, checkpoint=tmp_path / "cp")
+    with pytest.raises(geotile.ArgumentError, match=r"tiles\.score_threshold was null and is now 0"):
+        geotile.detect(path, model, checkpoint=tmp_path / "cp", score_threshold=0)
+
+
+def test_a_refused_call_leaves_the_files_of_a_folder(write_tiff, noise, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in ("call.json", "notes.txt"):
+        (mine / name).write_text("mine")
+    job = ("detect", write_tiff(noise), "http://127.0.0.1:9/x", "-o", tmp_path / "a.geojson", "--checkpoint")
+    assert "not a checkpoint" in cli(*job, mine, status=1).stderr
+    assert (mine / "call.json").read_text() == "mine"
+    assert "--checkpoint must be" in cli(*job, "", status=1).stderr
+    secret = cli(*job, tmp_path / "cp", "--dem", "https://me:hush@host/d.tif", status=1).stderr
+    assert "contains a secret" in secret.replace("\n", " ")
+    assert "hush" not in secret

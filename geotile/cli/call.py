@@ -16,12 +16,30 @@ _NOT_STORED = ("scheduler", "retry_failed", "overwrite")
 
 
 def keep_call(checkpoint: str, params: Mapping[str, Any]) -> None:
-    """Store the parameters of a call."""
-    from geotile.checkpoints.checkpoint import CALL
+    """Store the parameters of a call.
+
+    Raises
+    ------
+    ArgumentError
+        If the folder holds other files than those of a checkpoint, or a path contains a secret, which is not stored.
+    """
+    from geotile.checkpoints.checkpoint import CALL, stored_job
+    from geotile.core.from_text import named_values
     from geotile.storage.folder import Folder
 
+    if not checkpoint:
+        raise ArgumentError("checkpoint must be a folder; got ''")
+    for name in ("output", "dem"):
+        if isinstance(params.get(name), str) and redact(params[name]) != params[name]:
+            raise ArgumentError(
+                f"{name} contains a secret, which a checkpoint does not store; give it with storage_options or "
+                "output_options instead"
+            )
+    options = params.get("output_options")
+    folder = Folder.at(checkpoint, named_values(options) if options else None)
+    stored_job(folder)  # refuses a folder that holds something else
     stored = {name: _stored(name, value) for name, value in params.items() if name not in _NOT_STORED}
-    Folder.at(checkpoint).write(CALL, json.dumps(stored, indent=1).encode())
+    folder.write(CALL, json.dumps(stored, indent=1).encode())
 
 
 def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,9 +51,11 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
         If there is none, or a value that was not stored is not given again.
     """
     from geotile.checkpoints.checkpoint import CALL, JOB
+    from geotile.core.from_text import named_values
     from geotile.storage.folder import Folder
 
-    folder = Folder.at(checkpoint)
+    options = given.get("output_options")
+    folder = Folder.at(checkpoint, named_values(options) if options else None)
     data = folder.read(CALL)
     if data is None:
         started = folder.read(JOB) is not None
@@ -74,4 +94,5 @@ def _stored(name: str, value: Any) -> Any:
 
 
 def _name(text: str) -> str:
-    return text.replace(":", "=", 1).partition("=")[0].strip()
+    name, separator, _ = text.replace(":", "=", 1).partition("=")
+    return name.strip() if separator else ""  # without a name, the whole text may be a secret

@@ -111,5 +111,18 @@ def as_timeouts(value: object) -> tuple[float, float]:
     return check_positive(value[0], "timeout_s", "seconds"), check_positive(value[1], "timeout_s", "seconds")
 
 
+def check_finite(value: object, name: str, unit: str) -> float:
+    """Return a finite number.
+
+    Raises
+    ------
+    ArgumentError
+        If it is none.
+    """
+    if not _is_number(value) or not math.isfinite(value):
+        raise ArgumentError(f"{name} must be a finite number of {unit}; got {value!r}")
+    return float(value)
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)

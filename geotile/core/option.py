@@ -95,12 +95,14 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        defaults = {each.name: each.default for each in fields(self)}
         for name, info in described(type(self)).items():
             value = getattr(self, name)
             if info.choices and not any(value is each or value == each for each in info.choices):
                 allowed = ", ".join(map(repr, info.choices))
                 raise ArgumentError(f"{name} must be one of {allowed}; got {value!r}")
-            if info.type_text == "bool" and value is not None and type(value).__name__ not in ("bool", "bool_"):
+            may_be_none = value is None and defaults[name] is None
+            if info.type_text == "bool" and not may_be_none and type(value).__name__ not in ("bool", "bool_"):
                 raise ArgumentError(f"{name} must be True or False; got {value!r}")
         for group in reversed(type(self).__mro__):
             if "_check" in vars(group):

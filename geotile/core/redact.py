@@ -16,7 +16,7 @@ def redact(text: str) -> str:
     >>> redact("https://me:secret@host/a.tif?token=abc&x=1")
     'https://***@host/a.tif?token=***&x=***'
     """
-    text = re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", text)
+    text = re.sub(r"(\w+://)[^/\s]+@", r"\1***@", text)
     return re.sub(r"([?&][\w.%-]+=)[^&\s'\")]+", r"\1***", text)
 
 

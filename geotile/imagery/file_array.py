@@ -30,8 +30,8 @@ class FileArray(da.Array):  # type: ignore[misc]  # dask is not typed
         return FileArray, (self.dask, self.name, self.chunks, self.dtype, self._meta)
 
     def copy(self) -> FileArray:
-        """Return the same array: Dask arrays are immutable."""
-        return self
+        """Return an array of its own: assigning to it (``copy[...] = 0``) does not change this one."""
+        return FileArray(self.dask, self.name, self.chunks, self.dtype, self._meta)
 
     def __getitem__(self, index: Any) -> Any:
         """Return a crop or a selection of bands as windows of the file, anything else as a computed array."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def _numbers(file: rasterio.DatasetReader, names: list[str], bands: BandNames, s
     if bands is None:
         visible = [i + 1 for i, colour in enumerate(file.colorinterp) if colour is not ColorInterp.alpha]
         return tuple(visible or range(1, file.count + 1))
-    listed = [bands] if isinstance(bands, int | str) else list(bands)
+    listed = list(bands) if isinstance(bands, Iterable) and not isinstance(bands, str) else [bands]
     if not listed:
         raise ArgumentError("bands must name at least one band; got []. Leave it out for all bands")
     lower = [name.lower() for name in names]

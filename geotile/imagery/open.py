@@ -30,6 +30,20 @@ from geotile.options import ImageOptions, OpenOptions
 from geotile.public import public
 from geotile.storage.location import locate
 
+_ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset")
+
+
+def _check_zarr_options(options: ImageOptions, chunks: Any) -> None:
+    """Refuse the options that apply only to image files."""
+    unused = [name for name in options.changed() if name not in (*_ZARR_OPTIONS, "chunks", "allow_vrt")]
+    if chunks != "auto":
+        unused.append("chunks")
+    if unused:
+        raise ArgumentError(
+            f"{', '.join(unused)} cannot be applied to a Zarr store, which is opened with {', '.join(_ZARR_OPTIONS)}. "
+            "Open it with xarray, prepare the array there, and pass the array"
+        )
+
 
 @public
 @with_options(OpenOptions)
@@ -77,6 +91,7 @@ def opened(uri: Any, options: ImageOptions, chunks: Any = "auto") -> xr.DataArra
         uri = stac_asset(uri, options.asset)
     name = str(os.fspath(uri))
     if is_zarr(name):
+        _check_zarr_options(options, chunks)
         return open_zarr(name, options.storage_options, options.subdataset, options.bands)
     header = read_header(
         locate(name, options.storage_options), subdataset=options.subdataset, bands=options.bands,

@@ -10,6 +10,7 @@ from typing import Any
 from geotile.core import from_text
 from geotile.core.checks import as_int, check_seconds, check_unit
 from geotile.core.option import Options, documents, option
+from geotile.errors import ArgumentError
 from geotile.options.run import ScoreOptions
 from geotile.public import public
 
@@ -76,6 +77,12 @@ class ClientOptions(RetryPolicy):
         (10.0, 60.0), "Maximum time for the connection and for the whole response, in seconds.", type="(float, float)",
     )  # fmt: skip
     max_response_bytes: int = option(64 * 2**20, "Maximum size of an answer in bytes.", type="int")
+
+    def _check(self) -> None:
+        if not isinstance(self.verify, bool) and not (isinstance(self.verify, str | os.PathLike) and str(self.verify)):
+            raise ArgumentError(
+                f"verify must be True, False or the path of a bundle of certificates; got {self.verify!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from geotile.core import from_text
+from geotile.core.checks import as_int, check_finite
 from geotile.core.choices import SarRemap
 from geotile.core.option import Options, option
 
@@ -59,3 +60,14 @@ class ImageOptions(Options):
         None, "Look for files beside a remote image (``_RPB.TXT``, ``.ovr``, ``.msk``, ``.aux.xml``), which costs a "
         "few requests. By default only where the image has no georeference of its own.", type="bool",
     )  # fmt: skip
+
+    def _check(self) -> None:
+        if self.height is not None:
+            check_finite(self.height, "height", "metres above the ellipsoid")
+        if self.subdataset is not None and not isinstance(self.subdataset, str):
+            as_int(self.subdataset, "subdataset", 0, unit="images")
+        for band in (
+            (self.bands,) if isinstance(self.bands, str) or not isinstance(self.bands, Iterable) else self.bands
+        ):
+            if not (band is None and self.bands is None) and not isinstance(band, str):
+                as_int(band, "bands", 1, unit="bands")

@@ -93,7 +93,7 @@ class SelectionOptions(AreaOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions(Options):
-    """The minimum score: one option of the run and of the decoder, which get the same value."""
+    """Score threshold."""
 
     score_threshold: float | None = option(
         None, "Minimum score of a detection, 0 to 1, applied before merging. By default 0.3 for models that geotile "

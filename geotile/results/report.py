@@ -168,8 +168,8 @@ def report(detections: Any) -> Report:
     Parameters
     ----------
     detections : geopandas.GeoDataFrame
-        Detections as `detect` returns them, or read back from GeoParquet. Operations of pandas that combine frames,
-        such as ``merge``, ``dissolve`` and ``concat``, drop the report: take it before them.
+        Detections as `detect` returns them, or read back from GeoParquet. Operations of pandas that combine
+        frames keep the report only if those of all frames are equal, and ``dissolve`` drops it: call this before them.
 
     Returns
     -------
@@ -191,8 +191,9 @@ def report(detections: Any) -> Report:
     found = getattr(detections, "attrs", {}).get("report")
     if not isinstance(found, Mapping):
         raise ArgumentError(
-            "the frame must carry a report, and it has none. Operations that combine frames (merge, dissolve, concat) "
-            "drop it; call geotile.report on the frame that detect returned"
+            "detections must be a GeoDataFrame with a report, as detect returns it; this has none. Operations that "
+            "combine frames (merge, dissolve, concat) may drop it, and of the files only a single GeoParquet file "
+            "stores it; call geotile.report on the frame that detect returned"
         )
     failures = [TileFailure(failure) for failure in found.get("failures", [])]
     return Report({**found, "failures": failures})

@@ -127,9 +127,10 @@ def _tile_identity(
     """Return, as JSON, how tiles are made and answers are read."""
     encoder = work.encoder
     encoding = encoder.format if encoder.compression == "NONE" else f"{encoder.format}, {encoder.compression}"
+    threshold = options.score_threshold
     return {
         "format": encoding if endpoint.wants_bytes else "array", "pad": bool(options.pad),
-        "score_threshold": options.score_threshold or 0.0, "min_valid_share": options.min_valid_share,
+        "score_threshold": None if threshold is None else float(threshold), "min_valid_share": options.min_valid_share,
         "selected": None if selected is None else digest(np.packbits(selected).tobytes()),
     }  # fmt: skip
 
