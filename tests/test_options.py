@@ -247,3 +247,16 @@ def test_a_refused_call_leaves_the_files_of_a_folder(write_tiff, noise, tmp_path
     secret = cli(*job, tmp_path / "cp", "--dem", "https://me:hush@host/d.tif", status=1).stderr
     assert "contains a secret" in secret.replace("\n", " ")
     assert "hush" not in secret
+
+
+def test_a_refused_call_leaves_the_stored_one(write_tiff, noise, tmp_path):
+    path, folder = write_tiff(noise), tmp_path / "cp"
+    with geotile.testing.ModelServer(crowd) as server:
+        job = ("detect", path, server.url, "-o", tmp_path / "a.geojson", "--checkpoint", folder)
+        assert "no such image" in cli("detect", "none.tif", *job[2:], status=1).stderr
+        assert not (folder / "call.json").exists()
+        cli(*job)
+        call = (folder / "call.json").read_bytes()
+        refused = cli(*job[:4], tmp_path / "b.geojson", *job[5:], "--tile-size", 64, "--overlap", 8, status=1).stderr
+        assert "checkpoint of another job" in refused.replace("\n", " ")
+        assert (folder / "call.json").read_bytes() == call

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from geotile.core.redact import redact
-from geotile.errors import ArgumentError
+from geotile.errors import ArgumentError, ImageError
 
 _PATHS = ("image", "output", "dem", "checkpoint")
 _SECRET = ("headers", "option", "storage_options", "output_options")  # only the names in their values are stored
 _NOT_STORED = ("scheduler", "retry_failed", "overwrite")
 
 
-def keep_call(checkpoint: str, params: Mapping[str, Any]) -> None:
-    """Store the parameters of a call.
+@contextmanager
+def stored_call(checkpoint: str, params: Mapping[str, Any]) -> Iterator[None]:
+    """Store the parameters of a call while it runs and after it; a call that is refused leaves those of the one before.
 
     Raises
     ------
     ArgumentError
         If the folder holds other files than those of a checkpoint, or a path contains a secret, which is not stored.
+    OutputError
+        If another run holds the checkpoint.
     """
     from geotile.checkpoints.checkpoint import CALL, stored_job
     from geotile.core.from_text import named_values
+    from geotile.running.run import leased
     from geotile.storage.folder import Folder
 
     if not checkpoint:
@@ -39,7 +44,17 @@ def keep_call(checkpoint: str, params: Mapping[str, Any]) -> None:
     folder = Folder.at(checkpoint, named_values(options) if options else None)
     stored_job(folder)  # refuses a folder that holds something else
     stored = {name: _stored(name, value) for name, value in params.items() if name not in _NOT_STORED}
-    folder.write(CALL, json.dumps(stored, indent=1).encode())
+    with leased(folder):
+        before = folder.read(CALL)
+        folder.write(CALL, json.dumps(stored, indent=1).encode())
+    try:
+        yield
+    except (ArgumentError, ImageError):  # refused before anything was run
+        if before is None:
+            folder.remove(CALL)
+        else:
+            folder.write(CALL, before)
+        raise
 
 
 def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:

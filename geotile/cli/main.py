@@ -6,14 +6,14 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import geotile
-from geotile.cli.call import keep_call, kept_call
+from geotile.cli.call import kept_call, stored_call
 from geotile.cli.flags import in_flags, with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
@@ -75,9 +75,9 @@ def detect(
     usage, 3 if some tiles failed (they are listed), 130 if interrupted.
     """
     checkpoint = options.get("checkpoint")
-    if checkpoint is not None and context.info_name == "detect":
-        keep_call(checkpoint, context.params)
-    with _interruptible(checkpoint), client_at(scheduler):
+    first = checkpoint is not None and context.info_name == "detect"
+    call = stored_call(str(checkpoint), context.params) if first else nullcontext()
+    with call, _interruptible(checkpoint), client_at(scheduler):
         report = geotile.detect_to(
             image,
             endpoint,
