@@ -260,3 +260,17 @@ def test_a_refused_call_leaves_the_stored_one(write_tiff, noise, tmp_path):
         refused = cli(*job[:4], tmp_path / "b.geojson", *job[5:], "--tile-size", 64, "--overlap", 8, status=1).stderr
         assert "checkpoint of another job" in refused.replace("\n", " ")
         assert (folder / "call.json").read_bytes() == call
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"storage_options": "key=hush"}, {"output_options": "hush"}, {"checkpoint": 5}, {"checkpoint": b"cp"}, {"dem": 5},
+        {"asset": 5}, {"headers": "hush"}, {"headers": ["hush"]}, {"params": "x"}, {"bearer": b"hush"}, {"profile": 5},
+    ],
+)  # fmt: skip
+def test_types_are_checked_without_showing_secrets(options, write_tiff, noise):
+    kind = "sagemaker://model" if "profile" in options else "http://127.0.0.1:9/x"
+    with pytest.raises(geotile.ArgumentError, match=rf"^{next(iter(options))} must be a ") as caught:
+        geotile.detect(write_tiff(noise), kind, **options)
+    assert "hush" not in str(caught.value)

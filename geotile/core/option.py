@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -89,6 +90,13 @@ def option(
     return declared  # type: ignore[no-any-return]  # a dataclass turns the field into its default
 
 
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "mapping": ((Mapping,), "a mapping of names to values"),
+    "str": ((str,), "a string"),
+    "str or path": ((str, os.PathLike), "a string or a path"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Base of all groups of options. A group checks its own values in ``_check``."""
@@ -96,13 +104,18 @@ class Options:
     def __post_init__(self) -> None:
         """Check every value."""
         defaults = {each.name: each.default for each in fields(self)}
+        hidden = {each.name for each in fields(self) if not each.repr}
         for name, info in described(type(self)).items():
             value = getattr(self, name)
             if info.choices and not any(value is each or value == each for each in info.choices):
                 allowed = ", ".join(map(repr, info.choices))
                 raise ArgumentError(f"{name} must be one of {allowed}; got {value!r}")
-            may_be_none = value is None and defaults[name] is None
-            if info.type_text == "bool" and not may_be_none and type(value).__name__ not in ("bool", "bool_"):
+            if value is None and defaults[name] is None:
+                continue
+            if (known := _TYPES.get(info.type_text)) and not isinstance(value, known[0]):
+                given = f"a value of type {type(value).__name__}" if name in hidden else repr(value)
+                raise ArgumentError(f"{name} must be {known[1]}; got {given}")
+            if info.type_text == "bool" and type(value).__name__ not in ("bool", "bool_"):
                 raise ArgumentError(f"{name} must be True or False; got {value!r}")
         for group in reversed(type(self).__mro__):
             if "_check" in vars(group):
