@@ -321,7 +321,7 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
         ({"tile_format": "BMP"}, "tile_format must be one of .* got 'BMP'"),
         ({"crs": "EPSG:0"}, "crs must be .*got 'EPSG:0'"),
         ({"progress": 3}, "progress must be .* got 3"),
-        ({"retries": 3}, "'retries' does not apply to a Python callable"),
+        ({"retries": 3}, "'retries' does not apply to a run with a Python callable"),
         ({"tilesize": 3}, "unknown option 'tilesize'; did you mean 'tile_size'?"),
     ],
 )

@@ -1,6 +1,7 @@
 """Options are declared once: signatures, help, flags and requests agree, and no name means two things."""
 
 import inspect
+import json
 from dataclasses import fields
 from itertools import combinations
 
@@ -72,8 +73,8 @@ def test_no_name_means_two_things():
         ("http://127.0.0.1:9/invocations", {"tilesize": 3}, "did you mean 'tile_size'?"),
         ("http://127.0.0.1:9/invocations", {"barer": "x"}, "did you mean 'bearer'?"),
         ("http://127.0.0.1:9/invocations", {"band": 1}, "did you mean 'bands'?"),
-        ("http://127.0.0.1:9/invocations", {"family": "yolov8"}, "'family' does not apply to the endpoint"),
-        (bright_objects, {"bearer": "x"}, "'bearer' does not apply to a Python callable"),
+        ("http://127.0.0.1:9/invocations", {"family": "yolov8"}, "'family' does not apply to a run with the endpoint"),
+        (bright_objects, {"bearer": "x"}, "'bearer' does not apply to a run with a Python callable"),
         (geotile.endpoint(bright_objects), {"batch_size": 2}, "pass it to geotile.endpoint"),
         (bright_objects, {"xyz": 1}, "unknown option 'xyz'; a run with a Python callable takes"),
         ("http://127.0.0.1:9/invocations", {"ready_timeout": 1}, "did you mean 'ready_timeout_s'?"),
@@ -91,6 +92,12 @@ def test_unknown_options_of_the_other_calls():
         geotile.plan("none.tif", tilesize=3)
     with pytest.raises(geotile.ArgumentError, match="did you mean 'bands'"):
         geotile.open_image("none.tif", band=3)
+    with pytest.raises(geotile.ArgumentError, match=r"did you mean 'retries'. It does not apply to plan"):
+        geotile.plan("none.tif", retrys=3)
+    with pytest.raises(geotile.ArgumentError, match="'tile_size' does not apply to open_image"):
+        geotile.open_image("none.tif", tile_size=3)
+    with pytest.raises(geotile.ArgumentError, match=r"did you mean 'retries'. It does not apply to a run with"):
+        geotile.detect("none.tif", "onnx:m.onnx", retrys=3)
     with pytest.raises(geotile.ArgumentError, match="did you mean 'bearer'"):
         geotile.endpoint("http://127.0.0.1:9/invocations", barer=3)
     with pytest.raises(geotile.ArgumentError, match=r"detect\(compute=False\)"):
@@ -274,3 +281,21 @@ def test_types_are_checked_without_showing_secrets(options, write_tiff, noise):
     with pytest.raises(geotile.ArgumentError, match=rf"^{next(iter(options))} must be a ") as caught:
         geotile.detect(write_tiff(noise), kind, **options)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tile_size": 512}, "option 'tile_size' is the field imageProcessorTileSize"),
+        ({"retries": 2}, "option 'retries' does not apply to the field geotile"),
+        ({"skip_nodta": True}, "did you mean 'skip_nodata'?"), ({"skip_nodata": "x"}, "skip_nodata must be"),
+    ],
+)  # fmt: skip
+def test_options_of_requests_are_named_as_in_json(options, text, tmp_path):
+    request = {
+        "jobId": "a", "imageUrls": ["none.tif"], "outputs": [{"type": "S3", "bucket": "b", "prefix": "p"}],
+        "imageProcessor": {"name": "http://127.0.0.1:9/x", "type": "HTTP_ENDPOINT"}, "geotile": options,
+    }  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(request))
+    (tmp_path / "queue").mkdir()
+    assert text in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=1).stderr

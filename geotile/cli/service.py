@@ -116,7 +116,11 @@ def submit(
     import geotile
 
     for path in request:
-        parsed = geotile.submit(path, queue)
+        try:
+            parsed = geotile.submit(path, queue)
+        except geotile.ArgumentError as error:  # its names are fields of JSON, not flags
+            err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from None
         for name in parsed.unknown_fields():
             err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)
         out.print(f"{parsed.job_id}: {len(parsed.image_urls)} images", markup=False, highlight=False)

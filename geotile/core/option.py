@@ -148,7 +148,9 @@ def option_names(*groups: type[Options] | None) -> set[str]:
 def refuse_unknown(
     given: Iterable[str], known: Iterable[str], taker: str, hints: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse options that nothing takes, and suggest the nearest name.
+    """Refuse options that do not apply, and suggest the nearest name.
+
+    A name that is an option elsewhere is not called unknown, and the nearest name may be an option elsewhere too.
 
     Parameters
     ----------
@@ -157,7 +159,7 @@ def refuse_unknown(
     taker : str
         What takes the options, for the message.
     hints : mapping of str to str, optional
-        Sentences for names that are known elsewhere.
+        Messages for names that are options elsewhere, in place of the general one.
 
     Raises
     ------
@@ -171,12 +173,24 @@ def refuse_unknown(
     geotile.ArgumentError: unknown option 'tilesize'; did you mean 'tile_size'?
     """
     known = sorted(known)
+    elsewhere = sorted(option_names(*_subclasses(Options)) - set(known))
     for name in sorted(set(given) - set(known)):
         if hints and name in hints:
             raise ArgumentError(hints[name])
-        near = get_close_matches(name, known, n=1, cutoff=0.6)
-        remedy = f"did you mean {near[0]!r}?" if near else f"{taker} takes {', '.join(known)}"
+        if name in elsewhere:
+            raise ArgumentError(f"option {name!r} does not apply to {taker}; leave it out")
+        remedy = f"{taker} takes {', '.join(known)}"
+        if near := get_close_matches(name, known, n=1, cutoff=0.6):
+            remedy = f"did you mean {near[0]!r}?"
+        elif near := get_close_matches(name, elsewhere, n=1, cutoff=0.6):
+            remedy = f"did you mean {near[0]!r}? It does not apply to {taker}"
         raise ArgumentError(f"unknown option {name!r}; {remedy}")
+
+
+def _subclasses(group: type[Options]) -> Iterator[type[Options]]:
+    for each in group.__subclasses__():
+        yield each
+        yield from _subclasses(each)
 
 
 class _TwoArguments(Protocol[P, R_co]):

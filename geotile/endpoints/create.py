@@ -135,14 +135,14 @@ def _description(spec: Any) -> str:
 
 
 def _hints(spec: Any, known: set[str]) -> dict[str, str]:
-    """Return messages for options that exist, but not for this endpoint."""
-    text = "option {name!r} does not apply to {spec}; leave it out"
-    if isinstance(spec, Endpoint):
-        text = (
-            "option {name!r} must be given when an endpoint is created, and {spec} exists; pass it to geotile.endpoint"
-        )
-    names = option_names(EndpointKeywords) - known
-    return {name: text.format(name=name, spec=_description(spec)) for name in names}
+    """Return messages for options of endpoints that come too late, because the endpoint exists."""
+    if not isinstance(spec, Endpoint):
+        return {}
+    return {
+        name: f"option {name!r} must be given when an endpoint is created, and {_description(spec)} exists; pass it to "
+        "geotile.endpoint"
+        for name in option_names(EndpointKeywords) - known
+    }
 
 
 def _endpoint_class(spec: str) -> Any:

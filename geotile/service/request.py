@@ -107,6 +107,16 @@ class PostProcessingStep(_RequestModel):
     algorithm: Algorithm = Algorithm()
 
 
+_FIELDS_BY_OPTION = {
+    "tile_size": "imageProcessorTileSize", "overlap": "imageProcessorTileOverlap",
+    "tile_format": "imageProcessorTileFormat", "tile_compression": "imageProcessorTileCompression",
+    "roi": "regionOfInterest", "merge": "postProcessing", "iou_threshold": "postProcessing",
+}  # fmt: skip
+_FIELD_HINTS = {
+    name: f"option {name!r} is the field {field} of a request; give that" for name, field in _FIELDS_BY_OPTION.items()
+}
+
+
 @public
 class JobRequest(_RequestModel):
     """A request to run a model on images and to write the detections to outputs.
@@ -193,7 +203,7 @@ class JobRequest(_RequestModel):
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         allowed = [name for name, info in described(JobOptions).items() if info.in_requests]
-        refuse_unknown(options, allowed, "a request")
+        refuse_unknown(options, allowed, "the field geotile", _FIELD_HINTS)
         JobOptions(**options)
         return options
 
