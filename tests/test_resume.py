@@ -143,7 +143,7 @@ def test_secrets_are_not_kept_but_asked_for_again(path, tmp_path):
 
 
 def test_what_cannot_be_resumed_is_said(path, tmp_path):
-    assert "there is no checkpoint" in said("resume", tmp_path / "nothing", status=1)
+    assert "is not a checkpoint" in said("resume", tmp_path / "nothing", status=1)
     assert "is not a checkpoint" in said("status", tmp_path / "nothing", status=1)
     geotile.detect(path, crowd, checkpoint=tmp_path / "cp")
     assert "was started in Python" in said("resume", tmp_path / "cp", status=1)

@@ -74,8 +74,12 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
     data = folder.read(CALL)
     if data is None:
         started = folder.read(JOB) is not None
-        why = "its run was started in Python; make the same call again" if started else "there is no checkpoint"
-        raise ArgumentError(f"{folder.display_name} contains no call of the command line: {why}")
+        if started:
+            raise ArgumentError(
+                f"the run of {folder.display_name} was started in Python, and geotile resume repeats only calls of the "
+                "command line; make the same Python call again"
+            )
+        raise ArgumentError(f"{folder.display_name} is not a checkpoint. Check the path")
     call: dict[str, Any] = json.loads(data)
     for name in _SECRET:
         again = list(given.get(name) or [])

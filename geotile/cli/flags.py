@@ -149,7 +149,7 @@ def _as_text(default: Any) -> str | None:
 
 
 def _help(info: OptionInfo) -> str:
-    text = info.doc.replace("``", "").replace("`", "")
+    text = in_flags(info.doc.replace("``", "").replace("`", ""))
     return text + (" May be repeated." if info.repeatable else "")
 
 

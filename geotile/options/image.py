@@ -39,7 +39,7 @@ class ImageOptions(Options):
         "pixels of the full resolution.", type="float", metavar="METRES",
     )  # fmt: skip
     georeference: bool = option(
-        True, "Whether the image's georeference is used; False gives detections in pixels.", type="bool",
+        True, "Whether the image's georeference is used; without it, detections are in pixels.", type="bool",
     )  # fmt: skip
     dem: str | os.PathLike[str] | None = option(
         None, "Elevation model (metres) for an image that RPCs place.", type="str or path", metavar="FILE",
