@@ -16,6 +16,7 @@ from geotile import options
 from geotile.cli.flags import as_flag, in_flags
 from geotile.cli.main import app
 from geotile.core.option import described, option_names
+from geotile.detectors.detector import decoder_identity
 from geotile.testing import bright_objects, write_example
 
 CALLS = {
@@ -299,3 +300,26 @@ def test_options_of_requests_are_named_as_in_json(options, text, tmp_path):
     (tmp_path / "job.json").write_text(json.dumps(request))
     (tmp_path / "queue").mkdir()
     assert text in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"merge": geotile.Nms(0.1), "iou_threshold": 0.9}, "iou_threshold would have no effect"),
+        ({"merge": None, "class_agnostic": True}, "class_agnostic would have no effect"),
+        ({"merge": geotile.Nms}, "merge must be an object such as geotile.Nms"),
+    ],
+)  # fmt: skip
+def test_merging_options_without_effect_are_refused(given, text):
+    with pytest.raises(geotile.ArgumentError, match=text):
+        geotile.detect(write_example(), bright_objects, **given)
+
+
+def test_class_names_and_not_their_file_identify_a_decoder(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("car\nship\n")
+    before = decoder_identity(options.DecoderOptions(labels=names))
+    assert before == decoder_identity(options.DecoderOptions(labels=str(names)))
+    assert before == decoder_identity(options.DecoderOptions(labels=["car", "ship"]))
+    names.write_text("car\nboat\n")
+    assert before != decoder_identity(options.DecoderOptions(labels=names))

@@ -15,6 +15,7 @@ from geotile.detectors.families import FAMILIES, Family, RawDetections, count_ce
 from geotile.detectors.preprocessing import TilePosition, as_layout, preprocess
 from geotile.errors import ArgumentError, ResponseError
 from geotile.merging.nms import nms
+from geotile.options import DecoderOptions
 
 DEFAULT_SCORE_THRESHOLD = 0.3
 DetectionArrays = tuple[NDArray[np.float64], NDArray[np.float64], list[str]]  # boxes, scores, labels
@@ -177,6 +178,14 @@ class Detector:
         else:
             rows, classes = np.nonzero(raw.scores >= self._min_score)
         return rows, classes, raw.scores[rows, classes].astype(np.float64)
+
+
+def decoder_identity(options: DecoderOptions) -> str:
+    """Return the changed options of a decoder as text, with the class names in place of the file that contains them."""
+    values = options.changed()
+    if "labels" in values:
+        values["labels"] = class_names(values["labels"])
+    return repr(sorted(values.items()))
 
 
 def class_names(labels: Sequence[str] | str | Path | None) -> list[str]:

@@ -16,6 +16,7 @@ from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
 from geotile.core.timing import timed
 from geotile.detectors import Detector, Tensor
+from geotile.detectors.detector import decoder_identity
 from geotile.endpoints.base import Endpoint
 from geotile.endpoints.client import Client
 from geotile.endpoints.decode import excerpt
@@ -84,8 +85,8 @@ class OipEndpoint(Endpoint):
 
     def identity(self) -> dict[str, Any]:
         """Return the model's URL, the versions that the server reports, and the options of the decoder."""
-        options = repr(sorted(self._decoding.changed().items()))
-        return {"model": self.display_url, "version": self._get_json("").get("versions"), "options": options}
+        version = self._get_json("").get("versions")
+        return {"model": self.display_url, "version": version, "options": decoder_identity(self._decoding)}
 
     def ready(self) -> None:
         """Check that the server has loaded the model.

@@ -13,6 +13,7 @@ from geotile.core.checks import as_int
 from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
 from geotile.detectors import OnnxDetector
+from geotile.detectors.detector import decoder_identity
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
 from geotile.options import DecoderOptions, OnnxOptions
@@ -66,7 +67,7 @@ class OnnxEndpoint(Endpoint):
         """Return the SHA-256 digest of the file and the options of the decoder."""
         with open(self._path, "rb") as file:
             version = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"model": str(self), "version": version, "options": repr(sorted(self._decoding.changed().items()))}
+        return {"model": str(self), "version": version, "options": decoder_identity(self._decoding)}
 
     def with_score_threshold(self, score_threshold: float) -> OnnxEndpoint:
         """Return an endpoint with another minimum score."""

@@ -127,6 +127,14 @@ class MergingOptions(ScoreOptions):
         check_unit(self.iou_threshold, "iou_threshold")
         if not (self.merge is None or self.merge == "nms" or hasattr(self.merge, "settle")):
             raise ArgumentError(f"merge must be 'nms', None or a geotile.Merge; got {self.merge!r}")
+        if isinstance(self.merge, type):
+            raise ArgumentError(f"merge must be an object such as geotile.{self.merge.__name__}(), not its class")
+        unused = [name for name in ("iou_threshold", "overlap_metric", "class_agnostic") if name in self.changed()]
+        if self.merge != "nms" and unused:
+            raise ArgumentError(
+                f"{', '.join(unused)} would have no effect with merge={self.merge!r}; leave out what merge='nms' alone "
+                "takes, or set it in the merge, such as geotile.Nms(0.3)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -214,6 +214,9 @@ class JobRequest(_RequestModel):
             raise ValueError(
                 f"imageProcessorTileOverlap must be smaller than imageProcessorTileSize; got {overlap} and {tile}"
             )
+        algorithms = {each.algorithm.algorithm_type for each in self.post_processing}
+        if "SOFT_NMS" in algorithms and "overlap_metric" in self.geotile:
+            raise ValueError("geotile.overlap_metric would have no effect with SOFT_NMS; leave it out")
         if len(self.post_processing) > 1:
             raise ValueError(
                 f"postProcessing must have one step, FEATURE_DISTILLATION; got {len(self.post_processing)} steps"
@@ -263,12 +266,14 @@ class JobRequest(_RequestModel):
         **settings
             Options that the service sets, such as ``concurrency`` and ``checkpoint``.
         """
+        of_merge = ("overlap_metric", "class_agnostic")  # the merge has them
+        options = {name: value for name, value in self.geotile.items() if name not in of_merge}
         role = {"role_arn": self.image_read_role} if self.image_read_role else None
         return DetectToOptions(
             tile_size=self.image_processor_tile_size, overlap=self.image_processor_tile_overlap,
             tile_format=self.image_processor_tile_format, tile_compression=self.image_processor_tile_compression,
             roi=self.region_of_interest, merge=self.merge, storage_options=role,
-            **self.geotile, **settings,
+            **options, **settings,
         )  # fmt: skip
 
     def endpoint_options(self) -> dict[str, Any]:
