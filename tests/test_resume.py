@@ -12,8 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+import geopandas as gpd
 import pytest
 from helpers import cli, crowd
+from shapely.geometry import box
 
 import geotile
 from geotile.checkpoints.checkpoint import Checkpoint
@@ -132,14 +134,41 @@ def test_secrets_are_not_kept_but_asked_for_again(path, tmp_path):
     cp = tmp_path / "cp"
     with ModelServer(crowd) as server:
         url = server.url.replace("http://", "http://me:hush@")
-        given = ["--headers", "X-Key: hush", "-O", "retries=2"]
+        given = ["--headers", "X-Key: hush", "-O", 'params={"CustomAttributes": "hush"}', "-O", "retries=2"]
         said("detect", path, url, "-o", tmp_path / "a.geojson", *TILES, *given, "--checkpoint", cp)
         assert b"hush" not in b"".join(each.read_bytes() for each in cp.rglob("*") if each.is_file())
         assert "was given --headers X-Key" in said("resume", cp, "--overwrite", status=1)
-        assert "was given --option retries" in said("resume", cp, *given[:2], status=1)
+        assert "was given --option params" in said("resume", cp, *given[:2], status=1)
+        given = given[:4]  # the number of retries is no secret, and stored
         assert "give it again with --endpoint" in said("resume", cp, *given, status=1)
         done = said("resume", cp, *given, "--endpoint", url, "--overwrite")
         assert "tiles resumed 54" in done
+
+
+def test_a_call_with_relative_paths_is_resumed_from_another_folder(path, tmp_path, shared, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    Path("image.tif").symlink_to(path)
+    Path("model.onnx").symlink_to(shared / "models" / "nanodet_m.onnx")
+    Path("names.txt").write_text("thing\n" * 80)
+    Path("roi.geojson").write_text(
+        gpd.GeoSeries([box(500_010, 4_999_950, 500_040, 4_999_990)], crs="EPSG:32631").to_crs("OGC:CRS84").to_json()
+    )
+    words = [
+        "image.tif",
+        "onnx:model.onnx",
+        "-o",
+        "a.geojson",
+        *TILES,
+        "--roi",
+        "roi.geojson",
+        "-O",
+        "labels=names.txt",
+    ]
+    said("detect", *words, "--checkpoint", "cp")
+    monkeypatch.chdir(tmp_path / "second")
+    assert re.search(r"requests 0 ", said("resume", "../first/cp", "--overwrite"))
 
 
 def test_what_cannot_be_resumed_is_said(path, tmp_path):

@@ -6,13 +6,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageError
+from geotile.options import EndpointKeywords
 
 _PATHS = ("image", "output", "dem", "checkpoint")
-_SECRET = ("headers", "option", "storage_options", "output_options")  # only the names in their values are stored
+_SECRET = ("headers", "option", "storage_options", "output_options")  # of values that may be secret, names are stored
+_PLAIN = {each.name for each in fields(EndpointKeywords) if each.repr} - {"params"}  # endpoint options without secrets
 _NOT_STORED = ("scheduler", "retry_failed", "overwrite")
 
 
@@ -83,14 +86,16 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
     call: dict[str, Any] = json.loads(data)
     for name in _SECRET:
         again = list(given.get(name) or [])
-        missing = [each for each in call[name] or [] if not any(_name(text) == each for text in again)]
+        known = {_name(text) for text in again}
+        stored = [each for each in call[name] or [] if _name(each) not in known]
+        missing = [each for each in stored if "=" not in each and each not in known]
         if missing:
             flag = "--" + name.replace("_", "-")
             raise ArgumentError(
                 f"the run of {folder.display_name} was given {flag} {', '.join(missing)}, whose values are not "
                 "stored; give them again"
             )
-        call[name] = again or None
+        call[name] = [each for each in stored if "=" in each] + again or None
     for name in ("image", "endpoint"):
         if given.get(name) is not None:
             call[name] = given[name]
@@ -104,12 +109,24 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stored(name: str, value: Any) -> Any:
     if name in _SECRET:
-        return None if value is None else [_name(text) for text in value]
+        return None if value is None else [_stored_option(text) if name == "option" else _name(text) for text in value]
+    if name == "roi" and isinstance(value, str) and os.path.isfile(value):
+        return os.path.abspath(value)
+    if name == "endpoint" and isinstance(value, str) and value.startswith("onnx:") and "://" not in value:
+        return "onnx:" + os.path.abspath(value.removeprefix("onnx:"))
     if isinstance(value, str) and name in ("image", "endpoint") and redact(value) != value:
         return None
     if isinstance(value, str) and name in _PATHS and "://" not in value:
         return os.path.abspath(value) + ("/" if value.endswith("/") else "")
     return value
+
+
+def _stored_option(text: str) -> str:
+    """Return an endpoint option as it is stored: without its value, if that may be secret."""
+    name, _, value = text.partition("=")
+    if name not in _PLAIN or redact(value) != value:
+        return _name(text)
+    return f"{name}={os.path.abspath(value) if os.path.isfile(value) else value}"
 
 
 def _name(text: str) -> str:

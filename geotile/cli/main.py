@@ -107,8 +107,8 @@ def resume(
 ) -> None:
     """Resume a run that was stopped: the model is asked only for what is missing.
 
-    The values of --headers, --option, --storage-options and --output-options may be secret and are not stored;
-    give them again. Exit status as of `geotile detect`.
+    The values of --headers, --storage-options, --output-options and of endpoint options that may be secret are not
+    stored; give them again. Exit status as of `geotile detect`.
     """
     detect(context=context, **kept_call(checkpoint, context.params))
 
