@@ -1,4 +1,4 @@
-"""The story of a run: open, plan, reserve, regions, tree, frame."""
+"""The top level of a run: open, plan, reserve, regions, tree, frame."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def detect(image: ImageLike, endpoint: Any, options: DetectOptions) -> gpd.GeoDa
     image : str, path, pystac.Item or xarray.DataArray
         What `open_image` opens, or an array with dims (band, y, x) in any order, or (y, x).
     endpoint : str, callable or Endpoint
-        What `geotile.endpoint` takes: an http(s) URL that speaks the OversightML contract; or ``model(tile)``, where
-        tile is an ndarray (band, y, x), that returns ``(boxes, scores)``, ``(boxes, scores, labels)``, a
+        What `geotile.endpoint` takes: an http(s) URL that implements the OversightML contract; or ``model(tile)``,
+        where tile is an ndarray (band, y, x), that returns ``(boxes, scores)``, ``(boxes, scores, labels)``, a
         FeatureCollection, or an object with ``xyxy``, ``confidence`` and ``class_id``. Boxes are (n, 4) xyxy in
         pixels of the tile.
     {options}

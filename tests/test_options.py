@@ -306,7 +306,7 @@ def test_options_of_requests_are_named_as_in_json(options, text, tmp_path):
     ("given", "text"),
     [
         ({"merge": geotile.Nms(0.1), "iou_threshold": 0.9}, "iou_threshold would have no effect"),
-        ({"merge": None, "class_agnostic": True}, "class_agnostic would have no effect"),
+        ({"merge": geotile.SoftNms(), "class_agnostic": True}, "class_agnostic would have no effect"),
         ({"merge": geotile.Nms}, "merge must be an object such as geotile.Nms"),
     ],
 )  # fmt: skip

@@ -1,15 +1,13 @@
-"""The project's own rules: style, types, imports, docstrings, packaging, notebooks."""
+"""The project's own rules: style, types, imports, docstrings, packaging."""
 
 import importlib
 import inspect
-import json
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
 
 import geotile
@@ -33,11 +31,6 @@ def test_hadolint():
         pytest.skip("hadolint comes as a binary, for Linux on x86-64")
     done = subprocess.run([binary, ROOT / "deploy/Dockerfile"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_mypy_strict():
-    run("mypy")
 
 
 def test_typical_uses_have_their_types():
@@ -106,70 +99,6 @@ def test_documents_name_files_that_exist(name):
         assert (path.parent / link).exists(), link
     for place in named:
         assert (ROOT / place).exists(), place
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
-def test_notebooks_run_and_carry_no_outputs(path, tmp_path):
-    from nbclient import NotebookClient
-
-    notebook = nbformat.read(path, as_version=4)
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
-    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert pictures
-    assert "image/png" in notebook.cells[-1].outputs[-1].get("data", {})
-
-
-@pytest.mark.slow
-def test_benchmarks_run_small(tmp_path):
-    for which in ("local", "http"):
-        done = subprocess.run(
-            [sys.executable, ROOT / "benchmarks" / "compare.py", which, "--size", "2048", "--rounds", "1", "--folder", tmp_path],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        counts = re.findall(r"^(loop|geotile) .* (\d+)$", done.stdout, re.MULTILINE)
-        assert len({count for name, count in counts[:2]}) == 1
-
-
-@pytest.mark.slow
-def test_the_service_benchmarks_run_small():
-    script = ROOT / "benchmarks" / "serve.py"
-    done = subprocess.run(
-        [sys.executable, script, "kills", "--kills", "1", "--kinds", "folder"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search(r"^folder +1 +1 +1 +[1-9]\d+ +0 ", done.stdout, re.MULTILINE)
-    done = subprocess.run(
-        [sys.executable, script, "burst", "--requests", "8", "--latency", "0.01"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search(r"^fast, beside the slow ones +4 ", done.stdout, re.MULTILINE)
-
-
-@pytest.mark.slow
-def test_the_efficiency_table_is_printed():
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"^ +(?:50|5) ms +(?:1|8|64|auto) +25 ", done.stdout, re.MULTILINE)) == 8
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("computed", [[], ["--computed"]])
-def test_the_scale_benchmark_runs_small(computed):
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "scale.py", "one", "--side", "8192", *computed],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    got = json.loads(done.stdout.splitlines()[-1])
-    assert got["tasks"] <= 12 * got["regions"]
-    assert got["found"] == got["tiles"] > 0
-    assert (got["moved_mb"] > 1) == bool(computed)  # bytes between workers: a file's pixels never, halos of arrays
 
 
 def test_modules_import_alone():

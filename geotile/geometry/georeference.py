@@ -86,7 +86,7 @@ class Georeference:
         """
         if self.placement is None or self.crs is None:
             raise GeoreferenceError(
-                "the image has no georeference, so an area of a CRS cannot be found in it. Crop the image instead: "
+                "the image has no georeference, so roi cannot be used with it. Crop the image instead: "
                 "open_image(uri)[:, y0:y1, x0:x1]"
             )
         x0, y0, x1, y1 = shape.bounds

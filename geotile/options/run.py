@@ -130,7 +130,7 @@ class MergingOptions(ScoreOptions):
         if isinstance(self.merge, type):
             raise ArgumentError(f"merge must be an object such as geotile.{self.merge.__name__}(), not its class")
         unused = [name for name in ("iou_threshold", "overlap_metric", "class_agnostic") if name in self.changed()]
-        if self.merge != "nms" and unused:
+        if self.merge not in (None, "nms") and unused:
             raise ArgumentError(
                 f"{', '.join(unused)} would have no effect with merge={self.merge!r}; leave out what merge='nms' alone "
                 "takes, or set it in the merge, such as geotile.Nms(0.3)"

@@ -79,13 +79,13 @@ def region_job(
     """
     work, folder = prepared.work, prepared.folder
     selected, empty = _selection(work, options.min_valid_share is not None)
-    how, merge = _tile_identity(work, endpoint, options, selected), _merge(options)
+    settings, merge = _tile_identity(work, endpoint, options, selected), _merge(options)
     checkpoint = writer = None
     if folder is not None:
-        identity = identity_of(work, endpoint, how)
+        identity = identity_of(work, endpoint, settings)
         checkpoint = open_checkpoint(folder, identity, options.retry_failed, regions=list(work.grid.regions_yx))
     if parts is not None:
-        name = repr((identity_of(work, endpoint, how, strict=False), merge))
+        name = repr((identity_of(work, endpoint, settings, strict=False), merge))
         writer = PartWriter(folder=parts, builder=prepared.builder, prefix=digest(name.encode(), 8))
     run = f"{'watched' if options.progress or checkpoint else 'run'}-{uuid4().hex}"
     tiles = _tile_job(work, ready, traffic, options, run)

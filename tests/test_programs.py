@@ -1,0 +1,91 @@
+"""Programs that take long: notebooks, benchmarks, mypy. Two run at a time, while the tests wait for them in turn."""
+
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # a test may wait for those that were started before
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BENCHMARKS = {
+    "local": ("compare.py", "local", "--size", "2048", "--rounds", "1"),
+    "http": ("compare.py", "http", "--size", "2048", "--rounds", "1"),
+    "kills": ("serve.py", "kills", "--kills", "1", "--kinds", "folder"),
+    "burst": ("serve.py", "burst", "--requests", "8", "--latency", "0.01"),
+    "efficiency": ("endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"),
+    "scale": ("scale.py", "one", "--side", "8192"),
+    "scale computed": ("scale.py", "one", "--side", "8192", "--computed"),
+}
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Futures of all programs by name: what a benchmark printed, or the cells of a notebook."""
+    programs = {path.name: partial(run_notebook, path, tmp_path_factory.mktemp(path.stem)) for path in NOTEBOOKS}
+    programs["mypy"] = partial(run, "-m", "mypy")
+    folder = tmp_path_factory.mktemp("benchmarks")
+    for name, (script, *words) in BENCHMARKS.items():
+        more = ("--folder", folder / name) if script == "compare.py" else ()
+        programs[name] = partial(run, ROOT / "benchmarks" / script, *words, *more)
+    for name in ("local", "http"):
+        (folder / name).mkdir()
+    pool = ThreadPoolExecutor(2)
+    yield {name: pool.submit(program) for name, program in programs.items()}
+    pool.shutdown(cancel_futures=True)
+
+
+def run(*words) -> str:
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+def run_notebook(path, folder) -> list:
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    return notebook.cells
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run_and_carry_no_outputs(path, programs):
+    cells = programs[path.name].result()
+    assert "image/png" in cells[-1].outputs[-1].get("data", {})  # each ends in a picture
+
+
+def test_mypy_strict(programs):
+    programs["mypy"].result()
+
+
+@pytest.mark.parametrize("which", ["local", "http"])
+def test_comparisons_run_small(which, programs):
+    counts = re.findall(r"^(loop|geotile) .* (\d+)$", programs[which].result(), re.MULTILINE)
+    assert {name for name, _ in counts[:2]} == {"loop", "geotile"}
+    assert len({count for _, count in counts[:2]}) == 1
+
+
+def test_the_service_benchmarks_run_small(programs):
+    assert re.search(r"^folder +1 +1 +1 +[1-9]\d+ +0 ", programs["kills"].result(), re.MULTILINE)
+    assert re.search(r"^fast, beside the slow ones +4 ", programs["burst"].result(), re.MULTILINE)
+
+
+def test_the_efficiency_table_is_printed(programs):
+    assert len(re.findall(r"^ +(?:50|5) ms +(?:1|8|64|auto) +25 ", programs["efficiency"].result(), re.MULTILINE)) == 8
+
+
+@pytest.mark.parametrize("name", ["scale", "scale computed"])
+def test_the_scale_benchmark_runs_small(name, programs):
+    got = json.loads(programs[name].result().splitlines()[-1])
+    assert got["tasks"] <= 12 * got["regions"]
+    assert got["found"] == got["tiles"] > 0
+    assert (got["moved_mb"] > 1) == (name == "scale computed")  # bytes between workers: a file's pixels never
