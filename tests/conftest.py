@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from hypothesis import settings
 
 settings.register_profile("geotile", deadline=None)  # a slow machine is no failure
 settings.load_profile("geotile")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a background job of a shell, whose children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
