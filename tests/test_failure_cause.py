@@ -163,10 +163,6 @@ print(error.retryable, error)
     assert "this process has no free file descriptors" in done.stdout
 
 
-def test_an_invalid_header():
-    assert_cause(failure("http://127.0.0.1:9/x", headers={"X-Key": "a\nb"}), "header is not valid", False)
-
-
 # --- host names ---
 
 

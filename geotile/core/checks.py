@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TypeGuard
 
@@ -65,7 +65,7 @@ def check_unit(value: object, name: str) -> float:
     ArgumentError
         If the value is not such a number.
     """
-    if not _is_number(value) or not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise ArgumentError(f"{name} must be a number from 0 to 1; got {value!r}")
     return float(value)
 
@@ -78,7 +78,7 @@ def check_positive(value: object, name: str, unit: str) -> float:
     ArgumentError
         If the value is not such a number.
     """
-    if not _is_number(value) or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise ArgumentError(f"{name} must be a finite number of {unit} above 0; got {value!r}")
     return float(value)
 
@@ -91,7 +91,7 @@ def check_seconds(value: object, name: str) -> float:
     ArgumentError
         If the value is not such a number.
     """
-    if not _is_number(value) or not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value < math.inf:
         raise ArgumentError(f"{name} must be a finite number of seconds, 0 or more; got {value!r}")
     return float(value)
 
@@ -119,10 +119,53 @@ def check_finite(value: object, name: str, unit: str) -> float:
     ArgumentError
         If it is none.
     """
-    if not _is_number(value) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise ArgumentError(f"{name} must be a finite number of {unit}; got {value!r}")
     return float(value)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a real number that a float can hold, and not a bool."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def check_headers(name: str, headers: Mapping[str, str]) -> None:
+    """Check that names and values can be sent as HTTP headers, without showing the values.
+
+    Raises
+    ------
+    ArgumentError
+        If a name or a value has a line break, a leading space, or a character outside Latin-1.
+    """
+    from requests.exceptions import InvalidHeader
+    from requests.utils import check_header_validity
+
+    for header, value in headers.items():
+        check_encoding(name, header)
+        check_encoding(name, value)
+        try:
+            check_header_validity((header, value))
+        except InvalidHeader:
+            raise ArgumentError(f"{name} must hold names and values of HTTP headers; {header!r} is not valid") from None
+
+
+def check_encoding(name: str, text: str) -> None:
+    """Check that a text can be sent in an HTTP header, without showing it.
+
+    Raises
+    ------
+    ArgumentError
+        If it has a character outside Latin-1.
+    """
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise ArgumentError(
+            f"{name} must hold characters of Latin-1 only, as HTTP headers do; character {error.start + 1} is another"
+        ) from None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -21,6 +20,7 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from geotile.core.option_types import TYPES
 from geotile.errors import ArgumentError
 
 P = ParamSpec("P")
@@ -90,13 +90,6 @@ def option(
     return declared  # type: ignore[no-any-return]  # a dataclass turns the field into its default
 
 
-_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "mapping": ((Mapping,), "a mapping of names to values"),
-    "str": ((str,), "a string"),
-    "str or path": ((str, os.PathLike), "a string or a path"),
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Base of all groups of options. A group checks its own values in ``_check``."""
@@ -107,16 +100,14 @@ class Options:
         hidden = {each.name for each in fields(self) if not each.repr}
         for name, info in described(type(self)).items():
             value = getattr(self, name)
-            if info.choices and not any(value is each or value == each for each in info.choices):
+            if info.choices and not any(value is each or _equal(value, each) for each in info.choices):
                 allowed = ", ".join(map(repr, info.choices))
                 raise ArgumentError(f"{name} must be one of {allowed}; got {value!r}")
             if value is None and defaults[name] is None:
                 continue
-            if (known := _TYPES.get(info.type_text)) and not isinstance(value, known[0]):
+            if (known := TYPES.get(info.type_text)) and not known[0](value):
                 given = f"a value of type {type(value).__name__}" if name in hidden else repr(value)
                 raise ArgumentError(f"{name} must be {known[1]}; got {given}")
-            if info.type_text == "bool" and type(value).__name__ not in ("bool", "bool_"):
-                raise ArgumentError(f"{name} must be True or False; got {value!r}")
         for group in reversed(type(self).__mro__):
             if "_check" in vars(group):
                 vars(group)["_check"](self)
@@ -302,3 +293,7 @@ def _parameters(keywords: type[Options]) -> Iterator[str]:
 
 def _same(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and bool(value == default))
+
+
+def _equal(value: Any, choice: Any) -> bool:
+    return isinstance(value, type(choice)) and bool(value == choice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from geotile.core.checks import as_int, as_timeouts
 from geotile.core.redact import redact
 from geotile.core.registry import Registry
 from geotile.endpoints.deadline import DeadlineAdapter, response_deadline
@@ -77,10 +77,11 @@ class Client:
         self._headers = {**(more_headers or {}), **(options.headers or {})}
         if options.bearer is not None:
             self._headers["Authorization"] = f"Bearer {options.bearer}"
-        self._auth = auth or _NoAuth()
-        self._verify, self._cert = options.verify, options.cert
-        self._connect_s, self._response_s = as_timeouts(options.timeout_s)
-        self._max_response_bytes = as_int(options.max_response_bytes, "max_response_bytes", 1, unit="bytes")
+        self._auth = (tuple(auth) if isinstance(auth, list) else auth) or _NoAuth()
+        self._verify = options.verify if isinstance(options.verify, bool) else os.fspath(options.verify)
+        self._cert = _paths(options.cert)
+        self._connect_s, self._response_s = options.timeout_s
+        self._max_response_bytes = options.max_response_bytes
         self._key = uuid4().hex
 
     def probe(self, url: str | None = None) -> Reply:
@@ -180,6 +181,13 @@ class _NoAuth(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
+
+
+def _paths(cert: Any) -> Any:
+    """Return the paths of a client certificate as str, as requests takes them."""
+    if isinstance(cert, tuple | list):
+        return tuple(map(os.fspath, cert))
+    return None if cert is None else os.fspath(cert)
 
 
 def _retry_after_s(value: str | None) -> float | None:

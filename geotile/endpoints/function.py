@@ -9,7 +9,6 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.checks import as_int
 from geotile.core.option import documents, with_options
 from geotile.core.registry import Registry
 from geotile.endpoints.base import Endpoint
@@ -54,7 +53,7 @@ class FunctionEndpoint(Endpoint):
             raise ArgumentError(f"model must be callable; got {type(model).__name__}")
         size = options.batch_size
         self._callable, self._is_factory, self._batched = model, options.factory, size is not None
-        self.batch_size = 1 if size is None else as_int(size, "batch_size", 1, unit="tiles")
+        self.batch_size = size or 1
         self._key = uuid4().hex
 
     def __repr__(self) -> str:

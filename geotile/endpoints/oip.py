@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.checks import as_int
 from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
 from geotile.core.timing import timed
@@ -68,13 +67,8 @@ class OipEndpoint(Endpoint):
             )
         self.retry_policy = options.part(RetryPolicy)
         self._client, self.display_url = Client(url, options), redact(spec)
-        self._decoding, self._batch_size, self._binary = (
-            options.part(DecoderOptions),
-            options.batch_size,
-            options.binary,
-        )
-        if options.batch_size is not None:
-            as_int(options.batch_size, "batch_size", 1, unit="tiles")
+        self._decoding = options.part(DecoderOptions)
+        self._batch_size, self._binary = options.batch_size, options.binary
         self._detector: Detector | None = None
 
     def __repr__(self) -> str:

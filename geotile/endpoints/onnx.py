@@ -9,7 +9,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from geotile.core.checks import as_int
 from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
 from geotile.detectors import OnnxDetector
@@ -49,7 +48,7 @@ class OnnxEndpoint(Endpoint):
         self._model = OnnxDetector(self._path, threads=options.threads or 1, **self._decoding.changed())
         fixed, size_yx = self._model.batch_size, self._model.size_yx or (512, 512)
         default = _DEFAULT_BATCH_SIZE if fixed is None else fixed
-        self.batch_size = default if batch_size is None else as_int(batch_size, "batch_size", 1, unit="tiles")
+        self.batch_size = batch_size or default
         if fixed is not None and self.batch_size > fixed:
             raise ArgumentError(
                 f"batch_size must be at most {fixed}, the model's fixed batch size; got {batch_size}. "

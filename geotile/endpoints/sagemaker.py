@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
-from geotile.core.checks import as_int, as_timeouts
 from geotile.core.option import documents, with_options
 from geotile.core.redact import digests
 from geotile.core.registry import Registry
@@ -67,9 +66,9 @@ class SageMakerEndpoint(Endpoint):
         self.name, self.variant, self.region = parts.netloc, query.get("variant"), query.get("region")
         self._params = dict(options.params or {})
         self._login = (options.profile, options.role_arn, self.region)
-        self._timeouts = as_timeouts(options.timeout_s)
-        self.max_request_bytes = as_int(options.max_request_bytes, "max_request_bytes", 1, unit="bytes")
-        self._max_response_bytes = as_int(options.max_response_bytes, "max_response_bytes", 1, unit="bytes")
+        self._timeouts = options.timeout_s
+        self.max_request_bytes = options.max_request_bytes
+        self._max_response_bytes = options.max_response_bytes
         self._key = uuid4().hex
         self._check_params()
 

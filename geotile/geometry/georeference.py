@@ -174,7 +174,7 @@ def wkt_of(crs: Any) -> str:
     """
     try:
         return str(pyproj.CRS.from_user_input(crs).to_wkt())
-    except pyproj.exceptions.CRSError as error:
+    except (pyproj.exceptions.CRSError, TypeError, ValueError) as error:  # it compares and serialises what it is given
         raise ArgumentError(
             f"crs must be a CRS that pyproj accepts, such as 'EPSG:4326'; got {crs!r} ({error})"
         ) from None

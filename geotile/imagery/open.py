@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rioxarray.rioxarray import affine_to_coords
 
-from geotile.core.checks import check_positive
+from geotile.core.checks import as_pair
 from geotile.core.option import with_options
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
@@ -190,7 +190,7 @@ def _coordinates(source: Source, transform: Affine | None) -> Mapping[str, Any]:
 
 def _resampled(source: Source, image: xr.DataArray, resolution: float) -> Source:
     """Return the source at a ground size of a pixel in metres."""
-    pixel_m = check_positive(resolution, "resolution", "metres")
+    pixel_m = float(resolution)
     shape_yx = source.shape[1], source.shape[2]
     own_m = pixel_size_m(georeference_of(image), shape_yx)
     height, width = (max(1, round(n * own / pixel_m)) for n, own in zip(shape_yx, own_m, strict=True))
@@ -201,14 +201,25 @@ def _resampled(source: Source, image: xr.DataArray, resolution: float) -> Source
     return source.at_shape(height, width)
 
 
+def _is_whole(size: Any) -> bool:
+    """Return whether a chunk size means the whole axis, as for Dask."""
+    return isinstance(size, int) and size == -1
+
+
 def _chunks(source: Source, chunks: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return heights and widths of the regions in pixels."""
     _, height, width = source.shape
     if isinstance(chunks, tuple) and len(chunks) == 2 and all(isinstance(c, tuple) for c in chunks):
         return TileGrid((height, width), 1, 0, chunks).chunks
     if isinstance(chunks, Mapping):
-        chunks = (chunks.get("y", height), chunks.get("x", width))
-    if chunks is None or chunks == -1:
+        if unknown := [name for name in chunks if name not in ("y", "x")]:
+            raise ArgumentError(f'chunks must name no axes but "y" and "x"; got {unknown[0]!r}')
+        chunks = (chunks.get("y", -1), chunks.get("x", -1))
+    if chunks is None or _is_whole(chunks):
         return (height,), (width,)
+    if isinstance(chunks, tuple) and len(chunks) == 2:
+        chunks = tuple(n if _is_whole(size) else size for size, n in zip(chunks, (height, width), strict=True))
+    if not (isinstance(chunks, str) and chunks == "auto"):
+        chunks = as_pair(chunks, "chunks", 1)
     itemsize = np.dtype(source.dtype).itemsize
     return plan_grid(source.shape, itemsize, source.block_edges, 1, 0, chunks, sequential=source.sequential).chunks

@@ -216,7 +216,7 @@ def _suppressions(
     size of a slice follows the density of the boxes, so that crowded boxes do not fill the memory with pairs.
     """
     n = len(boxes)
-    diagonals: Any = shapely.linestrings(boxes.reshape(-1, 2, 2))  # their envelopes are the boxes
+    diagonals: Any = shapely.linestrings(_apart(boxes, codes).reshape(-1, 2, 2))  # their envelopes are the boxes
     tree = shapely.STRtree(diagonals)
     start, size = 0, min(n, _FIRST_SLICE)
     while start < n:
@@ -230,6 +230,19 @@ def _suppressions(
         higher, lower = higher[ahead], lower[ahead]
         close = overlap(boxes[higher], boxes[lower], metric) > iou_threshold
         yield higher[close], lower[close]
+
+
+def _apart(boxes: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return boxes of which those of different codes lie apart, so that a tree does not find them as neighbours.
+
+    Rounding keeps order, so boxes of one code that overlap still do.
+    """
+    if not len(boxes) or (codes == codes[0]).all():
+        return boxes
+    ordinal = np.unique(codes, return_inverse=True)[1]
+    shift = ordinal * (1 + boxes[:, 2].max() - boxes[:, 0].min())
+    moved = boxes + np.stack([shift, np.zeros(len(boxes))] * 2, axis=1)
+    return moved if np.isfinite(moved).all() else boxes
 
 
 def check_metric(value: object) -> None:

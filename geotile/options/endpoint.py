@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from geotile.core import from_text
-from geotile.core.checks import as_int, check_seconds, check_unit
+from geotile.core.checks import as_int, as_timeouts, check_encoding, check_headers, check_seconds, check_unit
 from geotile.core.option import Options, documents, option
-from geotile.errors import ArgumentError
 from geotile.options.run import ScoreOptions
 from geotile.public import public
 
@@ -58,20 +57,20 @@ class ClientOptions(RetryPolicy):
     """An HTTP client."""
 
     headers: Mapping[str, str] | None = option(
-        None, "Headers sent with every request.", type="mapping", secret=True,
+        None, "Headers sent with every request.", type="mapping of str to str", secret=True,
         from_text=from_text.headers, repeatable=True, metavar="'NAME: VALUE'",
     )  # fmt: skip
     auth: Any = option(
         None, "(user, password), or an authentication object of requests; `geotile.SigV4` signs for AWS.",
-        type="tuple or requests.auth.AuthBase", secret=True,
+        type="(str, str) or requests.auth.AuthBase", secret=True,
     )  # fmt: skip
     bearer: str | None = option(None, "Token sent as ``Authorization: Bearer``.", type="str", secret=True)
-    verify: bool | str = option(
+    verify: bool | str | os.PathLike[str] = option(
         True, "Whether TLS certificates are verified; a path names a bundle of certificate authorities.",
-        type="bool or str",
+        type="bool, str or path",
     )  # fmt: skip
-    cert: str | tuple[str, str] | None = option(
-        None, "Path of a client certificate with its key, or (certificate, key).", type="str or (str, str)",
+    cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = option(
+        None, "Path of a client certificate with its key, or (certificate, key).", type="str, path or pair of them",
     )  # fmt: skip
     timeout_s: tuple[float, float] = option(
         (10.0, 60.0), "Maximum time for the connection and for the whole response, in seconds.", type="(float, float)",
@@ -79,10 +78,14 @@ class ClientOptions(RetryPolicy):
     max_response_bytes: int = option(64 * 2**20, "Maximum size of an answer in bytes.", type="int")
 
     def _check(self) -> None:
-        if not isinstance(self.verify, bool) and not (isinstance(self.verify, str | os.PathLike) and str(self.verify)):
-            raise ArgumentError(
-                f"verify must be True, False or the path of a bundle of certificates; got {self.verify!r}"
-            )
+        as_timeouts(self.timeout_s)
+        as_int(self.max_response_bytes, "max_response_bytes", 1, unit="bytes")
+        if self.headers:
+            check_headers("headers", self.headers)
+        if self.bearer:
+            check_headers("bearer", {"Authorization": self.bearer})
+        for part in self.auth if isinstance(self.auth, tuple | list) else ():
+            check_encoding("auth", part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +94,17 @@ class ContractOptions(Options):
 
     params: Mapping[str, str] | None = option(
         None, "Endpoint parameters of the contract, by SageMaker's names: ``CustomAttributes``, ``TargetModel``, "
-        "``TargetVariant`` ... Over HTTP they are sent as headers.", type="mapping",
+        "``TargetVariant`` ... Over HTTP they are sent as headers.", type="mapping of str to str", secret=True,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpOptions(ContractOptions, ClientOptions):
     """Options of `geotile.HttpEndpoint`."""
+
+    def _check(self) -> None:
+        if self.params:
+            check_headers("params", self.params)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +122,11 @@ class SageMakerOptions(ContractOptions, RetryPolicy):
     )  # fmt: skip
     max_response_bytes: int = option(64 * 2**20, "Maximum size of an answer in bytes.", type="int")
 
+    def _check(self) -> None:
+        as_timeouts(self.timeout_s)
+        as_int(self.max_request_bytes, "max_request_bytes", 1, unit="bytes")
+        as_int(self.max_response_bytes, "max_response_bytes", 1, unit="bytes")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderOptions(ScoreOptions):
@@ -126,7 +138,7 @@ class DecoderOptions(ScoreOptions):
     )  # fmt: skip
     output_names: Mapping[str, str] | None = option(
         None, 'For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``.',
-        type="mapping",
+        type="mapping of str to str",
     )  # fmt: skip
     labels: Sequence[str] | str | os.PathLike[str] | None = option(
         None, "Class names in order, or a file with one name per line. By default the class numbers.",
@@ -154,6 +166,9 @@ class OnnxOptions(DecoderOptions):
         "of tile threads.", type="int",
     )  # fmt: skip
 
+    def _check(self) -> None:
+        _check_counts(batch_size=self.batch_size, threads=self.threads)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OipOptions(DecoderOptions, ClientOptions):
@@ -168,6 +183,9 @@ class OipOptions(DecoderOptions, ClientOptions):
         "request finds out.", type="bool",
     )  # fmt: skip
 
+    def _check(self) -> None:
+        _check_counts(batch_size=self.batch_size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionOptions(Options):
@@ -180,7 +198,16 @@ class FunctionOptions(Options):
         False, "Whether the callable builds and returns the model; it is called once in each process.", type="bool",
     )  # fmt: skip
 
+    def _check(self) -> None:
+        _check_counts(batch_size=self.batch_size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointKeywords(FunctionOptions, OnnxOptions, OipOptions, SageMakerOptions, HttpOptions):
     """Options of all kinds of endpoints together; each kind takes its own."""
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None:
+            as_int(count, name, 1, unit="threads" if name == "threads" else "tiles")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from geotile.core import from_text
-from geotile.core.checks import as_int, check_finite
+from geotile.core.checks import as_int, check_finite, check_positive
 from geotile.core.choices import SarRemap
 from geotile.core.option import Options, option
 
@@ -66,8 +66,10 @@ class ImageOptions(Options):
             check_finite(self.height, "height", "metres above the ellipsoid")
         if self.subdataset is not None and not isinstance(self.subdataset, str):
             as_int(self.subdataset, "subdataset", 0, unit="images")
-        for band in (
-            (self.bands,) if isinstance(self.bands, str) or not isinstance(self.bands, Iterable) else self.bands
-        ):
-            if not (band is None and self.bands is None) and not isinstance(band, str):
+        if self.resolution is not None:
+            check_positive(self.resolution, "resolution", "metres")
+        several = isinstance(self.bands, Iterable) and not isinstance(self.bands, str)
+        bands: Any = self.bands if several else (self.bands,)
+        for band in bands:
+            if band is not None and not isinstance(band, str):
                 as_int(band, "bands", 1, unit="bands")

@@ -51,6 +51,8 @@ class TilingOptions(Options):
     def _check(self) -> None:
         as_pair(self.tile_size, "tile_size", 1)
         as_pair(self.overlap, "overlap", 0)
+        if self.region_size != "auto":
+            as_pair(self.region_size, "region_size", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +127,6 @@ class MergingOptions(ScoreOptions):
 
     def _check(self) -> None:
         check_unit(self.iou_threshold, "iou_threshold")
-        if not (self.merge is None or self.merge == "nms" or hasattr(self.merge, "settle")):
-            raise ArgumentError(f"merge must be 'nms', None or a geotile.Merge; got {self.merge!r}")
         if isinstance(self.merge, type):
             raise ArgumentError(f"merge must be an object such as geotile.{self.merge.__name__}(), not its class")
         unused = [name for name in ("iou_threshold", "overlap_metric", "class_agnostic") if name in self.changed()]
@@ -174,13 +174,7 @@ class RunOptions(Options):
     )  # fmt: skip
 
     def _check(self) -> None:
-        if self.progress not in (None, True, False) and not callable(self.progress):
-            raise ArgumentError(
-                f"progress must be True, None or a callable that takes a geotile.Progress; got {self.progress!r}"
-            )
         if self.concurrency != "auto":
-            if isinstance(self.concurrency, str):
-                raise ArgumentError(f'concurrency must be a positive integer or "auto"; got {self.concurrency!r}')
             as_int(self.concurrency, "concurrency", 1, unit="requests")
         if self.checkpoint is None and self.retry_failed:
             raise ArgumentError("retry_failed=True asks again about tiles of a checkpoint; give checkpoint= as well")

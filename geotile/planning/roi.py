@@ -41,7 +41,12 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
     GeoreferenceError
         If the image has no georeference.
     """
-    shape, crs = _geometry(roi)
+    try:
+        shape, crs = _geometry(roi)
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:  # a mapping of another structure
+        raise ArgumentError(f"roi must be valid GeoJSON; got {_short(roi)} ({type(error).__name__}: {error})") from None
+    if shape is not None and not np.isfinite(shapely.get_coordinates(shape)).all():
+        raise ArgumentError(f"roi must be a geometry with finite coordinates; got {_short(roi)}")
     if shape is None or shape.is_empty:
         raise ArgumentError(f"roi must not be empty; got {_short(roi)}. Leave it out for the whole image")
     pixels = shapely.make_valid(georeference.to_pixels(shape, crs))
@@ -118,7 +123,7 @@ def _wkt(text: str) -> tuple[Any, str]:
         shape = shapely.force_2d(shapely.from_wkt(rest or text))
     except shapely.errors.ShapelyError as error:
         raise ArgumentError(f"roi must be WKT or GeoJSON; got {_short(text)} ({error})") from None
-    return shape, wkt_of(int(srid)) if srid.isdigit() else WGS84
+    return shape, wkt_of(srid.strip()) if srid else WGS84
 
 
 def _geojson(value: Mapping[str, Any]) -> tuple[Any, str]:

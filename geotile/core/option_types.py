@@ -1,0 +1,100 @@
+"""Types of options: what a value of each type that an option is declared with must be.
+
+The texts are those of the docstrings. Limits of a value, such as "at least 1", are checked by the option's group.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from geotile.core.checks import is_number
+
+
+def _whole(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and bool(os.fspath(value))
+
+
+def _string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _pair(value: Any, member: Callable[[Any], bool]) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(member, value))
+
+
+def _pixels(value: Any) -> bool:
+    return _whole(value) or _pair(value, _whole)
+
+
+def _names(value: Any, member: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) and member(each) for name, each in value.items())
+
+
+def _listed(value: Any, member: Callable[[Any], bool]) -> bool:
+    array = hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1  # numpy and pandas
+    listed = array or (isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview))
+    return listed and not isinstance(value, str) and all(map(member, value))
+
+
+def _band(value: Any) -> bool:
+    return isinstance(value, str) or _whole(value)
+
+
+TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "bool": (lambda value: type(value).__name__ in ("bool", "bool_"), "True or False"),
+    "int": (_whole, "a whole number"),
+    "int or (int, int)": (_pixels, "a whole number of pixels, or a (y, x) pair"),
+    'int, (int, int) or "auto"': (
+        lambda value: _pixels(value) or _is(value, "auto"), 'a whole number of pixels, a (y, x) pair or "auto"'
+    ),
+    'int or "auto"': (lambda value: _whole(value) or _is(value, "auto"), 'a whole number or "auto"'),
+    "int or str": (_band, "a whole number or a name"),
+    "int, str or sequence": (
+        lambda value: _band(value) or _listed(value, _band), "a band's number or name, or a sequence of them"
+    ),
+    "float": (is_number, "a number"),
+    "(float, float)": (lambda value: _pair(value, is_number), "a pair of numbers"),
+    "bool or float": (lambda value: isinstance(value, bool) or is_number(value), "True, False or a number"),
+    "str": (_string, "a string"),
+    "str or path": (_path, "a path or a URI, as a string or a path object"),
+    "bool, str or path": (lambda value: isinstance(value, bool) or _path(value), "True, False or the path of a file"),
+    "str, path or pair of them": (
+        lambda value: _path(value) or _pair(value, _path), "a path, or a pair of paths (certificate, key)"
+    ),
+    "sequence of str, str or path": (
+        lambda value: _path(value) or _listed(value, _string), "a sequence of strings, or the path of a file"
+    ),
+    "mapping": (lambda value: _names(value, lambda _: True), "a mapping of names to values"),
+    "mapping of str to str": (lambda value: _names(value, _string), "a mapping of strings to strings"),
+    "(str, str) or requests.auth.AuthBase": (
+        lambda value: (callable(value) and not isinstance(value, type)) or _pair(value, _string),
+        "a pair (user, password) or an authentication object of requests",
+    ),
+    "bool or callable": (
+        lambda value: isinstance(value, bool) or callable(value),
+        "True, None or a callable that takes a geotile.Progress",
+    ),
+    '{"nms"}, Merge or None': (
+        lambda value: value is None or _is(value, "nms") or hasattr(value, "settle"), "'nms', None or a geotile.Merge"
+    ),
+    "str, mapping, shapely geometry or GeoDataFrame": (
+        lambda value: isinstance(value, str | Mapping) or hasattr(value, "__geo_interface__"),
+        "WKT, GeoJSON, a shapely geometry or a GeoDataFrame",
+    ),
+}  # fmt: skip
+"""A test and its description for each type. A type that is not here is checked where the value is used."""
+
+
+def _is(value: Any, text: str) -> bool:
+    return isinstance(value, str) and value == text
