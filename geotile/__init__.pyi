@@ -10,6 +10,7 @@ from .errors import ArgumentError as ArgumentError
 from .errors import ClusterError as ClusterError
 from .errors import EndpointError as EndpointError
 from .errors import EndpointUnreachable as EndpointUnreachable
+from .errors import FailedTilesWarning as FailedTilesWarning
 from .errors import GeoreferenceError as GeoreferenceError
 from .errors import GeotileError as GeotileError
 from .errors import ImageError as ImageError

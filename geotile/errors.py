@@ -16,7 +16,8 @@
     ├── ClusterError         the connection to the Dask cluster was lost
     └── ServiceError         a queue, topic or stream did not respond as expected
 
-Each error is built from one message, so each error can be pickled.
+Each error is built from one message, so each error can be pickled. `FailedTilesWarning` is the one warning that geotile
+issues: some tiles of a run failed, and the others were answered.
 """
 
 from __future__ import annotations
@@ -103,3 +104,8 @@ class ClusterError(GeotileError):
 @public
 class ServiceError(GeotileError):
     """A queue, topic or stream that did not respond as expected."""
+
+
+@public
+class FailedTilesWarning(UserWarning):
+    """A run in which some tiles failed; its report lists them."""

@@ -118,8 +118,8 @@ def test_images_are_opened_as_the_options_say(write_tiff, noise, tmp_path):
     assert "--allow-vrt" in cli("plan", tmp_path / "a.vrt", status=1).stderr
     cli("plan", tmp_path / "a.vrt", "--allow-vrt")
     assert "name=value" in cli("plan", path, "--storage-options", "nonsense", status=2).stderr
-    assert "do not apply" in cli("plan", path, "--storage-options", "anon=true", status=1).stderr
-    assert "--resolution must be" in cli("plan", path, "--resolution", -1, status=1).stderr
+    assert "do not apply" in cli("plan", path, "--storage-options", "anon=true", status=2).stderr
+    assert "--resolution must be" in cli("plan", path, "--resolution", -1, status=2).stderr
 
 
 def test_check_says_what_is_wrong_and_takes_the_endpoints_options(shared):
@@ -129,5 +129,5 @@ def test_check_says_what_is_wrong_and_takes_the_endpoints_options(shared):
     assert "check the URL" in missing.stderr.replace("\n", " ")
     model = f"onnx:{shared / 'models' / 'nanodet_m.onnx'}"
     assert "returned 0 detections" in cli("check", model, "-O", "score_threshold=0.9").stdout.replace("\n", " ")
-    assert "unknown option 'colour'" in cli("check", model, "-O", "colour=red", status=1).stderr.replace("\n", " ")
+    assert "unknown option 'colour'" in cli("check", model, "-O", "colour=red", status=2).stderr.replace("\n", " ")
     assert "name=value" in cli("check", model, "-O", "colour", status=2).stderr

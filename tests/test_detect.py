@@ -331,3 +331,13 @@ def test_bad_arguments_are_named_before_the_model_is_asked(write_tiff, noise, op
 
     with pytest.raises(geotile.ArgumentError, match=said):
         geotile.detect(write_tiff(noise), never, **options)
+
+
+def test_the_warning_of_failed_tiles_is_at_the_callers_line(write_tiff, noise):
+    def model(tile):
+        raise ValueError("no")
+
+    with pytest.warns(geotile.FailedTilesWarning, match="tiles failed") as caught:
+        geotile.detect(write_tiff(noise), model, tile_size=64, overlap=0)
+    files = [each.filename for each in caught if each.category is geotile.FailedTilesWarning]
+    assert files == [__file__]

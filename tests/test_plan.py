@@ -79,7 +79,7 @@ def test_errors_pickle(kind):
     error = pickle.loads(pickle.dumps(kind("said")))
     assert type(error) is kind
     assert str(error) == "said"
-    assert isinstance(error, geotile.GeotileError)
+    assert isinstance(error, geotile.GeotileError | geotile.FailedTilesWarning)
 
 
 def test_reports_endpoints_and_attempts_pickle(write_tiff, noise):

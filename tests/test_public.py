@@ -12,7 +12,7 @@ import pytest
 import geotile
 
 NAMES = [
-    "ArgumentError", "Check", "ClusterError", "Endpoint", "EndpointError", "EndpointUnreachable", "GeoreferenceError",
+    "ArgumentError", "Check", "ClusterError", "Endpoint", "EndpointError", "EndpointUnreachable", "FailedTilesWarning", "GeoreferenceError",
     "GeotileError", "HttpEndpoint", "ImageError", "ImageOpenError", "ImageReadError", "JobRequest", "KeepAll", "Merge",
     "Nms", "OutputError", "Plan", "Progress", "Report", "ResponseError", "RetryPolicy", "ServiceError", "SigV4",
     "SoftNms", "TileError", "TileFailure", "TileGrid", "Window", "cast", "detect", "detect_to", "endpoint", "jobs",

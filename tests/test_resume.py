@@ -137,10 +137,10 @@ def test_secrets_are_not_kept_but_asked_for_again(path, tmp_path):
         given = ["--headers", "X-Key: hush", "-O", 'params={"CustomAttributes": "hush"}', "-O", "retries=2"]
         said("detect", path, url, "-o", tmp_path / "a.geojson", *TILES, *given, "--checkpoint", cp)
         assert b"hush" not in b"".join(each.read_bytes() for each in cp.rglob("*") if each.is_file())
-        assert "was given --headers X-Key" in said("resume", cp, "--overwrite", status=1)
-        assert "was given --option params" in said("resume", cp, *given[:2], status=1)
+        assert "was given --headers X-Key" in said("resume", cp, "--overwrite", status=2)
+        assert "was given --option params" in said("resume", cp, *given[:2], status=2)
         given = given[:4]  # the number of retries is no secret, and stored
-        assert "give it again with --endpoint" in said("resume", cp, *given, status=1)
+        assert "give it again with --endpoint" in said("resume", cp, *given, status=2)
         done = said("resume", cp, *given, "--endpoint", url, "--overwrite")
         assert "tiles resumed 54" in done
 
@@ -172,10 +172,10 @@ def test_a_call_with_relative_paths_is_resumed_from_another_folder(path, tmp_pat
 
 
 def test_what_cannot_be_resumed_is_said(path, tmp_path):
-    assert "is not a checkpoint" in said("resume", tmp_path / "nothing", status=1)
-    assert "is not a checkpoint" in said("status", tmp_path / "nothing", status=1)
+    assert "is not a checkpoint" in said("resume", tmp_path / "nothing", status=2)
+    assert "is not a checkpoint" in said("status", tmp_path / "nothing", status=2)
     geotile.detect(path, crowd, checkpoint=tmp_path / "cp")
-    assert "was started in Python" in said("resume", tmp_path / "cp", status=1)
+    assert "was started in Python" in said("resume", tmp_path / "cp", status=2)
     status = said("status", tmp_path / "cp")
     assert "model helpers.crowd" in status
     assert "state finished" in status

@@ -801,7 +801,7 @@ def test_the_command_line(folder, tmp_path, path):
     assert re.search(r"cli +SUCCESS", run("jobs", "--queue", folder))
     assert json.loads(run("jobs", "cli", "--queue", folder))["status"] == "SUCCESS"
     assert "no job" in run("jobs", "other", "--queue", folder, status=1)
-    assert "state must be given" in run("jobs", "--queue", "sqs://x", status=1)
+    assert "state must be given" in run("jobs", "--queue", "sqs://x", status=2)
     (tmp_path / "wrong.json").write_text("{}")
-    assert "jobId: Field required" in run("submit", tmp_path / "wrong.json", "--queue", folder, status=1)
+    assert "jobId: Field required" in run("submit", tmp_path / "wrong.json", "--queue", folder, status=2)
     assert "NAME=N" in run("serve", "--queue", folder, "--limit", "x", status=2)

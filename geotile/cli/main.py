@@ -20,7 +20,7 @@ from geotile.cli.service import jobs, serve, submit
 from geotile.cli.show import err, out, show, show_failures, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
-from geotile.errors import GeotileError
+from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
 from geotile.options import DetectToOptions, PlanOptions
 
 app = typer.Typer(
@@ -71,8 +71,8 @@ def detect(
 ) -> None:  # fmt: skip
     """Run the model behind ENDPOINT over IMAGE and write the detections.
 
-    Exit status: 0 if all tiles were answered, 1 if the run failed or every tile failed, 2 for wrong
-    usage, 3 if some tiles failed (they are listed), 130 if interrupted.
+    Exit status: 0 if all tiles were answered, 1 if the run failed or every tile failed, 2 if an argument
+    cannot be used, 3 if some tiles failed (they are listed), 130 if interrupted.
     """
     checkpoint = options.get("checkpoint")
     first = checkpoint is not None and context.info_name == "detect"
@@ -149,7 +149,7 @@ def check(
 ) -> None:
     """Check that the model behind ENDPOINT is ready, send it one tile, and show what is wrong.
 
-    Exit status: 0 if it answered with detections, 1 if it did not.
+    Exit status: 0 if it answered with detections, 1 if it did not, 2 if an argument cannot be used.
     """
     found = geotile.endpoint(endpoint, **endpoint_options(option, headers)).check(tile_format=tile_format)
     style = "" if found else "bold red"
@@ -191,12 +191,13 @@ for command in (serve, submit, jobs):
 def main() -> None:
     """Run the command line; errors of geotile and warnings are one line each."""
     warnings.showwarning = _show_warning
+    warnings.simplefilter("ignore", FailedTilesWarning)  # the failed tiles are listed
     try:
         app()
     except GeotileError as error:
         err.print(f"Error: {in_flags(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         show_notes(error)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ArgumentError) else 1)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

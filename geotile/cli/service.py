@@ -120,7 +120,7 @@ def submit(
             parsed = geotile.submit(path, queue)
         except geotile.ArgumentError as error:  # its names are fields of JSON, not flags
             err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(2) from None
         for name in parsed.unknown_fields():
             err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)
         out.print(f"{parsed.job_id}: {len(parsed.image_urls)} images", markup=False, highlight=False)
@@ -134,7 +134,7 @@ def jobs(
 ) -> None:
     """List the jobs of a queue, or show one.
 
-    Exit status: 1 if the job does not exist.
+    Exit status: 1 if the job or the queue does not exist.
     """
     import geotile
 
@@ -142,7 +142,7 @@ def jobs(
     if job_id is not None:
         records = [record for record in records if record.job_id == job_id]
         if not records:
-            raise geotile.ArgumentError(
+            raise geotile.ServiceError(
                 f"the queue {queue} has no job {job_id!r}. List its jobs with: geotile jobs --queue {queue}"
             )
     if as_json or job_id is not None:

@@ -1,7 +1,8 @@
-"""Ignore one category of warnings for a while, safely with threads."""
+"""Warnings: issued at the line of the caller, or ignored for a while, safely with threads."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,3 +20,11 @@ def ignore_warnings(category: type[Warning]) -> Iterator[None]:
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", category)
         yield
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside geotile that led here, so that Python shows the user's own call."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("geotile", "contextlib"):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]  # None above the first frame
+    warnings.warn(message, category, stacklevel=level)

@@ -53,5 +53,5 @@ def _pixel_bytes(source: Source) -> int:
 
 
 def megabytes(size: int) -> str:
-    """Return a number of bytes as text in MB."""
-    return f"{size / 1e6:,.1f} MB"
+    """Return a number of bytes as text in MB or kB."""
+    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e3:,.1f} kB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from dask.delayed import Delayed
 
 from geotile.checkpoints.checkpoint import LEASE, Checkpoint
 from geotile.core.dask_info import compute_options, loaded_distributed
-from geotile.errors import ArgumentError, ClusterError, GeotileError
+from geotile.core.warning_filter import warn_caller
+from geotile.errors import ArgumentError, ClusterError, FailedTilesWarning, GeotileError
 from geotile.imagery.block_cache import discard_run
 from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
@@ -231,9 +231,9 @@ def _report(
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]
-        warnings.warn(
+        warn_caller(
             f"{len(report.failures)} of {report.tiles} tiles failed (status {report.status}); the first one, "
             f"tile {first.tile}: {first.reason}. geotile.report(detections).failures lists all of them",
-            stacklevel=4,
+            FailedTilesWarning,
         )
     return report

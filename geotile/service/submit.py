@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geotile.core.redact import redact
-from geotile.errors import ArgumentError
+from geotile.errors import ArgumentError, ServiceError
 from geotile.public import public
 from geotile.service.open_queue import open_queue
 from geotile.service.records import JobRecord, Records, file_name
@@ -80,6 +80,8 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
         If the queue is in SQS and `state` is not given.
     OutputError
         If the state folder cannot be read.
+    ServiceError
+        If the queue's folder does not exist.
 
     Examples
     --------
@@ -89,6 +91,8 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     """
     records = {record.job_id: record for record in Records(state_folder(queue, state)).all()}
     if "://" not in str(queue):
+        if not Path(queue).is_dir():
+            raise ServiceError(f"there is no queue at {queue}; its folder is created by the first submission")
         for path in Path(queue).glob("*.json"):
             try:
                 request = JobRequest.parse(path.read_bytes())
