@@ -10,12 +10,17 @@ from contextlib import suppress
 import atheris
 
 with atheris.instrument_imports(
-    include=["geotile.endpoints.decode", "geotile.merging.detections", "geotile.endpoints.oip"]
+    include=[
+        "geotile.endpoints.decode",
+        "geotile.endpoints.answer",
+        "geotile.merging.detections",
+        "geotile.endpoints.oip",
+    ]
 ):
+    from geotile.endpoints.answer import Answer
     from geotile.endpoints.decode import decode_bytes
     from geotile.endpoints.oip import read_response
     from geotile.errors import ResponseError
-    from geotile.merging.detections import Detections
 
 SEEDS = (
     b'{"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": null, "id": "a1", "properties": '
@@ -77,7 +82,7 @@ def answer(data: bytes) -> None:
     made = {"type": "FeatureCollection", "features": [feature], "outputs": [value(given, 3)]}
     for body in (data, json.dumps(made).encode()):
         with suppress(ResponseError):
-            assert isinstance(decode_bytes(body), Detections)
+            assert isinstance(decode_bytes(body), Answer)
         for length in (None, str(len(body) // 2), str(body.rfind(b"}") + 1)):
             with suppress(ResponseError):
                 read_response(body, length)

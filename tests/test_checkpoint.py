@@ -218,15 +218,6 @@ def test_what_is_no_checkpoint_is_left_alone(write_tiff, noise, tmp_path):
         geotile.detect(path, crowd, retry_failed=True)
 
 
-def test_what_cannot_be_kept_is_said(write_tiff, noise, tmp_path):
-    def odd(tile):
-        feature = {"type": "Feature", "properties": {"imageBBox": [0, 0, 4, 4], "odd": {1, 2}}}
-        return {"type": "FeatureCollection", "features": [feature]}
-
-    with pytest.raises(geotile.OutputError, match="cannot be stored in a checkpoint"):
-        geotile.detect(write_tiff(noise), odd, checkpoint=tmp_path / "cp", **JOB)
-
-
 @pytest.mark.slow
 def test_a_signed_url_tells_no_secret(write_tiff, noise, tmp_path):
     with geotile.testing.ModelServer(geotile.testing.bright_objects) as server:

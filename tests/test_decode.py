@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from geotile import ResponseError
-from geotile.endpoints.decode import decode_bytes, decode_object
-from geotile.merging.detections import Detections
+from geotile.endpoints.answer import Answer
+from geotile.endpoints.decode import decode_bytes
 
 
 def collection(*properties, **extra):
@@ -23,7 +22,7 @@ def collection(*properties, **extra):
 
 
 def one(properties, **extra):
-    found = decode_bytes(collection(properties, **extra))
+    found = decode_bytes(collection(properties, **extra)).detections
     assert len(found) == 1
     return found
 
@@ -78,7 +77,7 @@ def test_classes_in_old_words():
 
 
 def test_an_empty_answer_is_a_good_one():
-    assert len(decode_bytes(b'{"type": "FeatureCollection", "features": []}')) == 0
+    assert len(decode_bytes(b'{"type": "FeatureCollection", "features": []}').detections) == 0
 
 
 BAD = [
@@ -119,7 +118,7 @@ jsons = st.recursive(
 def test_any_feature_gives_detections_or_a_response_error(properties):
     answer = {"type": "FeatureCollection", "features": [{"type": "Feature", "properties": properties}]}
     try:
-        found = decode_bytes(json.dumps(answer).encode())
+        found = decode_bytes(json.dumps(answer).encode()).detections
     except ResponseError:
         return
     assert np.isfinite(found.boxes).all()
@@ -129,36 +128,7 @@ def test_any_feature_gives_detections_or_a_response_error(properties):
 @given(st.binary(max_size=200))
 def test_any_bytes_give_detections_or_a_response_error(body):
     with contextlib.suppress(ResponseError):
-        assert isinstance(decode_bytes(body), Detections)
-
-
-def test_what_callables_return():
-    assert decode_object(([[0, 0, 1, 1]], [0.5])).labels.tolist() == [""]
-    assert decode_object(([], [])).boxes.shape == (0, 4)
-    assert decode_object((np.empty((0, 4)), np.empty(0), [])).boxes.shape == (0, 4)
-    assert decode_object(([[0, 0, 1, 1]], [0.5], np.array([3]))).labels.tolist() == ["3"]
-    sv = SimpleNamespace(xyxy=np.array([[0, 0, 1, 1.0]]), confidence=np.array([0.3]), class_id=np.array([7]), data={})
-    assert decode_object(sv).labels.tolist() == ["7"]
-    sv.data = {"class_name": np.array(["ship"])}
-    assert decode_object(sv).labels.tolist() == ["ship"]
-    assert decode_object({"type": "FeatureCollection", "features": []}).scores.tolist() == []
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (None, "returned NoneType"),
-        (([[0, 0, 1, 1]], [0.5, 0.6]), "boxes of shape"),
-        (([[0, 0, 1]], [0.5]), "boxes of shape"),
-        (([[0, 0, "x", 1]], [0.5]), "must be numbers"),
-        (([[3, 0, 1, 1]], [0.5]), "must have x0 <= x1"),
-        (([[0, 0, np.inf, 1]], [0.5]), "must be finite"),
-        (([[0, 0, 1, 1]], [0.5], ["a", "b"]), "got 2 labels for 1 boxes"),
-    ],
-)
-def test_what_callables_must_not_return(answer, said):
-    with pytest.raises(ResponseError, match=said):
-        decode_object(answer)
+        assert isinstance(decode_bytes(body), Answer)
 
 
 @pytest.mark.slow

@@ -251,7 +251,7 @@ def test_a_failed_tile_is_recorded_and_the_others_stay(noise):
 def test_all_tiles_failed_is_a_failed_run(noise):
     image = xr.DataArray(noise, dims=("band", "y", "x"))
     with pytest.warns(UserWarning, match="FAILED"):
-        found = geotile.detect(image, lambda tile: None, tile_size=128, overlap=16)
+        found = geotile.detect(image, lambda tile: "hello", tile_size=128, overlap=16)
     assert found.attrs["report"].status == "FAILED"
     assert len(found) == 0
 
@@ -259,7 +259,25 @@ def test_all_tiles_failed_is_a_failed_run(noise):
 def test_a_box_far_outside_fails_its_tile_alone(noise):
     image = xr.DataArray(noise, dims=("band", "y", "x"))
     with pytest.warns(UserWarning, match="lies outside the tile of 128 x 128"):
-        geotile.detect(image, lambda tile: ([[1e6, 0, 2e6, 5]], [1.0]), tile_size=128, overlap=16)
+        geotile.detect(image, lambda tile: ([[1e5, 0, 2e5, 5]], [1.0]), tile_size=128, overlap=16)
+
+
+@pytest.mark.parametrize("bad", [[1e5, 0, 2e5, 5], [9, 9, 5, 5], [0, 0, np.nan, 5], [0, 0, np.inf, 5], [0, 0, 9, 2e6]])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_one_bad_box_leaves_the_good_ones(write_tiff, noise, tmp_path, bad, checkpoint):
+    def model(tile):
+        return [[10, 10, 20, 20], bad, [30, 30, 40, 40]], [0.9, 0.8, 0.7]
+
+    path, job = (
+        write_tiff(noise),
+        {"tile_size": 128, "overlap": 16, "checkpoint": tmp_path / "cp" if checkpoint else None},
+    )
+    for _ in range(1 + checkpoint):  # also as a checkpoint kept it
+        found = geotile.detect(path, model, **job)
+        report = geotile.report(found)
+        assert (report.status, report.boxes_rejected, len(found)) == ("SUCCESS", report.tiles, 2 * report.tiles)
+        assert report.first_rejection.startswith("tile 0: ")
+    assert "boxes rejected" in repr(report)
 
 
 def test_blocks_that_do_not_decode_fail_their_tiles_alone(write_tiff, noise):

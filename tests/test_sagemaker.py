@@ -13,7 +13,8 @@ from helpers import crowd
 
 import geotile
 from geotile import ArgumentError
-from geotile.testing.server import as_collection, decode_object, decode_tile
+from geotile.endpoints.objects import decode_object
+from geotile.testing.server import as_collection, decode_tile
 
 ROLE = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
 <AccessKeyId>ASIAROLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>
@@ -65,7 +66,7 @@ def _handler(service):
                 answer = service.answer(len(service.invocations))
                 if answer is not None:
                     return self.error(*answer)
-            return self.reply(200, as_collection(decode_object(crowd(decode_tile(body)))))
+            return self.reply(200, as_collection(decode_object(crowd(decode_tile(body))).detections))
 
         def error(self, status, code, message, **more):
             self.send(

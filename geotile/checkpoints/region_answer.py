@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
-from geotile.errors import OutputError
 from geotile.merging.detections import Detections
-from geotile.results.report import TileFailure
+from geotile.results.report import NO_REJECTIONS, Rejections, TileFailure
 
 _NOTES = b"geotile"
 
@@ -31,15 +30,11 @@ class RegionAnswer:
     """Tiles that failed."""
     without_data: int = 0
     """Number of tiles that were not sent because they hold too little data."""
+    rejected: Rejections = NO_REJECTIONS
+    """Boxes that are not valid."""
 
     def to_parquet(self) -> bytes:
-        """Return a Parquet file with one row for each detection, and the rest in its metadata.
-
-        Raises
-        ------
-        OutputError
-            If the properties of a detection cannot be written as JSON.
-        """
+        """Return a Parquet file with one row for each detection, and the rest in its metadata."""
         detections = self.detections
         columns: dict[str, Any] = {name: detections.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
         columns |= {
@@ -51,7 +46,7 @@ class RegionAnswer:
             "tile": detections.tiles,
             "ordinal": detections.ordinals,
         }
-        notes = {"failures": list(self.failures), "without_data": self.without_data}
+        notes = {"failures": list(self.failures), "without_data": self.without_data, "rejected": self.rejected}
         table = pa.table(columns).replace_schema_metadata({_NOTES: json.dumps(notes)})
         out = io.BytesIO()
         pq.write_table(table, out, compression="zstd")
@@ -82,7 +77,8 @@ class RegionAnswer:
                 ordinals=numbers["ordinal"],
             )
             failures = tuple(TileFailure(**each) for each in notes.pop("failures"))
-            return cls(detections=detections, failures=failures, **notes)
+            rejected = Rejections(*notes.pop("rejected", ()))
+            return cls(detections=detections, failures=failures, rejected=rejected, **notes)
         except (pa.ArrowException, KeyError, TypeError, shapely.errors.ShapelyError) as error:
             raise ValueError(f"not the answer for a region: {error}") from None
 
@@ -98,13 +94,7 @@ def _as_wkb(geometries: NDArray[np.object_]) -> list[bytes | None]:
 
 
 def _as_json(values: NDArray[np.object_]) -> list[str | None]:
-    try:
-        return [None if value is None else json.dumps(value, allow_nan=False) for value in values]
-    except (TypeError, ValueError) as error:
-        raise OutputError(
-            f"the properties of a detection cannot be stored in a checkpoint: {error}. Return JSON values, or leave "
-            "checkpoint out."
-        ) from None
+    return [None if value is None else json.dumps(value, allow_nan=False) for value in values]
 
 
 def _from_json(values: list[str | None]) -> NDArray[np.object_]:

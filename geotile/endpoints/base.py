@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from geotile.core.choices import TileFormat
 from geotile.encoding.encoder import CONTENT_TYPES, Encoder
-from geotile.endpoints.decode import decode_object
+from geotile.endpoints.answer import Answer
+from geotile.endpoints.objects import decode_object
 from geotile.errors import EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
@@ -152,13 +153,15 @@ class Endpoint(ABC):
             window = Window(0, pixels.shape[1], 0, pixels.shape[2])
             body = encoder.encode(pixels, window) if self.wants_bytes else pixels
             started = time.perf_counter()
-            detections = as_detections(invoke_endpoint(ready, [body], CONTENT_TYPES[tile_format])[0])
+            answer = as_answer(invoke_endpoint(ready, [body], CONTENT_TYPES[tile_format])[0])
         except GeotileError as error:
             return Check(ok=False, message=str(error) + _remedy(error))
         seconds = time.perf_counter() - started
         size = " x ".join(map(str, pixels.shape))
-        message = f"{self} returned {len(detections)} detections for a tile of {size} in {seconds:.3f} s"
-        return Check(ok=True, message=message, seconds=seconds, detections=detections)
+        message = f"{self} returned {len(answer.detections)} detections for a tile of {size} in {seconds:.3f} s"
+        if answer.reason:
+            message += f"; {answer.rejected} boxes were rejected: {answer.reason}"
+        return Check(ok=True, message=message, seconds=seconds, detections=answer.detections)
 
 
 def invoke_endpoint(endpoint: Endpoint, tiles: Sequence[Any], content_type: str) -> list[Any]:
@@ -174,8 +177,8 @@ def invoke_endpoint(endpoint: Endpoint, tiles: Sequence[Any], content_type: str)
     return answers
 
 
-def as_detections(answer: Any) -> Detections:
-    """Return the detections in what an endpoint returned for a tile.
+def as_answer(answer: Any) -> Answer:
+    """Return the answer in what an endpoint returned for a tile.
 
     Raises
     ------

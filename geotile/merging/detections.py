@@ -49,7 +49,7 @@ class Detections:
 
         The order does not depend on how the work was split.
         """
-        codes = label_codes(self.labels.astype(str))
+        codes = label_codes(self.labels)
         return self.select(ranking(self.scores, codes, self.boxes, self.tiles, self.ordinals))
 
     def with_min_score(self, score_threshold: float) -> Detections:

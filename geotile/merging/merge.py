@@ -68,7 +68,7 @@ class Nms:
     def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
         """Split detections into settled and open ones."""
         ranked = detections.sorted_by_rank()
-        codes = np.zeros(len(ranked), np.int64) if self.class_agnostic else label_codes(ranked.labels.astype(str))
+        codes = np.zeros(len(ranked), np.int64) if self.class_agnostic else label_codes(ranked.labels)
         state = resolve(
             ranked.boxes,
             codes,

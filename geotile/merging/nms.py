@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
@@ -128,7 +129,10 @@ def ranking(
 
 def label_codes(labels: ArrayLike) -> NDArray[np.int64]:
     """Return integers that sort as the labels do, (n,) int64."""
-    return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)
+    values = np.asarray(labels)
+    if values.dtype == object:  # fixed-width text would take memory by the longest label
+        return np.asarray(pd.factorize(values, sort=True)[0], np.int64)
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def overlap(a: NDArray[np.float64], b: NDArray[np.float64], metric: OverlapMetric = "iou") -> NDArray[np.float64]:

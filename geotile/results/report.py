@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from string import Formatter
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Tile, Window
@@ -24,6 +24,7 @@ _ROWS = {
     "tiles resumed": "{tiles_resumed:,}",
     "requests": "{requests:,} ({retries:,} retries, {throttled:,} throttled)",
     "outages": "{outages:,} ({outage_s:,.1f} s)",
+    "boxes rejected": "{boxes_rejected:,}",
     "detections before merging": "{detections_before:,}",
     "detections after merging": "{detections_after:,}",
     "seconds": "{seconds:.2f}",
@@ -57,6 +58,26 @@ class TileFailure(_Record):
     tile: int
     window: list[int]
     reason: str
+
+
+class Rejections(NamedTuple):
+    """Boxes that were not valid and are not in the result."""
+
+    boxes: int = 0
+    tile: int = -1
+    """Number of the first tile that has some."""
+    reason: str = ""
+    """What was wrong with the first of them."""
+
+    @classmethod
+    def joined(cls, parts: Iterable[Rejections]) -> Rejections:
+        """Return the rejections of several tiles together."""
+        some = [part for part in parts if part.boxes]
+        first = min(some, key=lambda part: part.tile, default=NO_REJECTIONS)
+        return cls(sum(part.boxes for part in some), first.tile, first.reason)
+
+
+NO_REJECTIONS = Rejections()
 
 
 class Traffic(_Record):
@@ -96,6 +117,10 @@ class Report(_Record):
         Number of outages of the endpoint during the run.
     outage_s : float
         Seconds during which no requests were sent because of outages.
+    boxes_rejected : int
+        Number of boxes that are not valid, such as those with NaN or outside their tile, and so not in the result.
+    first_rejection : str
+        What was wrong with the first of them; empty if there is none.
     detections_before, detections_after : int
         Number of detections before and after merging.
     seconds : float
@@ -129,6 +154,8 @@ class Report(_Record):
     throttled: int
     outages: int
     outage_s: float
+    boxes_rejected: int
+    first_rejection: str
     detections_before: int
     detections_after: int
     seconds: float
@@ -141,6 +168,8 @@ class Report(_Record):
         Values that GeoParquet does not keep, since they vary between runs, are left out of a report read from there.
         """
         rows = {name: text.format_map(self) for name, text in _ROWS.items() if _has_all(self, text)}
+        if self.get("first_rejection"):
+            rows["first rejection"] = self.first_rejection
         rows["failed tiles"] = f"{len(self.failures):,}"
         for failure in self.failures[:_LISTED]:
             rows[f"tile {failure.tile}"] = failure.reason
@@ -246,6 +275,7 @@ def make_report(
     outside_roi: int,
     without_data: int,
     resumed: int = 0,
+    rejected: Rejections = NO_REJECTIONS,
     traffic: Traffic | None = None,
     timing: Mapping[str, float] = MappingProxyType({}),
 ) -> Report:
@@ -265,6 +295,8 @@ def make_report(
         requests=requests,
         retries=retries,
         **(traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)),
+        boxes_rejected=rejected.boxes,
+        first_rejection=f"tile {rejected.tile}: {rejected.reason}" if rejected.boxes else "",
         detections_before=before,
         detections_after=after,
         seconds=seconds,

@@ -25,7 +25,7 @@ from geotile.imagery.region_pixels import NoPixels, Region
 from geotile.merging.detections import Detections, concat
 from geotile.merging.merge import Merge
 from geotile.results.dataset import Part, PartWriter
-from geotile.results.report import TileFailure
+from geotile.results.report import NO_REJECTIONS, Rejections, TileFailure
 from geotile.running.tiles import TileJob, TileResult, ask_model
 
 _log = logging.getLogger(__name__)
@@ -92,6 +92,8 @@ class Node:
     """Number of tiles that were not sent because they hold too little data."""
     resumed: int = 0
     """Number of tiles whose answer was kept from an earlier run."""
+    rejected: Rejections = NO_REJECTIONS
+    """Boxes that are not valid."""
     timing: Timing
     """CPU time of the processes by stage, in seconds."""
 
@@ -153,6 +155,7 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
         retries=sum(result.retries for result in results),
         before=len(answer.detections),
         without_data=answer.without_data,
+        rejected=answer.rejected,
         resumed=len(job.wanted_tiles(row, column)) - len(tiles),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
     )  # fmt: skip
@@ -169,6 +172,7 @@ def _combined(kept: RegionAnswer | None, results: list[TileResult], asked: Seque
         detections=concat([before.detections, *(result.found for result in results)]),
         failures=(*failed, *(result.failure for result in results if result.failure)),
         without_data=before.without_data + sum(result.without_data for result in results),
+        rejected=Rejections.joined([before.rejected, *(result.rejected for result in results)]),
     )
 
 

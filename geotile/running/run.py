@@ -227,7 +227,7 @@ def _report(
         after=sum(part.rows for part in root.parts) if after is None else after,
         seconds=0.0 if started is None else time.perf_counter() - started, failures=root.failures,
         outside_roi=summary.outside_roi, without_data=root.without_data + summary.empty, resumed=root.resumed,
-        traffic=traffic, timing=root.timing,
+        rejected=root.rejected, traffic=traffic, timing=root.timing,
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]

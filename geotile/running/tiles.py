@@ -25,12 +25,13 @@ from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
 from geotile.core.timing import Timing, take_timings, timed
 from geotile.encoding.encoder import Encoder
-from geotile.endpoints.base import Endpoint, as_detections, invoke_endpoint
-from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, ResponseError, TileError
+from geotile.endpoints.answer import Answer
+from geotile.endpoints.base import Endpoint, as_answer, invoke_endpoint
+from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, TileError
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
 from geotile.merging.detections import Detections, concat
-from geotile.results.report import TileFailure, tile_failure
+from geotile.results.report import NO_REJECTIONS, Rejections, TileFailure, tile_failure
 from geotile.running.progress import Counts, Reporter, progress_reporter
 from geotile.traffic import Gate, RequestOutcome, TrafficSettings, gate_of, send_with_retries
 
@@ -82,6 +83,8 @@ class TileResult:
     """Number of requests; those of a batch count for its first tile."""
     retries: int = 0
     failure: TileFailure | None = None
+    rejected: Rejections = NO_REJECTIONS
+    """Boxes that are not valid."""
     without_data: bool = False
     """Whether the tile was not sent because it holds too little data."""
     cancelled: bool = False
@@ -211,10 +214,12 @@ def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
     height, width = job.sent_shape_yx(tile)
     try:
         with timed("parse"):
-            found = as_detections(answer)
-            _must_touch(found, width, height)
-            found = found.moved_to_image(tile.number, tile.window.x0, tile.window.y0, width, height)
-            return TileResult(found.with_min_score(job.score_threshold), attempts, max(0, attempts - 1))
+            read = _touching(as_answer(answer), width, height)
+            found = read.detections.moved_to_image(tile.number, tile.window.x0, tile.window.y0, width, height)
+            return TileResult(
+                found.with_min_score(job.score_threshold), attempts, max(0, attempts - 1),
+                rejected=Rejections(read.rejected, tile.number, read.reason or ""),
+            )  # fmt: skip
     except EndpointError as error:
         error.attempts = attempts
         return _failed(tile, job, error)
@@ -245,23 +250,25 @@ def _has_data(region: RegionPixels, tile: Tile, job: TileJob) -> bool:
 
 
 def _cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
-    """Return the pixels of a tile, (band, y, x), padded if the job says so."""
+    """Return the pixels of a tile, (band, y, x), padded if the job says so: a copy where user code may write to it."""
     pixels = region.values[:, *tile.window.within(region.window).slices]
     height, width = job.sent_shape_yx(tile)
     missing = height - pixels.shape[1], width - pixels.shape[2]
     if not any(missing):
-        return pixels
+        return pixels if job.endpoint.wants_bytes else pixels.copy()
     return np.pad(pixels, ((0, 0), (0, missing[0]), (0, missing[1])), constant_values=job.pad_value or 0)
 
 
-def _must_touch(found: Detections, width: int, height: int) -> None:
-    """Raise ResponseError if a box lies completely outside its tile, since merging relies on boxes that touch it."""
-    outside = (found.boxes[:, 2:] < 0).any(axis=1) | (found.boxes[:, :2] > [width, height]).any(axis=1)
-    if outside.any():
-        box = found.boxes[int(np.flatnonzero(outside)[0])].tolist()
-        raise ResponseError(
-            f"box {box} lies outside the tile of {width} x {height} pixels that was sent; a box must touch its tile"
-        )
+def _touching(answer: Answer, width: int, height: int) -> Answer:
+    """Return an answer without the boxes that lie completely outside their tile: merging needs boxes that touch it."""
+    boxes = answer.detections.boxes
+    return answer.without(
+        (boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1),
+        lambda row: (
+            f"box {boxes[row].tolist()} lies outside the tile of {width} x {height} pixels that was sent; a box "
+            "must touch its tile"
+        ),
+    )
 
 
 @lru_cache(maxsize=4)

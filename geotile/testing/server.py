@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
 from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
-from geotile.endpoints.decode import decode_object
+from geotile.endpoints.objects import decode_object
 from geotile.merging.detections import Detections
 
 Model = Callable[[NDArray[Any]], Any]
@@ -79,7 +79,7 @@ class ModelServer:
         time.sleep(self.latency_s)
         output = self.model(decode_tile(body))
         if not isinstance(output, dict):
-            output = as_collection(decode_object(output))
+            output = as_collection(decode_object(output).detections)
         return json.dumps(output).encode()
 
 

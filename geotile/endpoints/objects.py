@@ -1,0 +1,232 @@
+"""What Python callables return: the objects of the common detection libraries, and plain arrays.
+
+================================== =======================================================================
+returned object                    read as
+================================== =======================================================================
+``None``, ``[]``                   no detections
+``(boxes, scores[, labels])``      boxes (n, 4) xyxy; scores (n,); labels: text or class numbers
+array (n, 5) or (n, 6)             rows of xyxy, score and, in the sixth column, the class number
+dict with ``boxes``, ``scores``    torchvision's detectors and ``post_process_object_detection`` of transformers;
+                                   ``labels`` and ``text_labels`` are optional
+Ultralytics ``Results``            its boxes, with the names of the model; ``Boxes`` without names
+supervision ``Detections``         xyxy, confidence, class_name or class_id; other columns become properties
+DataFrame, GeoDataFrame            columns xmin, ymin, xmax, ymax, score and label (DeepForest's), in pixels;
+                                   other columns become properties
+GeoJSON FeatureCollection          the OversightML contract
+list of one of these               the same, since many models return a list with one item per picture
+================================== =======================================================================
+
+Masks, oriented boxes and key points are refused, since they would be lost; so is an object without scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from geotile.endpoints.answer import NOTHING, Answer, answer_of, as_array, as_text, checked, properties_of
+from geotile.endpoints.decode import decode_collection
+from geotile.errors import EndpointError, ResponseError
+from geotile.merging.detections import detections
+
+_BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
+_UNDERSTOOD = (
+    "return (boxes, scores), (boxes, scores, labels), an array (n, 5) or (n, 6), a FeatureCollection, or what "
+    "Ultralytics, torchvision, transformers, supervision or DeepForest return"
+)
+
+
+def decode_object(answer: Any) -> Answer:
+    """Decode what a Python callable returned for a tile.
+
+    Parameters
+    ----------
+    answer : object
+        One of the objects that the table above names. Boxes are xyxy in pixels of the tile.
+
+    Raises
+    ------
+    ResponseError
+        If it is none of these, if a part of it would be lost, or if nothing in it is valid. Whatever the object
+        itself raises while it is read becomes a ResponseError too.
+
+    Examples
+    --------
+    >>> decode_object(([[0, 0, 4, 4]], [0.9], ["car"])).detections.labels.tolist()
+    ['car']
+    """
+    try:
+        return _decoded(answer)
+    except EndpointError:
+        raise
+    except Exception as error:  # the object is foreign code: its conversions can raise anything
+        raise ResponseError(f"the model's answer cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _decoded(answer: Any) -> Answer:
+    if isinstance(answer, Answer):
+        return answer
+    if answer is None or (isinstance(answer, list | tuple) and not answer):
+        return NOTHING
+    if isinstance(answer, Mapping):
+        return decode_collection(answer) if "type" in answer else _from_mapping(answer)
+    if hasattr(answer, "columns") and hasattr(answer, "itertuples"):
+        return _from_frame(answer)
+    if hasattr(answer, "boxes") and hasattr(answer, "orig_shape"):
+        return _from_results(answer)
+    if hasattr(answer, "xyxy"):
+        return _from_boxes(answer)
+    if isinstance(answer, list | tuple):
+        return _from_sequence(answer)
+    if hasattr(answer, "__array__") or hasattr(answer, "detach"):
+        return _from_rows(as_array(answer))
+    raise ResponseError(f"the model returned {type(answer).__name__}; {_UNDERSTOOD}")
+
+
+def _from_sequence(answer: list[Any] | tuple[Any, ...]) -> Answer:
+    if all(isinstance(row, list | tuple) and len(row) in (5, 6) and not _nested(row) for row in answer):
+        return _from_rows(np.asarray(answer, np.float64))
+    if len(answer) == 1:
+        return _decoded(answer[0])
+    if len(answer) in (2, 3):
+        return _from_columns(*answer)
+    raise ResponseError(f"the model returned a {type(answer).__name__} of {len(answer)} items; {_UNDERSTOOD}")
+
+
+def _nested(row: list[Any] | tuple[Any, ...]) -> bool:
+    return any(isinstance(each, list | tuple) or getattr(each, "ndim", 0) for each in row)
+
+
+def _from_rows(rows: NDArray[Any]) -> Answer:
+    if rows.size == 0:
+        return NOTHING
+    if rows.ndim != 2 or rows.shape[1] not in (5, 6):
+        raise ResponseError(f"an array must have shape (n, 5) or (n, 6): xyxy, score, class; got {rows.shape}")
+    return _from_columns(rows[:, :4], rows[:, 4], rows[:, 5] if rows.shape[1] == 6 else None)
+
+
+def _from_mapping(answer: Mapping[str, Any]) -> Answer:
+    _refuse_parts(answer, ("masks", "keypoints", "keypoints_scores", "segmentation", "obb"))
+    unknown = sorted(set(map(str, answer)) - {"boxes", "scores", "labels", "text_labels"} - set(_PARTS))
+    if "boxes" not in answer or "scores" not in answer or unknown:
+        raise ResponseError(
+            "a dict must hold boxes, scores and, if there are any, labels or text_labels; got "
+            f"{sorted(map(str, answer))}"
+        )
+    labels = answer.get("text_labels")
+    return _from_columns(answer["boxes"], answer["scores"], answer.get("labels") if labels is None else labels)
+
+
+def _from_results(answer: Any) -> Answer:
+    """Decode the ``Results`` of Ultralytics."""
+    _refuse_parts({name: getattr(answer, name, None) for name in _PARTS}, ("masks", "keypoints", "obb", "probs"))
+    boxes = answer.boxes
+    if boxes is None:
+        raise ResponseError("the model returned Results without boxes; use a model whose task is detect")
+    names = getattr(answer, "names", None) or {}
+    labels = [
+        names.get(int(k), str(int(k))) if isinstance(names, Mapping) else names[int(k)] for k in as_array(boxes.cls)
+    ]
+    more = {} if getattr(boxes, "id", None) is None else {"track_id": as_array(boxes.id)}
+    return _from_columns(boxes.xyxy, boxes.conf, labels, more)
+
+
+def _from_boxes(answer: Any) -> Answer:
+    """Decode an object with ``xyxy``: supervision's Detections, or the Boxes of Ultralytics."""
+    scores = next((each for name in ("confidence", "conf") if (each := getattr(answer, name, None)) is not None), None)
+    if len(as_array(answer.xyxy)) == 0:
+        return NOTHING
+    if scores is None:
+        raise ResponseError(
+            f"the {type(answer).__name__} must have scores, as `confidence` or `conf`; set them, to ones if the model "
+            "has none"
+        )
+    _refuse_parts({name: getattr(answer, name, None) for name in _PARTS}, ("mask", "masks"))
+    data = getattr(answer, "data", None)
+    columns = dict(data) if isinstance(data, Mapping) else {}
+    metadata = getattr(answer, "metadata", None) or {}
+    columns |= {name: [value] * len(answer.xyxy) for name, value in metadata.items()}
+    _refuse_parts(columns, ("xyxyxyxy",))
+    ids = next((each for name in ("class_id", "cls") if (each := getattr(answer, name, None)) is not None), None)
+    names = columns.pop("class_name", None)
+    tracks = next((each for name in ("tracker_id", "id") if (each := getattr(answer, name, None)) is not None), None)
+    more = columns if tracks is None else columns | {"track_id": as_array(tracks)}
+    return _from_columns(answer.xyxy, scores, ids if names is None else names, more)
+
+
+def _from_frame(frame: Any) -> Answer:
+    """Decode a table in pixels."""
+    if getattr(frame, "crs", None) is not None:
+        raise ResponseError(f"a GeoDataFrame must be in pixels of the tile, without a CRS; got {frame.crs}")
+    names = [str(name) for name in frame.columns]
+    if not len(frame):
+        return NOTHING
+    if missing := [name for name in (*_BOX_COLUMNS, "score") if name not in names]:
+        raise ResponseError(f"a table must have the columns xmin, ymin, xmax, ymax and score; {missing} are missing")
+    used = {*_BOX_COLUMNS, "score", "label", "geometry", "image_path"}
+    if "geometry" in names:
+        expected = shapely.box(*frame[list(_BOX_COLUMNS)].to_numpy(np.float64).T)
+        if not shapely.equals_exact(
+            shapely.normalize(frame["geometry"].to_numpy()), shapely.normalize(expected), 1e-6
+        ).all():
+            raise ResponseError("the geometries of a table must be its boxes; other shapes would be lost")
+    more = {name: list(frame[name]) for name in names if name not in used}
+    labels = list(frame["label"]) if "label" in names else None
+    return _from_columns(frame[list(_BOX_COLUMNS)].to_numpy(), frame["score"].to_numpy(), labels, more)
+
+
+def _from_columns(boxes: Any, scores: Any, labels: Any = None, more: Mapping[str, Any] | None = None) -> Answer:
+    """Decode columns of the same length."""
+    try:
+        xyxy, values = as_array(boxes).astype(np.float64), as_array(scores).astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise ResponseError(f"the model's boxes and scores must be numbers; {error}") from None
+    xyxy = xyxy.reshape(0, 4) if xyxy.size == 0 else xyxy
+    if xyxy.ndim != 2 or xyxy.shape[1] != 4 or values.shape not in ((len(xyxy),), (len(xyxy), 1)):
+        raise ResponseError(
+            "the model must return boxes of shape (n, 4) and scores of shape (n,); "
+            f"got boxes of shape {xyxy.shape} and scores of shape {values.shape}"
+        )
+    n = len(xyxy)
+    names = [""] * n if labels is None else _listed(labels, "label", n)
+    columns = {name: _listed(column, name, n) for name, column in (more or {}).items()}
+    if not columns:
+        texts = [as_text(each, "label") for each in names]
+        return checked(Answer(detections=detections(xyxy, values.reshape(-1), texts)))
+
+    def row_of(k: int, box: Any) -> tuple[Any, ...]:
+        properties = properties_of((name, column[k]) for name, column in columns.items())
+        return box, values.reshape(-1)[k], as_text(names[k], "label"), None, None, properties
+
+    return answer_of(list(xyxy), row_of)
+
+
+def _listed(column: Any, name: str, n: int) -> list[Any]:
+    """Return one value per box."""
+    if isinstance(column, str | bytes):
+        raise ResponseError(f"the model must return one {name} per box; got the text {column!r} for {n} boxes")
+    values = list(column) if isinstance(column, list | tuple) else list(as_array(column))
+    if len(values) != n:
+        raise ResponseError(f"the model must return one {name} per box; got {len(values)} {name}s for {n} boxes")
+    return values
+
+
+_PARTS = {
+    "mask": "masks", "masks": "masks", "segmentation": "masks", "keypoints": "key points",
+    "keypoints_scores": "key points", "obb": "oriented boxes", "xyxyxyxy": "oriented boxes",
+    "probs": "class scores of the whole tile",
+}  # fmt: skip
+
+
+def _refuse_parts(parts: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Refuse parts of an answer that detections cannot hold yet."""
+    for name in names:
+        part = parts.get(name)
+        if part is not None and (not hasattr(part, "__len__") or len(part)):
+            raise ResponseError(
+                f"the model returned {_PARTS[name]} ({name}), which geotile cannot merge yet; return boxes only"
+            )

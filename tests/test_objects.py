@@ -1,0 +1,285 @@
+"""What callables return: the objects of the detection libraries, arrays, tables; and what is refused."""
+
+import datetime
+import math
+from types import SimpleNamespace
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import geotile
+from geotile import ResponseError
+from geotile.endpoints.answer import Answer, as_json
+from geotile.endpoints.objects import decode_object
+
+BOXES, SCORES = [[1.0, 2, 11, 12], [20, 20, 30, 31]], [0.75, 0.5]
+
+
+class Tensor:
+    """A tensor that requires grad and lies on a GPU: numpy takes it only after detach() and cpu()."""
+
+    def __init__(self, values, state="grad"):
+        self.values, self.state = np.asarray(values), state
+
+    shape = property(lambda self: self.values.shape)
+    ndim = property(lambda self: self.values.ndim)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        return (Tensor(each, self.state) for each in self.values)
+
+    def detach(self):
+        return Tensor(self.values, "gpu")
+
+    def cpu(self):
+        return Tensor(self.values, "cpu" if self.state == "gpu" else self.state)
+
+    def __array__(self, dtype=None, copy=None):
+        if self.state != "cpu":
+            raise RuntimeError(f"cannot convert a tensor ({self.state})")
+        return np.asarray(self.values, dtype)
+
+
+def results(**more):
+    """Return what Ultralytics' models return for a picture."""
+    boxes = SimpleNamespace(xyxy=Tensor(BOXES), conf=Tensor(SCORES), cls=Tensor([0.0, 2.0]), id=None)
+    parts = {"masks": None, "keypoints": None, "obb": None, "probs": None}
+    given = {"boxes": boxes, "names": {0: "ship", 2: "plane"}, "orig_shape": (64, 64)}
+    return SimpleNamespace(**parts | given | more)
+
+
+def supervision(**more):
+    given = {"xyxy": np.array(BOXES), "confidence": np.array(SCORES), "class_id": np.array([0, 2]), "tracker_id": None}
+    return SimpleNamespace(**given | {"data": {}, "mask": None} | more)
+
+
+TABLE = pd.DataFrame(BOXES, columns=["xmin", "ymin", "xmax", "ymax"]).assign(score=SCORES, label=["ship", "plane"])
+SHIP_PLANE, NUMBERS, NONE = ["ship", "plane"], ["0", "2"], ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels"),
+    [
+        ((BOXES, SCORES), NONE), ((BOXES, SCORES, SHIP_PLANE), SHIP_PLANE), ([np.array(BOXES), SCORES, None], NONE),
+        ((Tensor(BOXES), Tensor(SCORES), Tensor([0, 2])), NUMBERS), (([Tensor(b) for b in BOXES], SCORES), NONE),
+        ((BOXES, np.array(SCORES)[:, None], np.array([0.0, 2.0])), NUMBERS), ((BOXES, SCORES, [b"ship", "plane"]), SHIP_PLANE),
+        ((BOXES, SCORES, np.array(SHIP_PLANE)), SHIP_PLANE), ((BOXES, SCORES, pd.Series(SHIP_PLANE)), SHIP_PLANE),
+        (np.c_[BOXES, SCORES], NONE), (np.c_[BOXES, SCORES, [0, 2]], NUMBERS), (np.c_[BOXES, SCORES, [0, 2]].tolist(), NUMBERS),
+        (Tensor(np.c_[BOXES, SCORES]), NONE), ([np.c_[BOXES, SCORES]], NONE),
+        ({"boxes": Tensor(BOXES), "scores": Tensor(SCORES), "labels": Tensor([0, 2])}, NUMBERS),
+        ([{"boxes": Tensor(BOXES), "scores": Tensor(SCORES), "labels": Tensor([0, 2])}], NUMBERS),
+        ({"boxes": BOXES, "scores": SCORES, "labels": [0, 2], "text_labels": SHIP_PLANE}, SHIP_PLANE),
+        (results(), SHIP_PLANE), ([results()], SHIP_PLANE), (results(names=["ship", "", "plane"]), SHIP_PLANE),
+        (results().boxes, NUMBERS), (supervision(), NUMBERS), (supervision(class_id=None), NONE),
+        (supervision(data={"class_name": np.array(SHIP_PLANE)}), SHIP_PLANE), (TABLE, SHIP_PLANE), ([TABLE], SHIP_PLANE),
+        (gpd.GeoDataFrame(TABLE, geometry=shapely.box(*np.array(BOXES).T)), SHIP_PLANE), (TABLE.drop(columns="label"), NONE),
+    ],
+)  # fmt: skip
+def test_what_callables_return(answer, labels):
+    found = decode_object(answer).detections
+    assert (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()) == (BOXES, SCORES, labels)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None, [], (), ([], []), (np.empty((0, 4)), np.empty(0), []), np.empty((0, 6)), np.empty(0), [None], [[]],
+        {"type": "FeatureCollection", "features": []}, {"boxes": np.empty((0, 4)), "scores": [], "labels": []},
+        supervision(xyxy=np.empty((0, 4)), confidence=None, class_id=None), TABLE[:0], pd.DataFrame(),
+    ],
+)  # fmt: skip
+def test_nothing_in_any_form(answer):
+    assert len(decode_object(answer).detections) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (7, "returned int"), ("car", "returned str"), ((BOXES, [0.5]), "boxes of shape"), (([[0, 0, 1]], [0.5]), "boxes of shape"),
+        (([[0, 0, "x", 1]], [0.5]), "must be numbers"), (np.zeros((2, 4)), r"\(n, 5\) or \(n, 6\)"), (np.zeros((2, 7)), "n, 5"),
+        ((BOXES, SCORES, ["a"]), "got 1 labels for 2 boxes"), ((BOXES, SCORES, "ab"), "got the text 'ab'"),
+        ((BOXES, SCORES, [0.5, 1]), "a label must be text"), ((BOXES, SCORES, [None, "a"]), "a label must be text"),
+        ((BOXES, [95.0, 40]), r"scores must be numbers from 0 to 1; got 95"), ((BOXES, [0.5, -3.2]), "got -3.2"),
+        ((BOXES, SCORES, ["a", "b"], 5), "a tuple of 4 items"), ({"boxes": BOXES}, "must hold boxes, scores"),
+        ({"boxes": BOXES, "scores": SCORES, "embeddings": 5}, "embeddings"),
+        ({"boxes": BOXES, "scores": SCORES, "masks": np.ones((2, 4, 4))}, "returned masks"),
+        ({"boxes": BOXES, "scores": SCORES, "keypoints": np.ones((2, 4, 3))}, "returned key points"),
+        (results(masks=[1]), "returned masks"), (results(obb=[1]), "oriented boxes"), (results(keypoints=[1]), "key points"),
+        (results(boxes=None), "without boxes"), (supervision(confidence=None), "must have scores"),
+        (SimpleNamespace(xyxy=np.array(BOXES)), "must have scores"), (supervision(mask=np.ones((2, 4, 4))), "returned masks"),
+        (supervision(data={"xyxyxyxy": np.zeros((2, 4, 2))}), "oriented boxes"), (TABLE.drop(columns="score"), r"\['score'\] are missing"),
+        (gpd.GeoDataFrame(TABLE, geometry=shapely.box(*np.array(BOXES).T), crs=32631), "without a CRS"),
+        (gpd.GeoDataFrame(TABLE, geometry=shapely.points(np.array(BOXES)[:, :2])), "must be its boxes"),
+        (([[3, 0, 1, 1]], [0.5]), "x0 <= x1"), (([[0, 0, math.inf, 1]], [0.5]), "must be finite"), (([[0, 0, 1, 1]], [math.nan]), "finite"),
+    ],
+)  # fmt: skip
+def test_what_callables_must_not_return(answer, said):
+    with pytest.raises(ResponseError, match=said):
+        decode_object(answer)
+
+
+@pytest.mark.parametrize("method", ["__len__", "__iter__", "__array__", "columns", "xyxy", "boxes", "detach"])
+def test_whatever_an_object_raises_fails_its_tile(method):
+    def fail(*_):
+        raise ZeroDivisionError("deep inside")
+
+    attribute = fail if method.startswith("__") or method == "detach" else property(fail)
+    odd = type(
+        "Odd",
+        (),
+        {"__len__": lambda self: 2, "__array__": lambda self, dtype=None, copy=None: np.zeros(3), method: attribute},
+    )()
+    with pytest.raises(ResponseError):
+        decode_object((odd, SCORES))
+    with pytest.raises(ResponseError):
+        decode_object(odd)
+
+
+def test_rounding_above_one_is_one():
+    scores = np.array([np.nextafter(np.float32(1), np.float32(2)), 1.0])
+    assert decode_object((BOXES, scores)).detections.scores.tolist() == [1, 1]
+    assert scores[0] > 1  # the model's own array is as it was
+
+
+def test_other_columns_become_properties():
+    found = decode_object(TABLE.assign(area=np.float32(3.5), when=pd.Timestamp("2024-01-01"))).detections
+    assert found.properties.tolist() == [{"area": 3.5, "when": "2024-01-01T00:00:00"}] * 2
+    tracked = decode_object(
+        supervision(tracker_id=np.array([4, 5]), data={"speed": np.array([1.5, np.nan])})
+    ).detections
+    assert tracked.properties.tolist() == [{"speed": 1.5, "track_id": 4}, {"speed": None, "track_id": 5}]
+
+
+def test_one_bad_row_leaves_the_good_ones():
+    read = decode_object(([BOXES[0], [5, 5, 1, 1], [0, 0, math.nan, 1]], [0.9, 0.8, 0.7]))
+    assert (len(read.detections), read.rejected, "finite" in read.reason) == (1, 2, True)
+    feature = {
+        "type": "Feature",
+        "properties": {"imageBBox": [0, 0, 4, 4], "featureClasses": [{"iri": "a", "score": 0.5}]},
+    }
+    for bad in ({"type": "Feature"}, 5, None, feature | {"properties": {"imageBBox": [0, 0, 4, 4], "odd": object()}}):
+        read = decode_object({"type": "FeatureCollection", "features": [feature, bad]})
+        assert (len(read.detections), read.rejected) == (1, 1), bad
+        assert read.reason.startswith("feature 1 ")
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (np.float32(3.5), 3.5), (np.int64(3), 3), (np.bool_(True), True), (math.nan, None), (math.inf, None), (np.nan, None),
+        (np.array([1, 2]), [1, 2]), (Tensor([1.5]), [1.5]), ({1: (2, {3})}, {"1": [2, [3]]}), ("\ud800a", "\ufffda"),
+        (datetime.date(2024, 1, 1), "2024-01-01"), (np.datetime64("2024-01-01"), "2024-01-01"), (10**30, 10**30), (b"a"[0], 97),
+    ],
+)  # fmt: skip
+def test_properties_are_json(value, wanted):
+    if isinstance(value, Tensor):
+        value.tolist = None
+    assert as_json(value, "p") == wanted
+
+
+@pytest.mark.parametrize("value", [object(), b"bytes", 3j, {"a": object()}, {(1, 2): 3}])
+def test_what_json_cannot_hold_is_refused(value):
+    with pytest.raises(ResponseError):
+        as_json(value, "p")
+    deep = []
+    for _ in range(2000):
+        deep = [deep]
+    with pytest.raises(ResponseError, match="nested"):
+        as_json(deep, "p")
+
+
+@given(st.recursive(st.none() | st.floats() | st.integers() | st.text(max_size=3) | st.binary(max_size=3), lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=12))  # fmt: skip
+def test_any_value_is_read_or_refused(value):
+    try:
+        read = decode_object(value)
+    except ResponseError:
+        return
+    assert isinstance(read, Answer)
+    assert ((read.detections.scores >= 0) & (read.detections.scores <= 1)).all()
+
+
+@pytest.mark.parametrize("dask", [False, True])
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_a_tile_belongs_to_the_model(dask, batch_size, write_tiff):
+    pixels = np.full((1, 200, 200), 200, np.float32)
+    image = xr.DataArray(pixels.copy(), dims=("band", "y", "x"))
+    seen = []
+
+    def model(tile):
+        tile /= 255
+        seen.append(round(float(tile.min()), 4))
+        return None if batch_size is None else [None] * len(tile)
+
+    class Own(geotile.Endpoint):
+        remote = wants_bytes = False
+
+        def invoke(self, tiles, content_type):
+            return [model(tile) and None for tile in tiles]
+
+    for endpoint in (model, Own()) if batch_size is None else (model,):
+        for each in (image.chunk({"y": 100, "x": 100}) if dask else image, write_tiff(pixels)):
+            options = {} if batch_size is None else {"batch_size": batch_size}
+            geotile.detect(each, endpoint, tile_size=64, overlap=16, **options)
+    assert set(seen) == {0.7843}
+    assert (image.values == 200).all()
+
+
+def test_a_long_label_costs_its_own_length():
+    boxes = np.tile([[0.0, 0, 1, 1]], (20_000, 1)) + np.arange(20_000)[:, None]
+    kept = geotile.nms(boxes, np.full(20_000, 0.5), np.array(["x" * 100_000] + ["y"] * 19_999, object))
+    assert len(kept) == 20_000  # as fixed-width text, the labels would take 8 GB
+
+
+# --- the libraries themselves, where they are installed ---
+
+
+def test_torch():
+    torch = pytest.importorskip("torch")
+    boxes = torch.tensor(BOXES, requires_grad=True)
+    scores = torch.tensor(SCORES, dtype=torch.bfloat16)
+    for answer in (
+        (boxes, scores, torch.tensor([0, 2])),
+        [{"boxes": boxes, "scores": scores, "labels": torch.tensor([0, 2])}],
+    ):
+        found = decode_object(answer).detections
+        assert (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()) == (BOXES, SCORES, NUMBERS)
+
+
+def test_ultralytics():
+    torch, engine = pytest.importorskip("torch"), pytest.importorskip("ultralytics.engine.results")
+    rows = torch.tensor(np.c_[BOXES, SCORES, [0, 2]], dtype=torch.float32)
+    names = {0: "ship", 2: "plane"}
+    real = engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows)
+    for answer, labels in ((real, SHIP_PLANE), ([real], SHIP_PLANE), (real.boxes, NUMBERS)):
+        found = decode_object(answer).detections
+        assert (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()) == (BOXES, SCORES, labels)
+    oriented = torch.tensor([[32, 32, 20, 10, 0.6, 0.8, 0]])
+    with pytest.raises(ResponseError, match="oriented boxes"):
+        decode_object(engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, obb=oriented))
+    with pytest.raises(ResponseError, match="masks"):
+        decode_object(
+            engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows, masks=torch.ones(2, 64, 64))
+        )
+    empty = engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows[:0])
+    assert len(decode_object(empty).detections) == 0
+
+
+def test_supervision():
+    sv = pytest.importorskip("supervision")
+    real = sv.Detections(np.array(BOXES), confidence=np.array(SCORES), class_id=np.array([0, 2]))
+    assert decode_object(real).detections.labels.tolist() == NUMBERS
+    real.data["class_name"] = np.array(SHIP_PLANE)
+    assert decode_object(real).detections.labels.tolist() == SHIP_PLANE
+    assert len(decode_object(sv.Detections.empty()).detections) == 0
+    with pytest.raises(ResponseError, match="must have scores"):
+        decode_object(sv.Detections(np.array(BOXES)))
+    with pytest.raises(ResponseError, match="masks"):
+        decode_object(sv.Detections(np.array(BOXES), confidence=np.array(SCORES), mask=np.ones((2, 64, 64), bool)))
