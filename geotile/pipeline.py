@@ -18,7 +18,7 @@ from geotile.planning.plan import planned
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
-from geotile.results.sinks import Output, write
+from geotile.results.sinks import Output, write_or_save
 from geotile.running.prepare import prepare, region_job
 from geotile.running.region import map_regions
 from geotile.running.run import Run, leased, naming_how_to_resume, task_priority
@@ -42,8 +42,8 @@ def detect(image: ImageLike, endpoint: Any, options: DetectOptions) -> gpd.GeoDa
     endpoint : str, callable or Endpoint
         What `geotile.endpoint` takes: an http(s) URL that implements the OversightML contract; or ``model(tile)``,
         where tile is an ndarray (band, y, x), that returns ``(boxes, scores)``, ``(boxes, scores, labels)``, a
-        FeatureCollection, or an object with ``xyxy``, ``confidence`` and ``class_id``. Boxes are (n, 4) xyxy in
-        pixels of the tile.
+        FeatureCollection, or what Ultralytics, torchvision, transformers, supervision or DeepForest return. Boxes
+        are (n, 4) xyxy in pixels of the tile.
     {options}
 
     Returns
@@ -52,8 +52,9 @@ def detect(image: ImageLike, endpoint: Any, options: DetectOptions) -> gpd.GeoDa
         One row per detection, by decreasing score, then by content. Columns ``geometry`` (in the CRS, or in pixels
         where the image has no georeference; None for a detection that is not on Earth), ``score`` (float64),
         ``label`` (str), ``classes`` (list of {"iri", "score"}), ``xmin``, ``ymin``, ``xmax``, ``ymax`` (float64,
-        pixels of the full resolution, clipped to the tile: the box that merging compared), ``image_geometry`` (in the
-        same pixels, as the model returned it), ``properties`` (everything else that the model sent, or None).
+        pixels of the full resolution, clipped to the tile: the box that merging compared), ``image_geometry`` (WKT
+        in the same pixels, where the model returned another shape than the box; `geotile.image_geometry` returns all
+        as geometries), ``properties`` (everything else that the model sent, or None).
         ``geotile.report(detections)`` returns the `Report`.
 
     Raises
@@ -127,9 +128,9 @@ def detect_to(
     if str(os.fspath(output)).endswith("/"):
         return detect_to_dataset(image, endpoint, Folder.at(output, options.output_options), options)
     sink = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
-    with sink.leased(), _run(image, endpoint, options) as run:
+    with sink.leased(), _run(image, endpoint, options, try_out=sink.try_out) as run:
         detections = run.frame(run.compute(options.progress))
-        write(detections, sink)
+        write_or_save(detections, sink)
     report: Report = detections.attrs["report"]
     return report
 
@@ -163,11 +164,23 @@ def detect_to_dataset(
 
 @contextmanager
 def _run(
-    image: ImageLike, endpoint: Endpoint, options: JobOptions, *, parts: Folder | None = None, group: str | None = None
+    image: ImageLike,
+    endpoint: Endpoint,
+    options: JobOptions,
+    *,
+    parts: Folder | None = None,
+    group: str | None = None,
+    try_out: Callable[[gpd.GeoDataFrame], None] | None = None,
 ) -> Iterator[Run]:
-    """Prepare a run whose graph is built and whose model is ready; hold its checkpoint while the block runs."""
+    """Prepare a run whose graph is built and whose model is ready; hold its checkpoint while the block runs.
+
+    ``try_out(sample)`` gets a result with one row, before the model is asked.
+    """
     opened = opened_image(image, options.part(ImageOptions))
     prepared = prepare(planned(opened, options, options, endpoint), options)
+    sample = prepared.sample()
+    if try_out is not None:
+        try_out(sample)
     with naming_how_to_resume(prepared.folder):
         ready, traffic = ready_endpoint(endpoint, options, opened.source, [prepared.folder, parts], group)
         with leased(prepared.folder):

@@ -28,7 +28,7 @@ JOB = {"tile_size": 64, "overlap": 16, "region_size": 64}
 def ranked(table: gpd.GeoDataFrame) -> str:
     """All there is in a table, whatever the order of its rows."""
     text = pd.DataFrame(table).assign(
-        geometry=table.geometry.to_wkt(), image_geometry=gpd.GeoSeries(table.image_geometry).to_wkt()
+        geometry=table.geometry.to_wkt(), image_geometry=geotile.image_geometry(table).to_wkt()
     )
     return text.sort_values([*text.columns], ignore_index=True).to_csv()
 

@@ -19,7 +19,10 @@ BOX = ["xmin", "ymin", "xmax", "ymax"]
 
 def rows(table):
     """All that identifies a row, exactly."""
-    return [(*row[BOX].tolist(), row.score, row.label, row.image_geometry.wkb) for _, row in table.iterrows()]
+    return [
+        (*row[BOX].tolist(), row.score, row.label, shape.wkb)
+        for shape, (_, row) in zip(geotile.image_geometry(table), table.iterrows(), strict=True)
+    ]
 
 
 def expected(every, threshold, metric, agnostic):

@@ -129,7 +129,7 @@ def test_boxes_come_back_in_full_resolution(sharp, resolution):
     world = found.sort_values("ymin").geometry.bounds.to_numpy()
     np.testing.assert_allclose(world[:, 0], 500_000 + 0.5 * boxes[:, 0])
     np.testing.assert_allclose(world[:, 3], 5_000_000 - 0.5 * boxes[:, 1])
-    shapes = found.sort_values("ymin")["image_geometry"].bounds.to_numpy()
+    shapes = geotile.image_geometry(found.sort_values("ymin")).bounds.to_numpy()
     np.testing.assert_allclose(shapes, boxes)
 
 

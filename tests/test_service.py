@@ -93,7 +93,7 @@ def features_of(data) -> list[dict]:
 def wanted(image, model, **options):
     """What a run of the library finds, as features."""
     found = geotile.detect(image, model, **({"tile_size": 128, "overlap": 32, "iou_threshold": 0.75} | options))
-    return json.loads(json.dumps(list(geotile.results.sinks.features(found))))
+    return json.loads(json.dumps(list(geotile.results.geojson.features(found))))
 
 
 def alike(a, b) -> bool:

@@ -114,9 +114,10 @@ def test_a_failed_run_or_write_leaves_nothing(write_tiff, noise, tmp_path, detec
     with pytest.raises(geotile.TileError):
         geotile.detect_to(write_tiff(noise), broken, folder / "a.parquet", errors="raise", **JOB)
     bad = detections.copy()
-    bad["properties"] = [{"a": float("nan")}] * len(bad)
-    with pytest.raises(ValueError, match="JSON"):
-        geotile.write(bad, folder / "a.geojson")
+    bad["properties"] = [{"a": object()}] * len(bad)
+    for suffix in (".geojson", ".geojsonl", ".parquet", ".gpkg", ".fgb"):
+        with pytest.raises(geotile.GeotileError, match="JSON"):
+            geotile.write(bad, folder / f"a{suffix}")
     assert list(folder.iterdir()) == []
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import shapely
 
-from geotile.endpoints.answer import Answer, answer_of, as_json, as_text, properties_of
+from geotile.core.values import as_json, as_text
+from geotile.endpoints.answer import Answer, answer_of, properties_of
 from geotile.errors import ResponseError
 
 # Properties that are decoded into columns; all others are kept as properties of the detection.
@@ -55,7 +56,7 @@ def decode_collection(collection: Any) -> Answer:
 # Everything that decoding a malformed feature can raise.
 _MALFORMED = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
-    shapely.errors.ShapelyError, ResponseError,
+    shapely.errors.ShapelyError,
 )  # fmt: skip
 
 

@@ -28,7 +28,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geotile.endpoints.answer import NOTHING, Answer, answer_of, as_array, as_text, checked, properties_of
+from geotile.core.values import as_array, as_text
+from geotile.endpoints.answer import NOTHING, Answer, answer_of, checked, properties_of
 from geotile.endpoints.decode import decode_collection
 from geotile.errors import EndpointError, ResponseError
 from geotile.merging.detections import detections
@@ -195,7 +196,10 @@ def _from_columns(boxes: Any, scores: Any, labels: Any = None, more: Mapping[str
     names = [""] * n if labels is None else _listed(labels, "label", n)
     columns = {name: _listed(column, name, n) for name, column in (more or {}).items()}
     if not columns:
-        texts = [as_text(each, "label") for each in names]
+        try:
+            texts = [as_text(each, "label") for each in names]
+        except ValueError as error:
+            raise ResponseError(str(error)) from None
         return checked(Answer(detections=detections(xyxy, values.reshape(-1), texts)))
 
     def row_of(k: int, box: Any) -> tuple[Any, ...]:

@@ -198,6 +198,11 @@ def pixel_size_m(georeference: Georeference, shape_yx: tuple[int, int]) -> tuple
     y, x = shape_yx[0] / 2, shape_yx[1] / 2
     world = georeference.placement.to_world(np.array([[x, y], [x, y + 1], [x + 1, y]]))
     crs = _crs(georeference.crs)
+    if crs.geodetic_crs is None:
+        raise GeoreferenceError(
+            f"resolution needs an image on Earth, and the CRS {crs.name!r} has no geodetic coordinates. Leave "
+            "resolution out"
+        )
     lon, lat = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*world.T)
     geod = crs.get_geod()
     if geod is None or not np.isfinite([lon, lat]).all():
@@ -260,7 +265,17 @@ def _transformer(source: str | None, target: str | None) -> pyproj.Transformer |
     """Return the transformer between two CRS; None if nothing is to be done."""
     if source is None or target is None or source == target:
         return None
-    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+    try:
+        return pyproj.Transformer.from_crs(source, target, always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        raise GeoreferenceError(
+            f"there is no way from the CRS {_name(source)!r} to {_name(target)!r} ({error}). Use georeference=False "
+            "for results in pixels, or write them in the image's own CRS, for example as GeoParquet"
+        ) from None
+
+
+def _name(crs: str) -> str:
+    return str(pyproj.CRS.from_user_input(crs).name)
 
 
 def _reprojected(xy: Points, transformer: pyproj.Transformer | None) -> Points:

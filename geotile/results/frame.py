@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
+from geotile.core.values import as_json
+from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference
-from geotile.merging.detections import Detections
+from geotile.merging.detections import Detections, box_geometries, detections
+from geotile.public import public
 from geotile.results.report import lasting
+
+BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +54,32 @@ class FrameBuilder:
             "ymin": ymin,
             "xmax": xmax,
             "ymax": ymax,
-            "image_geometry": gpd.GeoSeries(self._scaled(shapes)),
+            "image_geometry": self._image_geometry(ranked),
             "properties": ranked.properties,
         }
         geometry = gpd.GeoSeries(self.georeference.to_world(shapes, self.crs), crs=self.crs)
         return gpd.GeoDataFrame(columns, geometry=geometry)
 
-    def _scaled(self, shapes: NDArray[np.object_]) -> NDArray[np.object_]:
-        """Return geometries in pixels of the full resolution."""
-        if self.scale_yx == (1.0, 1.0):
-            return shapes
+    def sample(self, shape_yx: tuple[int, int]) -> gpd.GeoDataFrame:
+        """Return a table with one row, a box in the middle of the image: what can fail with the rows fails with it.
+
+        Raises
+        ------
+        GeoreferenceError
+            If there is no way from the image's CRS to that of the result.
+        """
+        y, x = shape_yx[0] / 2, shape_yx[1] / 2
+        single = detections(np.array([[x - 0.5, y - 0.5, x + 0.5, y + 0.5]]), np.array([1.0]))
+        return replace(self, roi=None).build(single)
+
+    def _image_geometry(self, ranked: Detections) -> NDArray[np.object_]:
+        """Return WKT in pixels of the full resolution; None where the geometry is the box."""
         y, x = self.scale_yx
-        scaled: NDArray[np.object_] = shapely.transform(shapes, lambda xy: xy * [x, y])
-        return scaled
+        shapes = ranked.geometries
+        if (y, x) != (1.0, 1.0):
+            shapes = shapely.transform(shapes, lambda xy: xy * [x, y])
+        column: NDArray[np.object_] = np.asarray(shapely.to_wkt(shapes, rounding_precision=-1), object)
+        return column
 
 
 def _classes(detections: Detections) -> NDArray[np.object_]:
@@ -70,9 +90,47 @@ def _classes(detections: Detections) -> NDArray[np.object_]:
     return column
 
 
+@public
+def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
+    """Return the geometries of detections in pixels of the image.
+
+    Parameters
+    ----------
+    detections : geopandas.GeoDataFrame
+        Detections as `detect` returns them, or read back from a file of `write`.
+
+    Returns
+    -------
+    geopandas.GeoSeries
+        Geometries in pixels of the full resolution, without a CRS: the column ``image_geometry``, and the box of the
+        columns ``xmin``, ``ymin``, ``xmax`` and ``ymax`` where it is empty.
+
+    Raises
+    ------
+    ArgumentError
+        If the frame has none of these columns.
+
+    Examples
+    --------
+    >>> import geotile
+    >>> from geotile.testing import bright_objects, write_example
+    >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
+    >>> image_geometry(detections).area.tolist()
+    [360.0, 360.0, 360.0]
+    """
+    if missing := [name for name in BOX_COLUMNS if name not in detections]:
+        raise ArgumentError(f"detections must have the columns {', '.join(BOX_COLUMNS)}; {missing} are missing")
+    shapes = box_geometries(detections[list(BOX_COLUMNS)].to_numpy(np.float64))
+    if "image_geometry" in detections:
+        column = detections["image_geometry"].to_numpy(object)
+        given = np.flatnonzero(np.array([isinstance(each, str) for each in column], bool))
+        shapes[given] = shapely.from_wkt(column[given])
+    return gpd.GeoSeries(shapes, index=detections.index)
+
+
 def write_parquet(detections: gpd.GeoDataFrame, target: Any) -> None:
     """Write a table as GeoParquet 1.1 to a path or a file object."""
-    table = with_text(detections, ["classes", "properties"])
+    table = with_text(detections)
     if "report" in table.attrs:
         table.attrs = {**table.attrs, "report": lasting(table.attrs["report"])}
     table.to_parquet(target, schema_version="1.1.0", write_covering_bbox=True, compression="zstd")
@@ -86,20 +144,38 @@ def parquet_bytes(detections: gpd.GeoDataFrame) -> io.BytesIO:
     return out
 
 
-def with_text(detections: gpd.GeoDataFrame, columns: list[str]) -> gpd.GeoDataFrame:
-    """Return a table whose nested columns are JSON text, which every format can store."""
+def with_text(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return a table whose columns of objects are text, which every format can store: JSON for nested values.
+
+    Raises
+    ------
+    ArgumentError
+        If a value cannot be written as JSON.
+    """
     table = detections.copy()
-    for column in columns:
-        table[column] = [None if value is None else json.dumps(value, allow_nan=False) for value in detections[column]]
-        table[column] = table[column].astype("string")
-    return (
-        table.astype({"label": "string"}) if table.empty else table
-    )  # Arrow cannot infer the dtype of an empty column
+    for name in [name for name, dtype in table.dtypes.items() if dtype == np.dtype(object)]:
+        try:
+            table[name] = pd.array([_as_text(value, name) for value in table[name]], dtype="string")
+        except ValueError as error:
+            raise ArgumentError(f"column {name!r} cannot be written: {error}") from None
+    return table
+
+
+def _as_text(value: Any, name: str) -> str | None:
+    if isinstance(value, str):
+        return value
+    if _is_missing(value):
+        return None
+    return json.dumps(as_json(value, name), allow_nan=False, ensure_ascii=False)
 
 
 def from_text(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Return a table that was stored with `with_text` with its nested columns as objects again."""
-    for column in ("classes", "properties"):
-        values = [json.loads(value) if isinstance(value, str) else None for value in table[column]]
-        table[column] = np.fromiter(values, object, len(values))
+    for column in {"classes", "properties"} & set(table.columns):
+        values = [json.loads(value) if isinstance(value, str) else value for value in table[column]]
+        table[column] = np.fromiter((None if _is_missing(each) else each for each in values), object, len(values))
     return table
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

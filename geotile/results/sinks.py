@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from uuid import uuid4
 
 import geopandas as gpd
-import shapely
 from fsspec.core import url_to_fs
 
 from geotile.core.redact import redact
-from geotile.errors import OutputError
+from geotile.core.warning_filter import ignore_warnings
+from geotile.errors import GeotileError, OutputError
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput, write_part
-from geotile.results.frame import with_text, write_parquet
+from geotile.results.frame import BOX_COLUMNS, image_geometry, with_text, write_parquet
+from geotile.results.geojson import write_geojson, write_geojson_lines
 from geotile.storage.atomic import draft
 from geotile.storage.folder import Folder, Options, is_local
 from geotile.storage.lease import lease
-
-_LONGITUDE_DIGITS = 9  # about 0.1 mm; RFC 7946, 11.2 discourages digits beyond the real precision
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,24 @@ class Output:
             pass
         files.rm_file(probe)
 
+    def try_out(self, sample: gpd.GeoDataFrame) -> None:
+        """Write a sample to a temporary file: what the format cannot hold is found before the run.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written, for example since the format cannot hold the CRS.
+        """
+        with tempfile.TemporaryDirectory(prefix=".geotile-") as folder:
+            try:
+                self.writer(sample, os.path.join(folder, "draft" + _suffix(self.uri)))
+            except Exception as error:  # GDAL, PROJ and Arrow have errors of their own
+                crs = "" if sample.crs is None else f" of the CRS {sample.crs.name!r}"
+                raise OutputError(
+                    f"output {redact(self.uri)} cannot hold results{crs}: {error}. Write GeoParquet (.parquet), or "
+                    "give another crs"
+                ) from None
+
     def put(self, fill: Callable[[str], None]) -> None:
         """Write the output whole, or not at all.
 
@@ -135,8 +151,36 @@ class Output:
             with tempfile.TemporaryDirectory(prefix=".geotile-") as folder:
                 fill_if_free(os.path.join(folder, name))
                 files.put_file(os.path.join(folder, name), path)
-        except OSError as error:
+        except GeotileError:
+            raise
+        except Exception as error:  # each format and file system has errors of its own
             raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error))}") from None
+
+
+def write_or_save(detections: gpd.GeoDataFrame, sink: Output) -> None:
+    """Write the result of a run; if that fails, save it as GeoParquet where it can be, since it was paid for.
+
+    Raises
+    ------
+    OutputError
+        If the output cannot be written. The message says where the detections are.
+    """
+    try:
+        write(detections, sink)
+    except OutputError as error:
+        parent = os.path.dirname(os.path.abspath(sink.uri)) if "://" not in sink.uri else tempfile.gettempdir()
+        for folder in (parent, tempfile.gettempdir()):
+            path = os.path.join(folder, f"geotile-detections-{uuid4().hex[:8]}.parquet")
+            try:
+                write_parquet(detections, path)
+            except Exception as second:  # this place cannot be written either; the next one is tried
+                error.add_note(f"The detections could not be saved in {folder} either: {second}")
+                continue
+            raise OutputError(
+                f"{error} The detections are saved in {path}; write them again with geotile.write("
+                f"geopandas.read_parquet({path!r}), ...)"
+            ) from None
+        raise
 
 
 @public
@@ -176,66 +220,20 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     sink.put(lambda draft: sink.writer(detections, draft))
 
 
-def features(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
-    """Yield GeoJSON features with OSML's properties and WGS 84 longitude and latitude.
-
-    If the image has no CRS, ``geometry`` is null (RFC 7946, 3.2).
-    """
-    placed = detections.geometry.to_crs("OGC:CRS84") if detections.crs is not None else None
-    boxes = detections[["xmin", "ymin", "xmax", "ymax"]].to_numpy()
-    for i, row in enumerate(detections.itertuples(index=False)):
-        shape = None if placed is None else _rounded(placed.iloc[i])
-        feature: dict[str, Any] = {"type": "Feature", "geometry": None}
-        if shape is not None:
-            feature |= {"geometry": shapely.geometry.mapping(shape), "bbox": list(shape.bounds)}
-        feature["properties"] = {
-            "label": row.label,
-            "score": row.score,
-            "imageGeometry": shapely.geometry.mapping(row.image_geometry),
-            **(row.properties or {}),
-            "imageBBox": boxes[i].tolist(),
-            "featureClasses": row.classes,
-        }
-        yield feature
-
-
-def _rounded(shape: Any) -> Any:
-    """Round to the digits that matter, and orient polygons as RFC 7946, 3.1.6 requires."""
-    return shapely.orient_polygons(shapely.transform(shape, lambda xy: xy.round(_LONGITUDE_DIGITS)))
-
-
-def _geojson(detections: gpd.GeoDataFrame, path: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
-        for i, feature in enumerate(features(detections)):
-            file.write(",\n" if i else "\n")
-            _dump(feature, file)
-        file.write("\n]}\n")
-
-
-def _geojsonl(detections: gpd.GeoDataFrame, path: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        for feature in features(detections):
-            _dump(feature, file)
-            file.write("\n")
-
-
-def _dump(feature: dict[str, Any], file: TextIO) -> None:
-    file.write(json.dumps(feature, allow_nan=False, ensure_ascii=False))
-
-
 def _ogr(driver: str) -> Callable[[gpd.GeoDataFrame, str], None]:
     def write_ogr(detections: gpd.GeoDataFrame, path: str) -> None:
-        table = with_text(detections, ["classes", "properties"])
-        table["image_geometry"] = detections["image_geometry"].to_wkt()
-        table.to_file(path, driver=driver, engine="pyogrio", layer="detections")
+        table = with_text(detections)
+        if set(BOX_COLUMNS) <= set(table.columns):
+            table["image_geometry"] = image_geometry(detections).to_wkt(rounding_precision=-1)
+        with ignore_warnings(UserWarning):  # pyogrio warns of a layer without a CRS, which an image may lack
+            table.to_file(path, driver=driver, engine="pyogrio", layer="detections")
 
     return write_ogr
 
 
 _WRITERS: dict[str, Callable[[gpd.GeoDataFrame, str], None]] = {
-    ".geojson": _geojson,
-    ".geojsonl": _geojsonl,
+    ".geojson": write_geojson,
+    ".geojsonl": write_geojson_lines,
     ".parquet": write_parquet,
     ".fgb": _ogr("FlatGeobuf"),
     ".gpkg": _ogr("GPKG"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
+import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +38,10 @@ class Prepared:
     """Folder of the checkpoint, None without one."""
     builder: FrameBuilder
     """Builder of the result's rows."""
+
+    def sample(self) -> gpd.GeoDataFrame:
+        """Return a result with one row, to try out what the result of the run will be put into."""
+        return self.builder.sample(self.work.grid.shape_yx)
 
 
 def prepare(work: Plan, options: JobOptions) -> Prepared:

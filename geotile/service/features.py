@@ -16,7 +16,7 @@ from geotile.imagery.open_files import open_file
 from geotile.options import ImageOptions
 from geotile.results.dataset import METADATA
 from geotile.results.frame import from_text
-from geotile.results.sinks import features
+from geotile.results.geojson import features
 from geotile.storage.folder import Folder
 
 

@@ -1,0 +1,186 @@
+"""The frame of detections as others use it: geopandas' own methods, files read back, columns of the user."""
+
+import datetime
+import json
+import shutil
+import tempfile
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+import xarray as xr
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
+
+import geotile
+from geotile.errors import GeotileError, OutputError
+
+FILES = (".geojson", ".geojsonl", ".parquet", ".gpkg", ".fgb")
+BOX = ["xmin", "ymin", "xmax", "ymax"]
+
+
+def feature(box, confidence=0.5, **more):
+    sent = {"imageBBox": box, "featureClasses": [{"iri": "car", "score": confidence}]}
+    return {"type": "Feature", "properties": sent | more}
+
+
+def model(tile):
+    ring = [[5, 5], [20, 5], [20, 20], [5, 5]]
+    shaped = feature(
+        [5, 5, 20, 20], 0.9, imageGeometry={"type": "Polygon", "coordinates": [ring]}, area=np.float32(3.5)
+    )
+    return {
+        "type": "FeatureCollection",
+        "features": [shaped, feature([30, 30, 40, 44], 0.4, score=7, label="no", t=datetime.date(2024, 1, 1))],
+    }
+
+
+@pytest.fixture
+def found(write_tiff, noise):
+    return geotile.detect(write_tiff(noise[:, :64, :64]), model, tile_size=64, overlap=0)
+
+
+def test_geopandas_own_methods(found, tmp_path):
+    assert len(json.loads(found.to_json())["features"]) == 2
+    json.dumps(found.__geo_interface__)
+    for suffix in (".geojson", ".gpkg", ".fgb"):
+        found.to_file(tmp_path / f"a{suffix}")
+        assert len(gpd.read_file(tmp_path / f"a{suffix}")) == 2
+    found.to_parquet(tmp_path / "a.parquet")
+    assert len(found.to_arrow()) if hasattr(found.to_arrow(), "__len__") else True
+    assert len(pd.concat([found, found])) == 4
+    assert [name for name, dtype in found.dtypes.items() if dtype == "geometry"] == ["geometry"]
+
+
+def test_geometries_in_pixels(found):
+    shapes = geotile.image_geometry(found)
+    assert shapes.crs is None
+    assert [shape.wkt for shape in shapes] == ["POLYGON ((5 5, 20 5, 20 20, 5 5))", shapely.box(30, 30, 40, 44).wkt]
+    assert found["image_geometry"].tolist()[1] is None
+    with pytest.raises(geotile.ArgumentError, match=r"\['ymax'\] are missing"):
+        geotile.image_geometry(found.drop(columns="ymax"))
+
+
+@pytest.mark.parametrize("suffix", FILES)
+def test_a_frame_that_was_read_back_is_written_again(found, tmp_path, suffix):
+    geotile.write(found, tmp_path / "a.parquet")
+    found.to_parquet(tmp_path / "b.parquet")  # nested columns as Arrow has them
+    geotile.write(found, tmp_path / f"want{suffix}")
+    for source in ("a", "b"):
+        back = gpd.read_parquet(tmp_path / f"{source}.parquet")
+        geotile.write(back, tmp_path / f"{source}{suffix}", overwrite=True)
+        if source == "a" and suffix.startswith(".geojson"):
+            assert (tmp_path / f"{source}{suffix}").read_text() == (tmp_path / f"want{suffix}").read_text()
+        geotile.write(back[back.score > 0.5], tmp_path / f"few{suffix}", overwrite=True)
+        geotile.write(back[back.score > 2], tmp_path / f"none{suffix}", overwrite=True)
+
+
+@pytest.mark.parametrize("suffix", FILES)
+@pytest.mark.parametrize(
+    "dropped",
+    [["properties"], ["classes"], ["image_geometry"], BOX, ["score", "label"], ["properties", "classes", *BOX]],
+)
+def test_columns_may_be_added_and_dropped(found, tmp_path, suffix, dropped):
+    frame = found.assign(area_px=found.area, tags=[["a"], {"b": 1}], when=pd.Timestamp("2024-01-01")).drop(
+        columns=dropped
+    )
+    path = tmp_path / f"a{suffix}"
+    geotile.write(frame, path)
+    if suffix == ".geojsonl":
+        kept = [json.loads(line)["properties"] for line in path.read_text().splitlines()]
+    elif suffix == ".geojson":
+        kept = [each["properties"] for each in json.loads(path.read_text())["features"]]
+    else:
+        kept = (gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)).to_dict("records")
+    for name in ("area_px", "tags", "when"):
+        assert all(name in row for row in kept)
+    assert sorted(row["area_px"] for row in kept) == sorted(frame["area_px"])
+    renamed = frame.rename_geometry("shape")
+    geotile.write(renamed, path, overwrite=True)
+
+
+def test_a_models_property_never_replaces_the_detections_own(found, tmp_path):
+    geotile.write(found, tmp_path / "a.geojson")
+    first, second = (each["properties"] for each in json.loads((tmp_path / "a.geojson").read_text())["features"])
+    assert (first["score"], first["label"], first["area"]) == (0.9, "car", 3.5)
+    assert (second["score"], second["label"], second["t"]) == (0.4, "car", "2024-01-01")
+
+
+def odd_image(tmp_path, crs):
+    path = tmp_path / "odd.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=64, width=640, dtype="uint8", crs=crs, transform=from_origin(10, 20, 0.01, 0.01)
+    ) as file:  # fmt: skip
+        file.write(np.full((1, 64, 640), 9, np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("crs", "suffix", "written"),
+    [
+        ('LOCAL_CS["site grid",UNIT["metre",1]]', ".geojson", False), ('LOCAL_CS["site grid",UNIT["metre",1]]', ".parquet", True),
+        ("+proj=eqc +a=3396190 +b=3396190 +units=m", ".geojsonl", False), ("+proj=longlat +a=1737400 +b=1737400", ".geojson", False),
+        ("+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +lon_0=18 +R=6371229 +to_meter=0.0174532925199433", ".gpkg", False),
+        ("+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +lon_0=18 +R=6371229 +to_meter=0.0174532925199433", ".fgb", False),
+    ],
+)  # fmt: skip
+def test_what_an_output_cannot_hold_is_found_before_the_run(tmp_path, crs, suffix, written):
+    calls = []
+
+    def counted(tile):
+        calls.append(1)
+        return [[5, 5, 20, 20]], [0.9]
+
+    image, output = odd_image(tmp_path, CRS.from_string(crs)), tmp_path / f"out{suffix}"
+    if written:
+        geotile.detect_to(image, counted, output, tile_size=64, overlap=0)
+        assert len(gpd.read_parquet(output)) == 10
+        return
+    with pytest.raises(OutputError, match=r"cannot hold results of the CRS .* Write GeoParquet"):
+        geotile.detect_to(image, counted, output, tile_size=64, overlap=0)
+    assert not calls
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("options", [{"crs": "EPSG:4326"}, {"roi": "POINT (0 0)"}, {"resolution": 0.5}])
+@pytest.mark.parametrize("crs", ['LOCAL_CS["site grid",UNIT["metre",1]]', "+proj=longlat +a=1737400 +b=1737400"])
+def test_a_crs_without_a_way_to_another_is_found_before_the_run(tmp_path, crs, options):
+    def never(tile):
+        raise AssertionError
+
+    with pytest.raises(GeotileError):
+        geotile.detect(
+            odd_image(tmp_path, CRS.from_string(crs)), never, tile_size=64, overlap=0, errors="raise", **options
+        )
+
+
+@pytest.mark.parametrize("suffix", FILES)
+def test_a_result_that_cannot_be_written_is_saved(tmp_path, write_tiff, noise, suffix, monkeypatch):
+    folder, spare = tmp_path / "out", tmp_path / "spare"
+    folder.mkdir()
+    spare.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+
+    def breaks(tile):
+        shutil.rmtree(folder, ignore_errors=True)
+        return [[5, 5, 20, 20]], [0.9]
+
+    with pytest.raises(OutputError, match="The detections are saved in ") as caught:
+        geotile.detect_to(write_tiff(noise), breaks, folder / f"a{suffix}", tile_size=64, overlap=0)
+    [saved] = spare.glob("*.parquet")
+    assert str(saved) in str(caught.value)
+    folder.mkdir()
+    geotile.write(gpd.read_parquet(saved), folder / f"a{suffix}")
+    assert len(gpd.read_parquet(saved)) == 35
+
+
+def test_results_without_a_crs_are_written_without_a_warning(tmp_path, recwarn):
+    found = geotile.detect(
+        xr.DataArray(np.zeros((1, 64, 64), np.uint8), dims=("band", "y", "x")), model, tile_size=64, overlap=0
+    )
+    for suffix in FILES:
+        geotile.write(found, tmp_path / f"a{suffix}")
+    assert [str(each.message) for each in recwarn if issubclass(each.category, UserWarning)] == []
