@@ -19,6 +19,14 @@ from numpy.typing import NDArray
 
 from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, GeoreferenceError
+from geotile.geometry.coordinates import (
+    carried_transform,
+    check_coordinates,
+    counts_pixels,
+    is_upright,
+    pixel_transform_of,
+    transform_of,
+)
 from geotile.geometry.placement import AffinePlacement, GcpPlacement, Placement, Points
 
 WGS84 = "OGC:CRS84"
@@ -126,11 +134,15 @@ def georeference_of(image: xr.DataArray) -> Georeference:
     Raises
     ------
     GeoreferenceError
-        If the image was placed by rational polynomials but no longer carries them.
+        If the image was placed by rational polynomials but no longer carries them, its coordinates are not evenly
+        spaced, or their units are not those of its CRS.
     """
     spatial_ref = image.coords.get("spatial_ref")
     attributes = {} if spatial_ref is None else spatial_ref.attrs
-    pixel_transform = _pixel_transform(image) if _counts_pixels(image) else Affine.identity()
+    carried = carried_transform(image)
+    if counts_pixels(image) or carried is None or is_upright(carried):
+        check_coordinates(image)
+    pixel_transform = pixel_transform_of(image) if counts_pixels(image) else Affine.identity()
     crs = image.rio.crs
     wkt = None if crs is None else str(crs.to_wkt())
     if spatial_ref is not None and PLACEMENT in spatial_ref.encoding:
@@ -143,8 +155,8 @@ def georeference_of(image: xr.DataArray) -> Georeference:
     if attributes.get("gcps"):
         points = tuple((p.col, p.row, p.x, p.y, p.z or 0.0) for p in image.rio.get_gcps())
         return Georeference(GcpPlacement(points), wkt).for_pixels(pixel_transform)
-    transform = _transform(image)
-    if _counts_pixels(image):
+    transform = transform_of(image)
+    if counts_pixels(image):
         file_transform = attributes.get("GeoTransform")
         if file_transform is None:
             return NO_GEOREFERENCE
@@ -280,30 +292,3 @@ def _name(crs: str) -> str:
 
 def _reprojected(xy: Points, transformer: pyproj.Transformer | None) -> Points:
     return xy if transformer is None else np.stack(transformer.transform(*xy.T), axis=1)
-
-
-def _transform(image: xr.DataArray) -> Affine:
-    """Return the file's own transform, or one measured on the coordinates if the array was cropped or thinned."""
-    own: Affine = image.rio.transform()
-    if min(image.sizes["y"], image.sizes["x"]) < 2:
-        return own
-    measured: Affine = image.rio.transform(recalc=own.is_rectilinear)
-    pixel = max(abs(own.a), abs(own.e))
-    drift = np.abs(np.subtract(measured[:6], own[:6])) * [*image.shape[:-3:-1], 1, *image.shape[:-3:-1], 1]
-    return own if drift.max() < 1e-3 * pixel else measured
-
-
-def _counts_pixels(image: xr.DataArray) -> bool:
-    """Return whether the coordinates of an image are pixel numbers of its file."""
-    return "x" in image.coords and image.coords["x"].attrs.get("units") == "pixel"
-
-
-def _pixel_transform(image: xr.DataArray) -> Affine:
-    """Return the transform from the pixels of an image to those of the file that it was sliced from."""
-    (y0, dy), (x0, dx) = (_origin_and_step(np.asarray(image.coords[d])) for d in "yx")
-    return Affine(dx, 0, x0, 0, dy, y0)
-
-
-def _origin_and_step(centres: NDArray[np.float64]) -> tuple[float, float]:
-    step = float(centres[1] - centres[0]) if len(centres) > 1 else 1.0
-    return float(centres[0]) - step / 2, step

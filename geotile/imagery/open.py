@@ -16,6 +16,7 @@ from rioxarray.rioxarray import affine_to_coords
 from geotile.core.checks import as_pair
 from geotile.core.option import with_options
 from geotile.errors import ArgumentError
+from geotile.geometry.coordinates import is_upright
 from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
 from geotile.geometry.placement import GcpPlacement, Placement, RpcPlacement
 from geotile.grid.regions import plan_grid
@@ -179,7 +180,7 @@ def _coordinates(source: Source, transform: Affine | None) -> Mapping[str, Any]:
     """Return coordinates of y and x: of the world if the transform has no rotation, else pixels of the file."""
     _, height, width = source.shape
     sy, sx = source.scale_yx
-    if transform is not None and transform.is_rectilinear:
+    if transform is not None and is_upright(transform):
         world: Mapping[str, Any] = affine_to_coords(transform @ Affine.scale(sx, sy), width, height)
         return world
     return {

@@ -1,0 +1,164 @@
+"""The coordinates of an array as a transform from its pixels, if they are those of a grid.
+
+rioxarray looks at the first and the last coordinate alone. Here every coordinate must lie on the line between them, so
+that a gap, a roll, padding or another order is refused, not averaged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyproj
+import rioxarray  # noqa: F401 - registers the .rio accessor
+import xarray as xr
+from affine import Affine
+from numpy.typing import NDArray
+
+from geotile.errors import GeoreferenceError
+
+_TOLERANCE_PX = 0.1  # float32 degrees are rounded by up to 0.08 pixels of 1e-4 degrees
+_EXACT_PX = 1e-3
+_REMEDY = (
+    "Select or sort pixels so that they are, interpolate them, or drop the coordinates for results in pixels: "
+    "image.drop_vars(['y', 'x'])"
+)
+_UNITS = {
+    **dict.fromkeys(("m", "metre", "metres", "meter", "meters"), ("metre", 1.0)),
+    **dict.fromkeys(("km", "kilometre", "kilometres", "kilometer", "kilometers"), ("metre", 1000.0)),
+    **dict.fromkeys(("ft", "foot", "feet", "international_foot"), ("metre", 0.3048)),
+    **dict.fromkeys(("us_survey_foot", "us-ft", "us survey foot"), ("metre", 1200 / 3937)),
+    **dict.fromkeys(("degree", "degrees", "deg"), ("degree", 1.0)),
+    **dict.fromkeys(("degree_north", "degrees_north", "degree_east", "degrees_east"), ("degree", 1.0)),
+    **dict.fromkeys(("rad", "radian", "radians"), ("degree", float(np.rad2deg(1)))),
+}  # kind and size of units that coordinates name, in metres or degrees
+
+
+def counts_pixels(image: xr.DataArray) -> bool:
+    """Return whether the coordinates of an image are pixel numbers of its file."""
+    return "x" in image.coords and image.coords["x"].attrs.get("units") == "pixel"
+
+
+def check_coordinates(image: xr.DataArray) -> None:
+    """Check that the coordinates of y and x are evenly spaced, if the image has some.
+
+    Raises
+    ------
+    GeoreferenceError
+        If they are not: they have gaps or an order of their own, are padded, rolled, or no numbers.
+    """
+    for axis in ("y", "x"):
+        if axis not in image.coords or image.coords[axis].ndim != 1:
+            continue
+        values = np.asarray(image.coords[axis])
+        if values.dtype.kind not in "iuf":
+            raise GeoreferenceError(f"the coordinates of {axis} must be numbers; got {values.dtype}. {_REMEDY}")
+        if not np.isfinite(values).all():
+            raise GeoreferenceError(f"the coordinates of {axis} must be finite; they hold NaN. {_REMEDY}")
+        if len(values) < 2:
+            continue
+        line = np.linspace(float(values[0]), float(values[-1]), len(values))
+        step = (line[-1] - line[0]) / (len(values) - 1)
+        off = np.abs(values - line)
+        if step == 0 or off.max() > _TOLERANCE_PX * abs(step):
+            worst = int(off.argmax())
+            raise GeoreferenceError(
+                f"the coordinates of {axis} must be evenly spaced; {axis}[{worst}] is {values[worst]}, and "
+                f"{line[worst]:.10g} would be even. {_REMEDY}"
+            )
+
+
+def transform_of(image: xr.DataArray) -> Affine:
+    """Return the transform from an array's pixels to its CRS; the identity if nothing tells it.
+
+    The coordinates are the truth, since slicing keeps them right, and are centres of pixels. Where the array's own
+    transform says that they are upper-left corners (as stackstac writes them), they are corners.
+
+    Raises
+    ------
+    GeoreferenceError
+        If the units of the coordinates are not those of the CRS.
+    """
+    carried = carried_transform(image)
+    own: Affine = image.rio.transform() if carried is None else carried
+    if not is_upright(own) or any(axis not in image.coords for axis in "yx"):
+        return own
+    factor = _unit_factor(image)
+    (y0, dy), (x0, dx) = (
+        _first_and_step(np.asarray(image.coords[axis], np.float64), step) for axis, step in (("y", own.e), ("x", own.a))
+    )
+    corner = 0.0 if _are_corners(own, (x0, y0), (dx, dy)) else 0.5
+    measured = Affine(dx, 0, x0 - corner * dx, 0, dy, y0 - corner * dy)
+    drift = np.abs(np.subtract(measured[:6], own[:6])) * [len(image.x), 1, 1, 1, len(image.y), 1]  # at the last pixel
+    if factor == 1 and drift.max() < _EXACT_PX * min(abs(dx), abs(dy)):
+        return own  # exact, while coordinates are rounded
+    return Affine.scale(factor) @ measured
+
+
+def carried_transform(image: xr.DataArray) -> Affine | None:
+    """Return the transform that an array carries: rioxarray's, or stackstac's in its attributes; None without one.
+
+    Raises
+    ------
+    GeoreferenceError
+        If it is not a transform.
+    """
+    spatial_ref = image.coords.get("spatial_ref")
+    text = None if spatial_ref is None else spatial_ref.attrs.get("GeoTransform")
+    given = image.attrs.get("transform")
+    try:
+        if text is not None:
+            return Affine.from_gdal(*map(float, str(text).split()))
+        return None if given is None else Affine(*map(float, tuple(given)[:6]))
+    except (TypeError, ValueError):
+        raise GeoreferenceError(
+            "the transform of the image (GeoTransform of spatial_ref, or the attribute 'transform') must be six "
+            f"numbers; got {given if text is None else text!r}"
+        ) from None
+
+
+def is_upright(transform: Affine) -> bool:
+    """Return whether rows and columns lie along the axes of the CRS; also false where they are turned by 90 degrees."""
+    return bool(transform.is_rectilinear and transform.a != 0 and transform.e != 0)
+
+
+def pixel_transform_of(image: xr.DataArray) -> Affine:
+    """Return the transform from the pixels of an image to those of the file that it was sliced from."""
+    (y0, dy), (x0, dx) = (_first_and_step(np.asarray(image.coords[axis], np.float64), 1.0) for axis in "yx")
+    return Affine(dx, 0, x0 - dx / 2, 0, dy, y0 - dy / 2)
+
+
+def _first_and_step(values: NDArray[np.float64], single: float) -> tuple[float, float]:
+    """Return the first coordinate, and the step; that of the whole image where only one pixel is left."""
+    first = float(values[0])
+    return first, single if len(values) == 1 else (float(values[-1]) - first) / (len(values) - 1)
+
+
+def _are_corners(own: Affine, first_xy: tuple[float, float], step_xy: tuple[float, float]) -> bool:
+    """Return whether coordinates are the upper-left corners of the pixels of a transform."""
+    if abs(own.a - step_xy[0]) > _EXACT_PX * abs(own.a) or abs(own.e - step_xy[1]) > _EXACT_PX * abs(own.e):
+        return False  # another resolution, for which the transform was not made
+    pixels = np.array([(first_xy[0] - own.c) / own.a, (first_xy[1] - own.f) / own.e])
+    return bool((np.abs(pixels - np.round(pixels)) < 0.01).all())
+
+
+def _unit_factor(image: xr.DataArray) -> float:
+    """Return the factor from the units that the coordinates name to those of the CRS.
+
+    Raises
+    ------
+    GeoreferenceError
+        If they are units of another kind.
+    """
+    crs = None if image.rio.crs is None else pyproj.CRS.from_user_input(image.rio.crs)
+    named = {str(image.coords[axis].attrs.get("units", "")).strip().lower() for axis in "yx"}
+    if crs is None or named <= {"", "1"}:
+        return 1.0
+    unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0  # in radians or metres
+    wanted = ("degree", float(np.rad2deg(unit))) if crs.is_geographic else ("metre", unit)
+    found = {_UNITS.get(name, (name, 1.0)) for name in named}
+    kind, size = next(iter(found))
+    if len(found) != 1 or kind != wanted[0]:
+        raise GeoreferenceError(
+            f"the coordinates are in {' and '.join(sorted(named))}, and the CRS {crs.name!r} is in {wanted[0]}s. "
+            "Convert the coordinates, or set the CRS that they are in with image.rio.write_crs"
+        )
+    return float(size / wanted[1])

@@ -1,0 +1,139 @@
+"""Where arrays lie: coordinates that are a grid are placed right, others are refused by the name of their axis."""
+
+import numpy as np
+import pytest
+import rasterio
+import rioxarray
+import xarray as xr
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import geotile
+from geotile.errors import GeoreferenceError
+from geotile.geometry.georeference import georeference_of
+
+GRID = Affine(10, 0, 500_000, 0, -10, 4_000_000)
+
+
+def array(y, x, crs=32631, units=None):
+    image = xr.DataArray(np.zeros((len(y), len(x)), np.uint8), dims=("y", "x"), coords={"y": y, "x": x})
+    for axis, unit in (units or {}).items():
+        image[axis].attrs["units"] = unit
+    return image if crs is None else image.rio.write_crs(crs)
+
+
+def stackstac(rows=100, columns=120):
+    """Return an array as stackstac writes it: coordinates are the pixels' upper-left corners."""
+    return xr.DataArray(
+        np.zeros((1, rows, columns), np.uint8), dims=("band", "y", "x"),
+        coords={"x": 500_000 + 10.0 * np.arange(columns), "y": 4_000_000 - 10.0 * np.arange(rows), "epsg": 32631},
+        attrs={"crs": "epsg:32631", "transform": GRID, "resolution": 10.0},
+    )  # fmt: skip
+
+
+def transform(image):
+    return georeference_of(image).transform
+
+
+def test_corner_coordinates_are_recognised_by_the_arrays_transform():
+    assert transform(stackstac()) == GRID
+    assert transform(stackstac()[:, 7:, 5:]) == GRID @ Affine.translation(5, 7)
+    assert transform(stackstac()[:, :1, 3:4]) == GRID @ Affine.translation(3, 0)
+    centred = stackstac().assign_coords(x=500_005 + 10.0 * np.arange(120), y=3_999_995 - 10.0 * np.arange(100))
+    assert transform(centred[:, 7:, 5:]) == GRID @ Affine.translation(5, 7)
+    written = array(3_999_995 - 10.0 * np.arange(100), 500_005 + 10.0 * np.arange(120)).rio.write_transform(GRID)
+    assert transform(written[7:, 5:]) == GRID @ Affine.translation(5, 7)
+    with pytest.raises(GeoreferenceError, match="must be six numbers"):
+        transform(stackstac().assign_attrs(transform="nonsense"))
+
+
+@given(y0=st.integers(0, 90), x0=st.integers(0, 110), step=st.integers(1, 4), flip=st.booleans())
+@settings(max_examples=60)
+def test_slices_lie_where_their_pixels_do(y0, x0, step, flip):
+    image = array(3_999_995 - 10.0 * np.arange(100), 500_005 + 10.0 * np.arange(120)).rio.write_transform(GRID)
+    part = image[y0::step, x0::step][:: -1 if flip else 1]
+    got = transform(part)
+    for row, column in ((0, 0), (part.sizes["y"] - 1, part.sizes["x"] - 1)):
+        x, y = got @ (column + 0.5, row + 0.5)
+        assert (x, y) == pytest.approx((float(part.x[column]), float(part.y[row])), abs=1e-6)
+
+
+Y, X = 50 - 0.01 * np.arange(100), 4 + 0.01 * np.arange(120)
+EVEN = array(Y, X, 4326)
+
+
+@pytest.mark.parametrize(
+    ("image", "axis"),
+    [
+        (array(np.rad2deg(np.arcsin(np.linspace(0.99, -0.99, 100))), X, 4326), "y"),
+        (array(np.r_[Y[:60], Y[61:]], X, 4326), "y"), (xr.concat([EVEN[:, 60:], EVEN[:, :60]], "x"), "x"),
+        (EVEN.roll(x=30, roll_coords=True), "x"), (EVEN.pad(y=8), "y"), (EVEN[:, [0, 1, 5, 9]], "x"), (EVEN[[3, 1, 2]], "y"),
+        (array(np.full(5, 4.0), X, 4326), "y"), (EVEN[:, np.r_[0:20, 100:120]], "x"), (array(Y, X.astype(str), 4326), "x"),
+        (xr.concat([EVEN[:, :80], EVEN[:, 60:]], "x"), "x"), (array(Y, X, None).pad(x=1), "x"),
+        (array(np.array([1, 2, np.inf]), X, 4326), "y"),
+    ],
+)  # fmt: skip
+def test_coordinates_that_are_no_grid_are_refused(image, axis):
+    with pytest.raises(GeoreferenceError, match=rf"the coordinates of {axis} must be"):
+        geotile.plan(image, tile_size=32, overlap=0)
+    plain = image.drop_vars(["y", "x", "spatial_ref"], errors="ignore")
+    assert geotile.plan(plain, tile_size=64, overlap=0).encoder.georeference.crs is None
+
+
+def test_pixels_of_a_file_that_are_no_grid_are_refused(write_tiff, noise):
+    image = geotile.open_image(write_tiff(noise))
+    turned = geotile.open_image(write_tiff(noise, transform=Affine.rotation(10) @ Affine.scale(2, -2)))
+    for each in (image, turned):
+        for odd in (xr.concat([each[:, :, :100], each[:, :, 150:]], "x"), each.isel(x=np.r_[0:20, 200:230])):
+            with pytest.raises(GeoreferenceError, match="the coordinates of x must be evenly spaced"):
+                geotile.plan(odd, tile_size=32, overlap=0)
+        with pytest.raises(GeoreferenceError, match=r"finite|evenly"):
+            geotile.plan(each.pad(x=(3, 4), mode="edge"), tile_size=32, overlap=0)
+
+
+def test_rounded_coordinates_are_even():
+    y = np.linspace(50.0, 49.0, 10_001, dtype=np.float32)
+    x = np.linspace(120.0, 121.0, 10_001, dtype=np.float32)
+    assert transform(xr.DataArray(np.zeros((10_001, 1), np.uint8), dims=("y", "x"), coords={"y": y, "x": x[:1]}).rio.write_crs(4326)).e == pytest.approx(-1e-4, rel=1e-3)  # fmt: skip
+    assert transform(xr.DataArray(np.zeros((1, 10_001), np.uint8), dims=("y", "x"), coords={"y": y[:1], "x": x}).rio.write_crs(4326)).a == pytest.approx(1e-4, rel=1e-3)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("crs", "units", "factor"),
+    [
+        (32631, "m", 1), (32631, "km", 1000), (32631, "feet", 0.3048), (4326, "degrees_north", 1), (4326, "rad", np.rad2deg(1)),
+        (2263, "US_survey_foot", 1), (2263, "m", 3937 / 1200), (32631, "", 1),
+    ],
+)  # fmt: skip
+def test_units_become_those_of_the_crs(crs, units, factor):
+    image = array(50.5 - np.arange(8.0), 4.5 + np.arange(9.0), crs, {"y": units, "x": units})
+    assert transform(image)[:6] == pytest.approx(np.multiply((1, 0, 4, 0, -1, 51), factor))
+
+
+@pytest.mark.parametrize(("crs", "units"), [(32631, "rad"), (32631, "degrees"), (4326, "m"), (32631, "furlongs")])
+def test_units_of_another_kind_are_refused(crs, units):
+    with pytest.raises(GeoreferenceError, match=f"the coordinates are in {units}"):
+        transform(array(50.5 - np.arange(8.0), 4.5 + np.arange(9.0), crs, {"y": units, "x": units}))
+    with pytest.raises(GeoreferenceError, match="m and rad"):
+        transform(array(50.5 - np.arange(8.0), 4.5 + np.arange(9.0), 32631, {"y": "m", "x": "rad"}))
+
+
+@pytest.mark.parametrize(
+    "turned", [Affine(0, 10, 500_000, 10, 0, 3_999_000), Affine(0, -10, 500_000, -10, 0, 4_000_000), Affine(-10, 0, 501_200, 0, 10, 3_999_000), Affine(0, 10, 0, -10, 0, 0)]
+)  # fmt: skip
+def test_images_turned_by_right_angles(tmp_path, turned):
+    import shapely
+
+    path = tmp_path / "turned.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=100, width=120, dtype="uint8", crs="EPSG:32631", transform=turned
+    ) as file:
+        file.write(np.full((1, 100, 120), 9, np.uint8))
+    want = shapely.Polygon([turned @ corner for corner in ((40, 30), (50, 30), (50, 36), (40, 36))])
+    for image in (path, geotile.open_image(path), rioxarray.open_rasterio(path)):
+        found = geotile.detect(image, lambda tile: ([[40, 30, 50, 36]], [0.9]), tile_size=128, overlap=0)
+        assert found.geometry[0].symmetric_difference(want).area < 1e-6
+    part = geotile.open_image(path)[:, 10:, 20:]
+    found = geotile.detect(part, lambda tile: ([[20, 20, 30, 26]], [0.9]), tile_size=128, overlap=0)
+    assert found.geometry[0].symmetric_difference(want).area < 1e-6
