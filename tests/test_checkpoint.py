@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import dask.array as da
@@ -422,3 +423,49 @@ def test_a_cut_part_is_told(tmp_path):
         Path(tmp_path, "x", "00000-00000.parquet").write_bytes(whole[:length])
         assert cp.load(0, 0) is None
     assert cp.load(1, 1) is None
+
+
+def test_another_query_or_header_is_another_model(write_tiff, noise, tmp_path):
+    path = write_tiff(noise)
+    with geotile.testing.ModelServer(crowd) as server:
+        for name, first, second in (
+            ("query", (f"{server.url}?model=cars&token=a", {}), (f"{server.url}?model=ships&token=a", {})),
+            ("headers", (server.url, {"headers": {"X-Target": "a"}}), (server.url, {"headers": {"X-Target": "b"}})),
+        ):
+            geotile.detect(path, first[0], checkpoint=tmp_path / name, **JOB, **first[1])
+            with pytest.raises(geotile.ArgumentError, match=rf"model\.{name}"):
+                geotile.detect(path, second[0], checkpoint=tmp_path / name, **JOB, **second[1])
+        rotated = server.url + "?model=cars&token=b"
+        geotile.detect(path, rotated, checkpoint=tmp_path / "query", headers={"Authorization": "new"}, **JOB)
+    assert b"cars" not in (tmp_path / "query" / "job.json").read_bytes()
+
+
+def test_partials_of_different_functions_are_different_models(write_tiff, noise, tmp_path):
+    def other(tile, score):
+        return [[1, 1, 9, 9]], [score]
+
+    def scored(tile, score):
+        return [[1, 1, 5, 5]], [score]
+
+    path = write_tiff(noise)
+    geotile.detect(path, partial(scored, score=0.5), checkpoint=tmp_path / "cp", **JOB)
+    for another in (partial(other, score=0.5), partial(scored, score=0.25)):
+        with pytest.raises(geotile.ArgumentError, match="checkpoint of another job"):
+            geotile.detect(path, another, checkpoint=tmp_path / "cp", **JOB)
+    assert len(geotile.detect(path, partial(scored, score=0.5), checkpoint=tmp_path / "cp", **JOB))
+
+
+def test_images_inside_a_file_have_a_version(tmp_path, noise):
+    import rasterio
+
+    path = tmp_path / "pages.tif"
+    for page, pixels in enumerate((noise, 255 - noise)):
+        with rasterio.open(
+            path, "w", driver="GTiff", count=3, height=300, width=420, dtype="uint8", APPEND_SUBDATASET="YES" if page else "NO"
+        ) as file:  # fmt: skip
+            file.write(pixels)
+    first = geotile.detect(path, crowd, subdataset=0, checkpoint=tmp_path / "cp", **JOB)
+    again = geotile.detect(path, crowd, subdataset=0, checkpoint=tmp_path / "cp", **JOB)
+    assert geotile.report(again).tiles_resumed == geotile.report(first).tiles
+    with pytest.raises(geotile.ArgumentError, match=r"image\.inside"):
+        geotile.detect(path, crowd, subdataset=1, checkpoint=tmp_path / "cp", **JOB)

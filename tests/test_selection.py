@@ -286,3 +286,46 @@ def test_what_is_skipped_does_not_depend_on_the_regions(seed, tile, region):
         many = geotile.detect(image, crowd, tile_size=tile, overlap=5, region_size=region)
     assert one.attrs["report"].tiles_without_data == many.attrs["report"].tiles_without_data
     assert one[["xmin", "ymin", "score"]].equals(many[["xmin", "ymin", "score"]])
+
+
+@pytest.mark.parametrize("cut", [np.s_[:, :, :], np.s_[:, 20:280, 10:400]])
+def test_the_images_own_nodata_holds(write_tiff, noise, cut):
+    noise = noise.copy()
+    noise[:, :150] = 0
+
+    def tiles(image):
+        return geotile.report(geotile.detect(image, crowd, tile_size=50, overlap=0)).tiles_without_data
+
+    plain, marked = geotile.open_image(write_tiff(noise))[cut], geotile.open_image(write_tiff(noise, nodata=0))[cut]
+    assert tiles(plain.rio.write_nodata(0)) == tiles(marked) == tiles(plain.compute().rio.write_nodata(0)) > 0
+    assert tiles(marked.rio.write_nodata(7)) == tiles(plain) == tiles(marked.compute().rio.write_nodata(7)) == 0
+    stretched = [
+        geotile.stretch(each).compute()
+        for each in (plain.rio.write_nodata(0), plain.compute().rio.write_nodata(0), marked)
+    ]
+    np.testing.assert_array_equal(stretched[0], stretched[2])
+
+
+@pytest.mark.parametrize("position", [0, 1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_alpha_is_validity_whatever_its_position_and_type(tmp_path, position, dtype):
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    pixels = np.full((4, 64, 64), 9, dtype)
+    pixels[position] = 1
+    pixels[position, :32] = 0
+    pixels[: 3 if position == 3 else 4, 48:] = 7  # the nodata value
+    colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+    colours.insert(position, ColorInterp.alpha)
+    path = tmp_path / "alpha.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", count=4, height=64, width=64, dtype=dtype, nodata=7, photometric="MINISBLACK"
+    ) as file:
+        file.colorinterp = colours
+        file.write(pixels)
+    for options in ({}, {"bands": [2, 3]}):
+        image = geotile.open_image(path, **options)
+        assert image.sizes["band"] == (2 if options else 3)
+        report = geotile.report(geotile.detect(image, crowd, tile_size=16, overlap=0))
+        assert report.tiles_without_data == 12 if position == 3 else 8

@@ -67,4 +67,4 @@ def _image(work: Plan) -> dict[str, Any]:
         "uri": work.name if "://" in work.name else os.path.abspath(work.name), "version": source.version,
         "bands": list(source.bands), "origin": list(source.origin_yx), "whole": list(source.whole_yx),
         "steps": [repr(each) for each in source.steps], "resampled": source.resampled,
-    }  # fmt: skip
+    } | ({"inside": digest(source.location.path.encode())} if source.location.container else {})  # fmt: skip

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import email.utils
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 from uuid import uuid4
 
 import requests
 import urllib3
 from requests.auth import AuthBase
 
-from geotile.core.redact import redact
+from geotile.core.redact import digests, redact
 from geotile.core.registry import Registry
 from geotile.endpoints.deadline import DeadlineAdapter, response_deadline
 from geotile.endpoints.decode import excerpt
@@ -24,6 +25,7 @@ from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, Re
 from geotile.options import ClientOptions
 
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})  # and all 5xx
+_CREDENTIAL = re.compile("auth|cookie|token|secret|password|signature|credential|expires|key|^sig$|^se$|^x-amz-", re.I)
 _THROTTLED_STATUSES = frozenset({429, 503})
 _PROBE_TIMEOUT_S = 5.0  # OSML waits 2 s for a /ping
 _MAX_POOLED_CONNECTIONS = 256  # further threads open connections that are not kept
@@ -83,6 +85,14 @@ class Client:
         self._connect_s, self._response_s = options.timeout_s
         self._max_response_bytes = options.max_response_bytes
         self._key = uuid4().hex
+
+    def identity(self) -> dict[str, Any]:
+        """Return digests of the query and the headers, without those that hold credentials, which may change."""
+        query = dict(parse_qsl(urlsplit(self.url).query, keep_blank_values=True))
+        return {
+            "query": digests({name: value for name, value in query.items() if not _CREDENTIAL.search(name)}),
+            "headers": digests({name: value for name, value in self._headers.items() if not _CREDENTIAL.search(name)}),
+        }
 
     def probe(self, url: str | None = None) -> Reply:
         """Send a GET request with the shorter time-outs of a probe. It raises the same errors as `send`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
 from geotile.options import FunctionOptions
 
+_PLAIN = (str, bytes, int, float, bool, type(None))
 _built = Registry[str, Callable[..., Any] | str](8)  # models of factories, or why a factory failed
 
 
@@ -60,12 +62,16 @@ class FunctionEndpoint(Endpoint):
         return f"FunctionEndpoint({self})"
 
     def __str__(self) -> str:
-        return getattr(self._callable, "__qualname__", None) or type(self._callable).__name__
+        return _name(self._callable)
 
     def identity(self) -> dict[str, Any]:
-        """Return the callable's name, and its ``version`` attribute if it has one."""
+        """Return the callable's name, and its ``version`` attribute if it has one.
+
+        The name of a `functools.partial` has the function's name and the arguments that are numbers or text.
+        """
         version = getattr(self._callable, "version", None)
-        module = getattr(self._callable, "__module__", None) or type(self._callable).__module__
+        function = self._callable.func if isinstance(self._callable, partial) else self._callable
+        module = getattr(function, "__module__", None) or type(function).__module__
         return {"model": f"{module}.{self}", "version": None if version is None else str(version)}
 
     def invoke(self, tiles: Sequence[NDArray[Any]], content_type: str) -> Sequence[Any]:
@@ -94,3 +100,11 @@ class FunctionEndpoint(Endpoint):
         except Exception as error:  # a user's factory can raise anything
             return f"the factory {self} raised {type(error).__name__}: {error}"
         return model if callable(model) else f"the factory {self} must return a callable; got {type(model).__name__}"
+
+
+def _name(model: Any) -> str:
+    if isinstance(model, partial):
+        given = [("", each) for each in model.args] + [(f"{name}=", each) for name, each in model.keywords.items()]
+        texts = [name + (repr(each) if isinstance(each, _PLAIN) else type(each).__name__) for name, each in given]
+        return f"{_name(model.func)}({', '.join(['...', *texts])})"
+    return getattr(model, "__qualname__", None) or type(model).__name__

@@ -59,8 +59,8 @@ class HttpEndpoint(Endpoint):
         return self.display_url
 
     def identity(self) -> dict[str, Any]:
-        """Return the URL and digests of the endpoint parameters."""
-        return {"model": self.display_url, "params": digests(self._params)}
+        """Return the URL and digests of the endpoint parameters, the query and the headers, without credentials."""
+        return {"model": self.display_url, "params": digests(self._params), **self._client.identity()}
 
     def ready(self) -> None:
         """Check the health of the server: GET ``/ping`` beside the URL.

@@ -80,7 +80,8 @@ class OipEndpoint(Endpoint):
     def identity(self) -> dict[str, Any]:
         """Return the model's URL, the versions that the server reports, and the options of the decoder."""
         version = self._get_json("").get("versions")
-        return {"model": self.display_url, "version": version, "options": decoder_identity(self._decoding)}
+        decoding = decoder_identity(self._decoding)
+        return {"model": self.display_url, "version": version, "options": decoding, **self._client.identity()}
 
     def ready(self) -> None:
         """Check that the server has loaded the model.

@@ -6,10 +6,13 @@ result of any other operation is an ordinary, computed Dask array.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
 import numpy as np
+import rioxarray  # noqa: F401 - registers the .rio accessor
+import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
@@ -73,6 +76,18 @@ def source_of(data: Any) -> Source | None:
     annotations = getattr(layer, "collection_annotations", None) or {}
     source: Source | None = annotations.get(_SOURCE)
     return source
+
+
+def file_of(image: xr.DataArray) -> Source | None:
+    """Return the file that an image reads, or None if it is computed.
+
+    The image's own nodata value holds, which users may have written or removed since the file was opened.
+    """
+    source = source_of(image.data)
+    if source is None or source.steps:
+        return source
+    nodata = image.rio.nodata
+    return replace(source, nodata=None if nodata is None else float(nodata))
 
 
 def _read_chunk(source: Source, regions: Chunks, block_id: tuple[int, ...]) -> NDArray[Any]:

@@ -34,7 +34,7 @@ def version_of(location: Location) -> str:
     The version of a local file is made of its modification time, its size and its inode number; that of a remote file
     is its ETag and its size. A file whose version cannot be determined gets a new version each time.
     """
-    path = Path(location.path)
+    path = Path(location.file_path)
     if path.is_file():
         state = path.stat()
         return f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
@@ -45,19 +45,19 @@ def has_changed(location: Location, version: str) -> bool:
     """Return whether the last version of a remote file that this process saw is another one."""
     if not location.is_remote or not version.startswith("etag"):
         return False
-    return _last_seen.get(location.path, lambda: version) != version
+    return _last_seen.get(location.file_path, lambda: version) != version
 
 
 def note_change(location: Location, version: str) -> None:
     """Record the version of a remote file that this process reads from now on."""
-    _last_seen.put(location.path, version)
+    _last_seen.put(location.file_path, version)
 
 
 def _etag(location: Location) -> str | None:
     """Return the ETag and the size of a remote file, or None if its server does not report an ETag."""
-    if location.path.startswith("/vsis3/"):
+    if location.file_path.startswith("/vsis3/"):
         headers = _s3_headers(location)
-    elif location.path.startswith("/vsicurl/http"):
+    elif location.file_path.startswith("/vsicurl/http"):
         headers = _http_headers(location)
     else:
         return None
@@ -68,7 +68,7 @@ def _etag(location: Location) -> str | None:
 def _http_headers(location: Location) -> Mapping[str, str]:
     try:
         response = requests.head(
-            location.path.removeprefix("/vsicurl/"), headers=_request_headers(location), timeout=_TIMEOUT_S,
+            location.file_path.removeprefix("/vsicurl/"), headers=_request_headers(location), timeout=_TIMEOUT_S,
             allow_redirects=False, verify=location.verify,
         )  # fmt: skip
     except (requests.RequestException, ValueError):
@@ -84,7 +84,7 @@ def _request_headers(location: Location) -> dict[str, str]:
 def _s3_headers(location: Location) -> Mapping[str, str]:
     from botocore.exceptions import BotoCoreError, ClientError
 
-    bucket, _, key = location.path.removeprefix("/vsis3/").partition("/")
+    bucket, _, key = location.file_path.removeprefix("/vsis3/").partition("/")
     payer = {"RequestPayer": "requester"} if "AWS_REQUEST_PAYER" in dict(location.settings) else {}
     try:
         with no_botocore_secrets_in_logs():

@@ -17,7 +17,7 @@ from rasterio.errors import RasterioError
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.imagery.file_version import has_changed, note_change, version_of
-from geotile.imagery.masks import has_mask
+from geotile.imagery.masks import alpha_band, has_mask
 from geotile.imagery.open_files import DRIVERS, drop_cached_header, open_file
 from geotile.imagery.source import Source
 from geotile.storage.location import Location
@@ -146,7 +146,7 @@ def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, al
         block_yx=file.block_shapes[numbers[0] - 1], version=version, bands=numbers, driver=file.driver,
         interleave=str(file.interleaving.value if file.interleaving else "band").lower(),
         overviews=tuple(file.overviews(numbers[0])), nodata=None if file.nodata is None else float(file.nodata),
-        masked=has_mask(file), allow_vrt=allow_vrt, file_shape_yx=(file.height, file.width),
+        masked=has_mask(file), alpha=alpha_band(file), allow_vrt=allow_vrt, file_shape_yx=(file.height, file.width),
         whole_yx=(file.height, file.width),
         file_bands=file.count, one_codestream=_one_codestream(file), sequential_rows=_has_sequential_rows(file),
     )  # fmt: skip
@@ -258,7 +258,7 @@ def _inside(location: Location, file: rasterio.DatasetReader, subdataset: int | 
         path = matching[0]
     return Location(
         path=path, display_name=f"{location.display_name} [{subdataset}]", settings=location.settings,
-        credentials=location.credentials,
+        container=location.path, credentials=location.credentials,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 
 from geotile.core.checks import Pair
 from geotile.grid.tile_grid import Window
@@ -42,8 +42,15 @@ def has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | 
 
 def has_mask(file: rasterio.DatasetReader) -> bool:
     """Return whether a file has a mask of its own, or an alpha band."""
-    flags = file.mask_flag_enums[0] if file.count else []
+    flags = {flag for band in file.mask_flag_enums for flag in band}
     return MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+
+
+def alpha_band(file: rasterio.DatasetReader) -> int | None:
+    """Return the number of an alpha band that GDAL does not take for the mask, None if there is none."""
+    if has_mask(file) or file.count < 2 or ColorInterp.alpha not in file.colorinterp:
+        return None
+    return int(file.colorinterp.index(ColorInterp.alpha)) + 1
 
 
 def missing_blocks(

@@ -66,7 +66,7 @@ def drop_cached_header(location: Location, allow_vrt: bool) -> None:
     be opened. The time-outs are short, so that a host that does not answer causes no wait.
     """
     no_wait = {"GDAL_HTTP_MAX_RETRY": "0", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_CONNECTTIMEOUT": "1"}
-    with location.environment(CPL_VSIL_CURL_NON_CACHED=location.path, **no_wait), suppress(RasterioError, OSError):
+    with location.environment(CPL_VSIL_CURL_NON_CACHED=location.file_path, **no_wait), suppress(RasterioError, OSError):
         open_file(location, allow_vrt).close()
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
 from geotile.errors import ArgumentError
-from geotile.imagery.file_array import source_of
+from geotile.imagery.file_array import file_of
 from geotile.imagery.masks import has_data
 from geotile.imagery.open import from_source
 from geotile.public import public
@@ -223,7 +223,7 @@ def output_range(dtype: str) -> tuple[float, float]:
 
 def _apply(image: xr.DataArray, step: Rescale | Cast) -> xr.DataArray:
     """Return an image with a step applied to the pixels of a file as they are read, or to the chunks of an array."""
-    source = source_of(image.data)
+    source = file_of(image)
     if source is not None:
         result = from_source(source.with_step(step), image)
     elif image.chunks is not None:
@@ -237,7 +237,7 @@ def _apply(image: xr.DataArray, step: Rescale | Cast) -> xr.DataArray:
 
 def _sample(image: xr.DataArray) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Return a small overview of an image, (band, y, x), and its pixels with data, (y, x) bool."""
-    source = source_of(image.data)
+    source = file_of(image)
     if source is not None:
         return source.thumbnail(_MAX_SAMPLE_SIDE_PX)
     step = max(1, -(-max(image.shape[1:]) // _MAX_SAMPLE_SIDE_PX))

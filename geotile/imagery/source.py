@@ -70,7 +70,9 @@ class Source:
     """Decimation factor of each overview."""
     nodata: float | None = None
     masked: bool = False
-    """Whether the file has a mask or an alpha band."""
+    """Whether the file has a mask or an alpha band that GDAL takes for its mask."""
+    alpha: int | None = None
+    """Number of an alpha band that GDAL does not take for the mask: of another position or type than it expects."""
     allow_vrt: bool = False
     """Whether formats that refer to other files are opened."""
     steps: tuple[Step, ...] = ()
@@ -242,12 +244,25 @@ class Source:
         values: NDArray[Any] = file.read(list(self.bands), window=area)
         if not valid:
             return Pixels(values, None)
-        data = file.dataset_mask(window=area) > 0 if self.masked else has_data(values, self.nodata)
+        data = self._validity(file, values, window=area)
         missing = self._missing_blocks(window)
         if missing is None or not missing.any():
             return Pixels(values, data)
         stored = ~spread_blocks(missing, window, self.block_yx)
         return Pixels(values, stored if data is None else data & stored)
+
+    def _validity(
+        self, file: rasterio.DatasetReader, values: NDArray[Any], **area: Any
+    ) -> NDArray[np.bool_] | None:  # fmt: skip
+        """Return the pixels with data: by nodata and NaN, and the mask or the alpha band of the file."""
+        data = has_data(values, self.nodata)
+        for mask in (
+            file.dataset_mask(**area) > 0 if self.masked else None,
+            file.read(self.alpha, **area) > 0 if self.alpha is not None else None,
+        ):
+            if mask is not None:
+                data = mask if data is None else data & mask
+        return data
 
     def _cells(self, window: Window, valid: bool) -> Pixels:
         """Return a window of a resampled image, assembled from the cells that it intersects."""
@@ -277,10 +292,9 @@ class Source:
         values = file.read(list(self.bands), window=area, out_shape=wide.shape_yx, resampling=how)
         inner = cell.within(wide).slices
         data = None
-        if valid and self.masked:
-            data = file.dataset_mask(window=area, out_shape=wide.shape_yx, resampling=Resampling.nearest)[inner] > 0
-        elif valid:
-            data = has_data(values[:, *inner], self.nodata)
+        if valid:
+            data = self._validity(file, values, window=area, out_shape=wide.shape_yx, resampling=Resampling.nearest)
+            data = None if data is None else data[inner]
         return Pixels(values[:, *inner], data)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
-from geotile.imagery.file_array import source_of
+from geotile.imagery.file_array import file_of
 from geotile.imagery.open import opened
 from geotile.imagery.source import Source
 from geotile.options import ImageOptions
@@ -63,7 +63,7 @@ def opened_image(image: ImageLike, options: ImageOptions) -> OpenedImage:
     name = array.encoding.get("source") or array.name or "DataArray"
     flat = array if "band" in array.dims else array.expand_dims("band")
     flat = flat.transpose("band", "y", "x")
-    source = source_of(flat.data)
+    source = file_of(flat)
     edges = source.block_edges if source is not None and array is not image else _block_edges(flat)
     return OpenedImage(name=redact(str(name)), array=flat, source=source, block_edges=edges)
 

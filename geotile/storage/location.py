@@ -51,8 +51,15 @@ class Location:
     """The URI without secrets."""
     settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """GDAL's configuration."""
+    container: str | None = field(default=None, repr=False)
+    """GDAL's name of the file that holds the image, if the path names an image inside it."""
     credentials: Credentials | None = field(default=None, repr=False)
     """Credentials for S3 of the process that opened the image."""
+
+    @property
+    def file_path(self) -> str:
+        """GDAL's name of the file; may contain a secret."""
+        return self.container or self.path
 
     @property
     def is_remote(self) -> bool:
