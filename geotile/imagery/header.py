@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,12 @@ class Header:
     source: Source
     place: Place
     band_names: tuple[str, ...]
+    scales: tuple[float, ...]
+    """Factor from the stored values of each band to physical ones."""
+    offsets: tuple[float, ...]
+    """What is added to the scaled values of each band."""
+    colormap: Mapping[int, tuple[int, ...]] | None
+    """Colours of the numbers that the only band holds; None if it holds none."""
 
 
 def read_header(
@@ -141,6 +147,8 @@ def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, al
             f"the bands of {location.display_name} must have one dtype; got {sorted(dtypes)}. Choose bands of one "
             "dtype with bands="
         )
+    indexed = len(numbers) == 1 and file.colorinterp[numbers[0] - 1] is ColorInterp.palette
+    colormap = file.colormap(numbers[0]) if indexed else None
     source = Source(
         location=location, shape=(len(numbers), file.height, file.width), file_dtype=dtypes.pop(),
         block_yx=file.block_shapes[numbers[0] - 1], version=version, bands=numbers, driver=file.driver,
@@ -149,8 +157,13 @@ def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, al
         masked=has_mask(file), alpha=alpha_band(file), allow_vrt=allow_vrt, file_shape_yx=(file.height, file.width),
         whole_yx=(file.height, file.width),
         file_bands=file.count, one_codestream=_one_codestream(file), sequential_rows=_has_sequential_rows(file),
+        indexed=indexed,
     )  # fmt: skip
-    return Header(source=source, place=_place(file), band_names=tuple(names[number - 1] for number in numbers))
+    return Header(
+        source=source, place=_place(file), band_names=tuple(names[number - 1] for number in numbers),
+        scales=tuple(file.scales[number - 1] for number in numbers), colormap=colormap,
+        offsets=tuple(file.offsets[number - 1] for number in numbers),
+    )  # fmt: skip
 
 
 def _check_size(location: Location, file: rasterio.DatasetReader) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,13 @@ from geotile.imagery.header import NO_PLACE, Header, Place, read_header
 from geotile.imagery.sar import remapped, sar_placement
 from geotile.imagery.source import Source
 from geotile.imagery.stac import is_stac, stac_asset
+from geotile.imagery.values import expanded, scaled
 from geotile.imagery.zarr import is_zarr, open_zarr
 from geotile.options import ImageOptions, OpenOptions
 from geotile.public import public
 from geotile.storage.location import locate
 
-_ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset")
+_ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset", "scaled")
 
 
 def _check_zarr_options(options: ImageOptions, chunks: Any) -> None:
@@ -93,13 +95,17 @@ def opened(uri: Any, options: ImageOptions, chunks: Any = "auto") -> xr.DataArra
     name = str(os.fspath(uri))
     if is_zarr(name):
         _check_zarr_options(options, chunks)
-        return open_zarr(name, options.storage_options, options.subdataset, options.bands)
+        return open_zarr(name, options)
     header = read_header(
         locate(name, options.storage_options), subdataset=options.subdataset, bands=options.bands,
         allow_vrt=options.allow_vrt, sidecars=options.sidecars,
     )  # fmt: skip
     place = header.place if options.georeference else NO_PLACE
-    source = remapped(header.source, options.sar, header.place)
+    source, names = expanded(header.source, header.band_names, header.colormap if options.palette == "expand" else None)
+    source = remapped(source, options.sar, header.place)
+    if options.scaled:
+        source = scaled(source, header.scales, header.offsets)
+    header = replace(header, band_names=names)
     placement = _placement(place, options) if options.georeference else None
     image = _lazy(source, chunks, place, placement, header)
     if options.resolution is not None:

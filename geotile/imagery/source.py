@@ -89,6 +89,8 @@ class Source:
     """Number of bands in the file."""
     one_codestream: bool = False
     """Whether the file is a JPEG 2000 with a single tile."""
+    indexed: bool = False
+    """Whether the pixels are numbers of colours, which cannot be averaged."""
     sequential_rows: bool = False
     """Whether a row can only be decoded after all the rows above it."""
 
@@ -287,7 +289,8 @@ class Source:
         )  # fmt: skip
         sy, sx = self.scale_yx
         area = rasterio.windows.Window(wide.x0 * sx, wide.y0 * sy, (wide.x1 - wide.x0) * sx, (wide.y1 - wide.y0) * sy)
-        how = Resampling.average if min(sy, sx) >= 2 else Resampling.bilinear
+        smooth = Resampling.average if min(sy, sx) >= 2 else Resampling.bilinear
+        how = Resampling.nearest if self.indexed else smooth
         file = dataset(self.file_key)
         values = file.read(list(self.bands), window=area, out_shape=wide.shape_yx, resampling=how)
         inner = cell.within(wide).slices

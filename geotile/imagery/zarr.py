@@ -10,6 +10,7 @@ import xarray as xr
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
+from geotile.options import ImageOptions
 
 _AXES = {"lat": "y", "latitude": "y", "northing": "y", "lon": "x", "longitude": "x", "easting": "x", "bands": "band"}
 
@@ -19,20 +20,15 @@ def is_zarr(uri: str) -> bool:
     return uri.rstrip("/").lower().endswith(".zarr")
 
 
-def open_zarr(
-    uri: str, storage_options: Mapping[str, Any] | None, variable: int | str | None, bands: Any
-) -> xr.DataArray:
+def open_zarr(uri: str, options: ImageOptions) -> xr.DataArray:
     """Open a variable of a Zarr store as an image with the chunks and coordinates of the store.
 
     Parameters
     ----------
     uri : str
-    storage_options : mapping or None
-        Options of the file system, as fsspec takes them.
-    variable : int, str or None
-        Number, from 0, or name of the variable; None if there is only one image.
-    bands : int, str, sequence or None
-        Bands by number, from 1, or by name; None for all.
+    options : ImageOptions
+        ``storage_options``, ``subdataset`` (number, from 0, or name of the variable), ``bands`` and ``scaled``: as for
+        files, values are those that are stored, and nodata is ``image.rio.nodata``, unless they are scaled.
 
     Raises
     ------
@@ -41,17 +37,17 @@ def open_zarr(
     ImageOpenError
         If it is not a Zarr store.
     """
-    store = _open_store(uri, storage_options)
-    name = _variable(store, variable, uri)
+    store = _open_store(uri, options.storage_options, options.scaled)
+    name = _variable(store, options.subdataset, uri)
     dims = [dim for dim in store[name].dims if dim not in ("band", "y", "x") and store.sizes[dim] == 1]
     image: xr.DataArray = store[name].squeeze(dims)
     if "spatial_ref" in store.variables and "spatial_ref" not in image.coords:
         image = image.assign_coords(spatial_ref=store["spatial_ref"])
     image.encoding = {"source": uri}
-    return image if bands is None else _with_bands(image, bands)
+    return image if options.bands is None else _with_bands(image, options.bands)
 
 
-def _open_store(uri: str, storage_options: Mapping[str, Any] | None) -> xr.Dataset:
+def _open_store(uri: str, storage_options: Mapping[str, Any] | None, scaled: bool) -> xr.Dataset:
     try:
         import zarr  # noqa: F401 - xarray's engine
     except ImportError:
@@ -59,7 +55,8 @@ def _open_store(uri: str, storage_options: Mapping[str, Any] | None) -> xr.Datas
             "a Zarr store needs zarr, which is not installed. Install it with pip install 'geotile[zarr]'"
         ) from None
     try:
-        store: xr.Dataset = xr.open_zarr(uri, storage_options=dict(storage_options) if storage_options else None)
+        options = dict(storage_options) if storage_options else None
+        store: xr.Dataset = xr.open_zarr(uri, storage_options=options, mask_and_scale=scaled)
     except Exception as error:  # each kind of storage has its own errors; all mean the same here
         raise ImageOpenError(f"cannot open {redact(uri)} as a Zarr store: {redact(str(error))}") from None
     renamed: xr.Dataset = store.rename({dim: _AXES[str(dim)] for dim in store.dims if dim in _AXES})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from geotile.core import from_text
 from geotile.core.checks import as_int, check_finite, check_positive
@@ -51,6 +51,14 @@ class ImageOptions(Options):
     sar: SarRemap | None = option(
         None, "Convert complex pixels to their magnitude, or to its square root.",
         type='{"amplitude", "quarter_power"}', choices=(None, *get_args(SarRemap)),
+    )  # fmt: skip
+    palette: Literal["expand", "index"] = option(
+        "expand", "Whether a palette image is read as red, green and blue, or as the numbers of its colours.",
+        type='{"expand", "index"}', choices=("expand", "index"),
+    )  # fmt: skip
+    scaled: bool = option(
+        False, "Apply the scale and the offset that the header gives, with NaN for nodata. By default the values are "
+        "those that are stored.", type="bool",
     )  # fmt: skip
     allow_vrt: bool = option(
         False, "Also open formats that name other files or hosts (VRT, DIMAP, SAFE, WMS ...). What they name is read "
