@@ -94,10 +94,10 @@ def test_an_output_is_checked_before_the_model_is_asked(write_tiff, noise, tmp_p
     (tmp_path / "there.parquet").write_text("mine")
     for name, said in {
         "out.shp": "must end in one of", "there.parquet": "overwrite=True", "none/out.parquet": "no folder",
-        ".": "must end", "memory://../x/there.txt": "must end",
+        ".": "must end", "memory://../x/there.geojson": "is lost", "a::b.geojson": "must not contain '::'",
     }.items():  # fmt: skip
-        with pytest.raises(OutputError, match=said):
-            geotile.detect_to(path, never, name if "://" in name else tmp_path / name, **JOB)
+        with pytest.raises(geotile.GeotileError, match=said):
+            geotile.detect_to(path, never, name if "::" in name or "://" in name else tmp_path / name, **JOB)
     with pytest.raises(OutputError, match="cannot write"):
         geotile.detect_to(path, never, "/proc/out.parquet", **JOB)
     assert (tmp_path / "there.parquet").read_text() == "mine"

@@ -24,14 +24,26 @@ _LOCAL = (
 
 
 def active_client() -> Any | None:
-    """Return the active ``distributed.Client``, or None."""
+    """Return the active ``distributed.Client``, or None.
+
+    Raises
+    ------
+    ClusterError
+        If it is asynchronous: geotile waits for results, which such a client only promises.
+    """
     if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed"):
         return None
     distributed = loaded_distributed()
     try:
-        return distributed.get_client() if distributed else None
+        client = distributed.get_client() if distributed else None
     except ValueError:
         return None
+    if client is not None and client.asynchronous and this_worker() is None:
+        raise ClusterError(
+            "the active Dask client is asynchronous. Use Client() without asynchronous=True, and call geotile from a "
+            "thread, for example with asyncio.to_thread"
+        )
+    return client
 
 
 def loaded_distributed() -> Any | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import rasterio
@@ -16,6 +14,7 @@ from rasterio.errors import RasterioError
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
+from geotile.imagery.file_checks import check_raw, check_readable, check_size
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.imagery.masks import alpha_band, has_mask
 from geotile.imagery.open_files import DRIVERS, drop_cached_header, open_file
@@ -27,7 +26,6 @@ _RETRYABLE = re.compile(  # messages of GDAL, and of S3 (last line), for which t
     r"HTTP (response|error) code ?:? ?(429|5\d\d)|CURL error|[Tt]imed? ?out|too slow|resolve host|refused|connect"
     r"|SlowDown|reduce your request rate|Service ?Unavailable|[Ii]nternal ?[Ee]rror|[Tt]ry again|Throttl"
 )
-_MAX_SIDE_PX = 2**24  # at 0.3 m this is 5,000 km
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,7 @@ def read_header(
     ArgumentError
         If the file has no such band or subdataset.
     """
-    _check_readable(location)
+    check_readable(location)
     if not location.is_remote:
         return _header(location, subdataset, bands, allow_vrt)
     without_sidecars = location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
@@ -131,7 +129,8 @@ def _header(location: Location, subdataset: int | str | None, bands: BandNames, 
 
 
 def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, allow_vrt: bool) -> Header:
-    _check_size(location, file)
+    check_size(location, file)
+    check_raw(location, file)
     names = _names(file)
     numbers = _numbers(file, names, bands, location.display_name)
     version = version_of(location)
@@ -164,19 +163,6 @@ def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, al
         scales=tuple(file.scales[number - 1] for number in numbers), colormap=colormap,
         offsets=tuple(file.offsets[number - 1] for number in numbers),
     )  # fmt: skip
-
-
-def _check_size(location: Location, file: rasterio.DatasetReader) -> None:
-    if file.count == 0:
-        inside = ", ".join(redact(name) for name in file.subdatasets) or "nothing"
-        raise ImageOpenError(
-            f"{location.display_name} has no bands; it contains {inside}. Choose an image with subdataset="
-        )
-    if max(file.shape) > _MAX_SIDE_PX or 0 in file.shape:
-        raise ImageOpenError(
-            f"the header of {location.display_name} claims {file.width} x {file.height} pixels; each side must be "
-            f"from 1 to {_MAX_SIDE_PX:,} pixels. Check the file"
-        )
 
 
 def _place(file: rasterio.DatasetReader) -> Place:
@@ -273,21 +259,6 @@ def _inside(location: Location, file: rasterio.DatasetReader, subdataset: int | 
         path=path, display_name=f"{location.display_name} [{subdataset}]", settings=location.settings,
         container=location.path, credentials=location.credentials,
     )  # fmt: skip
-
-
-def _check_readable(location: Location) -> None:
-    """Raise ImageOpenError if a local file is missing, cannot be read or is empty."""
-    path = Path(location.path)
-    if "://" in location.path or location.path.startswith("/vsi"):
-        return
-    if ":" in location.path and not path.exists():
-        return  # a subdataset (NITF_IM:0:file), which only GDAL can resolve
-    if not path.exists():
-        raise ImageOpenError(f"no such image: {path} (current folder {Path.cwd()}). Check the path")
-    if path.is_file() and not os.access(path, os.R_OK):
-        raise ImageOpenError(f"no permission to read {path}. Change its permissions")
-    if path.is_file() and path.stat().st_size == 0:
-        raise ImageOpenError(f"{path} is empty (0 bytes). Check how it was written")
 
 
 def _reason(location: Location, error: Exception, allow_vrt: bool) -> str:

@@ -69,6 +69,11 @@ def opened_image(image: ImageLike, options: ImageOptions) -> OpenedImage:
 
 
 def _opened(image: ImageLike, options: ImageOptions) -> xr.DataArray:
+    if isinstance(image, xr.Dataset):
+        raise ArgumentError(
+            f"image must be one array, and a Dataset holds several, {list(map(str, image.data_vars))}; choose one, as "
+            "in dataset['name'], or join bands with dataset.to_dataarray('band')"
+        )
     if not (isinstance(image, str | os.PathLike | Mapping) or hasattr(image, "assets")):
         raise ArgumentError(f"image must be a path, a URI or an xarray.DataArray; got {type(image).__name__}")
     return opened(image, options)

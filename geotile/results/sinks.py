@@ -24,6 +24,7 @@ from geotile.results.geojson import write_geojson, write_geojson_lines
 from geotile.storage.atomic import draft
 from geotile.storage.folder import Folder, Options, is_local
 from geotile.storage.lease import lease
+from geotile.storage.uris import output_uri
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Output:
         OutputError
             If its format is unknown, it exists, or its place cannot be written.
         """
-        uri = str(os.fspath(output))
+        uri = output_uri(output)
         if _suffix(uri) not in _WRITERS:
             raise OutputError(
                 f"output must end in one of {', '.join(_WRITERS)}, or in / for a dataset; got {redact(uri)!r}"
@@ -67,7 +68,7 @@ class Output:
 
     def leased(self) -> AbstractContextManager[None]:
         """Return a block that holds the lease of the output."""
-        parent, _, name = (self.uri if "://" in self.uri else os.path.abspath(self.uri)).rpartition("/")
+        parent, _, name = self.uri.rpartition("/")
         folder = Folder.at(parent or "/", dict(self.options))
         return lease(folder, f".{name}.geotile-lease", f"the output {redact(self.uri)}")
 

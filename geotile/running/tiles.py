@@ -9,6 +9,7 @@ pass the run's `Gate`.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -274,3 +275,6 @@ def _touching(answer: Answer, width: int, height: int) -> Answer:
 @lru_cache(maxsize=4)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="geotile-tile")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has the pools, but not their threads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,9 +107,9 @@ def resolve(
             region = session.get_config_variable("region")
             source = None if anonymous else session.get_credentials()
             frozen = source.get_frozen_credentials() if source is not None else None
+            endpoint_url = _endpoint_url(session)
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         raise _no_credentials(profile, role_arn, error) from None
-    endpoint_url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if frozen is None:
         return AwsConfig(credentials=None, region=region, endpoint_url=endpoint_url)
     expires = getattr(source, "_expiry_time", None)  # private: tests/test_private_names.py
@@ -120,6 +119,19 @@ def resolve(
         expires=None if expires is None else expires.timestamp(), origin=tuple(origin.items()),
     )  # fmt: skip
     return AwsConfig(credentials=credentials, region=region, endpoint_url=endpoint_url)
+
+
+def _endpoint_url(session: Any) -> str | None:
+    """Return the endpoint of S3 that the environment or the profile sets, as botocore finds it; None for AWS's own."""
+    from botocore.configprovider import ConfiguredEndpointProvider
+
+    if session.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    provider = ConfiguredEndpointProvider(
+        full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
+    )
+    found: str | None = provider.provide()
+    return found
 
 
 def aws_session(

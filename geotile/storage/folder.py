@@ -16,6 +16,7 @@ from fsspec.core import url_to_fs
 from geotile.core.redact import redact
 from geotile.errors import OutputError
 from geotile.storage.atomic import draft, remove_drafts
+from geotile.storage.uris import output_uri
 
 T = TypeVar("T")
 Options = tuple[tuple[str, Any], ...]
@@ -39,10 +40,7 @@ class Folder:
     @classmethod
     def at(cls, uri: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Folder:
         """Return the folder at a URI. A relative path becomes absolute, since workers may run in another folder."""
-        text = str(os.fspath(uri)).rstrip("/")
-        if "://" not in text and "::" not in text:
-            text = os.path.abspath(text)
-        return cls(text, tuple(sorted((options or {}).items())))
+        return cls(output_uri(uri).rstrip("/") or "/", tuple(sorted((options or {}).items())))
 
     @property
     def display_name(self) -> str:

@@ -22,6 +22,7 @@ from rasterio.session import Session
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.storage.aws import Credentials, resolve
+from geotile.storage.uris import expanded_path
 
 GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block twice, so a larger cache brings nothing
 Settings = dict[str, str]
@@ -160,7 +161,7 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
 def _local(uri: str, options: Mapping[str, Any]) -> Location:
     if options:
         raise ArgumentError(f"storage_options {sorted(options)} do not apply to {redact(uri)!r}. Leave them out.")
-    path = uri.removeprefix("file://")
+    path = expanded_path(uri)
     # Workers may run in another folder, so the path of a file becomes absolute. Other file names of GDAL stay.
     return Location(path=os.path.abspath(path) if os.path.exists(path) else path, display_name=redact(uri))
 

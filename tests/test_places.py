@@ -1,0 +1,130 @@
+"""Names of places as users write them: ~, file: URIs, chains; and files that are not what lies beside them."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from helpers import crowd
+
+import geotile
+from geotile.errors import ArgumentError, ClusterError, GeotileError, ImageOpenError
+from geotile.storage.location import locate
+from geotile.storage.uris import expanded_path, output_uri
+
+JOB = {"tile_size": 64, "overlap": 16}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    folder, work = tmp_path / "home", tmp_path / "work"
+    folder.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(work)
+    return folder
+
+
+def test_a_tilde_is_the_home_folder_everywhere(home, write_tiff, noise):
+    shutil.copy(write_tiff(noise), home / "a.tif")
+    geotile.detect_to("~/a.tif", crowd, "~/x.geojson", **JOB)
+    geotile.detect_to("~/a.tif", crowd, "~/found/", checkpoint="~/cp", **JOB)
+    found = geotile.detect("~/a.tif", crowd, **JOB)
+    geotile.write(found, "~/y.parquet")
+    assert sorted(each.name for each in home.iterdir()) == ["a.tif", "cp", "found", "x.geojson", "y.parquet"]
+    assert list((home.parent / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["file://{}", "uri", "file://localhost{}", "FILE://{}"])
+def test_file_uris(tmp_path, write_tiff, noise, form):
+    place = tmp_path / "Übersicht 1.tif"
+    shutil.copy(write_tiff(noise), place)
+    encoded = place.as_uri()
+    uri = encoded if form == "uri" else form.format(encoded.removeprefix("file://"))
+    assert len(geotile.detect(uri, crowd, **JOB)) == len(geotile.detect(place, crowd, **JOB))
+    output = tmp_path / "a b.geojson"
+    geotile.detect_to(uri, crowd, output.as_uri(), **JOB)
+    assert output.exists()
+    with pytest.raises(ArgumentError, match="of this machine"):
+        geotile.open_image("file://otherhost/a.tif")
+
+
+@pytest.mark.parametrize("place", ["a::b.geojson", "memory://m.geojson", "memory://m/"])
+def test_places_that_keep_nothing_are_refused(home, write_tiff, noise, place):
+    with pytest.raises(GeotileError):
+        geotile.detect_to(write_tiff(noise), crowd, place, **JOB)
+    with pytest.raises(GeotileError):
+        geotile.detect(write_tiff(noise), crowd, checkpoint=place, **JOB)
+    assert list((home.parent / "work").iterdir()) == []
+
+
+def test_uris_stay_as_they_are():
+    assert expanded_path("/vsizip/a~.zip/~x") == "/vsizip/a~.zip/~x"
+    assert (output_uri("s3://bucket/~a/"), output_uri("/a/b/")) == ("s3://bucket/~a/", "/a/b/")
+
+
+@pytest.mark.parametrize("services", [False, True])
+def test_the_endpoint_of_an_aws_profile(home, monkeypatch, services):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    (home / ".aws").mkdir()
+    own = "services = there" if services else "endpoint_url = http://127.0.0.1:9"
+    text = f"[profile onprem]\nregion = us-east-1\naws_access_key_id = AKID\naws_secret_access_key = hidden\n{own}\n"
+    (home / ".aws" / "config").write_text(text + "[services there]\ns3 =\n  endpoint_url = http://127.0.0.1:9\n")
+
+    def endpoint(**options):
+        return dict(locate("s3://bucket/a.tif", {"profile": "onprem", **options}).settings).get("AWS_S3_ENDPOINT")
+
+    assert endpoint() == "127.0.0.1:9"
+    assert endpoint(endpoint_url="http://127.0.0.1:8") == "127.0.0.1:8"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:7")
+    assert endpoint() == "127.0.0.1:7"
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    assert endpoint() is None
+
+
+@pytest.mark.parametrize("content", [b"SQLite format 3\0" + bytes(9000), b"text", bytes(3 * 64 * 64 + 1)])
+def test_a_header_beside_another_file_is_not_its(tmp_path, content):
+    pixels = np.arange(3 * 64 * 64, dtype=np.uint32).astype(np.uint8).reshape(3, 64, 64)
+    with rasterio.open(tmp_path / "scene.img", "w", driver="ENVI", count=3, height=64, width=64, dtype="uint8") as file:
+        file.write(pixels)
+    np.testing.assert_array_equal(geotile.open_image(tmp_path / "scene.img"), pixels)
+    (tmp_path / "scene.dat").write_bytes(content)
+    with pytest.raises(ImageOpenError, match="is not the file that the ENVI header"):
+        geotile.open_image(tmp_path / "scene.dat")
+
+
+def test_an_asynchronous_client_is_refused(write_tiff, noise):
+    from distributed import Client
+
+    async def run():
+        async with Client(processes=False, asynchronous=True, dashboard_address=None, n_workers=1):
+            return geotile.detect(write_tiff(noise), crowd, **JOB)
+
+    with pytest.raises(ClusterError, match="asynchronous"):
+        asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_forked_child_detects(tmp_path):
+    code = """
+import multiprocessing, dask, numpy as np, xarray as xr, geotile
+image = xr.DataArray(np.zeros((1, 256, 256), np.uint8), dims=("band", "y", "x"))
+def run(_=None):
+    return len(geotile.detect(image, lambda tile: ([[5, 5, 20, 20]], [0.9]), tile_size=128, overlap=0))
+with dask.config.set(scheduler="synchronous"):
+    before = run()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        print(before, pool.apply_async(run, (0,)).get(60))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.strip() == "4 4", done.stderr
+
+
+def test_a_dataset_is_no_array(write_tiff, noise):
+    image = xr.DataArray(np.zeros((3, 64, 64), np.uint8), dims=("band", "y", "x"))
+    with pytest.raises(ArgumentError, match="Dataset"):
+        geotile.detect(image.to_dataset(name="rgb"), crowd)
