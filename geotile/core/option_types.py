@@ -41,6 +41,14 @@ def _names(value: Any, member: Callable[[Any], bool]) -> bool:
     return isinstance(value, Mapping) and all(isinstance(name, str) and member(each) for name, each in value.items())
 
 
+def _numbered(value: Any) -> bool:
+    """Return whether a value is a mapping of whole numbers, which JSON writes as text, to strings."""
+    return isinstance(value, Mapping) and all(
+        (_whole(key) or (isinstance(key, str) and key.isascii() and key.isdigit())) and isinstance(each, str)
+        for key, each in value.items()
+    )
+
+
 def _listed(value: Any, member: Callable[[Any], bool]) -> bool:
     array = hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1  # numpy and pandas
     listed = array or (isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview))
@@ -72,8 +80,9 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str, path or pair of them": (
         lambda value: _path(value) or _pair(value, _path), "a path, or a pair of paths (certificate, key)"
     ),
-    "sequence of str, str or path": (
-        lambda value: _path(value) or _listed(value, _string), "a sequence of strings, or the path of a file"
+    "sequence of str, mapping of int to str, str or path": (
+        lambda value: _path(value) or _listed(value, _string) or _numbered(value),
+        "a sequence of names, a mapping of class numbers to names, or the path of a file",
     ),
     "mapping": (lambda value: _names(value, lambda _: True), "a mapping of names to values"),
     "mapping of str to str": (lambda value: _names(value, _string), "a mapping of strings to strings"),

@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 
 from geotile.core.checks import as_int
 from geotile.core.registry import Registry
-from geotile.detectors.detector import DetectionArrays, Detector, Tensor
+from geotile.detectors.class_names import Labels
+from geotile.detectors.detector import DetectionArrays, Detector
+from geotile.detectors.layouts import Tensor
+from geotile.detectors.metadata import read_metadata
 from geotile.errors import ArgumentError
 
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
-_sessions = Registry[tuple[str, int], Any](16)
+_SessionKey = tuple[str, int, tuple[int, int] | None]  # path, threads, version of the file
+_sessions = Registry[_SessionKey, Any](16)
 
 
 class OnnxDetector:
@@ -29,9 +33,9 @@ class OnnxDetector:
     ----------
     path : str or path
         Path or any fsspec URI of the model.
-    labels : sequence of str or path, optional
-        Class names in order, or a file with one name per line. By default the names in the first ``*.names`` file
-        beside the model, or the class numbers if there is none.
+    labels : sequence of str, mapping of int to str, str or path, optional
+        Class names in order or by number, or a file with one name per line. By default the names in the model's own
+        metadata, else the class numbers.
     threads : int
         Number of threads of onnxruntime within one call.
     family, output_names, score_threshold, nms_iou_threshold
@@ -40,21 +44,24 @@ class OnnxDetector:
     Raises
     ------
     ArgumentError
-        If the file does not exist, is not an ONNX model, or is of an unknown family.
+        If the file does not exist, is not an ONNX model, has metadata that cannot be read, or is not a model that
+        `geotile.detectors.Detector` takes.
     """
 
     def __init__(
-        self, path: str | Path, labels: Sequence[str] | str | Path | None = None, *, threads: int = 1,
+        self, path: str | Path, labels: Labels | None = None, *, threads: int = 1,
         family: str = "auto", output_names: Mapping[str, str] | None = None, score_threshold: float | None = None,
         nms_iou_threshold: float = 0.5,
     ) -> None:  # fmt: skip
         self.path, self.threads = str(path), as_int(threads, "threads", 1, unit="threads")
-        session = _session(self.path, self.threads)  # opened here, so that a wrong model is found before the run
+        self._key: _SessionKey = (self.path, self.threads, _version(self.path))
+        session = _session(self._key)  # opened here, so that a wrong model is found before the run
         try:
             self._detector = Detector(
                 _tensors(session.get_inputs()), _tensors(session.get_outputs()), family=family,
-                labels=_names_beside(self.path) if labels is None else labels, output_names=output_names,
-                score_threshold=score_threshold, nms_iou_threshold=nms_iou_threshold,
+                labels=labels, output_names=output_names, score_threshold=score_threshold,
+                nms_iou_threshold=nms_iou_threshold,
+                metadata=read_metadata(session.get_modelmeta().custom_metadata_map),
             )  # fmt: skip
         except ArgumentError as error:
             raise ArgumentError(f"{self.path}: {error}") from None
@@ -95,24 +102,45 @@ class OnnxDetector:
     def batch(self, tiles: Sequence[NDArray[Any]]) -> list[DetectionArrays]:
         """Detect objects in several tiles with one call of the network."""
         inputs, positions = self._detector.inputs_for(tiles)
-        values = map(np.asarray, _session(self.path, self.threads).run(None, inputs))
+        values = map(np.asarray, _session(self._key).run(None, inputs))
         names = [output.name for output in self._detector.outputs]
         return self._detector.detections_from(dict(zip(names, values, strict=True)), positions)
 
 
 def _tensors(nodes: Any) -> list[Tensor]:
-    """Return onnxruntime's descriptions of inputs or outputs as tensors; a type reads "tensor(float)"."""
+    """Return onnxruntime's descriptions of inputs or outputs as tensors."""
     return [
         Tensor(
-            node.name, np.dtype(_ELEMENT_TYPES.get(node.type[7:-1], node.type[7:-1])),
-            tuple(length if isinstance(length, int) else None for length in node.shape),
+            node.name, _dtype(node), tuple(length if isinstance(length, int) else None for length in node.shape)
         )
         for node in nodes
     ]  # fmt: skip
 
 
-def _session(path: str, threads: int) -> Any:
+def _dtype(node: Any) -> np.dtype[Any]:
+    """Return the dtype of an input or output, whose type reads "tensor(float)"."""
+    text = node.type.removeprefix("tensor(").removesuffix(")")
+    try:
+        dtype: np.dtype[Any] = np.dtype(_ELEMENT_TYPES.get(text, text))
+    except TypeError:
+        raise ArgumentError(
+            f"inputs and outputs must be tensors of numbers that numpy has; {node.name!r} is {node.type}. Export the "
+            "model as float32"
+        ) from None
+    return dtype
+
+
+def _version(path: str) -> tuple[int, int] | None:
+    """Return what changes when a local file is written again; None for any other file."""
+    if "://" in path or not os.path.isfile(path):
+        return None
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+def _session(key: _SessionKey) -> Any:
     """Return onnxruntime's session of a model, opened once per process."""
+    path, threads, _ = key
     try:
         import onnxruntime
     except ImportError:
@@ -131,7 +159,7 @@ def _session(path: str, threads: int) -> Any:
                 f"{path} is not an ONNX model that onnxruntime can open ({error}). Export the model again"
             ) from None
 
-    return _sessions.get((path, threads), open_session)
+    return _sessions.get(key, open_session)
 
 
 def _model(path: str) -> str | bytes:
@@ -143,9 +171,3 @@ def _model(path: str) -> str | bytes:
     with fsspec.open(path, "rb") as file:
         content: bytes = file.read()
         return content
-
-
-def _names_beside(path: str) -> str | None:
-    """Return the first ``*.names`` file beside a local model."""
-    names = [] if "://" in path else sorted(Path(path).parent.glob("*.names"))
-    return str(names[0]) if names else None

@@ -133,16 +133,16 @@ class DecoderOptions(ScoreOptions):
     """A network that geotile decodes."""
 
     family: str = option(
-        "auto", 'Family of the network, one of `geotile.detectors.FAMILIES`; "auto" infers it from the outputs.',
-        type="str",
+        "auto", 'Family of the network, one of `geotile.detectors.FAMILIES`. "auto" takes the one that the metadata of '
+        "the model and its outputs agree on; a model that fits several is refused.", type="str",
     )  # fmt: skip
     output_names: Mapping[str, str] | None = option(
         None, 'For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``.',
         type="mapping of str to str",
     )  # fmt: skip
-    labels: Sequence[str] | str | os.PathLike[str] | None = option(
-        None, "Class names in order, or a file with one name per line. By default the class numbers.",
-        type="sequence of str, str or path",
+    labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = option(
+        None, "Class names in order or by number, or a file with one name per line. By default the names in the "
+        "metadata of the model, else the class numbers.", type="sequence of str, mapping of int to str, str or path",
     )  # fmt: skip
     nms_iou_threshold: float = option(
         0.5, "IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.",
