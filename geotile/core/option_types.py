@@ -73,6 +73,13 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "float": (is_number, "a number"),
     "(float, float)": (lambda value: _pair(value, is_number), "a pair of numbers"),
+    "(float, float, float)": (
+        lambda value: _listed(value, is_number) and len(value) == 3, "three numbers, for red, green and blue"
+    ),
+    "sequence of str or str": (
+        lambda value: (_string(value) and bool(value)) or (_listed(value, _string) and len(value) > 0),
+        "a string or a sequence of strings",
+    ),
     "bool or float": (lambda value: isinstance(value, bool) or is_number(value), "True, False or a number"),
     "str": (_string, "a string"),
     "str or path": (_path, "a path or a URI, as a string or a path object"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class Detector:
         Minimum score of a detection, in [0, 1]. By default 0.3.
     nms_iou_threshold : float
         IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.
+    mean, std : sequence of float, optional
+        Mean and standard deviation of red, green and blue in shares of 255, in place of those of the family.
     metadata : ModelMetadata
         What the model's file says of itself.
 
@@ -57,7 +60,8 @@ class Detector:
     def __init__(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, family: str = "auto",
         output_names: Mapping[str, str] | None = None, labels: Labels | None = None,
-        score_threshold: float | None = None, nms_iou_threshold: float = 0.5, metadata: ModelMetadata = NO_METADATA,
+        score_threshold: float | None = None, nms_iou_threshold: float = 0.5, mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None, metadata: ModelMetadata = NO_METADATA,
     ) -> None:  # fmt: skip
         self.inputs, self.outputs, self.metadata = list(inputs), list(outputs), metadata
         check_inputs(self.inputs, metadata)
@@ -65,7 +69,10 @@ class Detector:
         network = Network(self.inputs, self.outputs, self.size_yx or metadata.size_yx)
         found = recognise(network, metadata, family=family, labels=given, named_outputs=output_names is not None)
         self.family, self.classes = found.family, found.classes
-        self._family: Family = FAMILIES[self.family]
+        known = FAMILIES[self.family]
+        self._family: Family = replace(known, preprocessing=known.preprocessing.with_values(mean, std))
+        if self.inputs[0].dtype == np.uint8 and not (mean is None and std is None):
+            raise ArgumentError("mean and std do not apply to a model that takes uint8 pixels; leave them out")
         self._decoded_outputs = _decoded_outputs(self.family, [each.name for each in outputs], output_names)
         self.names = metadata.names if given is None else given
         self._min_score = (

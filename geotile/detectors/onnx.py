@@ -6,21 +6,25 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import as_int
+from geotile.core.redact import redact
 from geotile.core.registry import Registry
 from geotile.detectors.class_names import Labels
 from geotile.detectors.detector import DetectionArrays, Detector
 from geotile.detectors.layouts import Tensor
 from geotile.detectors.metadata import read_metadata
+from geotile.detectors.providers import check_started, chosen_providers
 from geotile.errors import ArgumentError
 
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
-_SessionKey = tuple[str, int, tuple[int, int] | None]  # path, threads, version of the file
+# path, threads, providers that the user asked for, version of the file
+_SessionKey = tuple[str, int, tuple[str, ...] | None, tuple[int, int] | None]
 _sessions = Registry[_SessionKey, Any](16)
 
 
@@ -32,13 +36,15 @@ class OnnxDetector:
     Parameters
     ----------
     path : str or path
-        Path or any fsspec URI of the model.
+        Path or any fsspec URI of the model; ``~`` is the home folder, and ``file://`` URIs have percent escapes.
     labels : sequence of str, mapping of int to str, str or path, optional
         Class names in order or by number, or a file with one name per line. By default the names in the model's own
         metadata, else the class numbers.
     threads : int
         Number of threads of onnxruntime within one call.
-    family, output_names, score_threshold, nms_iou_threshold
+    providers : sequence of str or str, optional
+        Execution providers of onnxruntime, as `geotile.detectors.providers.chosen_providers` takes them.
+    family, output_names, score_threshold, nms_iou_threshold, mean, std
         Options of `geotile.detectors.Detector`.
 
     Raises
@@ -51,23 +57,25 @@ class OnnxDetector:
     def __init__(
         self, path: str | Path, labels: Labels | None = None, *, threads: int = 1,
         family: str = "auto", output_names: Mapping[str, str] | None = None, score_threshold: float | None = None,
-        nms_iou_threshold: float = 0.5,
+        nms_iou_threshold: float = 0.5, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+        providers: Sequence[str] | str | None = None,
     ) -> None:  # fmt: skip
-        self.path, self.threads = str(path), as_int(threads, "threads", 1, unit="threads")
-        self._key: _SessionKey = (self.path, self.threads, _version(self.path))
+        self.path, self.threads = model_path(path), as_int(threads, "threads", 1, unit="threads")
+        wanted = (providers,) if isinstance(providers, str) else None if providers is None else tuple(providers)
+        self._key: _SessionKey = (self.path, self.threads, wanted, _version(self.path))
         session = _session(self._key)  # opened here, so that a wrong model is found before the run
         try:
             self._detector = Detector(
                 _tensors(session.get_inputs()), _tensors(session.get_outputs()), family=family,
                 labels=labels, output_names=output_names, score_threshold=score_threshold,
-                nms_iou_threshold=nms_iou_threshold,
+                nms_iou_threshold=nms_iou_threshold, mean=mean, std=std,
                 metadata=read_metadata(session.get_modelmeta().custom_metadata_map),
             )  # fmt: skip
         except ArgumentError as error:
-            raise ArgumentError(f"{self.path}: {error}") from None
+            raise ArgumentError(f"{redact(self.path)}: {error}") from None
 
     def __repr__(self) -> str:
-        return f"OnnxDetector({Path(self.path).name!r}, {self.family})"
+        return f"OnnxDetector({redact(Path(self.path).name)!r}, {self.family})"
 
     @property
     def family(self) -> str:
@@ -83,6 +91,16 @@ class OnnxDetector:
     def batch_size(self) -> int | None:
         """Number of tiles that a call takes; None if it takes any number."""
         return self._detector.batch_size
+
+    @property
+    def detector(self) -> Detector:
+        """Decoder of the network."""
+        return self._detector
+
+    @property
+    def provider(self) -> str:
+        """Execution provider of onnxruntime that comes first, such as "CPU"."""
+        return str(_session(self._key).get_providers()[0]).removesuffix("ExecutionProvider")
 
     def __call__(self, tile: NDArray[Any]) -> DetectionArrays:
         """Detect objects in a tile.
@@ -140,7 +158,7 @@ def _version(path: str) -> tuple[int, int] | None:
 
 def _session(key: _SessionKey) -> Any:
     """Return onnxruntime's session of a model, opened once per process."""
-    path, threads, _ = key
+    path, threads, providers, _ = key
     try:
         import onnxruntime
     except ImportError:
@@ -150,14 +168,16 @@ def _session(key: _SessionKey) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads release the cores
+        chosen, model = chosen_providers(providers, onnxruntime.get_available_providers()), _model(path)
         try:
-            return onnxruntime.InferenceSession(_model(path), options, providers=["CPUExecutionProvider"])
-        except ArgumentError:
-            raise
+            session = onnxruntime.InferenceSession(model, options, providers=chosen)
         except Exception as error:  # onnxruntime has its own exception class for every kind of broken file
             raise ArgumentError(
-                f"{path} is not an ONNX model that onnxruntime can open ({error}). Export the model again"
+                f"{redact(path)} is not an ONNX model that onnxruntime can open ({error}). Export the model again"
             ) from None
+        if providers is not None:
+            check_started(chosen, session.get_providers())
+        return session
 
     return _sessions.get(key, open_session)
 
@@ -168,6 +188,37 @@ def _model(path: str) -> str | bytes:
         if not os.path.isfile(path):
             raise ArgumentError(f"there is no ONNX model at {path}. Give the path or the URI of an .onnx file")
         return path  # a path lets onnxruntime find weights in files beside the model
-    with fsspec.open(path, "rb") as file:
-        content: bytes = file.read()
-        return content
+    return read_model(path)
+
+
+def read_model(path: str) -> bytes:
+    """Return the content of a model file.
+
+    Raises
+    ------
+    ArgumentError
+        If it cannot be read.
+    """
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+    except Exception as error:  # each file system has errors of its own
+        reason = redact(f"{type(error).__name__}: {error}")
+        raise ArgumentError(
+            f"the ONNX model at {redact(path)} cannot be read ({reason}). Check the URI and the credentials"
+        ) from None
+    return content
+
+
+def model_path(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a local model, or the URI of a remote one.
+
+    Examples
+    --------
+    >>> model_path("file:///models/my%20ships.onnx"), model_path("s3://models/ships.onnx")
+    ('/models/my ships.onnx', 's3://models/ships.onnx')
+    """
+    text = os.fspath(path)
+    if text.lower().startswith("file:"):
+        text = unquote(urlsplit(text).path)
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,25 @@ class Preprocessing:
     """Standard deviations that the values are divided by, in the order of the channels."""
     bicubic: bool = False
     """Whether tiles are resized with bicubic interpolation instead of bilinear interpolation."""
+
+    def with_values(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> Preprocessing:
+        """Return the preprocessing with another mean or standard deviation.
+
+        Parameters
+        ----------
+        mean, std : sequence of float, optional
+            Of red, green and blue, in shares of 255, so that a value becomes ``(value / 255 - mean) / std``. By default
+            those of the family.
+        """
+        if mean is None and std is None:
+            return self
+        order = slice(None, None, -1 if self.channels == "BGR" else 1)
+        share = self.scale / 255
+        return replace(
+            self, scale=255.0,
+            mean=tuple(m * share for m in self.mean) if mean is None else tuple(map(float, mean))[order],
+            deviation=tuple(d * share for d in self.deviation) if std is None else tuple(map(float, std))[order],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
