@@ -163,18 +163,17 @@ def detect_to_dataset(
 
 @contextmanager
 def _run(
-    image: ImageLike, endpoint: Endpoint, options: JobOptions, *, parts: Folder | None = None, group: str | None = None
+    uri: ImageLike, endpoint: Endpoint, options: JobOptions, *, parts: Folder | None = None, group: str | None = None
 ) -> Iterator[Run]:
     """Prepare a run whose graph is built and whose model is ready; hold its checkpoint while the block runs."""
-    opened = opened_image(image, options.part(ImageOptions))
+    opened = opened_image(uri, options.part(ImageOptions))
     prepared = prepare(planned(opened, options, options, endpoint), options)
+    image, source = prepared.work.image, prepared.work.source
     with naming_how_to_resume(prepared.folder):
-        ready, traffic = ready_endpoint(endpoint, options, opened.source, [prepared.folder, parts], group)
+        ready, traffic = ready_endpoint(endpoint, options, source, [prepared.folder, parts], group)
         with leased(prepared.folder):
             job, summary = region_job(prepared, endpoint, ready, traffic, options, parts)
-            regions = map_overlap(opened.array, opened.source, job.grid, job.run)
-            nodes = map_regions(regions, job, from_file=opened.source is not None)
+            regions = map_overlap(image, source, job.grid, job.run)
+            nodes = map_regions(regions, job, from_file=source is not None)
             tree = reduction(nodes, job.grid, job.merge, job.writer)
-            yield Run(
-                summary=summary, job=job, tree=tree, builder=prepared.builder, priority=task_priority(opened.source)
-            )
+            yield Run(summary=summary, job=job, tree=tree, builder=prepared.builder, priority=task_priority(source))

@@ -56,6 +56,12 @@ class Endpoint(ABC):
     """Maximum size of a request body in bytes; None if it is unknown."""
     retry_policy: RetryPolicy = RetryPolicy()
     """Retry and time-out policy; used only if the endpoint is remote."""
+    takes_rgb: bool = False
+    """Whether `invoke` takes uint8 tiles with red, green and blue as their first bands, or with one band, grey."""
+    input_yx: tuple[int, int] | None = None
+    """Height and width in pixels of the tiles that the model is made for; None if they are not known."""
+    resizes_tiles: bool = False
+    """Whether tiles of another size are resized to `input_yx`."""
     sample_shape: tuple[int, int, int] = (3, 512, 512)
     """Shape (band, y, x) of the tile that `check` sends."""
 

@@ -56,6 +56,7 @@ class OipEndpoint(Endpoint):
     """
 
     wants_bytes = False
+    takes_rgb = True
 
     @with_options(OipOptions).on_init
     def __init__(self, spec: str, options: OipOptions) -> None:
@@ -125,6 +126,7 @@ class OipEndpoint(Endpoint):
             raise ArgumentError(f"{self.display_url}: {error}") from None
         configured._detector = detector
         configured.batch_size = self._batch_size or detector.batch_size or self._max_batch_size()
+        configured.input_yx, configured.resizes_tiles = detector.size_yx, detector.size_yx is not None
         configured.sample_shape = (3, *(detector.size_yx or (512, 512)))
         return configured
 

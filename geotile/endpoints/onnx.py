@@ -42,6 +42,7 @@ class OnnxEndpoint(Endpoint):
     """
 
     wants_bytes = remote = False
+    takes_rgb = True
 
     @with_options(OnnxOptions).on_init
     def __init__(self, spec: str, options: OnnxOptions) -> None:
@@ -57,7 +58,9 @@ class OnnxEndpoint(Endpoint):
                 f"batch_size must be at most {limit}, the model's fixed batch size; got {options.batch_size}. "
                 "Export the model with a dynamic batch size for larger batches"
             )
-        self.sample_shape = (3, *(self._model.size_yx or self._model.detector.metadata.size_yx or (512, 512)))
+        self.resizes_tiles = self._model.size_yx is not None
+        self.input_yx = self._model.size_yx or self._model.detector.metadata.size_yx
+        self.sample_shape = (3, *(self.input_yx or (512, 512)))
 
     def __repr__(self) -> str:
         return f"OnnxEndpoint({str(self)!r}, {self._model.family}, batch_size={self.batch_size})"
