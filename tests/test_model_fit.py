@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from helpers import crowd, save_onnx
+from helpers import cli, crowd, save_onnx
 from rasterio.enums import ColorInterp
 from test_model_inputs import means_model
 
@@ -149,3 +149,39 @@ def test_another_tile_size_is_said_in_the_plan_and_the_report(tmp_path):
     assert geotile.plan(array(256), endpoint=model, tile_size=64, overlap=0).notes == ()
     with pytest.raises(ArgumentError, match=r'tile_size must be a whole number of pixels, .* or "auto"; got'):
         geotile.plan(array(256), tile_size="large")
+
+
+# --- check ---
+
+
+def test_check_says_what_it_recognised(tmp_path):
+    said = {"task": "detect", "names": str([f"c{n}" for n in range(8)])}
+    path = save_onnx(tmp_path / "m.onnx", {"o": np.zeros((1, 12, 126))}, (1, 3, 64, 96), metadata=said)
+    found = geotile.endpoint(f"onnx:{path}").check()
+    recognised = (
+        "Recognised: family 'yolov8', 8 classes (c0, c1, c2, c3, c4, ...), input of 96 x 64 px float32, provider CPU"
+    )
+    assert found.message.endswith(recognised)
+    assert found.warnings == ()
+    bare = save_onnx(tmp_path / "b.onnx", {"o": np.zeros((1, 12, 126))}, (1, 3, 64, 96))
+    unnamed = geotile.endpoint(f"onnx:{bare}").check()
+    assert unnamed.warnings == ("the model does not name its classes, so labels are numbers: give labels=",)
+    assert unnamed.message.endswith(f"Warning: {unnamed.warnings[0]}")
+    assert "8 classes" in cli("check", f"onnx:{path}").stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (([[0, 0, 9, 9]], [87]), "percentages"), (([[0, 0, 9, 9]], [-2]), "logits"),
+        (([[0.1, 0.1, 0.5, 0.5], [0.2, 0.2, 0.9, 0.9]], [0.5, 0.5]), "shares of the tile"),
+        (([[1, 1, 9, 9]] * 6, [0.5] * 6), "all 6 boxes are equal"),
+        (([[n, n, n + 9, n + 9] for n in range(30)], [0.5] * 30), "30 detections in a tile of zeros"),
+        (([[1, 1, 9, 9]], [0.5]), None), (([], []), None),
+    ],
+)  # fmt: skip
+def test_check_warns_of_an_answer_that_looks_wrong(answer, said):
+    found = geotile.endpoint(lambda tile: answer).check()
+    assert found
+    assert [said in text for text in found.warnings] == ([] if said is None else [True])
+    assert all(text in found.message for text in found.warnings)

@@ -23,6 +23,7 @@ from geotile.options import DecoderOptions
 
 DEFAULT_SCORE_THRESHOLD = 0.3
 _DEFAULT_STRIDE = 32
+_LISTED = 5  # class names in a description
 DetectionArrays = tuple[NDArray[np.float64], NDArray[np.float64], list[str]]  # boxes, scores, labels
 
 
@@ -100,6 +101,19 @@ class Detector:
         """
         fixed = self.batch_size
         return self.metadata.batch if fixed is None and self.family == "yolo-nms" else fixed
+
+    def description(self) -> str:
+        """Return what was recognised, for people: family, classes, their first names, and the input."""
+        classes = "an unknown number of classes" if self.classes is None else f"{self.classes} classes"
+        listed = list((self.names or {}).values())
+        names = ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "")
+        size = "any size" if self.size_yx is None else f"{self.size_yx[1]} x {self.size_yx[0]} px"
+        dtype = self.inputs[0].dtype
+        return f"Recognised: family {self.family!r}, {classes}{names and f' ({names})'}, input of {size} {dtype}"
+
+    def doubts(self) -> list[str]:
+        """Return what looks wrong about the network, for people."""
+        return [] if self.names else ["the model does not name its classes, so labels are numbers: give labels="]
 
     def inputs_for(self, tiles: Sequence[NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], list[TilePosition]]:
         """Return the input tensors for tiles, by name, and the position of each tile in its picture.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from geotile.core.choices import TileFormat
 from geotile.encoding.encoder import CONTENT_TYPES, Encoder
 from geotile.endpoints.decode import decode_object
+from geotile.endpoints.plausible import doubts
 from geotile.errors import EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
@@ -118,6 +119,14 @@ class Endpoint(ABC):
         """
         return self
 
+    def description(self) -> str:
+        """Return what is known of the model as a sentence for `check`, an empty text if nothing is."""
+        return ""
+
+    def doubts(self) -> Sequence[str]:
+        """Return what looks wrong about the model itself, for `check`."""
+        return ()
+
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: the model, its version if it is known, and the options of the decoder.
 
@@ -162,9 +171,13 @@ class Endpoint(ABC):
         except GeotileError as error:
             return Check(ok=False, message=str(error) + _remedy(error))
         seconds = time.perf_counter() - started
+        warnings = (*ready.doubts(), *doubts(detections, pixels))
         size = " x ".join(map(str, pixels.shape))
         message = f"{self} returned {len(detections)} detections for a tile of {size} in {seconds:.3f} s"
-        return Check(ok=True, message=message, seconds=seconds, detections=detections)
+        message += "".join(
+            f". {text}" for text in (ready.description(), *(f"Warning: {each}" for each in warnings)) if text
+        )
+        return Check(ok=True, message=message, seconds=seconds, detections=detections, warnings=warnings)
 
 
 def invoke_endpoint(endpoint: Endpoint, tiles: Sequence[Any], content_type: str) -> list[Any]:
@@ -206,6 +219,8 @@ class Check:
     """Duration of the request in seconds; None if the check failed."""
     detections: Detections | None = None
     """Detections that the model returned, in pixels of the tile; None if the check failed."""
+    warnings: tuple[str, ...] = ()
+    """What looks wrong, though the model returned detections; also in the message."""
 
     def __bool__(self) -> bool:
         return self.ok

@@ -78,6 +78,14 @@ class OipEndpoint(Endpoint):
     def __str__(self) -> str:
         return self.display_url
 
+    def description(self) -> str:
+        """Return the family, the classes and the input of the model, once the server has described it."""
+        return "" if self._detector is None else self._detector.description()
+
+    def doubts(self) -> Sequence[str]:
+        """Return what looks wrong about the model."""
+        return [] if self._detector is None else self._detector.doubts()
+
     def identity(self) -> dict[str, Any]:
         """Return the model's URL, the versions that the server reports, and the options of the decoder."""
         version = self._get_json("").get("versions")

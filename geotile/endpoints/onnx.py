@@ -68,6 +68,14 @@ class OnnxEndpoint(Endpoint):
     def __str__(self) -> str:
         return f"onnx:{redact(self._path)}"
 
+    def description(self) -> str:
+        """Return the family, the classes, the input and the execution provider of the model."""
+        return f"{self._model.detector.description()}, provider {self._model.provider}"
+
+    def doubts(self) -> Sequence[str]:
+        """Return what looks wrong about the model."""
+        return self._model.detector.doubts()
+
     def identity(self) -> dict[str, Any]:
         """Return the SHA-256 digest of the file and the options of the decoder."""
         version = hashlib.sha256(read_model(self._path)).hexdigest()
