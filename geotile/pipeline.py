@@ -164,7 +164,7 @@ def detect_to_dataset(
 
 @contextmanager
 def _run(
-    image: ImageLike,
+    uri: ImageLike,
     endpoint: Endpoint,
     options: JobOptions,
     *,
@@ -176,18 +176,17 @@ def _run(
 
     ``try_out(sample)`` gets a result with one row, before the model is asked.
     """
-    opened = opened_image(image, options.part(ImageOptions))
+    opened = opened_image(uri, options.part(ImageOptions))
     prepared = prepare(planned(opened, options, options, endpoint), options)
     sample = prepared.sample()
     if try_out is not None:
         try_out(sample)
+    image, source = prepared.work.image, prepared.work.source
     with naming_how_to_resume(prepared.folder):
-        ready, traffic = ready_endpoint(endpoint, options, opened.source, [prepared.folder, parts], group)
+        ready, traffic = ready_endpoint(endpoint, options, source, [prepared.folder, parts], group)
         with leased(prepared.folder):
             job, summary = region_job(prepared, endpoint, ready, traffic, options, parts)
-            regions = map_overlap(opened.array, opened.source, job.grid, job.run)
-            nodes = map_regions(regions, job, from_file=opened.source is not None)
+            regions = map_overlap(image, source, job.grid, job.run)
+            nodes = map_regions(regions, job, from_file=source is not None)
             tree = reduction(nodes, job.grid, job.merge, job.writer)
-            yield Run(
-                summary=summary, job=job, tree=tree, builder=prepared.builder, priority=task_priority(opened.source)
-            )
+            yield Run(summary=summary, job=job, tree=tree, builder=prepared.builder, priority=task_priority(source))

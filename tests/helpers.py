@@ -100,3 +100,28 @@ class Counting:
         with self.lock:
             self.now -= 1
         return self.model(tile)
+
+
+def save_onnx(path, outputs, shape, *, more_inputs=(), metadata=None, dtype=np.float32, declared=None) -> str:
+    """Write an ONNX model that returns constant outputs.
+
+    `declared` gives shapes of outputs as the file declares them, where they differ from those of the values.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    given = [helper.make_tensor_value_info("images", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)]
+    given += [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, (1, *shape[-2:])) for name in more_inputs]
+    nodes, weights, said = [], [], []
+    for name, value in outputs.items():
+        array = np.asarray(value)
+        array = array.astype({"i": np.int64}.get(array.dtype.kind, np.float16 if array.dtype == np.float16 else "f4"))
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        weights.append(numpy_helper.from_array(array, f"{name}_is"))
+        nodes.append(helper.make_node("Identity", [f"{name}_is"], [name]))
+        said.append(helper.make_tensor_value_info(name, kind, (declared or {}).get(name, array.shape)))
+    graph = helper.make_graph(nodes, "constant", given, said, weights)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(made, dict(metadata or {}))
+    onnx.save(made, path)
+    return str(path)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import xarray as xr
-from helpers import Heavy, crowd
+from helpers import Heavy, crowd, save_onnx
 
 import geotile
 from geotile import ArgumentError
@@ -212,6 +212,13 @@ def cells():
     return table, picks
 
 
+def side_bins(reach):
+    """Logits of 8 bins whose expected value is a distance in strides."""
+    low, weights = int(reach), np.full(8, 1e-9)
+    weights[low], weights[min(low + 1, 7)] = 1 - (reach - low), max(reach - low, 1e-9)
+    return np.log(weights)
+
+
 def raw_outputs(family):
     """The inverse of each decoder, written from the families' own papers and code."""
     table, picks = cells()
@@ -243,10 +250,7 @@ def raw_outputs(family):
         for pick, box in zip(picks, BOXES, strict=True):
             centre = table[pick, :2] * 8 + 3.5
             for side, reach in enumerate(np.abs(np.concatenate([centre - box[:2], box[2:] - centre])) / 8):
-                low = int(reach)
-                weights = np.full(8, 1e-9)
-                weights[low], weights[min(low + 1, 7)] = 1 - (reach - low), max(reach - low, 1e-9)
-                sides[pick, side] = np.log(weights)
+                sides[pick, side] = side_bins(reach)
         counts = np.cumsum([(INPUT[0] // s) * (INPUT[1] // s) for s in STRIDES])[:-1]
         parts = [*np.split(scores, counts), *np.split(sides.reshape(n, 32), counts)]
         return {f"out{k}": part[None] for k, part in enumerate(parts)}
@@ -272,9 +276,23 @@ def raw_outputs(family):
         queries = np.full((20, 4), 0.5)
         queries[[3, 9]] = unit
         return {"pred_boxes": queries[None], "logits": np.log(shares)[None]}
+    if family == "nanodet-plus":
+        whole = [(x, y, s) for s in (8, 16, 32, 64) for y in range(-(-INPUT[0] // s)) for x in range(-(-INPUT[1] // s))]
+        out = np.zeros((len(whole), 36), np.float32)
+        for box, classes in zip(BOXES, one_hot, strict=True):
+            x, y = int((box[0] + box[2]) / 2 / 16), int((box[1] + box[3]) / 2 / 16)
+            out[whole.index((x, y, 16)), :4] = classes
+            corner = np.array([x, y]) * 16.0
+            reaches = np.concatenate([corner - box[:2], box[2:] - corner]) / 16
+            out[whole.index((x, y, 16)), 4:] = np.concatenate([side_bins(reach) for reach in reaches])
+        return {"output": out[None]}
     if family == "rtdetr-ul":
         out = np.zeros((300, 6), np.float32)
         out[[0, 1]] = np.hstack([unit, SCORES[:, None], CLASSES[:, None]])
+        return {"output0": out[None]}
+    if family == "rtdetr-ul-scores":
+        out = np.full((300, 8), 0.01, np.float32)
+        out[[3, 9]] = np.hstack([unit, one_hot])
         return {"output0": out[None]}
     if family == "rtdetr":
         scores, queries = np.full((30, 4), 1e-6), np.full((30, 4), 0.5)
@@ -283,32 +301,14 @@ def raw_outputs(family):
     return {"boxes": BOXES, "labels": CLASSES, "scores": SCORES}
 
 
-def save_onnx(path, outputs, shape=(1, 3, *INPUT), more_inputs=()):
-    import onnx
-    from onnx import helper, numpy_helper
-
-    kinds = {"f": onnx.TensorProto.FLOAT, "i": onnx.TensorProto.INT64}
-    given = [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)]
-    given += [helper.make_tensor_value_info(name, onnx.TensorProto.INT64, (1, *INPUT)) for name in more_inputs]
-    nodes, weights, said = [], [], []
-    for name, value in outputs.items():
-        value = np.asarray(value, np.int64 if np.asarray(value).dtype.kind == "i" else np.float32)
-        weights.append(numpy_helper.from_array(value, f"{name}_is"))
-        nodes.append(helper.make_node("Identity", [f"{name}_is"], [name]))
-        said.append(helper.make_tensor_value_info(name, kinds[value.dtype.kind], value.shape))
-    graph = helper.make_graph(nodes, "constant", given, said, weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return str(path)
-
-
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("tile_yx", [INPUT, (128, 192), (64, 64), (32, 96)])
 def test_every_family_says_its_boxes_in_pixels_of_the_tile(family, tile_yx, tmp_path):
     more = ["pixel_mask"] if family == "detr" else []
     shape = (3, "y", "x") if family == "torchvision" else (1, 3, *INPUT)
-    path = save_onnx(tmp_path / "m.onnx", raw_outputs(family), shape, more)
-    options = {"family": family} if family.startswith("rtdetr") else {}
-    model = geotile.endpoint(f"onnx:{path}", labels=["a", "b", "c"], score_threshold=0.4, **options)
+    path = save_onnx(tmp_path / "m.onnx", raw_outputs(family), shape, more_inputs=more)
+    options = {"family": family} if family in ("rtdetr-ul", "rtdetr-ul-scores", "yolo-nms") else {}
+    model = geotile.endpoint(f"onnx:{path}", labels=["a", "b", "c", "d"], score_threshold=0.4, **options)
     assert f", {family}," in repr(model)
     boxes, scores, labels = model.invoke([np.zeros((3, *tile_yx), np.uint8)], "")[0]
     scale, shift = np.array(INPUT[::-1]) / tile_yx[::-1], np.zeros(2)
@@ -327,20 +327,19 @@ def test_every_family_says_its_boxes_in_pixels_of_the_tile(family, tile_yx, tmp_
 
 
 def test_a_model_whose_family_cannot_be_told_asks_for_it(tmp_path):
-    odd = save_onnx(tmp_path / "odd.onnx", {"out": np.zeros((1, 7, 9))})
+    odd = save_onnx(tmp_path / "odd.onnx", {"out": np.zeros((1, 7, 9))}, (1, 3, *INPUT))
     with pytest.raises(ArgumentError, match=r"odd.onnx: the family cannot be inferred from the outputs .*Give family"):
         geotile.endpoint(f"onnx:{odd}")
     with pytest.raises(ArgumentError, match=r"family must be one of .*got 'yolov6'"):
         geotile.endpoint(f"onnx:{odd}", family="yolov6")
+    for family in sorted(set(FAMILIES) - {"rtdetr-ul-scores", "torchvision"}):
+        with pytest.raises(ArgumentError, match=f"family='{family}' needs .*the model .*fit"):
+            geotile.endpoint(f"onnx:{odd}", family=family)
+    good = save_onnx(tmp_path / "good.onnx", raw_outputs("yolov8"), (1, 3, *INPUT))
     with pytest.raises(ArgumentError, match="dynamic batch size"):
-        geotile.endpoint(f"onnx:{odd}", family="yolov8", batch_size=2)
-    for family in ("nanodet", "detr"):
-        assert (
-            f"cannot be decoded as those of the family {family!r}"
-            in geotile.endpoint(f"onnx:{odd}", family=family).check().message
-        )
+        geotile.endpoint(f"onnx:{good}", batch_size=2)
     floats = np.zeros((3, 8, 8), np.float32)
-    assert "geotile.rescale" in geotile.endpoint(f"onnx:{odd}", family="yolov8").check(floats).message
+    assert "geotile.rescale" in geotile.endpoint(f"onnx:{good}").check(floats).message
 
 
 def test_outputs_by_name(tmp_path):
@@ -366,7 +365,7 @@ def test_a_real_model_finds_the_aeroplanes_on_a_cluster_too(shared):
     from distributed import Client, LocalCluster
 
     scene, spec = str(shared / "imagery" / "2_planes.tiff"), f"onnx:{shared / 'models' / 'nanodet_m.onnx'}"
-    job = {"tile_size": 224, "overlap": 96, "score_threshold": 0.3}
+    job = {"tile_size": 224, "overlap": 96, "score_threshold": 0.3, "labels": shared / "models" / "coco.names"}
     here = geotile.detect(scene, spec, **job)
     planes = here[here["label"] == "aeroplane"]
     assert len(planes) == 2

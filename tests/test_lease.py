@@ -165,7 +165,7 @@ def test_a_store_without_conditional_writes_is_refused(store, folder):
     with pytest.raises(OutputError, match=r"no conditional writes .*Use a local folder"):
         lease(folder, "lease", "it").__enter__()
     with pytest.raises(OutputError, match=r"no conditional writes \(fsspec has conditional writes for S3 only\)"):
-        lease(Folder.at("memory://folder"), "lease", "it").__enter__()
+        lease(Folder("memory://folder"), "lease", "it").__enter__()
 
 
 def test_a_store_without_conditional_removal(store, folder):

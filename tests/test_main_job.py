@@ -13,6 +13,11 @@ from geotile.detectors import OnnxDetector
 from geotile.testing import ModelServer, match
 
 
+def coco_model(shared, name, score_threshold):
+    models = shared / "models"
+    return OnnxDetector(models / name, models / "coco.names", score_threshold=score_threshold)
+
+
 def over_http(image, model, **options):
     with ModelServer(model) as server:
         found = geotile.detect(image, server.url, **options)
@@ -22,7 +27,7 @@ def over_http(image, model, **options):
 
 @pytest.mark.parametrize(("tile_size", "overlap"), [(224, 96), (224, 128), (192, 64)])
 def test_two_airliners_are_two_whatever_the_tiles(shared, tile_size, overlap):
-    model = OnnxDetector(shared / "models" / "nanodet_m.onnx", score_threshold=0.3)
+    model = coco_model(shared, "nanodet_m.onnx", 0.3)
     found = over_http(shared / "imagery" / "2_planes.tiff", model, tile_size=tile_size, overlap=overlap)
     planes = found[found["label"] == "aeroplane"]
     assert len(planes) == 2
@@ -34,7 +39,7 @@ def test_two_airliners_are_two_whatever_the_tiles(shared, tile_size, overlap):
 
 @pytest.mark.slow
 def test_cars_on_a_road(shared):
-    model = OnnxDetector(shared / "models" / "nanodet_m.onnx", score_threshold=0.3)
+    model = coco_model(shared, "nanodet_m.onnx", 0.3)
     small = over_http(shared / "imagery" / "small-vehicles1.jpeg", model, tile_size=256, overlap=64)
     large = over_http(shared / "imagery" / "small-vehicles1.jpeg", model, tile_size=512, overlap=64)
     assert 20 <= (small["label"] == "car").sum() <= 32
@@ -50,7 +55,7 @@ def test_people_whole_and_cut(shared):
     real = gpd.GeoDataFrame(
         [{"label": "person", "xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h} for x, y, w, h in boxes]
     )
-    model = OnnxDetector(shared / "models" / "yolox_nano.onnx", score_threshold=0.3)
+    model = coco_model(shared, "yolox_nano.onnx", 0.3)
 
     def people(**options):
         found = over_http(shared / "imagery" / "sahi_terrain1.jpg", model, **options)
@@ -81,7 +86,7 @@ def test_coloured_squares_lie_where_the_labels_say(shared):
 
 
 def test_fastestdet_finds_people(shared):
-    model = OnnxDetector(shared / "models" / "fastestdet.onnx", score_threshold=0.4)
+    model = coco_model(shared, "fastestdet.onnx", 0.4)
     found = over_http(shared / "imagery" / "sahi_terrain1.jpg", model, tile_size=512, overlap=64)
     assert (found["label"] == "person").sum() >= 3
 
@@ -117,7 +122,10 @@ def test_the_demo_finds_what_was_painted(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_takes_the_users_own(shared, tmp_path):
-    result = run_demo(tmp_path, shared / "imagery" / "2_planes.tiff", shared / "models" / "nanodet_m.onnx")
+    models = shared / "models"
+    result = run_demo(
+        tmp_path, shared / "imagery" / "2_planes.tiff", models / "nanodet_m.onnx", labels=models / "coco.names"
+    )
     assert "aeroplane" in set(result.detections["label"])
     assert all(path.exists() for path in result.files)
     with pytest.raises(geotile.ArgumentError, match="--model"):

@@ -113,7 +113,7 @@ def _stored(name: str, value: Any) -> Any:
     if name == "roi" and isinstance(value, str) and os.path.isfile(value):
         return os.path.abspath(value)
     if name == "endpoint" and isinstance(value, str) and value.startswith("onnx:") and "://" not in value:
-        return "onnx:" + os.path.abspath(value.removeprefix("onnx:"))
+        return "onnx:" + os.path.abspath(os.path.expanduser(value.removeprefix("onnx:")))
     if isinstance(value, str) and name in ("image", "endpoint") and redact(value) != value:
         return None
     if isinstance(value, str) and name in _PATHS and "://" not in value:

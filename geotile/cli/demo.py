@@ -48,6 +48,7 @@ def run_demo(
     size: int = 4096,
     tile_size: int | None = None,
     overlap: int | None = None,
+    labels: str | Path | None = None,
     progress: bool = False,
 ) -> DemoResult:
     """Run `detect` end to end and write its result and a plot.
@@ -64,6 +65,8 @@ def run_demo(
         Side of the painted scene in pixels.
     tile_size, overlap : int, optional
         Tile size and overlap in pixels. By default 512 and 128 for the scene, 256 and 64 for the user's own image.
+    labels : str or path, optional
+        File with the class names of the user's own model, where the model does not name them.
     progress : bool
         Whether a bar is shown in a terminal.
 
@@ -88,7 +91,7 @@ def run_demo(
     else:
         from geotile.detectors import OnnxDetector
 
-        detector = OnnxDetector(str(model))
+        detector = OnnxDetector(str(model), labels)
     tiling: dict[str, Any] = {
         "tile_size": tile_size or (256 if truth is None else 512),
         "overlap": (64 if truth is None else 128) if overlap is None else overlap,

@@ -161,6 +161,7 @@ def check(
 def demo(
     image: Annotated[str | None, typer.Argument(help="Your own image. Default: a painted scene.")] = None,
     model: Annotated[str | None, typer.Option(help="ONNX model for your own image.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="File with the model's class names, one per line.")] = None,
     folder: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("geotile-demo"),
     size: Annotated[int, typer.Option(help="Side of the painted scene in pixels.", min=512)] = 4096,
     tile_size: Annotated[int | None, typer.Option(help="In pixels. Default: 512, or 256 for your own image.")] = None,
@@ -174,7 +175,7 @@ def demo(
 
     started = time.perf_counter()
     with err.status("detecting") if err.is_terminal else err:
-        result = run_demo(folder, image, model, size=size, tile_size=tile_size, overlap=overlap)
+        result = run_demo(folder, image, model, size=size, tile_size=tile_size, overlap=overlap, labels=labels)
     rows = result.report.rows()
     if result.precision is not None and result.recall is not None:
         rows |= {"precision": f"{result.precision:.3f}", "recall": f"{result.recall:.3f}"}

@@ -2,11 +2,11 @@
 
 ::
 
-    class TilingOptions(Options):                      tile_size: int | Pair = option(1024, "Tile size ...")
+    class TilingOptions(Options):                      overlap: int | Pair = option(128, "Minimum ...")
             │
-            ├─ @with_options(DetectOptions) ─▶ detect(image, endpoint, *, tile_size=1024, ...)   signature, types, docs
-            ├─ geotile.cli.flags            ─▶ --tile-size INTEGER                                  flags and help
-            └─ service request              ─▶ {"geotile": {"tile_size": 512}}                      names and checks
+            ├─ @with_options(DetectOptions) ─▶ detect(image, endpoint, *, overlap=128, ...)   signature, types, docs
+            ├─ geotile.cli.flags            ─▶ --overlap PX|Y,X                                     flags and help
+            └─ service request              ─▶ {"geotile": {"skip_nodata": 1}}                      names and checks
 """
 
 from __future__ import annotations

@@ -41,6 +41,14 @@ def _names(value: Any, member: Callable[[Any], bool]) -> bool:
     return isinstance(value, Mapping) and all(isinstance(name, str) and member(each) for name, each in value.items())
 
 
+def _numbered(value: Any) -> bool:
+    """Return whether a value is a mapping of whole numbers, which JSON writes as text, to strings."""
+    return isinstance(value, Mapping) and all(
+        (_whole(key) or (isinstance(key, str) and key.isascii() and key.isdigit())) and isinstance(each, str)
+        for key, each in value.items()
+    )
+
+
 def _listed(value: Any, member: Callable[[Any], bool]) -> bool:
     array = hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1  # numpy and pandas
     listed = array or (isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview))
@@ -65,6 +73,13 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "float": (is_number, "a number"),
     "(float, float)": (lambda value: _pair(value, is_number), "a pair of numbers"),
+    "(float, float, float)": (
+        lambda value: _listed(value, is_number) and len(value) == 3, "three numbers, for red, green and blue"
+    ),
+    "sequence of str or str": (
+        lambda value: (_string(value) and bool(value)) or (_listed(value, _string) and len(value) > 0),
+        "a string or a sequence of strings",
+    ),
     "bool or float": (lambda value: isinstance(value, bool) or is_number(value), "True, False or a number"),
     "str": (_string, "a string"),
     "str or path": (_path, "a path or a URI, as a string or a path object"),
@@ -72,8 +87,9 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str, path or pair of them": (
         lambda value: _path(value) or _pair(value, _path), "a path, or a pair of paths (certificate, key)"
     ),
-    "sequence of str, str or path": (
-        lambda value: _path(value) or _listed(value, _string), "a sequence of strings, or the path of a file"
+    "sequence of str, mapping of int to str, str or path": (
+        lambda value: _path(value) or _listed(value, _string) or _numbered(value),
+        "a sequence of names, a mapping of class numbers to names, or the path of a file",
     ),
     "mapping": (lambda value: _names(value, lambda _: True), "a mapping of names to values"),
     "mapping of str to str": (lambda value: _names(value, _string), "a mapping of strings to strings"),

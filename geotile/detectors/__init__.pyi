@@ -1,6 +1,6 @@
 from .detector import Detector as Detector
-from .detector import Tensor as Tensor
 from .families import FAMILIES as FAMILIES
+from .layouts import Tensor as Tensor
 from .onnx import OnnxDetector as OnnxDetector
 
 __all__: list[str]

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import check_unit
-from geotile.detectors.families import FAMILIES, Family, RawDetections, count_cells
+from geotile.detectors.class_names import Labels, class_names
+from geotile.detectors.families import FAMILIES, Family, RawDetections
+from geotile.detectors.layouts import Network, Tensor
+from geotile.detectors.metadata import NO_METADATA, ModelMetadata
 from geotile.detectors.preprocessing import TilePosition, as_layout, preprocess
+from geotile.detectors.recognition import recognise
+from geotile.detectors.scores import as_scores
 from geotile.errors import ArgumentError, ResponseError
 from geotile.merging.nms import nms
 from geotile.options import DecoderOptions
 
 DEFAULT_SCORE_THRESHOLD = 0.3
+_DEFAULT_STRIDE = 32
+_LISTED = 5  # class names in a description
 DetectionArrays = tuple[NDArray[np.float64], NDArray[np.float64], list[str]]  # boxes, scores, labels
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """Input or output of a network."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | None, ...]
-    """Length of each axis; None where any length is accepted."""
 
 
 class Detector:
@@ -39,32 +35,47 @@ class Detector:
     inputs, outputs : sequence of Tensor
         Inputs and outputs as the network declares them.
     family : str
-        Family of the network, one of `FAMILIES`; "auto" infers it from the outputs.
+        Family of the network, one of `FAMILIES`; "auto" takes the one that the metadata and the outputs agree on.
     output_names : mapping, optional
         For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``.
-    labels : sequence of str or path, optional
-        Class names in order, or a file with one name per line. By default the class numbers.
+    labels : sequence of str, mapping of int to str, str or path, optional
+        Class names in order or by number, or a file with one name per line. By default those of the metadata, else
+        the class numbers.
     score_threshold : float, optional
         Minimum score of a detection, in [0, 1]. By default 0.3.
     nms_iou_threshold : float
         IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.
+    mean, std : sequence of float, optional
+        Mean and standard deviation of red, green and blue in shares of 255, in place of those of the family.
+    metadata : ModelMetadata
+        What the model's file says of itself.
 
     Raises
     ------
     ArgumentError
-        If the family is unknown, or the network does not have the outputs of the family.
+        If the family is unknown, more than one fits, or the network does not have the outputs of the family; if the
+        model has another task than boxes, or an input that geotile does not know; or if the names are not one for
+        each class.
     """
 
     def __init__(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, family: str = "auto",
-        output_names: Mapping[str, str] | None = None, labels: Sequence[str] | str | Path | None = None,
-        score_threshold: float | None = None, nms_iou_threshold: float = 0.5,
+        output_names: Mapping[str, str] | None = None, labels: Labels | None = None,
+        score_threshold: float | None = None, nms_iou_threshold: float = 0.5, mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None, metadata: ModelMetadata = NO_METADATA,
     ) -> None:  # fmt: skip
-        self.inputs, self.outputs = list(inputs), list(outputs)
-        self.family = _family_name(self.inputs, self.outputs, output_names, family)
-        self._family: Family = FAMILIES[self.family]
+        self.inputs, self.outputs, self.metadata = list(inputs), list(outputs), metadata
+        check_inputs(self.inputs, metadata)
+        given = class_names(labels)
+        network = Network(self.inputs, self.outputs, self.size_yx or metadata.size_yx)
+        found = recognise(network, metadata, family=family, labels=given, named_outputs=output_names is not None)
+        self.family, self.classes = found.family, found.classes
+        known = FAMILIES[self.family]
+        self._family: Family = replace(known, preprocessing=known.preprocessing.with_values(mean, std))
+        if self.inputs[0].dtype == np.uint8 and not (mean is None and std is None):
+            raise ArgumentError("mean and std do not apply to a model that takes uint8 pixels; leave them out")
         self._decoded_outputs = _decoded_outputs(self.family, [each.name for each in outputs], output_names)
-        self._labels = class_names(labels)
+        self.names = metadata.names if given is None else given
         self._min_score = (
             DEFAULT_SCORE_THRESHOLD if score_threshold is None else check_unit(score_threshold, "score_threshold")
         )
@@ -73,13 +84,36 @@ class Detector:
     @property
     def size_yx(self) -> tuple[int, int] | None:
         """Height and width of the input in pixels; None if the network takes any size."""
-        return _input_size(self.inputs[0])
+        rows, columns = input_sides(self.inputs[0])
+        return None if rows is None or columns is None else (rows, columns)
 
     @property
     def batch_size(self) -> int | None:
         """Number of pictures in a batch; None if the network takes any number."""
         shape = self.inputs[0].shape
         return shape[0] if len(shape) == 4 else 1
+
+    @property
+    def max_batch_size(self) -> int | None:
+        """Maximum number of pictures in a batch; None if it is not limited.
+
+        The suppression inside Ultralytics' exports handles only as many pictures as the metadata say.
+        """
+        fixed = self.batch_size
+        return self.metadata.batch if fixed is None and self.family == "yolo-nms" else fixed
+
+    def description(self) -> str:
+        """Return what was recognised, for people: family, classes, their first names, and the input."""
+        classes = "an unknown number of classes" if self.classes is None else f"{self.classes} classes"
+        listed = list((self.names or {}).values())
+        names = ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "")
+        size = "any size" if self.size_yx is None else f"{self.size_yx[1]} x {self.size_yx[0]} px"
+        dtype = self.inputs[0].dtype
+        return f"Recognised: family {self.family!r}, {classes}{names and f' ({names})'}, input of {size} {dtype}"
+
+    def doubts(self) -> list[str]:
+        """Return what looks wrong about the network, for people."""
+        return [] if self.names else ["the model does not name its classes, so labels are numbers: give labels="]
 
     def inputs_for(self, tiles: Sequence[NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], list[TilePosition]]:
         """Return the input tensors for tiles, by name, and the position of each tile in its picture.
@@ -91,23 +125,16 @@ class Detector:
 
         Raises
         ------
-        ArgumentError
-            If the network has an input that geotile does not know.
         EndpointError
-            If a tile is not uint8.
+            If a tile is not uint8, or has two bands.
         """
-        first = self.inputs[0]
-        preprocessed = [preprocess(tile, self.size_yx, self._family.preprocessing) for tile in tiles]
+        first, stride = self.inputs[0], self.metadata.stride or _DEFAULT_STRIDE
+        raw, sides = first.dtype == np.uint8, input_sides(first)
+        preprocessed = [preprocess(tile, sides, self._family.preprocessing, stride=stride, raw=raw) for tile in tiles]
         pictures = [as_layout(pixels, first.shape, first.dtype) for pixels, _ in preprocessed]
-        batch = pictures[0] if len(first.shape) == 3 else np.stack(pictures)
-        tensors = {first.name: batch}
-        for other in self.inputs[1:]:
-            if other.name != "pixel_mask":
-                raise ArgumentError(
-                    f"the model must have one input, or a second one named 'pixel_mask'; got {other.name!r} besides "
-                    f"{first.name!r}. Export the model without this input"
-                )
-            tensors[other.name] = np.ones((len(tiles), *batch.shape[-2:]), other.dtype)
+        tensors = {first.name: pictures[0] if len(first.shape) == 3 else np.stack(pictures)}
+        for other in self.inputs[1:]:  # the mask of DETR: every pixel is valid
+            tensors[other.name] = np.ones((len(tiles), *preprocessed[0][1].input_yx), other.dtype)
         return tensors, [position for _, position in preprocessed]
 
     def detections_from(
@@ -130,12 +157,13 @@ class Detector:
         Raises
         ------
         ResponseError
-            If the outputs are not those of the family.
+            If the outputs are not those of the family, a score is outside [0, 1], or a class has no name.
         """
-        size = self.size_yx or positions[0].tile_xy[::-1]
         try:
             return [
-                self._selected(self._family.decode(self._picture_outputs(outputs, k, len(positions)), size), position)
+                self._selected(
+                    self._family.decode(self._picture_outputs(outputs, k, len(positions)), position.input_yx), position
+                )
                 for k, position in enumerate(positions)
             ]
         except (KeyError, ValueError, IndexError, TypeError) as error:
@@ -146,7 +174,7 @@ class Detector:
 
     def _picture_outputs(self, outputs: Mapping[str, NDArray[Any]], k: int, n: int) -> list[NDArray[Any]]:
         """Return the outputs for picture k of n. Outputs of torchvision may have no batch axis."""
-        parts = [outputs[name] for name in self._decoded_outputs]
+        parts = [_as_float32(outputs[name]) for name in self._decoded_outputs]
         if self.family == "torchvision" and parts[0].ndim == 2:
             if n != 1:
                 raise ValueError("outputs without a batch axis for several pictures")
@@ -154,30 +182,47 @@ class Detector:
         return [part[k] for part in parts]
 
     def _selected(self, raw: RawDetections, position: TilePosition) -> DetectionArrays:
-        """Return the detections that pass the score threshold and the suppression, in pixels of the tile."""
+        """Return the detections that pass the score threshold and the suppression, in pixels of the tile.
+
+        The order is that of the networks' authors: threshold, suppression, and clipping last.
+        """
         rows, classes, scores = self._above_threshold(raw)
         boxes = position.to_tile(raw.boxes[rows])
-        in_tile = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # the others lie in the grey border of the picture
-        boxes, classes, scores = boxes[in_tile], classes[in_tile], scores[in_tile]
+        if not np.isfinite(boxes).all():
+            raise ResponseError("boxes must be finite numbers; check the model and its family")
         if self._family.needs_nms:
             kept = nms(boxes, scores, classes, iou_threshold=self._iou_threshold)
             boxes, classes, scores = boxes[kept], classes[kept], scores[kept]
-        return boxes, scores, [self._labels[k] if 0 <= k < len(self._labels) else str(k) for k in classes]
+        boxes = position.clipped(boxes)
+        in_tile = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # the others lie in the grey border of the picture
+        return boxes[in_tile], scores[in_tile], [self._label(k) for k in classes[in_tile].tolist()]
+
+    def _label(self, number: int) -> str:
+        """Return the name of a class, or its number if the model has no names."""
+        if self.names is None:
+            return str(number)
+        if number not in self.names:
+            raise ResponseError(
+                f"class numbers must be among those of the {len(self.names)} class names; the model returned class "
+                f"{number}. Give labels with a name for each class, or check family="
+            )
+        return self.names[number]
 
     def _above_threshold(
         self, raw: RawDetections
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:  # fmt: skip
         """Return rows, class numbers and scores of the detections whose score reaches the threshold, (n,) each."""
+        values = as_scores(raw.scores)
         if raw.labels is not None:
-            rows = np.flatnonzero(raw.scores >= self._min_score)
-            return rows, raw.labels[rows], raw.scores[rows].astype(np.float64)
+            rows = np.flatnonzero(values >= self._min_score)
+            return rows, raw.labels[rows], values[rows].astype(np.float64)
         if self._family.single_label:
-            best = raw.scores.argmax(axis=1)
-            rows = np.flatnonzero(raw.scores[np.arange(len(best)), best] >= self._min_score)
+            best = values.argmax(axis=1)
+            rows = np.flatnonzero(values[np.arange(len(best)), best] >= self._min_score)
             classes = best[rows]
         else:
-            rows, classes = np.nonzero(raw.scores >= self._min_score)
-        return rows, classes, raw.scores[rows, classes].astype(np.float64)
+            rows, classes = np.nonzero(values >= self._min_score)
+        return rows, classes, values[rows, classes].astype(np.float64)
 
 
 def decoder_identity(options: DecoderOptions) -> str:
@@ -188,59 +233,47 @@ def decoder_identity(options: DecoderOptions) -> str:
     return repr(sorted(values.items()))
 
 
-def class_names(labels: Sequence[str] | str | Path | None) -> list[str]:
-    """Return class names from a sequence or a file with one name per line.
+def check_inputs(inputs: Sequence[Tensor], metadata: ModelMetadata) -> None:
+    """Check that geotile can fill the inputs of a network.
 
     Raises
     ------
     ArgumentError
-        If the file cannot be read.
+        If the network takes no pictures of three channels in a dtype that geotile fills, has an input of another
+        kind, or contradicts the metadata.
     """
-    if isinstance(labels, str | Path):
-        try:
-            return Path(labels).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
+    first, others = inputs[0], [each.name for each in inputs[1:] if each.name != "pixel_mask"]
+    if others:
+        raise ArgumentError(
+            f"the model must have one input, or a second one named 'pixel_mask'; got {others[0]!r} besides "
+            f"{first.name!r}. Export the model without this input"
+        )
+    if len(first.shape) not in (3, 4) or (first.shape[-3] not in (None, 3) and first.shape[-1] != 3):
+        raise ArgumentError(
+            f"the model's input must have shape (…, 3, y, x) or (…, y, x, 3); got {first.shape}. Export it with 3 "
+            "channels"
+        )
+    if first.dtype.kind != "f" and first.dtype != np.uint8:
+        raise ArgumentError(f"the model's input must be float or uint8; got {first.dtype}. Export it as float32")
+    for said, has in zip(metadata.size_yx or (None, None), input_sides(first), strict=True):
+        if None not in (said, has) and said != has:
             raise ArgumentError(
-                f"labels must be class names or a readable file with one name per line; got {labels} ({error.strerror})"
-            ) from None
-    return list(labels or [])
+                f"the metadata of the model say imgsz={list(metadata.size_yx or ())}, and its input has the shape "
+                f"{first.shape}. Export the model again"
+            )
 
 
-def _input_size(first: Tensor) -> tuple[int, int] | None:
+def input_sides(first: Tensor) -> tuple[int | None, int | None]:
+    """Return height and width of an input in pixels; None for a side of any length."""
     tail = first.shape[-3:]
     rows, columns = tail[:2] if tail[-1] == 3 and tail[0] != 3 else tail[-2:]
-    return None if rows is None or columns is None else (rows, columns)
+    return rows, columns
 
 
-def _family_name(
-    inputs: list[Tensor], outputs: list[Tensor], output_names: Mapping[str, str] | None, family: str
-) -> str:  # fmt: skip
-    """Return the name of the family, checked or inferred from the outputs."""
-    families = f"one of {', '.join(map(repr, sorted(FAMILIES)))}"
-    if family != "auto":
-        if family not in FAMILIES:
-            raise ArgumentError(f"family must be {families} or 'auto'; got {family!r}")
-        return family
-    names, shapes = {each.name for each in outputs}, [each.shape for each in outputs]
-    if output_names is not None or {"boxes", "scores"} <= names:
-        return "torchvision"
-    if {"logits", "pred_boxes"} <= names and len(inputs) == 2:
-        return "detr"
-    if len(shapes) == 6 and all(len(shape) == 3 for shape in shapes):
-        return "nanodet"
-    if len(shapes) == 1 and len(shapes[0]) == 4:
-        return "fastestdet"
-    size = _input_size(inputs[0])
-    if len(shapes) == 1 and len(shapes[0]) == 3 and size is not None:
-        cells, (_, middle, last) = count_cells(size), shapes[0]
-        for name, matches in (
-            ("yolo-nms", last == 6 and middle != cells), ("yolox", middle == cells),
-            ("yolov5", middle == 3 * cells), ("yolov8", last == cells),
-        ):  # fmt: skip
-            if matches:
-                return name
-    listed = ", ".join(f"{each.name} {each.shape}" for each in outputs)
-    raise ArgumentError(f"the family cannot be inferred from the outputs ({listed}). Give family, {families}")
+def _as_float32(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an output with floats of single precision; half precision is too coarse for coordinates."""
+    array = np.asarray(values)
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def _decoded_outputs(family: str, names: list[str], output_names: Mapping[str, str] | None) -> list[str]:
@@ -257,4 +290,4 @@ def _decoded_outputs(family: str, names: list[str], output_names: Mapping[str, s
         if not {"logits", "pred_boxes"} <= set(names):
             return names[:2]
         return ["logits", "pred_boxes"]
-    return names
+    return names if family == "nanodet" else names[:1]

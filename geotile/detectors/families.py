@@ -9,12 +9,17 @@ yolo-nms    (n, k, 6): xyxy, score, class           ultralytics, v10, 26, and ``
 yolox       (n, cells, 5 + classes), in strides     Megvii-BaseDetection/YOLOX, ``demo_utils.py``
 nanodet     three (n, cells, classes), three        RangiLyu/nanodet, GFL head: the expected distance
             (n, cells, 32)                          over a softmax of 8 bins a side
+nanodet-    (n, cells, classes + 32), with a        RangiLyu/nanodet, ``nanodet_plus_head.py``: a cell's corner
+plus        fourth stride of 64; cells are rounded  in place of its centre
+            up
 fastestdet  (n, 5 + classes, rows, columns)         dog-qiuqiu/FastestDet, README
 detr        logits (n, k, classes + 1), pred_boxes  facebookresearch/detr, ``PostProcess``: softmax, the
             (n, k, 4) in 0 to 1, cx cy w h          last class means "no object"
 rtdetr      the same without the last class         transformers, ``RTDetrImageProcessor``: sigmoid
-rtdetr-ul   (n, k, 6): cx cy w h in 0 to 1, score,  ultralytics, ``export`` of RT-DETR; looks like yolo-nms,
-            class                                   so users must name it
+rtdetr-ul   (n, k, 6): cx cy w h in 0 to 1, score,  ultralytics, ``export`` of RT-DETR since 2026; without
+            class                                   metadata it looks like yolo-nms, and users must name it
+rtdetr-ul-  (n, k, 4 + classes): cx cy w h in 0     the same before 2026
+scores      to 1, then a score for each class
 torchvision boxes (k, 4), labels (k), scores (k),   torchvision, detection models' ``eval`` output
             in pixels, or with n before k
 =========== ======================================= ===================================================
@@ -30,11 +35,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.detectors.layouts import SIDE_BINS, STRIDES, nanodet_strides
 from geotile.detectors.preprocessing import Preprocessing
+from geotile.detectors.scores import as_scores, class_numbers
 
 Array = NDArray[np.float32]
 Size = tuple[int, int]  # (y, x) of the input
-STRIDES = (8, 16, 32)
+_MAX_SHARE = 2.0  # of the input's side; a box may reach over its edge
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,10 @@ class Family:
     """Whether a box becomes one detection, of its best class, instead of one for every class above the threshold."""
 
 
-def count_cells(size: Size) -> int:
-    """Return the number of cells of all strides together."""
-    return sum((size[0] // stride) * (size[1] // stride) for stride in STRIDES)
-
-
-def _cells(size: Size, stride: int) -> Array:
-    """Return column and row of every cell of a stride, (n, 2), row by row."""
-    across = size[1] // stride
-    rows, columns = np.divmod(np.arange((size[0] // stride) * across), across)
+def _cells(size: Size, stride: int, *, whole: bool = False) -> Array:
+    """Return column and row of every cell of a stride, (n, 2), row by row; `whole` counts cells that are cut."""
+    down, across = (-(-side // stride) if whole else side // stride for side in size)
+    rows, columns = np.divmod(np.arange(down * across), across)
     return np.stack([columns, rows], axis=1).astype(np.float32)
 
 
@@ -91,7 +93,7 @@ def _sigmoid(values: Array) -> Array:
 
 def _yolov5(outputs: list[Array], size: Size) -> RawDetections:
     out = outputs[0]
-    return RawDetections(_corners(out[:, :2], out[:, 2:4]), out[:, 4:5] * out[:, 5:])
+    return RawDetections(_corners(out[:, :2], out[:, 2:4]), as_scores(out[:, 4:5]) * as_scores(out[:, 5:]))
 
 
 def _yolov8(outputs: list[Array], size: Size) -> RawDetections:
@@ -101,7 +103,7 @@ def _yolov8(outputs: list[Array], size: Size) -> RawDetections:
 
 def _yolo_nms(outputs: list[Array], size: Size) -> RawDetections:
     out = outputs[0]
-    return RawDetections(out[:, :4], out[:, 4], out[:, 5].astype(np.int64))
+    return RawDetections(out[:, :4], out[:, 4], class_numbers(out[:, 5]))
 
 
 def _yolox(outputs: list[Array], size: Size) -> RawDetections:
@@ -109,18 +111,37 @@ def _yolox(outputs: list[Array], size: Size) -> RawDetections:
     cells = np.concatenate([_cells(size, s) for s in STRIDES])
     strides = np.concatenate([np.full((len(_cells(size, s)), 1), s, np.float32) for s in STRIDES])
     boxes = _corners((out[:, :2] + cells) * strides, np.exp(out[:, 2:4]) * strides)
-    return RawDetections(boxes, out[:, 4:5] * out[:, 5:])
+    return RawDetections(boxes, as_scores(out[:, 4:5]) * as_scores(out[:, 5:]))
+
+
+def _around(centre: Array, sides: Array, stride: Array | int, size: Size) -> Array:
+    """Return boxes xyxy around points, clipped to the input as NanoDet's authors do it before suppression.
+
+    The distance to a side is its expected value over a softmax of bins, in strides.
+    """
+    bins = sides.reshape(len(sides), 4, -1)
+    reach = _softmax(bins) @ np.arange(bins.shape[2], dtype=np.float32) * stride
+    boxes = np.hstack([centre - reach[:, :2], centre + reach[:, 2:]])
+    return np.clip(boxes, 0, np.tile(np.array(size[::-1], np.float32), 2))
 
 
 def _nanodet(outputs: list[Array], size: Size) -> RawDetections:
-    boxes, scores = [], []
-    for stride, classes, sides in zip(STRIDES, outputs[:3], outputs[3:], strict=True):
-        bins = sides.reshape(len(sides), 4, -1)
-        reach = _softmax(bins) @ np.arange(bins.shape[2], dtype=np.float32) * stride
-        centre = _cells(size, stride) * stride + (stride - 1) / 2
-        boxes.append(np.hstack([centre - reach[:, :2], centre + reach[:, 2:]]))
-        scores.append(classes)
-    return RawDetections(np.concatenate(boxes), np.concatenate(scores))
+    boxes = [
+        _around(_cells(size, stride) * stride + (stride - 1) / 2, sides, stride, size)
+        for stride, sides in zip(STRIDES, outputs[3:], strict=True)
+    ]
+    return RawDetections(np.concatenate(boxes), np.concatenate(outputs[:3]))
+
+
+def _nanodet_plus(outputs: list[Array], size: Size) -> RawDetections:
+    out = outputs[0]
+    strides = nanodet_strides(size, len(out))
+    if strides is None:
+        raise ValueError(f"an input of {size} has another number of cells")
+    cells = [_cells(size, stride, whole=True) for stride in strides]
+    stride = np.concatenate([np.full((len(each), 1), s, np.float32) for each, s in zip(cells, strides, strict=True)])
+    boxes = _around(np.concatenate(cells) * stride, out[:, -SIDE_BINS:], stride, size)
+    return RawDetections(boxes, out[:, :-SIDE_BINS])
 
 
 def _fastestdet(outputs: list[Array], size: Size) -> RawDetections:
@@ -131,10 +152,12 @@ def _fastestdet(outputs: list[Array], size: Size) -> RawDetections:
     sides = np.array(size[::-1], np.float32)
     centre = (np.tanh(flat[:, 1:3]) + np.stack([columns, rows], axis=1)) * (sides / [across, down])
     boxes = _corners(centre.astype(np.float32), _sigmoid(flat[:, 3:5]) * sides)
-    return RawDetections(boxes, flat[:, :1] ** 0.6 * flat[:, 5:] ** 0.4)
+    return RawDetections(boxes, as_scores(flat[:, :1]) ** 0.6 * as_scores(flat[:, 5:]) ** 0.4)
 
 
 def _from_queries(boxes: Array, scores: Array, size: Size) -> RawDetections:
+    if len(boxes) and np.abs(boxes).max() > _MAX_SHARE:
+        raise ValueError(f"boxes must be shares of the input, from 0 to 1; the largest number is {boxes.max():.6g}")
     sides = np.array(size[::-1], np.float32)
     return RawDetections(_corners(boxes[:, :2] * sides, boxes[:, 2:] * sides), scores)
 
@@ -149,35 +172,39 @@ def _rtdetr(outputs: list[Array], size: Size) -> RawDetections:
 
 def _rtdetr_ul(outputs: list[Array], size: Size) -> RawDetections:
     out = outputs[0]
-    return RawDetections(_from_queries(out[:, :4], out[:, 4:5], size).boxes, out[:, 4], out[:, 5].astype(np.int64))
+    return RawDetections(_from_queries(out[:, :4], out[:, 4:5], size).boxes, out[:, 4], class_numbers(out[:, 5]))
+
+
+def _rtdetr_ul_scores(outputs: list[Array], size: Size) -> RawDetections:
+    return _from_queries(outputs[0][:, :4], outputs[0][:, 4:], size)
 
 
 def _torchvision(outputs: list[Array], size: Size) -> RawDetections:
     boxes, scores, labels = outputs
-    return RawDetections(boxes.reshape(-1, 4), scores.reshape(-1), labels.reshape(-1).astype(np.int64))
+    return RawDetections(boxes.reshape(-1, 4), scores.reshape(-1), class_numbers(labels.reshape(-1)))
 
 
 _ULTRALYTICS = Preprocessing(fit="centre", scale=255.0)
 _IMAGENET = Preprocessing(fit="stretch", scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+_NANODET = Preprocessing(
+    fit="stretch", channels="BGR", mean=(103.53, 116.28, 123.675), deviation=(57.375, 57.12, 58.395), bicubic=True,
+)  # fmt: skip
+_SCALED = Preprocessing(fit="stretch", scale=255.0)
 
 FAMILIES: dict[str, Family] = {
     "yolov5": Family(preprocessing=_ULTRALYTICS, decode=_yolov5),
     "yolov8": Family(preprocessing=_ULTRALYTICS, decode=_yolov8),
     "yolo-nms": Family(preprocessing=_ULTRALYTICS, decode=_yolo_nms, needs_nms=False),
     "yolox": Family(preprocessing=Preprocessing(fit="corner", channels="BGR", bicubic=True), decode=_yolox),
-    "nanodet": Family(
-        preprocessing=Preprocessing(
-            fit="stretch", channels="BGR", mean=(103.53, 116.28, 123.675), deviation=(57.375, 57.12, 58.395),
-            bicubic=True,
-        ),
-        decode=_nanodet, single_label=False,
-    ),
+    "nanodet": Family(preprocessing=_NANODET, decode=_nanodet, single_label=False),
+    "nanodet-plus": Family(preprocessing=_NANODET, decode=_nanodet_plus, single_label=False),
     "fastestdet": Family(
         preprocessing=Preprocessing(fit="stretch", channels="BGR", scale=255.0, bicubic=True), decode=_fastestdet
     ),
     "detr": Family(preprocessing=_IMAGENET, decode=_detr, needs_nms=False),
-    "rtdetr": Family(preprocessing=Preprocessing(fit="stretch", scale=255.0), decode=_rtdetr, needs_nms=False),
-    "rtdetr-ul": Family(preprocessing=Preprocessing(fit="stretch", scale=255.0), decode=_rtdetr_ul, needs_nms=False),
+    "rtdetr": Family(preprocessing=_SCALED, decode=_rtdetr, needs_nms=False),
+    "rtdetr-ul": Family(preprocessing=_SCALED, decode=_rtdetr_ul, needs_nms=False),
+    "rtdetr-ul-scores": Family(preprocessing=_SCALED, decode=_rtdetr_ul_scores, needs_nms=False),
     "torchvision": Family(
         preprocessing=Preprocessing(fit="unchanged", scale=255.0), decode=_torchvision, needs_nms=False
     ),

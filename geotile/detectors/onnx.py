@@ -6,18 +6,26 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import as_int
+from geotile.core.redact import redact
 from geotile.core.registry import Registry
-from geotile.detectors.detector import DetectionArrays, Detector, Tensor
+from geotile.detectors.class_names import Labels
+from geotile.detectors.detector import DetectionArrays, Detector
+from geotile.detectors.layouts import Tensor
+from geotile.detectors.metadata import read_metadata
+from geotile.detectors.providers import check_started, chosen_providers
 from geotile.errors import ArgumentError
 
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
-_sessions = Registry[tuple[str, int], Any](16)
+# path, threads, providers that the user asked for, version of the file
+_SessionKey = tuple[str, int, tuple[str, ...] | None, tuple[int, int] | None]
+_sessions = Registry[_SessionKey, Any](16)
 
 
 class OnnxDetector:
@@ -28,39 +36,46 @@ class OnnxDetector:
     Parameters
     ----------
     path : str or path
-        Path or any fsspec URI of the model.
-    labels : sequence of str or path, optional
-        Class names in order, or a file with one name per line. By default the names in the first ``*.names`` file
-        beside the model, or the class numbers if there is none.
+        Path or any fsspec URI of the model; ``~`` is the home folder, and ``file://`` URIs have percent escapes.
+    labels : sequence of str, mapping of int to str, str or path, optional
+        Class names in order or by number, or a file with one name per line. By default the names in the model's own
+        metadata, else the class numbers.
     threads : int
         Number of threads of onnxruntime within one call.
-    family, output_names, score_threshold, nms_iou_threshold
+    providers : sequence of str or str, optional
+        Execution providers of onnxruntime, as `geotile.detectors.providers.chosen_providers` takes them.
+    family, output_names, score_threshold, nms_iou_threshold, mean, std
         Options of `geotile.detectors.Detector`.
 
     Raises
     ------
     ArgumentError
-        If the file does not exist, is not an ONNX model, or is of an unknown family.
+        If the file does not exist, is not an ONNX model, has metadata that cannot be read, or is not a model that
+        `geotile.detectors.Detector` takes.
     """
 
     def __init__(
-        self, path: str | Path, labels: Sequence[str] | str | Path | None = None, *, threads: int = 1,
+        self, path: str | Path, labels: Labels | None = None, *, threads: int = 1,
         family: str = "auto", output_names: Mapping[str, str] | None = None, score_threshold: float | None = None,
-        nms_iou_threshold: float = 0.5,
+        nms_iou_threshold: float = 0.5, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+        providers: Sequence[str] | str | None = None,
     ) -> None:  # fmt: skip
-        self.path, self.threads = str(path), as_int(threads, "threads", 1, unit="threads")
-        session = _session(self.path, self.threads)  # opened here, so that a wrong model is found before the run
+        self.path, self.threads = model_path(path), as_int(threads, "threads", 1, unit="threads")
+        wanted = (providers,) if isinstance(providers, str) else None if providers is None else tuple(providers)
+        self._key: _SessionKey = (self.path, self.threads, wanted, _version(self.path))
+        session = _session(self._key)  # opened here, so that a wrong model is found before the run
         try:
             self._detector = Detector(
                 _tensors(session.get_inputs()), _tensors(session.get_outputs()), family=family,
-                labels=_names_beside(self.path) if labels is None else labels, output_names=output_names,
-                score_threshold=score_threshold, nms_iou_threshold=nms_iou_threshold,
+                labels=labels, output_names=output_names, score_threshold=score_threshold,
+                nms_iou_threshold=nms_iou_threshold, mean=mean, std=std,
+                metadata=read_metadata(session.get_modelmeta().custom_metadata_map),
             )  # fmt: skip
         except ArgumentError as error:
-            raise ArgumentError(f"{self.path}: {error}") from None
+            raise ArgumentError(f"{redact(self.path)}: {error}") from None
 
     def __repr__(self) -> str:
-        return f"OnnxDetector({Path(self.path).name!r}, {self.family})"
+        return f"OnnxDetector({redact(Path(self.path).name)!r}, {self.family})"
 
     @property
     def family(self) -> str:
@@ -76,6 +91,16 @@ class OnnxDetector:
     def batch_size(self) -> int | None:
         """Number of tiles that a call takes; None if it takes any number."""
         return self._detector.batch_size
+
+    @property
+    def detector(self) -> Detector:
+        """Decoder of the network."""
+        return self._detector
+
+    @property
+    def provider(self) -> str:
+        """Execution provider of onnxruntime that comes first, such as "CPU"."""
+        return str(_session(self._key).get_providers()[0]).removesuffix("ExecutionProvider")
 
     def __call__(self, tile: NDArray[Any]) -> DetectionArrays:
         """Detect objects in a tile.
@@ -95,24 +120,45 @@ class OnnxDetector:
     def batch(self, tiles: Sequence[NDArray[Any]]) -> list[DetectionArrays]:
         """Detect objects in several tiles with one call of the network."""
         inputs, positions = self._detector.inputs_for(tiles)
-        values = map(np.asarray, _session(self.path, self.threads).run(None, inputs))
+        values = map(np.asarray, _session(self._key).run(None, inputs))
         names = [output.name for output in self._detector.outputs]
         return self._detector.detections_from(dict(zip(names, values, strict=True)), positions)
 
 
 def _tensors(nodes: Any) -> list[Tensor]:
-    """Return onnxruntime's descriptions of inputs or outputs as tensors; a type reads "tensor(float)"."""
+    """Return onnxruntime's descriptions of inputs or outputs as tensors."""
     return [
         Tensor(
-            node.name, np.dtype(_ELEMENT_TYPES.get(node.type[7:-1], node.type[7:-1])),
-            tuple(length if isinstance(length, int) else None for length in node.shape),
+            node.name, _dtype(node), tuple(length if isinstance(length, int) else None for length in node.shape)
         )
         for node in nodes
     ]  # fmt: skip
 
 
-def _session(path: str, threads: int) -> Any:
+def _dtype(node: Any) -> np.dtype[Any]:
+    """Return the dtype of an input or output, whose type reads "tensor(float)"."""
+    text = node.type.removeprefix("tensor(").removesuffix(")")
+    try:
+        dtype: np.dtype[Any] = np.dtype(_ELEMENT_TYPES.get(text, text))
+    except TypeError:
+        raise ArgumentError(
+            f"inputs and outputs must be tensors of numbers that numpy has; {node.name!r} is {node.type}. Export the "
+            "model as float32"
+        ) from None
+    return dtype
+
+
+def _version(path: str) -> tuple[int, int] | None:
+    """Return what changes when a local file is written again; None for any other file."""
+    if "://" in path or not os.path.isfile(path):
+        return None
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+def _session(key: _SessionKey) -> Any:
     """Return onnxruntime's session of a model, opened once per process."""
+    path, threads, providers, _ = key
     try:
         import onnxruntime
     except ImportError:
@@ -122,16 +168,18 @@ def _session(path: str, threads: int) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads release the cores
+        chosen, model = chosen_providers(providers, onnxruntime.get_available_providers()), _model(path)
         try:
-            return onnxruntime.InferenceSession(_model(path), options, providers=["CPUExecutionProvider"])
-        except ArgumentError:
-            raise
+            session = onnxruntime.InferenceSession(model, options, providers=chosen)
         except Exception as error:  # onnxruntime has its own exception class for every kind of broken file
             raise ArgumentError(
-                f"{path} is not an ONNX model that onnxruntime can open ({error}). Export the model again"
+                f"{redact(path)} is not an ONNX model that onnxruntime can open ({error}). Export the model again"
             ) from None
+        if providers is not None:
+            check_started(chosen, session.get_providers())
+        return session
 
-    return _sessions.get((path, threads), open_session)
+    return _sessions.get(key, open_session)
 
 
 def _model(path: str) -> str | bytes:
@@ -140,12 +188,37 @@ def _model(path: str) -> str | bytes:
         if not os.path.isfile(path):
             raise ArgumentError(f"there is no ONNX model at {path}. Give the path or the URI of an .onnx file")
         return path  # a path lets onnxruntime find weights in files beside the model
-    with fsspec.open(path, "rb") as file:
-        content: bytes = file.read()
-        return content
+    return read_model(path)
 
 
-def _names_beside(path: str) -> str | None:
-    """Return the first ``*.names`` file beside a local model."""
-    names = [] if "://" in path else sorted(Path(path).parent.glob("*.names"))
-    return str(names[0]) if names else None
+def read_model(path: str) -> bytes:
+    """Return the content of a model file.
+
+    Raises
+    ------
+    ArgumentError
+        If it cannot be read.
+    """
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+    except Exception as error:  # each file system has errors of its own
+        reason = redact(f"{type(error).__name__}: {error}")
+        raise ArgumentError(
+            f"the ONNX model at {redact(path)} cannot be read ({reason}). Check the URI and the credentials"
+        ) from None
+    return content
+
+
+def model_path(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a local model, or the URI of a remote one.
+
+    Examples
+    --------
+    >>> model_path("file:///models/my%20ships.onnx"), model_path("s3://models/ships.onnx")
+    ('/models/my ships.onnx', 's3://models/ships.onnx')
+    """
+    text = os.fspath(path)
+    if text.lower().startswith("file:"):
+        text = unquote(urlsplit(text).path)
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))

@@ -15,6 +15,7 @@ from geotile.core.choices import TileFormat
 from geotile.encoding.encoder import CONTENT_TYPES, Encoder
 from geotile.endpoints.answer import Answer
 from geotile.endpoints.objects import decode_object
+from geotile.endpoints.plausible import doubts
 from geotile.errors import EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
@@ -57,6 +58,12 @@ class Endpoint(ABC):
     """Maximum size of a request body in bytes; None if it is unknown."""
     retry_policy: RetryPolicy = RetryPolicy()
     """Retry and time-out policy; used only if the endpoint is remote."""
+    takes_rgb: bool = False
+    """Whether `invoke` takes uint8 tiles with red, green and blue as their first bands, or with one band, grey."""
+    input_yx: tuple[int, int] | None = None
+    """Height and width in pixels of the tiles that the model is made for; None if they are not known."""
+    resizes_tiles: bool = False
+    """Whether tiles of another size are resized to `input_yx`."""
     sample_shape: tuple[int, int, int] = (3, 512, 512)
     """Shape (band, y, x) of the tile that `check` sends."""
 
@@ -113,6 +120,14 @@ class Endpoint(ABC):
         """
         return self
 
+    def description(self) -> str:
+        """Return what is known of the model as a sentence for `check`, an empty text if nothing is."""
+        return ""
+
+    def doubts(self) -> Sequence[str]:
+        """Return what looks wrong about the model itself, for `check`."""
+        return ()
+
     def identity(self) -> dict[str, Any]:
         """Return what the results depend on: the model, its version if it is known, and the options of the decoder.
 
@@ -157,11 +172,15 @@ class Endpoint(ABC):
         except GeotileError as error:
             return Check(ok=False, message=str(error) + _remedy(error))
         seconds = time.perf_counter() - started
+        warnings = (*ready.doubts(), *doubts(answer.detections, pixels))
         size = " x ".join(map(str, pixels.shape))
         message = f"{self} returned {len(answer.detections)} detections for a tile of {size} in {seconds:.3f} s"
         if answer.reason:
             message += f"; {answer.rejected} boxes were rejected: {answer.reason}"
-        return Check(ok=True, message=message, seconds=seconds, detections=answer.detections)
+        message += "".join(
+            f". {text}" for text in (ready.description(), *(f"Warning: {each}" for each in warnings)) if text
+        )
+        return Check(ok=True, message=message, seconds=seconds, detections=answer.detections, warnings=warnings)
 
 
 def invoke_endpoint(endpoint: Endpoint, tiles: Sequence[Any], content_type: str) -> list[Any]:
@@ -203,6 +222,8 @@ class Check:
     """Duration of the request in seconds; None if the check failed."""
     detections: Detections | None = None
     """Detections that the model returned, in pixels of the tile; None if the check failed."""
+    warnings: tuple[str, ...] = ()
+    """What looks wrong, though the model returned detections; also in the message."""
 
     def __bool__(self) -> bool:
         return self.ok

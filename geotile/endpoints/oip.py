@@ -56,6 +56,7 @@ class OipEndpoint(Endpoint):
     """
 
     wants_bytes = False
+    takes_rgb = True
 
     @with_options(OipOptions).on_init
     def __init__(self, spec: str, options: OipOptions) -> None:
@@ -76,6 +77,14 @@ class OipEndpoint(Endpoint):
 
     def __str__(self) -> str:
         return self.display_url
+
+    def description(self) -> str:
+        """Return the family, the classes and the input of the model, once the server has described it."""
+        return "" if self._detector is None else self._detector.description()
+
+    def doubts(self) -> Sequence[str]:
+        """Return what looks wrong about the model."""
+        return [] if self._detector is None else self._detector.doubts()
 
     def identity(self) -> dict[str, Any]:
         """Return the model's URL, the versions that the server reports, and the options of the decoder."""
@@ -126,6 +135,7 @@ class OipEndpoint(Endpoint):
             raise ArgumentError(f"{self.display_url}: {error}") from None
         configured._detector = detector
         configured.batch_size = self._batch_size or detector.batch_size or self._max_batch_size()
+        configured.input_yx, configured.resizes_tiles = detector.size_yx, detector.size_yx is not None
         configured.sample_shape = (3, *(detector.size_yx or (512, 512)))
         return configured
 

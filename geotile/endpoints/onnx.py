@@ -13,6 +13,7 @@ from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
 from geotile.detectors import OnnxDetector
 from geotile.detectors.detector import decoder_identity
+from geotile.detectors.onnx import model_path, read_model
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
 from geotile.options import DecoderOptions, OnnxOptions
@@ -30,7 +31,8 @@ class OnnxEndpoint(Endpoint):
     Parameters
     ----------
     spec : str
-        ``onnx:`` followed by a path that every worker can read.
+        ``onnx:`` followed by a path or any fsspec URI that every worker can read, such as ``onnx:~/ships.onnx``,
+        ``onnx:file:///models/my%20ships.onnx`` or ``onnx:s3://models/ships.onnx``.
     {options}
 
     Raises
@@ -40,21 +42,25 @@ class OnnxEndpoint(Endpoint):
     """
 
     wants_bytes = remote = False
+    takes_rgb = True
 
     @with_options(OnnxOptions).on_init
     def __init__(self, spec: str, options: OnnxOptions) -> None:
-        self._path, self._options, batch_size = os.path.abspath(spec.partition(":")[2]), options, options.batch_size
+        self._path, self._options = model_path(spec.partition(":")[2]), options
         self._decoding = options.part(DecoderOptions)
-        self._model = OnnxDetector(self._path, threads=options.threads or 1, **self._decoding.changed())
-        fixed, size_yx = self._model.batch_size, self._model.size_yx or (512, 512)
-        default = _DEFAULT_BATCH_SIZE if fixed is None else fixed
-        self.batch_size = batch_size or default
-        if fixed is not None and self.batch_size > fixed:
+        self._model = OnnxDetector(
+            self._path, threads=options.threads or 1, providers=options.providers, **self._decoding.changed()
+        )
+        limit = self._model.detector.max_batch_size
+        self.batch_size = options.batch_size or (_DEFAULT_BATCH_SIZE if limit is None else limit)
+        if limit is not None and self.batch_size > limit:
             raise ArgumentError(
-                f"batch_size must be at most {fixed}, the model's fixed batch size; got {batch_size}. "
+                f"batch_size must be at most {limit}, the model's fixed batch size; got {options.batch_size}. "
                 "Export the model with a dynamic batch size for larger batches"
             )
-        self.sample_shape = (3, *size_yx)
+        self.resizes_tiles = self._model.size_yx is not None
+        self.input_yx = self._model.size_yx or self._model.detector.metadata.size_yx
+        self.sample_shape = (3, *(self.input_yx or (512, 512)))
 
     def __repr__(self) -> str:
         return f"OnnxEndpoint({str(self)!r}, {self._model.family}, batch_size={self.batch_size})"
@@ -62,10 +68,17 @@ class OnnxEndpoint(Endpoint):
     def __str__(self) -> str:
         return f"onnx:{redact(self._path)}"
 
+    def description(self) -> str:
+        """Return the family, the classes, the input and the execution provider of the model."""
+        return f"{self._model.detector.description()}, provider {self._model.provider}"
+
+    def doubts(self) -> Sequence[str]:
+        """Return what looks wrong about the model."""
+        return self._model.detector.doubts()
+
     def identity(self) -> dict[str, Any]:
         """Return the SHA-256 digest of the file and the options of the decoder."""
-        with open(self._path, "rb") as file:
-            version = hashlib.file_digest(file, "sha256").hexdigest()
+        version = hashlib.sha256(read_model(self._path)).hexdigest()
         return {"model": str(self), "version": version, "options": decoder_identity(self._decoding)}
 
     def with_score_threshold(self, score_threshold: float) -> OnnxEndpoint:

@@ -14,6 +14,7 @@ from rasterio.errors import RasterioError
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
+from geotile.imagery.band_names import names_of_bands
 from geotile.imagery.file_checks import check_raw, check_readable, check_size
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.imagery.masks import alpha_band, has_mask
@@ -156,7 +157,7 @@ def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, al
         masked=has_mask(file), alpha=alpha_band(file), allow_vrt=allow_vrt, file_shape_yx=(file.height, file.width),
         whole_yx=(file.height, file.width),
         file_bands=file.count, one_codestream=_one_codestream(file), sequential_rows=_has_sequential_rows(file),
-        indexed=indexed,
+        indexed=indexed, band_names=names_of_bands(file.descriptions, [colour.name for colour in file.colorinterp]),
     )  # fmt: skip
     return Header(
         source=source, place=_place(file), band_names=tuple(names[number - 1] for number in numbers),

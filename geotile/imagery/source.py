@@ -87,6 +87,8 @@ class Source:
     """Height and width of the file's image in pixels."""
     file_bands: int = 1
     """Number of bands in the file."""
+    band_names: tuple[str, ...] = ()
+    """Name of each band of the file in lower case, as `names_of_bands` returns them."""
     one_codestream: bool = False
     """Whether the file is a JPEG 2000 with a single tile."""
     indexed: bool = False

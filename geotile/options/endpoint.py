@@ -10,6 +10,7 @@ from typing import Any
 from geotile.core import from_text
 from geotile.core.checks import as_int, as_timeouts, check_encoding, check_headers, check_seconds, check_unit
 from geotile.core.option import Options, documents, option
+from geotile.errors import ArgumentError
 from geotile.options.run import ScoreOptions
 from geotile.public import public
 
@@ -133,24 +134,39 @@ class DecoderOptions(ScoreOptions):
     """A network that geotile decodes."""
 
     family: str = option(
-        "auto", 'Family of the network, one of `geotile.detectors.FAMILIES`; "auto" infers it from the outputs.',
-        type="str",
+        "auto", 'Family of the network, one of `geotile.detectors.FAMILIES`. "auto" takes the one that the metadata of '
+        "the model and its outputs agree on; a model that fits several is refused.", type="str",
     )  # fmt: skip
     output_names: Mapping[str, str] | None = option(
         None, 'For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``.',
         type="mapping of str to str",
     )  # fmt: skip
-    labels: Sequence[str] | str | os.PathLike[str] | None = option(
-        None, "Class names in order, or a file with one name per line. By default the class numbers.",
-        type="sequence of str, str or path",
+    labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = option(
+        None, "Class names in order or by number, or a file with one name per line. By default the names in the "
+        "metadata of the model, else the class numbers.", type="sequence of str, mapping of int to str, str or path",
     )  # fmt: skip
     nms_iou_threshold: float = option(
         0.5, "IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.",
         type="float",
     )  # fmt: skip
 
+    mean: Sequence[float] | None = option(
+        None, "Mean of red, green and blue in shares of 255: the network gets ``(value / 255 - mean) / std``. By "
+        "default that of the family.", type="(float, float, float)",
+    )  # fmt: skip
+    std: Sequence[float] | None = option(
+        None, "Standard deviation of red, green and blue in shares of 255. By default that of the family.",
+        type="(float, float, float)",
+    )  # fmt: skip
+
     def _check(self) -> None:
         check_unit(self.nms_iou_threshold, "nms_iou_threshold")
+        if self.mean is not None and not all(0 <= each <= 1 for each in self.mean):
+            raise ArgumentError(f"mean must be shares of 255, from 0 to 1; got {self.mean!r}. Divide the values by 255")
+        if self.std is not None and not all(0 < each <= 1 for each in self.std):
+            raise ArgumentError(
+                f"std must be shares of 255, above 0 and at most 1; got {self.std!r}. Divide the values by 255"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +180,11 @@ class OnnxOptions(DecoderOptions):
     threads: int | None = option(
         None, "Number of threads of onnxruntime within one call. By default the machine's cores divided by the number "
         "of tile threads.", type="int",
+    )  # fmt: skip
+    providers: Sequence[str] | str | None = option(
+        None, 'Execution providers of onnxruntime, the preferred one first: "CUDA", "TensorRT", "OpenVINO", "CPU", or '
+        "full names. By default CUDA, else OpenVINO, else the CPU, as far as the installed onnxruntime has them; "
+        "TensorRT compiles a model for minutes and must be asked for.", type="sequence of str or str",
     )  # fmt: skip
 
     def _check(self) -> None:

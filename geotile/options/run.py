@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 class TilingOptions(Options):
     """Tiles and regions."""
 
-    tile_size: int | Pair = option(
-        1024, "Side of a tile in pixels, or (y, x): what the model sees.", type="int or (int, int)",
-        from_text=from_text.pair, metavar="PX|Y,X", in_requests=False,
+    tile_size: int | Pair | Literal["auto"] = option(
+        "auto", 'Side of a tile in pixels, or (y, x): what the model sees. "auto" is the size of the model\'s input '
+        "where it is known before the run (onnx: files with a fixed size, or with metadata), else 1024.",
+        type='int, (int, int) or "auto"', from_text=from_text.pair_or_auto, metavar="PX|Y,X|auto", in_requests=False,
     )  # fmt: skip
     overlap: int | Pair = option(
-        128, "Minimum overlap of neighbouring tiles in pixels, or (y, x).", type="int or (int, int)",
-        from_text=from_text.pair, metavar="PX|Y,X", in_requests=False,
+        128, 'Minimum overlap of neighbouring tiles in pixels, or (y, x). With tile_size="auto" at most half a tile.',
+        type="int or (int, int)", from_text=from_text.pair, metavar="PX|Y,X", in_requests=False,
     )  # fmt: skip
     region_size: int | Pair | Literal["auto"] = option(
         "auto", "Side of a region (one Dask task) in pixels, or (y, x), rounded to the file's blocks. "
@@ -49,7 +50,8 @@ class TilingOptions(Options):
     )  # fmt: skip
 
     def _check(self) -> None:
-        as_pair(self.tile_size, "tile_size", 1)
+        if self.tile_size != "auto":
+            as_pair(self.tile_size, "tile_size", 1)
         as_pair(self.overlap, "overlap", 0)
         if self.region_size != "auto":
             as_pair(self.region_size, "region_size", 1)

@@ -35,6 +35,10 @@ class OpenedImage:
     """File that the image is read from; None for a computed array."""
     block_edges: BlockEdges
     """Inner edges on y and x, in pixels, on which regions may end."""
+    bands_chosen: bool = False
+    """Whether the user chose the bands with ``bands=``."""
+    notes: tuple[str, ...] = ()
+    """What to know about the choice of bands."""
 
 
 def opened_image(image: ImageLike, options: ImageOptions) -> OpenedImage:
@@ -65,7 +69,9 @@ def opened_image(image: ImageLike, options: ImageOptions) -> OpenedImage:
     flat = flat.transpose("band", "y", "x")
     source = file_of(flat)
     edges = source.block_edges if source is not None and array is not image else _block_edges(flat)
-    return OpenedImage(name=redact(str(name)), array=flat, source=source, block_edges=edges)
+    return OpenedImage(
+        name=redact(str(name)), array=flat, source=source, block_edges=edges, bands_chosen=options.bands is not None
+    )
 
 
 def _opened(image: ImageLike, options: ImageOptions) -> xr.DataArray:

@@ -24,6 +24,7 @@ from geotile.grid.tile_grid import TileGrid
 from geotile.imagery.source import Source
 from geotile.options import AreaOptions, ImageOptions, PlanOptions, TilingOptions
 from geotile.planning.advice import advice_on, megabytes
+from geotile.planning.model_input import fitted_to_model, size_notes, tile_and_overlap
 from geotile.planning.opened_image import ImageLike, OpenedImage, opened_image
 from geotile.planning.request_size import check_request_size
 from geotile.planning.roi import intersecting_tiles, roi_in_pixels
@@ -52,6 +53,8 @@ class Plan:
     """(tiles down, tiles across) bool, the tiles that share pixels with the region of interest; None for all tiles."""
     pad: bool = False
     """Whether tiles of an image smaller than the tile are filled to full size."""
+    notes: tuple[str, ...] = ()
+    """What the run does that the options do not show: the bands that are chosen, tiles that are resized."""
 
     @property
     def regions(self) -> int:
@@ -164,6 +167,7 @@ class Plan:
             ("requests", f"{self.requests:,} of {megabytes(self.request_bytes)} ({self.encoder.format})"),
             ("pixels read", f"{self.read_ratio:.2f} x the image; shared blocks are decoded once per process"),
             ("graph", f"{self.tasks:,} tasks"),
+            *(("note", text) for text in self.notes),
             *(("advice", text) for text in self.advice),
         ]
 
@@ -222,13 +226,20 @@ def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoi
     tiling : TilingOptions
     area : AreaOptions
     endpoint : Endpoint or None
-        Endpoint whose maximum request size the tiles must fit.
+        Endpoint whose maximum request size the tiles must fit, and whose input decides on bands and the tile size.
+
+    Raises
+    ------
+    ArgumentError
+        If the image or its tiles do not fit the endpoint, or an option cannot be used.
     """
+    image = fitted_to_model(image, endpoint)
     array, source = image.array, image.source
     bands, height, width = array.shape
+    tile_yx, overlap_yx = tile_and_overlap(tiling, endpoint)
     grid = plan_grid(
-        (bands, height, width), array.dtype.itemsize, image.block_edges, tiling.tile_size, tiling.overlap,
-        tiling.region_size, sequential=source is not None and source.sequential,
+        (bands, height, width), array.dtype.itemsize, image.block_edges, tile_yx, overlap_yx, tiling.region_size,
+        sequential=source is not None and source.sequential,
     )  # fmt: skip
     nodata = array.rio.nodata
     encoder = Encoder(
@@ -241,7 +252,7 @@ def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoi
     selected = None if roi is None else intersecting_tiles(grid, roi)
     return Plan(
         name=image.name, image=array, source=source, grid=grid, encoder=encoder, roi=roi, selected=selected,
-        pad=tiling.pad,
+        pad=tiling.pad, notes=(*image.notes, *size_notes(tile_yx, endpoint)),
     )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
     >>> import geotile
     >>> from geotile.testing import bright_objects, write_example
     >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
-    >>> image_geometry(detections).area.tolist()
+    >>> geotile.image_geometry(detections).area.tolist()
     [360.0, 360.0, 360.0]
     """
     if missing := [name for name in BOX_COLUMNS if name not in detections]:

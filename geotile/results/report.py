@@ -130,6 +130,8 @@ class Report(_Record):
         model in the process, model, parse, merge.
     failures : list of TileFailure
         Failed tiles, by number.
+    notes : list of str
+        What the run did that the options do not show: the bands that were chosen, tiles that were resized.
 
     Examples
     --------
@@ -161,6 +163,7 @@ class Report(_Record):
     seconds: float
     timing: dict[str, float]
     failures: list[TileFailure]
+    notes: list[str]
 
     def rows(self) -> dict[str, str]:
         """Return the report as names and values for people.
@@ -170,6 +173,7 @@ class Report(_Record):
         rows = {name: text.format_map(self) for name, text in _ROWS.items() if _has_all(self, text)}
         if self.get("first_rejection"):
             rows["first rejection"] = self.first_rejection
+        rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}
         rows["failed tiles"] = f"{len(self.failures):,}"
         for failure in self.failures[:_LISTED]:
             rows[f"tile {failure.tile}"] = failure.reason
@@ -278,6 +282,7 @@ def make_report(
     rejected: Rejections = NO_REJECTIONS,
     traffic: Traffic | None = None,
     timing: Mapping[str, float] = MappingProxyType({}),
+    notes: Iterable[str] = (),
 ) -> Report:
     """Return the report of a run; its status follows from the number of failures."""
     listed = sorted(failures, key=lambda failure: failure.tile)
@@ -302,4 +307,5 @@ def make_report(
         seconds=seconds,
         timing={name: round(value, 6) for name, value in timing.items()},
         failures=listed,
+        notes=list(notes),
     )

@@ -19,6 +19,7 @@ from geotile.grid.tile_grid import TileGrid
 from geotile.merging.merge import KeepAll, Merge, Nms
 from geotile.options import JobOptions, MergingOptions
 from geotile.planning.empty_tiles import empty_tiles
+from geotile.planning.model_input import size_notes
 from geotile.planning.plan import Plan, result_crs
 from geotile.results.dataset import PartWriter
 from geotile.results.frame import FrameBuilder
@@ -100,6 +101,7 @@ def region_job(
     summary = RunSummary(
         image=work.name, endpoint=str(ready), tiles=work.tiles, regions=work.regions,
         outside_roi=work.tiles - work.requests, empty=empty,
+        notes=tuple(dict.fromkeys([*work.notes, *size_notes(tiles.tile_yx, ready)])),
     )  # fmt: skip
     return job, summary
 

@@ -48,6 +48,8 @@ class RunSummary:
     """Number of tiles outside the region of interest."""
     empty: int
     """Number of tiles that are known to be without data before they are read."""
+    notes: tuple[str, ...] = ()
+    """What the run does that the image or the options do not show."""
 
     @property
     def wanted_tiles(self) -> int:
@@ -227,7 +229,7 @@ def _report(
         after=sum(part.rows for part in root.parts) if after is None else after,
         seconds=0.0 if started is None else time.perf_counter() - started, failures=root.failures,
         outside_roi=summary.outside_roi, without_data=root.without_data + summary.empty, resumed=root.resumed,
-        rejected=root.rejected, traffic=traffic, timing=root.timing,
+        rejected=root.rejected, traffic=traffic, timing=root.timing, notes=summary.notes,
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]

@@ -1,0 +1,72 @@
+"""Class names that users give: a list, a mapping, or a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geotile.detectors.metadata import as_names
+from geotile.errors import ArgumentError
+
+Labels = Sequence[str] | Mapping[int, str] | str | os.PathLike[str]
+
+
+def class_names(labels: Labels | None) -> dict[int, str] | None:
+    """Return class names by number.
+
+    Parameters
+    ----------
+    labels : sequence of str, mapping of int to str, str or path, optional
+        Names in order, names by number, or a file: text with one name per line, or JSON with a list or a mapping.
+
+    Returns
+    -------
+    dict of int to str, or None without names.
+
+    Raises
+    ------
+    ArgumentError
+        If the names or the file cannot be read.
+
+    Examples
+    --------
+    >>> class_names(["ship", "plane"]), class_names({1: "ship"})
+    ({0: 'ship', 1: 'plane'}, {1: 'ship'})
+    """
+    if labels is None:
+        return None
+    given = _from_file(Path(labels).expanduser()) if isinstance(labels, str | os.PathLike) else _plain(labels)
+    try:
+        names = as_names(given)
+    except ValueError as error:
+        raise ArgumentError(f"labels must be class names; got {labels!r}: {error}") from None
+    if not names:
+        raise ArgumentError(f"labels must name at least one class; got {labels!r}. Leave it out for class numbers")
+    return names
+
+
+def _plain(labels: Any) -> Any:
+    """Return names of numpy and pandas as a list."""
+    return labels.tolist() if hasattr(labels, "tolist") else labels
+
+
+def _from_file(path: Path) -> Any:
+    """Return the names in a file."""
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise ArgumentError(
+            f"labels must be a file with one name per line, or JSON; got {path}. Pass the names of the YAML file as a "
+            "list or a mapping"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().splitlines()
+    except OSError as error:
+        reason = error.strerror
+    except ValueError as error:
+        reason = str(error)
+    raise ArgumentError(
+        f"labels must be class names or a readable file with one name per line; got {path} ({reason})"
+    ) from None

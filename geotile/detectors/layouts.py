@@ -1,0 +1,226 @@
+"""Which families the shapes of a network's inputs and outputs fit, and how many classes the outputs then have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int | None, ...]
+STRIDES = (8, 16, 32)
+_STRIDE_SETS = (STRIDES, (8, 16, 32, 64), (4, 8, 16, 32), (4, 8, 16, 32, 64), (16, 32))  # heads P3-5, P3-6, P2-5 ...
+_MAX_QUERIES = 1000
+SIDE_BINS = 32
+"""Number of channels in which NanoDet stores the four sides of a box: 8 bins for each."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Input or output of a network."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: Shape
+    """Length of each axis; None where any length is accepted."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Inputs and outputs of a network, as it declares them."""
+
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    size_yx: tuple[int, int] | None
+    """Height and width of the input in pixels; None if they are not known."""
+
+    def listed(self) -> str:
+        """Return the outputs as text, for an error message."""
+        return ", ".join(f"{each.name} {each.shape}" for each in self.outputs)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A family that the shapes fit."""
+
+    classes: int | None = None
+    """Number of classes that the outputs have; None if the shapes do not tell."""
+
+
+def count_cells(size_yx: tuple[int, int], strides: Sequence[int] = STRIDES, *, whole: bool = False) -> int:
+    """Return the number of cells of all strides together.
+
+    Parameters
+    ----------
+    size_yx : tuple of int
+        Height and width of the input in pixels.
+    strides : sequence of int
+        Strides in pixels.
+    whole : bool
+        Whether a cell that lies partly outside the input counts.
+
+    Examples
+    --------
+    >>> count_cells((416, 416)), count_cells((416, 416), (8, 16, 32, 64), whole=True)
+    (3549, 3598)
+    """
+    divide: Callable[[float], int] = math.ceil if whole else math.floor
+    return sum(divide(size_yx[0] / stride) * divide(size_yx[1] / stride) for stride in strides)
+
+
+def fit(family: str, network: Network) -> Fit | None:
+    """Return how the shapes of a network fit a family, None if they do not."""
+    return _RULES[family](network)
+
+
+def output_shapes(family: str) -> str:
+    """Return the outputs of a family as text, for an error message."""
+    return _SHAPES[family]
+
+
+def _single(network: Network) -> tuple[int | None, int | None] | None:
+    """Return the last two lengths of the only output, None if there are others or it has other axes."""
+    shapes = [each.shape for each in network.outputs]
+    return (shapes[0][1], shapes[0][2]) if len(shapes) == 1 and len(shapes[0]) == 3 else None
+
+
+def _counts(size_yx: tuple[int, int] | None) -> Iterator[int]:
+    """Yield the numbers of cells that a head can have."""
+    for strides in _STRIDE_SETS if size_yx is not None else ():
+        yield count_cells(size_yx, strides)  # type: ignore[arg-type]  # not None here
+        yield count_cells(size_yx, strides, whole=True)  # type: ignore[arg-type]
+
+
+def _may_be_cells(length: int | None, size_yx: tuple[int, int] | None, each: int = 1) -> bool:
+    return length is None or size_yx is None or length in {each * count for count in _counts(size_yx)}
+
+
+def _classes(channels: int | None, others: int) -> Fit | None:
+    """Return the fit of an output whose channels are the classes and some others."""
+    if channels is None:
+        return Fit()
+    return Fit(channels - others) if channels > others else None
+
+
+def _yolov5(network: Network) -> Fit | None:
+    outputs = network.outputs
+    first = outputs[0].shape
+    inner = all(len(each.shape) == 5 for each in outputs[1:])  # exports of before 2022 also return the raw heads
+    if len(first) != 3 or not inner or not _may_be_cells(first[1], network.size_yx, each=3):
+        return None
+    return _classes(first[2], 5)
+
+
+def _yolov8(network: Network) -> Fit | None:
+    lengths = _single(network)
+    if lengths is None or not _may_be_cells(lengths[1], network.size_yx):
+        return None
+    return _classes(lengths[0], 4)
+
+
+def _yolox(network: Network) -> Fit | None:
+    lengths, size = _single(network), network.size_yx
+    if lengths is None or (size is not None and lengths[0] not in (None, count_cells(size))):
+        return None
+    return _classes(lengths[1], 5)
+
+
+def _nanodet_plus(network: Network) -> Fit | None:
+    lengths, size = _single(network), network.size_yx
+    if lengths is None or (size is not None and lengths[0] is not None and nanodet_strides(size, lengths[0]) is None):
+        return None
+    return _classes(lengths[1], SIDE_BINS)
+
+
+def nanodet_strides(size_yx: tuple[int, int], cells: int) -> tuple[int, ...] | None:
+    """Return the strides of a NanoDet-Plus head by its number of cells, None if no head has this number."""
+    heads = ((8, 16, 32, 64), STRIDES)
+    return next((strides for strides in heads if count_cells(size_yx, strides, whole=True) == cells), None)
+
+
+def _end_to_end(network: Network) -> Fit | None:
+    """Return the fit of (n, k, 6), unless k is a number of cells."""
+    lengths, size = _single(network), network.size_yx
+    if lengths is None or lengths[1] not in (None, 6):
+        return None
+    if size is not None and lengths[0] is not None:
+        cells = {count_cells(size, strides) for strides in _STRIDE_SETS[:3]}
+        if lengths[0] in {3 * count for count in cells} | {count_cells(size)}:
+            return None
+    return Fit()
+
+
+def _rtdetr_ul(network: Network) -> Fit | None:
+    lengths = _single(network)
+    return _end_to_end(network) if lengths is not None and (lengths[0] or 0) <= _MAX_QUERIES else None
+
+
+def _rtdetr_ul_scores(network: Network) -> Fit | None:
+    lengths, size = _single(network), network.size_yx
+    if lengths is None or (lengths[0] or 0) > _MAX_QUERIES:
+        return None
+    cells = {each * count for count in _counts(size) for each in (1, 3)}
+    if cells & set(lengths):
+        return None
+    return _classes(lengths[1], 4)
+
+
+def _nanodet(network: Network) -> Fit | None:
+    shapes = [each.shape for each in network.outputs]
+    if len(shapes) != 6 or any(len(shape) != 3 for shape in shapes):
+        return None
+    size = network.size_yx
+    cells = [None] * 3 if size is None else [count_cells(size, [stride]) for stride in STRIDES]
+    for shape, count in zip(shapes, [*cells, *cells], strict=True):
+        if None not in (shape[1], count) and shape[1] != count:
+            return None
+    classes, sides = {shape[2] for shape in shapes[:3]}, {shape[2] for shape in shapes[3:]}
+    if len(classes) > 1 or len(sides) > 1 or any(bins is not None and bins % 4 for bins in sides):
+        return None
+    return _classes(classes.pop(), 0)
+
+
+def _fastestdet(network: Network) -> Fit | None:
+    shapes, size = [each.shape for each in network.outputs], network.size_yx
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        return None
+    cells = (None, None) if size is None else (size[0] // 16, size[1] // 16)
+    if any(None not in (n, count) and n != count for n, count in zip(shapes[0][2:], cells, strict=True)):
+        return None
+    return _classes(shapes[0][1], 5)
+
+
+def _queries(network: Network, others: int) -> Fit | None:
+    """Return the fit of the outputs logits and pred_boxes, or of the first two where they have other names."""
+    by_name = {each.name: each.shape for each in network.outputs}
+    shapes = [each.shape for each in network.outputs]
+    if {"logits", "pred_boxes"} <= set(by_name):
+        shapes = [by_name["logits"], by_name["pred_boxes"]]
+    if len(shapes) < 2 or len(shapes[0]) != 3 or len(shapes[1]) != 3 or shapes[1][2] not in (None, 4):
+        return None
+    return _classes(shapes[0][2], others)
+
+
+def _torchvision(network: Network) -> Fit | None:
+    return Fit() if len(network.outputs) >= 3 else None
+
+
+_RULES: dict[str, Callable[[Network], Fit | None]] = {
+    "yolov5": _yolov5, "yolov8": _yolov8, "yolo-nms": _end_to_end, "yolox": _yolox, "nanodet": _nanodet,
+    "nanodet-plus": _nanodet_plus, "fastestdet": _fastestdet, "detr": lambda network: _queries(network, 1),
+    "rtdetr": lambda network: _queries(network, 0), "rtdetr-ul": _rtdetr_ul, "rtdetr-ul-scores": _rtdetr_ul_scores,
+    "torchvision": _torchvision,
+}  # fmt: skip
+_SHAPES = {
+    "yolov5": "one output (n, 3·cells, 5 + classes)", "yolov8": "one output (n, 4 + classes, cells)",
+    "yolo-nms": "one output (n, k, 6)", "yolox": "one output (n, cells, 5 + classes)",
+    "nanodet": "three outputs (n, cells, classes) and three (n, cells, 32)",
+    "nanodet-plus": "one output (n, cells, classes + 32)",
+    "fastestdet": "one output (n, 5 + classes, rows, columns) with a stride of 16",
+    "detr": "the outputs logits (n, k, classes + 1) and pred_boxes (n, k, 4)",
+    "rtdetr": "the outputs logits (n, k, classes) and pred_boxes (n, k, 4)",
+    "rtdetr-ul": "one output (n, k, 6)", "rtdetr-ul-scores": "one output (n, k, 4 + classes)",
+    "torchvision": "the outputs boxes, scores and labels",
+}  # fmt: skip
