@@ -12,6 +12,7 @@ from geotile.detectors import OnnxDetector
 from geotile.detectors.class_names import class_names
 from geotile.detectors.layouts import count_cells
 from geotile.detectors.metadata import read_metadata
+from geotile.endpoints.objects import decode_object
 
 INPUT = (1, 3, 64, 64)
 CELLS = 84  # 8 * 8 + 4 * 4 + 2 * 2
@@ -211,7 +212,7 @@ def test_a_dynamic_model_needs_metadata_or_a_family(tmp_path):
 )  # fmt: skip
 def test_an_answer_that_cannot_be_right_fails_the_tile(tmp_path, out, options, said):
     with pytest.raises(ResponseError, match=said):
-        detector(tmp_path, out, **options)(TILE)
+        decode_object(detector(tmp_path, out, **options)(TILE))
 
 
 def test_a_model_that_is_exported_again_is_read_again(tmp_path):

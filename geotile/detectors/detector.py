@@ -184,18 +184,20 @@ class Detector:
     def _selected(self, raw: RawDetections, position: TilePosition) -> DetectionArrays:
         """Return the detections that pass the score threshold and the suppression, in pixels of the tile.
 
-        The order is that of the networks' authors: threshold, suppression, and clipping last.
+        The order is that of the networks' authors: threshold, suppression, and clipping last. Boxes that are not
+        valid come last, as they are, so that the run counts them.
         """
         rows, classes, scores = self._above_threshold(raw)
         boxes = position.to_tile(raw.boxes[rows])
-        if not np.isfinite(boxes).all():
-            raise ResponseError("boxes must be finite numbers; check the model and its family")
+        valid = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
+        kept = np.flatnonzero(valid)
         if self._family.needs_nms:
-            kept = nms(boxes, scores, classes, iou_threshold=self._iou_threshold)
-            boxes, classes, scores = boxes[kept], classes[kept], scores[kept]
-        boxes = position.clipped(boxes)
-        in_tile = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # the others lie in the grey border of the picture
-        return boxes[in_tile], scores[in_tile], [self._label(k) for k in classes[in_tile].tolist()]
+            kept = kept[nms(boxes[kept], scores[kept], classes[kept], iou_threshold=self._iou_threshold)]
+        clipped = position.clipped(boxes[kept])
+        in_tile = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)  # the others lie in the grey border of the picture
+        order = np.concatenate([kept[in_tile], np.flatnonzero(~valid)])
+        selected = np.concatenate([clipped[in_tile], boxes[~valid]])
+        return selected, scores[order], [self._label(k) for k in classes[order].tolist()]
 
     def _label(self, number: int) -> str:
         """Return the name of a class, or its number if the model has no names."""
