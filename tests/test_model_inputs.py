@@ -131,6 +131,15 @@ def test_suppression_compares_boxes_before_they_are_clipped(tmp_path):
     np.testing.assert_allclose(scores, [0.9, 0.8])
 
 
+def test_boxes_with_sides_in_the_wrong_order_are_left_out(tmp_path):
+    """YOLO26 predicts the four sides without bins, so that a side can be negative."""
+    out = np.zeros((1, 5, 84), np.float32)
+    out[0, :, 0], out[0, :, 1] = [30, 30, 20, -10, 0.9], [30, 30, 20, 10, 0.8]
+    boxes, scores, _ = OnnxDetector(save_onnx(tmp_path / "m.onnx", {"o": out}, (1, 3, 64, 64)))(colours(64))
+    np.testing.assert_allclose(boxes, [[20, 25, 40, 35]])
+    np.testing.assert_allclose(scores, [0.8])
+
+
 @pytest.mark.parametrize(
     ("shape", "dtype", "said"),
     [((1, 4, 64, 64), np.float32, "3 channels"), ((1, 1, 64, 64), np.float32, "3 channels"),

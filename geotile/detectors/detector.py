@@ -190,6 +190,8 @@ class Detector:
         boxes = position.to_tile(raw.boxes[rows])
         if not np.isfinite(boxes).all():
             raise ResponseError("boxes must be finite numbers; check the model and its family")
+        wide = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # heads without bins also return sides in the wrong order
+        boxes, classes, scores = boxes[wide], classes[wide], scores[wide]
         if self._family.needs_nms:
             kept = nms(boxes, scores, classes, iou_threshold=self._iou_threshold)
             boxes, classes, scores = boxes[kept], classes[kept], scores[kept]

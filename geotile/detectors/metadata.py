@@ -194,7 +194,7 @@ def _ultralytics_families(entries: Mapping[str, str], about: str) -> tuple[str, 
         return ("rtdetr-ul", "rtdetr-ul-scores")
     args = _value(entries, "args", _mapping, "a mapping of names to values") or {}
     end2end = _value(entries, "end2end", bool, "True or False")
-    if args.get("nms") or end2end or head == "v10detect":
+    if args.get("nms") or end2end or (end2end is None and head == "v10detect"):
         return ("yolo-nms",)
     if head:
         return ("yolov8",)
