@@ -14,6 +14,7 @@ from geotile.detectors import Detector, OnnxDetector, Tensor
 from geotile.detectors.layouts import count_cells
 from geotile.detectors.metadata import ModelMetadata
 from geotile.detectors.providers import check_started, chosen_providers
+from geotile.endpoints.objects import decode_object
 
 GREY = 114
 
@@ -129,6 +130,16 @@ def test_suppression_compares_boxes_before_they_are_clipped(tmp_path):
     boxes, scores, _ = OnnxDetector(save_onnx(tmp_path / "m.onnx", {"o": out}, (1, 3, 64, 64)))(colours(64))
     np.testing.assert_allclose(boxes, [[0, 0, 10, 10], [0, 0, 15, 10]])
     np.testing.assert_allclose(scores, [0.9, 0.8])
+
+
+def test_boxes_with_sides_in_the_wrong_order_are_counted(tmp_path):
+    """YOLO26 predicts the four sides without bins, so that a side can be negative."""
+    out = np.zeros((1, 5, 84), np.float32)
+    out[0, :, 0], out[0, :, 1] = [30, 30, 20, -10, 0.9], [30, 30, 20, 10, 0.8]
+    read = decode_object(OnnxDetector(save_onnx(tmp_path / "m.onnx", {"o": out}, (1, 3, 64, 64)))(colours(64)))
+    np.testing.assert_allclose(read.detections.boxes, [[20, 25, 40, 35]])
+    np.testing.assert_allclose(read.detections.scores, [0.8])
+    assert (read.rejected, "x0 <= x1" in read.reason) == (1, True)
 
 
 @pytest.mark.parametrize(

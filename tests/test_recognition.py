@@ -197,6 +197,32 @@ def test_a_dynamic_model_needs_metadata_or_a_family(tmp_path):
     assert detector(tmp_path, end_to_end(), shape=shape, **end2end).family == "yolo-nms"
 
 
+def test_a_dynamic_export_that_declares_no_lengths_is_run_once(tmp_path):
+    """As torch exports it without a simplifier: every length of the output has a name."""
+    shape, declared = ("batch", 3, "height", "width"), ("batch", "Concat_dim_1", "anchors")
+    older = {name: ULTRALYTICS[name] for name in ("author", "task", "names", "imgsz", "stride")}
+    assert detector(tmp_path, v8(), shape=shape, declared=declared, metadata=older).family == "yolov8"
+    assert (
+        detector(
+            tmp_path,
+            end_to_end()[:, :, :6],
+            shape=shape,
+            declared=declared,
+            metadata=older | {"names": "['a', 'b', 'c']"},
+        ).family
+        == "yolo-nms"
+    )
+    with pytest.raises(ArgumentError, match=r"3 classes"):
+        detector(tmp_path, v8(3), shape=shape, declared=declared, metadata=older)
+
+
+def test_the_head_of_v10_may_be_exported_with_all_its_cells(tmp_path):
+    said = ULTRALYTICS | {"head": "v10Detect"}
+    assert detector(tmp_path, v8(), metadata=said).family == "yolov8"
+    del said["end2end"]
+    assert detector(tmp_path, end_to_end(), metadata=said).family == "yolo-nms"
+
+
 @pytest.mark.parametrize(
     ("out", "options", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,9 +17,10 @@ from geotile.core.checks import as_int
 from geotile.core.redact import redact
 from geotile.core.registry import Registry
 from geotile.detectors.class_names import Labels
-from geotile.detectors.detector import DetectionArrays, Detector
+from geotile.detectors.detector import DetectionArrays, Detector, input_sides
 from geotile.detectors.layouts import Tensor
-from geotile.detectors.metadata import read_metadata
+from geotile.detectors.metadata import ModelMetadata, read_metadata
+from geotile.detectors.preprocessing import as_layout
 from geotile.detectors.providers import check_started, chosen_providers
 from geotile.errors import ArgumentError
 
@@ -65,11 +67,11 @@ class OnnxDetector:
         self._key: _SessionKey = (self.path, self.threads, wanted, _version(self.path))
         session = _session(self._key)  # opened here, so that a wrong model is found before the run
         try:
+            metadata = read_metadata(session.get_modelmeta().custom_metadata_map)
             self._detector = Detector(
-                _tensors(session.get_inputs()), _tensors(session.get_outputs()), family=family,
-                labels=labels, output_names=output_names, score_threshold=score_threshold,
-                nms_iou_threshold=nms_iou_threshold, mean=mean, std=std,
-                metadata=read_metadata(session.get_modelmeta().custom_metadata_map),
+                _tensors(session.get_inputs()), _outputs(session, metadata), family=family, labels=labels,
+                output_names=output_names, score_threshold=score_threshold, nms_iou_threshold=nms_iou_threshold,
+                mean=mean, std=std, metadata=metadata,
             )  # fmt: skip
         except ArgumentError as error:
             raise ArgumentError(f"{redact(self.path)}: {error}") from None
@@ -133,6 +135,31 @@ def _tensors(nodes: Any) -> list[Tensor]:
         )
         for node in nodes
     ]  # fmt: skip
+
+
+def _outputs(session: Any, metadata: ModelMetadata) -> list[Tensor]:
+    """Return the outputs of a network.
+
+    Where a network of any size does not declare their lengths, they are those for the size in its metadata: the
+    network runs once on zeros.
+    """
+    inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+    declared = all(None not in each.shape[1:] for each in outputs)
+    sides = None not in input_sides(inputs[0])
+    if declared or sides or metadata.size_yx is None or len(inputs) > 1:
+        return outputs
+    pixels = np.zeros((3, *metadata.size_yx), np.float32)
+    zeros = as_layout(pixels, inputs[0].shape, inputs[0].dtype)[None]
+    try:
+        values = session.run(None, {inputs[0].name: np.repeat(zeros, inputs[0].shape[0] or 1, axis=0)})
+    except Exception as error:  # onnxruntime has its own exception class for every kind of failure
+        raise ArgumentError(
+            f"the model cannot run on the size in its metadata, imgsz={list(metadata.size_yx)}: {error}"
+        ) from None
+    return [
+        replace(each, shape=(each.shape[0], *np.shape(value)[1:])) if each.shape else each
+        for each, value in zip(outputs, values, strict=True)
+    ]
 
 
 def _dtype(node: Any) -> np.dtype[Any]:
