@@ -190,7 +190,7 @@ def inside(tree: Path) -> None:
 
         def stored() -> bytes | None:
             with suppress(s3.exceptions.NoSuchKey):
-                return bytes(s3.get_object(Bucket="found", Key="first/scene.tif.geojson")["Body"].read())
+                return bytes(s3.get_object(Bucket="found", Key="first/first.geojson")["Body"].read())
             return None
 
         until(lambda: not connection_error(f"{URL}/moto-api/", trusting))

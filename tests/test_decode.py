@@ -61,12 +61,12 @@ def test_geometry_in_all_words(sent, box, kind):
     assert getattr(found.geometries[0], "geom_type", None) == kind
 
 
-def test_a_dummy_point_beside_a_box_stays_a_property():
-    found = one({"imageGeometry": {"type": "Point", "coordinates": [0.0, 0.0]}, "imageBBox": [1, 2, 3, 4]})
-    assert found.geometries[0] is None
+def test_a_point_beside_a_box_is_the_shape_and_the_box_is_merged():
+    found = one({"imageGeometry": {"type": "Point", "coordinates": [2.0, 3.0]}, "imageBBox": [1, 2, 3, 4]})
+    assert found.geometries[0].wkt == "POINT (2 3)"
     placed = found.moved_to_image(3, 100, 200, 64, 64)
     assert placed.boxes.tolist() == [[101, 202, 103, 204]]
-    assert placed.properties[0]["imageGeometry"]["coordinates"] == [100, 200]
+    assert placed.geometries[0].wkt == "POINT (102 203)"
     assert placed.tiles.tolist() == [3]
 
 

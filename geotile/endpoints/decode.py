@@ -88,10 +88,6 @@ def _feature(feature: Any) -> tuple[Any, ...]:
     others = {key: value for key, value in properties.items() if key not in _DECODED_PROPERTIES}
     if "id" in feature:
         others.setdefault("id", feature["id"])
-    if bbox is not None and geometry is not None and geometry.geom_type == "Point":
-        # A point beside a box is a placeholder or a marker, not the object's shape.
-        others["imageGeometry"] = {"type": "Point", "coordinates": [geometry.x, geometry.y]}
-        geometry = None
     return box, best["score"], best["iri"], geometry, classes or None, properties_of(others.items())
 
 

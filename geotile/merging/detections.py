@@ -79,7 +79,6 @@ class Detections:
             self,
             boxes=boxes.reshape(-1, 4),
             geometries=_shifted(shapes, corner),
-            properties=_shifted_points(self.properties, corner),
             tiles=np.full(len(self), tile, np.int64),
         )
 
@@ -157,17 +156,4 @@ def _shifted(shapes: NDArray[np.object_], offset_xy: NDArray[np.float64]) -> NDA
     if not len(shapes) or (shapes == None).all():  # noqa: E711 - element by element
         return shapes
     moved: NDArray[np.object_] = shapely.transform(shapes, lambda xy: xy + offset_xy)
-    return moved
-
-
-def _shifted_points(properties: NDArray[np.object_], offset_xy: NDArray[np.float64]) -> NDArray[np.object_]:
-    """Move the points that models return beside a box, so that all geometry is in image pixels."""
-    rows = [i for i, each in enumerate(properties) if each and "imageGeometry" in each]
-    if not rows:
-        return properties
-    moved = properties.copy()
-    for i in rows:
-        point = properties[i]["imageGeometry"]
-        xy = [float(a) + float(b) for a, b in zip(point["coordinates"][:2], offset_xy, strict=True)]
-        moved[i] = {**properties[i], "imageGeometry": {**point, "coordinates": xy}}
     return moved

@@ -3,33 +3,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import geopandas as gpd
 import numpy as np
 import shapely
+from affine import Affine
 
 from geotile.core.values import as_json
+from geotile.geometry.georeference import WGS84, Georeference
+from geotile.geometry.placement import AffinePlacement
 from geotile.results.frame import BOX_COLUMNS, from_text, image_geometry
 
 _COLUMNS = ("score", "label", "classes", *BOX_COLUMNS, "image_geometry", "properties")
 _LONGITUDE_DIGITS = 7  # about 1 cm; RFC 7946, 11.2 discourages digits beyond the real precision
 
 
-def features(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
+def features(detections: gpd.GeoDataFrame, *, oriented: bool = True) -> Iterator[dict[str, Any]]:
     """Yield GeoJSON features with OSML's properties and WGS 84 longitude and latitude.
 
-    If the image has no CRS, ``geometry`` is null (RFC 7946, 3.2).
+    If the image has no CRS, ``geometry`` is null (RFC 7946, 3.2). Geometries are cut at the antimeridian.
+
+    Parameters
+    ----------
+    detections : geopandas.GeoDataFrame
+    oriented : bool
+        Whether the rings of polygons are wound as RFC 7946, 3.1.6 requires, or as the model returned them.
     """
-    placed = detections.geometry.to_crs("OGC:CRS84") if detections.crs is not None else None
-    rows = _properties(from_text(detections.copy()))
-    for i, properties in enumerate(rows):
-        shape = None if placed is None or placed.iloc[i] is None else _rounded(placed.iloc[i])
+    placed = _on_earth(detections)
+    for i, properties in enumerate(_properties(from_text(detections.copy()))):
+        shape = None if placed[i] is None else shapely.transform(placed[i], lambda xy: xy.round(_LONGITUDE_DIGITS))
         feature: dict[str, Any] = {"type": "Feature", "geometry": None}
+        if "id" in properties:
+            feature["id"] = properties["id"]
         if shape is not None:
-            feature |= {"geometry": shapely.geometry.mapping(shape), "bbox": list(shape.bounds)}
+            shape = shapely.orient_polygons(shape) if oriented else shape
+            feature |= {"geometry": shapely.geometry.mapping(shape), "bbox": _bbox(shape)}
         yield feature | {"properties": properties}
+
+
+def _on_earth(detections: gpd.GeoDataFrame) -> Sequence[Any]:
+    """Return geometries in longitude and latitude, None for those without a place."""
+    if detections.crs is None:
+        return [None] * len(detections)
+    shapes = detections.geometry.to_numpy(object)
+    known = np.flatnonzero([shape is not None and not shape.is_empty for shape in shapes])
+    placed = np.full(len(shapes), None, object)
+    own = Georeference(AffinePlacement(Affine.identity()), detections.crs.to_wkt())
+    placed[known] = own.to_world(shapes[known], WGS84)
+    return list(placed)
+
+
+def _bbox(shape: Any) -> list[float]:
+    """Return the bounds of a geometry; west is greater than east if it lies across the antimeridian (RFC 7946, 5.2)."""
+    west, south, east, north = shape.bounds
+    parts = [part.bounds for part in getattr(shape, "geoms", ())]
+    eastern = [each[0] for each in parts if each[2] == 180 and each[0] > -180]
+    western = [each[2] for each in parts if each[0] == -180 and each[2] < 180]
+    if west == -180 and east == 180 and eastern and western:
+        west, east = min(eastern), max(western)
+    return [west, south, east, north]
 
 
 def _properties(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
@@ -46,18 +80,13 @@ def _properties(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
         properties: dict[str, Any] = {name: row[name] for name in ("label", "score") if name in names}
         if in_pixels is not None and boxes is not None:
             shape = shapely.geometry.mapping(in_pixels.iloc[i])
-            properties |= {"imageGeometry": own.get("imageGeometry", shape), "imageBBox": boxes[i].tolist()}
+            properties |= {"imageGeometry": shape, "imageBBox": boxes[i].tolist()}
         if row.get("classes") is not None:
             properties["featureClasses"] = row["classes"]
         elif {"label", "score"} <= names:
             properties["featureClasses"] = [{"iri": row["label"], "score": row["score"]}]
         added = {str(name): row[name] for name in others}
         yield {name: as_json(value, name) for name, value in (own | added | properties).items()}
-
-
-def _rounded(shape: Any) -> Any:
-    """Round to the digits that matter, and orient polygons as RFC 7946, 3.1.6 requires."""
-    return shapely.orient_polygons(shapely.transform(shape, lambda xy: xy.round(_LONGITUDE_DIGITS)))
 
 
 def write_geojson(detections: gpd.GeoDataFrame, path: str) -> None:

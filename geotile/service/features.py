@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
 import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
 
 from geotile.core.redact import redact
+from geotile.geometry.georeference import WGS84, Georeference, georeference_of, scale_yx
 from geotile.imagery.file_array import source_of
 from geotile.imagery.open import opened
 from geotile.imagery.open_files import open_file
 from geotile.options import ImageOptions
 from geotile.results.dataset import METADATA
-from geotile.results.frame import from_text
+from geotile.results.frame import from_text, image_geometry
 from geotile.results.geojson import features
 from geotile.storage.folder import Folder
 
 
+@dataclass(frozen=True)
+class ImagePlace:
+    """Where the pixels of an image lie, for the properties that OversightML derives from them."""
+
+    georeference: Georeference
+    scale_yx: tuple[float, float]
+    """Pixels of the full resolution per pixel of the image, down and across."""
+
+    @classmethod
+    def of(cls, url: str, options: ImageOptions) -> ImagePlace:
+        """Return the place of an image, from its header."""
+        image = opened(url, options)
+        return cls(georeference_of(image), scale_yx(image))
+
+    def degrees(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return longitudes and latitudes of pixels of the full resolution, (n, 2); NaN off the Earth."""
+        return self.georeference.points_to_world(xy / self.scale_yx[::-1], WGS84)
+
+    def add_to(self, features: list[dict[str, Any]], table: gpd.GeoDataFrame) -> None:
+        """Give features the ``bbox`` of their boxes, and the centres of their shapes, as OversightML does."""
+        if self.georeference.placement is None or self.georeference.crs is None or not features:
+            return
+        boxes = table[["xmin", "ymin", "xmax", "ymax"]].to_numpy(np.float64)
+        corners = self.degrees(boxes[:, [0, 1, 0, 3, 2, 3, 2, 1]].reshape(-1, 2)).reshape(-1, 4, 2)
+        centres = self.degrees(shapely.get_coordinates(image_geometry(table).centroid.to_numpy()))
+        for feature, ring, (longitude, latitude) in zip(features, corners, centres, strict=True):
+            if feature["geometry"] is None or not np.isfinite([*ring.ravel(), longitude, latitude]).all():
+                continue
+            if np.ptp(ring[:, 0]) < 180:  # the others lie across the antimeridian and keep the bounds of their shape
+                feature["bbox"] = [*ring.min(axis=0).tolist(), *ring.max(axis=0).tolist()]
+            feature["properties"] |= {"center_longitude": float(longitude), "center_latitude": float(latitude)}
+
+
 def stored_features(
-    folder: Folder, parts: Sequence[str], extra_properties: dict[str, Any], image_id: str
+    folder: Folder, parts: Sequence[str], extra_properties: dict[str, Any], image_id: str, place: ImagePlace
 ) -> Iterator[dict[str, Any]]:
-    """Yield the features of a dataset in the order of its parts.
+    """Yield the features of a dataset in the order of its parts, in the form of OversightML's outputs.
+
+    Rings are wound as the model returned them, coordinates have an elevation of 0, and ``bbox`` is that of the box.
 
     Parameters
     ----------
@@ -34,8 +74,10 @@ def stored_features(
     extra_properties : dict
         Properties to add to each feature.
     image_id : str
-        Prefix of each feature's ``id``. The number of the feature follows, so a feature that is sent twice has the
-        same ``id``.
+        Prefix of the ``id`` of features to which the model gave none. The number of the feature follows, so a feature
+        that is sent twice has the same ``id``.
+    place : ImagePlace
+        Where the pixels of the image lie.
 
     Yields
     ------
@@ -44,8 +86,13 @@ def stored_features(
     """
     number = 0
     for table in stored_tables(folder, parts):
-        for feature in features(table):
-            feature["id"] = f"{image_id}:{number}"
+        found = list(features(table, oriented=False))
+        place.add_to(found, table)
+        for feature in found:
+            if feature["geometry"] is not None:
+                shape = shapely.force_3d(shapely.geometry.shape(feature["geometry"]), 0.0)
+                feature["geometry"] = shapely.geometry.mapping(shape)
+            feature.setdefault("id", f"{image_id}:{number}")
             feature["properties"] |= extra_properties
             number += 1
             yield feature
@@ -69,7 +116,7 @@ def part_names(folder: Folder) -> list[str]:
 
 
 def job_properties(
-    job_id: str, started: float, source: dict[str, Any], feature_properties: Sequence[dict[str, Any]]
+    job_id: str, started: float, source: dict[str, Any] | None, feature_properties: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the properties that OversightML adds to each feature of a job.
 
@@ -79,23 +126,22 @@ def job_properties(
         Id of the job.
     started : float
         Start time of the job, in seconds since 1970.
-    source : dict
+    source : dict or None
         Result of `source_metadata`.
     feature_properties : sequence of dict
         Properties of the request, which override the others.
     """
     time = datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    properties: dict[str, Any] = {
-        "inferenceMetadata": {"jobId": job_id, "inferenceDT": time},
-        "sourceMetadata": [source],
-    }
+    properties: dict[str, Any] = {"inferenceMetadata": {"jobId": job_id, "inferenceDT": time}}
+    if source is not None:
+        properties["sourceMetadata"] = [source]
     for each in feature_properties:
         properties |= each
     return properties
 
 
-def source_metadata(url: str, options: ImageOptions) -> dict[str, Any]:
-    """Return location and format of an image file, and the category, title and time of a NITF header.
+def source_metadata(url: str, options: ImageOptions) -> dict[str, Any] | None:
+    """Return location, format, category, title and time of a NITF; None for other formats, as in OversightML.
 
     Parameters
     ----------
@@ -104,18 +150,16 @@ def source_metadata(url: str, options: ImageOptions) -> dict[str, Any]:
     options : ImageOptions
         How the image is opened.
     """
-    metadata: dict[str, Any] = {"location": redact(url)}
     source = source_of(opened(url, options).data)
-    if source is None:
-        return metadata
-    metadata["format"] = {"GTiff": "TIFF"}.get(source.driver, source.driver)
-    if source.driver != "NITF":
-        return metadata
+    if source is None or source.driver != "NITF":
+        return None
     with source.location.environment(), open_file(source.location, source.allow_vrt) as file:
         tags = file.tags()
-    metadata |= {"category": tags.get("NITF_ICAT"), "sourceId": tags.get("NITF_FTITLE", "").strip() or None}
     try:
-        metadata["sourceDT"] = datetime.strptime(tags.get("NITF_IDATIM", ""), "%Y%m%d%H%M%S").isoformat() + "Z"
+        time = datetime.strptime(tags.get("NITF_IDATIM", ""), "%Y%m%d%H%M%S").isoformat() + "Z"
     except ValueError:  # an unknown date consists of dashes
-        metadata["sourceDT"] = None
-    return {name: value for name, value in metadata.items() if value is not None}
+        time = None
+    return {
+        "location": redact(url), "format": "NITF", "category": tags.get("NITF_ICAT"),
+        "sourceId": tags.get("NITF_FTITLE", ""), "sourceDT": time,
+    }  # fmt: skip

@@ -21,11 +21,11 @@ from geotile.pipeline import detect_to_dataset
 from geotile.results.report import Report
 from geotile.running.run import Run
 from geotile.service.backlog import Job
-from geotile.service.features import job_properties, part_names, source_metadata
+from geotile.service.features import ImagePlace, job_properties, part_names, source_metadata
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
-from geotile.service.outputs import StoredDetections, write_output
+from geotile.service.outputs import StoredDetections, output_name, write_output
 from geotile.service.records import FINISHED, ImageRecord, JobRecord, Records, Status, image_id, read_json
 from geotile.storage.folder import Folder
 from geotile.traffic import stop_run_everywhere
@@ -144,7 +144,8 @@ class JobRunner:
             extra_properties=job_properties(
                 record.job_id, record.started or 0.0, result["source"], job.request.feature_properties
             ),
-            name=job.request.image_names()[number],
+            name=output_name(job.request, number),
+            place=ImagePlace.of(job.request.image_urls[number], job.request.options()),
         )  # fmt: skip
         self._write_outputs(job, record, image, detections, folder)
         image.status = result["status"]

@@ -106,8 +106,9 @@ class JobLifecycle:
         """Set the final status of a job that succeeded, and remove its request from the queue."""
         record.status, record.finished = status, time.time()
         self.notifier.notify(
-            status, record.job_id, f"{len(record.images)} images processed", duration_s=record.duration_s()
-        )
+            status, record.job_id, f"{len(record.images)} images processed", duration_s=record.duration_s(),
+            publish=False,
+        )  # fmt: skip
         self.records.save(record)
         self.records.clear(record.job_id)
         self.metrics.count_job(record)
@@ -159,7 +160,9 @@ class JobLifecycle:
                     "FAILED", record.job_id, record.reasons[-1], image_id=image_id(record, image),
                     duration_s=record.duration_s(), failed_tiles=image.failed_tiles,
                 )  # fmt: skip
-        self.notifier.notify("FAILED", record.job_id, record.reasons[-1], duration_s=record.duration_s())
+        self.notifier.notify(
+            "FAILED", record.job_id, record.reasons[-1], duration_s=record.duration_s(), publish=not record.images
+        )
         if save:
             self.records.save(record)
         self.metrics.count_job(record)

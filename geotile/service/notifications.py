@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 from geotile.core.redact import redact
@@ -24,21 +25,22 @@ class Notifier:
     ----------
     topic : str, optional
         ``sns://`` followed by the ARN of a topic. By default, nothing is published.
+    region_topic : str, optional
+        The same for the statuses of regions. They are not published to `topic`, where OversightML's clients would take
+        them for those of the image. By default, they are not published.
     stream : file, optional
         Text file that receives one line of JSON per status. By default, standard output.
     """
 
-    def __init__(self, topic: str | None = None, stream: IO[str] | None = None) -> None:
-        self._arn = None if topic is None else topic.removeprefix("sns://")
+    def __init__(
+        self, topic: str | None = None, region_topic: str | None = None, stream: IO[str] | None = None
+    ) -> None:  # fmt: skip
+        self._topic, self._region_topic = _Topic.at(topic), _Topic.at(region_topic)
         self._stream, self._lock = stream, threading.Lock()
-        self._client: Any = None
-        if self._arn is not None:
-            region = self._arn.split(":")[3] if self._arn.count(":") >= 5 else None
-            self._client = aws_session(None, None, region or None).create_client("sns")
 
     def notify(
         self, status: str, job_id: str, message: str, *, image_id: str | None = None, region_id: str | None = None,
-        duration_s: float | None = None, failed_tiles: Sequence[Sequence[int]] = (),
+        duration_s: float | None = None, failed_tiles: Sequence[Sequence[int]] = (), publish: bool = True,
     ) -> None:  # fmt: skip
         """Send the status of a job, an image or a region.
 
@@ -58,6 +60,8 @@ class Notifier:
             Processing time in seconds.
         failed_tiles : sequence of (y0, y1, x0, x1)
             Windows of failed tiles, in image pixels. Only the first 100 are sent.
+        publish : bool
+            Whether the status is published, and not only written as a line.
         """
         attributes: dict[str, str] = {"status": status, "job_id": job_id}
         if image_id is not None:
@@ -67,12 +71,13 @@ class Notifier:
         if region_id is not None:
             attributes["region_id"] = region_id
         if duration_s is not None:
-            attributes["processing_duration"] = str(round(1000 * duration_s))
+            attributes["processing_duration"] = str(int(duration_s))  # whole seconds, as OversightML writes it
         if failed_tiles:
             attributes["failed_tiles"] = _in_osml_format(failed_tiles)
         self._write(attributes, message)
-        if self._client is not None:
-            self._publish(attributes, f"StatusMonitor update: {status} {job_id}: {message}")
+        topic = self._topic if region_id is None else self._region_topic
+        if topic is not None and publish:
+            topic.publish(attributes, f"StatusMonitor update: {status} {job_id}: {message}")
 
     def _write(self, attributes: dict[str, str], message: str) -> None:
         with self._lock:
@@ -80,12 +85,30 @@ class Notifier:
             stream.write(json.dumps({"time": time.time(), **attributes, "message": message}) + "\n")
             stream.flush()
 
-    def _publish(self, attributes: dict[str, str], message: str) -> None:
+
+@dataclass(frozen=True)
+class _Topic:
+    """An SNS topic."""
+
+    arn: str
+    client: Any
+
+    @classmethod
+    def at(cls, topic: str | None) -> _Topic | None:
+        """Return the topic that ``sns://`` and its ARN name, None without one."""
+        if topic is None:
+            return None
+        arn = topic.removeprefix("sns://")
+        region = arn.split(":")[3] if arn.count(":") >= 5 else None
+        return cls(arn, aws_session(None, None, region or None).create_client("sns"))
+
+    def publish(self, attributes: dict[str, str], message: str) -> None:
+        """Publish a status; log what is wrong if that fails."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         typed = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
         try:
-            self._client.publish(TopicArn=self._arn, Message=message[:1000], MessageAttributes=typed)
+            self.client.publish(TopicArn=self.arn, Message=message[:1000], MessageAttributes=typed)
         except (BotoCoreError, ClientError) as error:
             _log.error(
                 "status %s of job %s was not published: %s",

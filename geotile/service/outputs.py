@@ -17,9 +17,9 @@ from geotile.errors import OutputError, ServiceError
 from geotile.results.dataset import METADATA
 from geotile.results.frame import parquet_bytes
 from geotile.results.sinks import Output
-from geotile.service.features import stored_features, stored_tables
+from geotile.service.features import ImagePlace, stored_features, stored_tables
 from geotile.service.records import read_json
-from geotile.service.request import FileOutput, KinesisOutput, S3Output
+from geotile.service.request import FileOutput, JobRequest, KinesisOutput, S3Output
 from geotile.storage.aws import aws_session, resolve
 from geotile.storage.folder import Folder
 
@@ -44,10 +44,21 @@ class StoredDetections:
     """Id of the image, and prefix of the features' ids."""
     name: str
     """Name of the image in outputs."""
+    place: ImagePlace
+    """Where the pixels of the image lie."""
 
     def features(self) -> Iterator[dict[str, Any]]:
         """Yield the detections as GeoJSON features."""
-        return stored_features(self.folder, self.parts, self.extra_properties, self.image_id)
+        return stored_features(self.folder, self.parts, self.extra_properties, self.image_id, self.place)
+
+
+def output_name(request: JobRequest, number: int) -> str:
+    """Return the name of an image's outputs: the last part of the job's id, as OversightML's code has it.
+
+    Where a request has several images, of which OversightML runs only the first, the name of the image follows.
+    """
+    job = request.job_id.rpartition("/")[2]
+    return job if len(request.image_urls) == 1 else f"{job}-{request.image_names()[number]}"
 
 
 def write_output(
