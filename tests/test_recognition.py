@@ -245,6 +245,12 @@ def test_a_model_that_is_exported_again_is_read_again(tmp_path):
     assert detector(tmp_path, v8(scores=(0.6, 0.1)))(TILE)[1].round(2).tolist() == [0.6]
 
 
+def test_outputs_of_half_precision_are_decoded_in_single_precision(tmp_path):
+    boxes, scores, _ = detector(tmp_path, v8(dtype=np.float16), dtype=np.float16, metadata=ULTRALYTICS)(TILE)
+    np.testing.assert_allclose(boxes, [SHIP_BOX])
+    np.testing.assert_allclose(scores, [0.8], atol=1e-3)
+
+
 def test_scores_of_half_precision_may_round_over_one(tmp_path):
     assert detector(tmp_path, v8(scores=(1.0005, 0)))(TILE)[1].tolist() == [1.0]
 
