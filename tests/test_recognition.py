@@ -172,6 +172,7 @@ def test_the_number_of_names_decides_between_families(tmp_path):
         (v5(), {}, {"family": "yolov8"}, r"family='yolov8' needs .*fit 'yolov5'"),
         (v5(), {}, {"family": "yolox"}, r"family='yolox' needs"), (v8(), {}, {"family": "nanodet"}, r"needs three outputs"),
         (v8(), {}, {"family": "yolo-nms"}, r"family='yolo-nms' needs"),
+        (v8(cells=85), ULTRALYTICS, {}, r"say 'yolov8'.*fit no family"),  # a head with a stride of 64
         (v8(), {"imgsz": "[640, 640]"}, {}, r"say imgsz=\[640, 640\], and its input has the shape \(1, 3, 64, 64\)"),
         (v8(3, scores=(0.8,)), ULTRALYTICS, {}, r"names in the metadata must give one .*2 names.*'yolov8' \(3 classes\)"),
         (v8(), {}, {"labels": ["ship"]}, r"labels must give one name .*got 1 names.*'yolov8' \(2 classes\)"),
