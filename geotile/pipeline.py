@@ -166,7 +166,7 @@ def _run(
     uri: ImageLike, endpoint: Endpoint, options: JobOptions, *, parts: Folder | None = None, group: str | None = None
 ) -> Iterator[Run]:
     """Prepare a run whose graph is built and whose model is ready; hold its checkpoint while the block runs."""
-    opened = opened_image(uri, options.part(ImageOptions))
+    opened = opened_image(uri, options.part(ImageOptions), options)
     prepared = prepare(planned(opened, options, options, endpoint), options)
     image, source = prepared.work.image, prepared.work.source
     with naming_how_to_resume(prepared.folder):
