@@ -176,7 +176,7 @@ def _run(
 
     ``try_out(sample)`` gets a result with one row, before the model is asked.
     """
-    opened = opened_image(uri, options.part(ImageOptions))
+    opened = opened_image(uri, options.part(ImageOptions), options)
     prepared = prepare(planned(opened, options, options, endpoint), options)
     sample = prepared.sample()
     if try_out is not None:

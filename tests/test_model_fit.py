@@ -111,6 +111,32 @@ def test_a_scaled_image_is_taken(tmp_path, model):
     assert channels(geotile.rescale(geotile.open_image(path), 0, 255), model)[0] == RIGHT
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_images_are_scaled_where_they_are_used(tmp_path, model):
+    path = write_bands(tmp_path / "i.tif", ["blue", "green", "red"], dtype="uint16")
+    assert channels(path, model, rescale=(0, 255))[0] == RIGHT
+    assert channels(path, model, rescale=(0, 510))[0] == pytest.approx([each / 2 for each in RIGHT], abs=4e-3)
+    pixels = np.zeros((3, 32, 32), np.uint16)
+    pixels[:, :, 16:] = np.array([100, 200, 400], np.uint16)[:, None, None]
+    halves = xr.DataArray(pixels, dims=("band", "y", "x"))
+    assert channels(halves, model, stretch=(0, 100))[0] == [0.5, 0.5, 0.5]
+    work = geotile.plan(path, endpoint=model, rescale=(0, 255), tile_size=32, overlap=0)
+    assert (work.source is not None, work.image.dtype) == (True, np.uint8)
+    out = tmp_path / "found.parquet"
+    cli("detect", path, model, "-o", out, "--rescale", "0,255", "--tile-size", 32, "--overlap", 0)
+    assert out.exists()
+    assert "--rescale" in cli("detect", path, model, "-o", out, "--overwrite", status=2).stderr
+    assert "LOW,HIGH" in cli("detect", path, model, "-o", out, "--stretch", "2", status=2).stderr
+    for wrong in (
+        {"rescale": (5, 5)},
+        {"stretch": (2, 101)},
+        {"rescale": (0, 1), "stretch": (2, 98)},
+        {"stretch": True},
+    ):
+        with pytest.raises(ArgumentError, match=r"^(rescale|stretch) must be"):
+            geotile.plan(path, **wrong)
+
+
 def array(side):
     return xr.DataArray(np.zeros((3, side, side), np.uint8), dims=("band", "y", "x"))
 

@@ -173,6 +173,7 @@ def test_the_number_of_names_decides_between_families(tmp_path):
         (v5(), {}, {"family": "yolov8"}, r"family='yolov8' needs .*fit 'yolov5'"),
         (v5(), {}, {"family": "yolox"}, r"family='yolox' needs"), (v8(), {}, {"family": "nanodet"}, r"needs three outputs"),
         (v8(), {}, {"family": "yolo-nms"}, r"family='yolo-nms' needs"),
+        (v8(cells=85), ULTRALYTICS, {}, r"say 'yolov8'.*fit no family"),  # a head with a stride of 64
         (v8(), {"imgsz": "[640, 640]"}, {}, r"say imgsz=\[640, 640\], and its input has the shape \(1, 3, 64, 64\)"),
         (v8(3, scores=(0.8,)), ULTRALYTICS, {}, r"names in the metadata must give one .*2 names.*'yolov8' \(3 classes\)"),
         (v8(), {}, {"labels": ["ship"]}, r"labels must give one name .*got 1 names.*'yolov8' \(2 classes\)"),
@@ -244,6 +245,12 @@ def test_an_answer_that_cannot_be_right_fails_the_tile(tmp_path, out, options, s
 def test_a_model_that_is_exported_again_is_read_again(tmp_path):
     assert detector(tmp_path, v8())(TILE)[1].round(2).tolist() == [0.8]
     assert detector(tmp_path, v8(scores=(0.6, 0.1)))(TILE)[1].round(2).tolist() == [0.6]
+
+
+def test_outputs_of_half_precision_are_decoded_in_single_precision(tmp_path):
+    boxes, scores, _ = detector(tmp_path, v8(dtype=np.float16), dtype=np.float16, metadata=ULTRALYTICS)(TILE)
+    np.testing.assert_allclose(boxes, [SHIP_BOX])
+    np.testing.assert_allclose(scores, [0.8], atol=1e-3)
 
 
 def test_scores_of_half_precision_may_round_over_one(tmp_path):

@@ -19,7 +19,7 @@ CASES = {
     "v8-p6": ("yolov8n-p6.yaml", {"imgsz": 192}), "v8-nms": ("yolov8n.yaml", {"imgsz": 160, "nms": True, "conf": 0.25, "iou": 0.5}),
     "v8-batch": ("yolov8n.yaml", {"imgsz": 160, "batch": 2}), "v10": ("yolov10n.yaml", {"imgsz": 160}), "v10-end2end": ("yolov10n.yaml", {"imgsz": 160, "end2end": True}),
     "26-end2end": ("yolo26n.yaml", {"imgsz": 160, "end2end": True}),
-    "11": ("yolo11n.yaml", {"imgsz": 160}), "26": ("yolo26n.yaml", {"imgsz": 160}), "rtdetr": ("rtdetr-resnet50.yaml", {"imgsz": 160}),
+    "11": ("yolo11n.yaml", {"imgsz": 160}), "26": ("yolo26n.yaml", {"imgsz": 160}), "v8-half": ("yolov8n.yaml", {"imgsz": 160, "half": True}), "rtdetr": ("rtdetr-resnet50.yaml", {"imgsz": 160}),
 }  # fmt: skip
 
 

@@ -36,6 +36,8 @@ def every_family_of_options(image: str) -> None:
     geotile.detect(image, "s3", bands=[4, 3, 2], storage_options={"anon": True}, resolution=0.5, dem="dem.tif")
     geotile.detect(image, "http", bearer="token", timeout_s=(5.0, 60.0), retries=3, ready_timeout_s=600.0)
     geotile.detect(image, "onnx:m.onnx", family="yolov8", score_threshold=0.1, nms_iou_threshold=0.6, threads=2)
+    geotile.detect(image, "onnx:m.onnx", labels={0: "ship"}, providers=["CUDA", "CPU"], mean=[0, 0, 0], std=(1, 1, 1))
+    geotile.detect(image, "onnx:m.onnx", tile_size="auto", labels="names.txt", providers="CPU")
     geotile.detect(image, print, batch_size=8, factory=False)
     geotile.detect(image=image, endpoint=print, merge=geotile.Nms(0.3), crs="EPSG:4326", roi="POINT (1 2)")
     geotile.detect(image, print, merge=None, skip_nodata=0.5, outside_roi="keep", errors="raise", concurrency=8)

@@ -35,6 +35,26 @@ def pair_or_auto(text: str) -> int | tuple[int, int] | str:
     return text if text == "auto" else pair(text)
 
 
+def two_numbers(text: str) -> tuple[float, float]:
+    """Return two numbers that are separated by a comma.
+
+    Raises
+    ------
+    ArgumentError
+        If the text is not two numbers.
+
+    Examples
+    --------
+    >>> two_numbers("0, 3000.5")
+    (0.0, 3000.5)
+    """
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise ArgumentError(f"must be two numbers, as LOW,HIGH; got {text!r}") from None
+    return low, high
+
+
 def int_or_auto(text: str) -> int | str:
     """Return "auto" as it is, and any other text as an int.
 

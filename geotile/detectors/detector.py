@@ -67,7 +67,7 @@ class Detector:
         self.inputs, self.outputs, self.metadata = list(inputs), list(outputs), metadata
         check_inputs(self.inputs, metadata)
         given = class_names(labels)
-        network = Network(self.inputs, self.outputs, self.size_yx or metadata.size_yx)
+        network = Network(self.inputs, self.outputs, self.size_yx or metadata.size_yx, metadata.stride)
         found = recognise(network, metadata, family=family, labels=given, named_outputs=output_names is not None)
         self.family, self.classes = found.family, found.classes
         known = FAMILIES[self.family]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class Network:
     outputs: Sequence[Tensor]
     size_yx: tuple[int, int] | None
     """Height and width of the input in pixels; None if they are not known."""
+    stride: int | None = None
+    """Largest stride in pixels, as the metadata say it."""
 
     def listed(self) -> str:
         """Return the outputs as text, for an error message."""
@@ -86,15 +88,16 @@ def _single(network: Network) -> tuple[int | None, int | None] | None:
     return (shapes[0][1], shapes[0][2]) if len(shapes) == 1 and len(shapes[0]) == 3 else None
 
 
-def _counts(size_yx: tuple[int, int] | None) -> Iterator[int]:
+def _counts(network: Network) -> Iterator[int]:
     """Yield the numbers of cells that a head can have."""
-    for strides in _STRIDE_SETS if size_yx is not None else ():
-        yield count_cells(size_yx, strides)  # type: ignore[arg-type]  # not None here
-        yield count_cells(size_yx, strides, whole=True)  # type: ignore[arg-type]
+    for strides in _STRIDE_SETS:
+        if network.size_yx is not None and network.stride in (None, strides[-1]):
+            yield count_cells(network.size_yx, strides)
+            yield count_cells(network.size_yx, strides, whole=True)
 
 
-def _may_be_cells(length: int | None, size_yx: tuple[int, int] | None, each: int = 1) -> bool:
-    return length is None or size_yx is None or length in {each * count for count in _counts(size_yx)}
+def _may_be_cells(length: int | None, network: Network, each: int = 1) -> bool:
+    return length is None or network.size_yx is None or length in {each * count for count in _counts(network)}
 
 
 def _classes(channels: int | None, others: int) -> Fit | None:
@@ -108,14 +111,14 @@ def _yolov5(network: Network) -> Fit | None:
     outputs = network.outputs
     first = outputs[0].shape
     inner = all(len(each.shape) == 5 for each in outputs[1:])  # exports of before 2022 also return the raw heads
-    if len(first) != 3 or not inner or not _may_be_cells(first[1], network.size_yx, each=3):
+    if len(first) != 3 or not inner or not _may_be_cells(first[1], network, each=3):
         return None
     return _classes(first[2], 5)
 
 
 def _yolov8(network: Network) -> Fit | None:
     lengths = _single(network)
-    if lengths is None or not _may_be_cells(lengths[1], network.size_yx):
+    if lengths is None or not _may_be_cells(lengths[1], network):
         return None
     return _classes(lengths[0], 4)
 
@@ -158,10 +161,10 @@ def _rtdetr_ul(network: Network) -> Fit | None:
 
 
 def _rtdetr_ul_scores(network: Network) -> Fit | None:
-    lengths, size = _single(network), network.size_yx
+    lengths = _single(network)
     if lengths is None or (lengths[0] or 0) > _MAX_QUERIES:
         return None
-    cells = {each * count for count in _counts(size) for each in (1, 3)}
+    cells = {each * count for count in _counts(replace(network, stride=None)) for each in (1, 3)}
     if cells & set(lengths):
         return None
     return _classes(lengths[1], 4)

@@ -55,7 +55,7 @@ def endpoint(spec: Any, options: Any) -> Endpoint:
         - an HTTP(S) URL of a server that implements the OversightML contract (`HttpEndpoint`),
         - ``sagemaker://NAME`` (`SageMakerEndpoint`),
         - ``oip+http://host/v2/models/NAME`` (`OipEndpoint`),
-        - ``onnx:PATH`` (`OnnxEndpoint`),
+        - ``onnx:`` with the path or the URI of a model (`OnnxEndpoint`),
         - a Python callable (`FunctionEndpoint`),
         - a spec of an endpoint type that an installed package provides as an entry point of the group
           ``geotile.endpoints``,

@@ -27,6 +27,7 @@ from geotile.options.endpoint import (
 )
 from geotile.options.image import (
     ImageOptions,
+    ScalingOptions,
 )
 from geotile.options.run import (
     AreaOptions,
@@ -59,6 +60,7 @@ __all__ = [
     "RetryPolicy",
     "RunOptions",
     "SageMakerOptions",
+    "ScalingOptions",
     "ScoreOptions",
     "SelectionOptions",
     "TilingOptions",

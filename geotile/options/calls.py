@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from geotile.core.option import option
 from geotile.errors import ArgumentError
 from geotile.options.endpoint import EndpointKeywords
-from geotile.options.image import ImageOptions
+from geotile.options.image import ImageOptions, ScalingOptions
 from geotile.options.run import AreaOptions, MergingOptions, RunOptions, SelectionOptions, TilingOptions
 
 
@@ -24,7 +24,7 @@ class OpenOptions(ImageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(ImageOptions, AreaOptions, TilingOptions):
+class PlanOptions(ImageOptions, ScalingOptions, AreaOptions, TilingOptions):
     """Options of `geotile.plan`."""
 
     endpoint: Any = option(
@@ -34,7 +34,7 @@ class PlanOptions(ImageOptions, AreaOptions, TilingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobOptions(ImageOptions, RunOptions, MergingOptions, SelectionOptions, TilingOptions):
+class JobOptions(ImageOptions, ScalingOptions, RunOptions, MergingOptions, SelectionOptions, TilingOptions):
     """Options that every run has."""
 
 

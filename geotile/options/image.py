@@ -11,6 +11,7 @@ from geotile.core import from_text
 from geotile.core.checks import as_int, check_finite, check_positive
 from geotile.core.choices import SarRemap
 from geotile.core.option import Options, option
+from geotile.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +82,27 @@ class ImageOptions(Options):
         for band in bands:
             if band is not None and not isinstance(band, str):
                 as_int(band, "bands", 1, unit="bands")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingOptions(Options):
+    """Conversion of the image's pixels to 8 bits."""
+
+    rescale: tuple[float, float] | None = option(
+        None, "Values of the image that become 0 and 255, as `geotile.rescale` takes them: for an image of more than "
+        "8 bits and a model that takes 8 bits.", type="(float, float)", from_text=from_text.two_numbers,
+        metavar="LOW,HIGH",
+    )  # fmt: skip
+    stretch: tuple[float, float] | None = option(
+        None, "Percentiles of each band that become 0 and 255, such as (2, 98), as `geotile.stretch` takes them. They "
+        "are computed when the image is opened, from an overview, or from the whole file if it has none.",
+        type="(float, float)", from_text=from_text.two_numbers, metavar="LOW,HIGH",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        if self.rescale is not None and not self.rescale[0] < self.rescale[1]:
+            raise ArgumentError(f"rescale must be two ascending values of the image; got {self.rescale!r}")
+        if self.stretch is not None and not 0 <= self.stretch[0] < self.stretch[1] <= 100:
+            raise ArgumentError(f"stretch must be two ascending percentiles from 0 to 100; got {self.stretch!r}")
+        if self.rescale is not None and self.stretch is not None:
+            raise ArgumentError("rescale must be given without stretch, since both set the range of values; got both")

@@ -35,8 +35,8 @@ def fitted_to_model(image: OpenedImage, endpoint: Endpoint | None) -> OpenedImag
     array = image.array
     if array.dtype != np.uint8:
         raise ArgumentError(
-            f"{endpoint} takes uint8 pixels; the image has {array.dtype}. Scale it first, with geotile.rescale(image, "
-            "low, high) or geotile.stretch(image) of image = geotile.open_image(...)"
+            f"{endpoint} takes uint8 pixels; the image has {array.dtype}. Scale it with rescale=(low, high) or "
+            "stretch=(2, 98), as geotile.rescale and geotile.stretch do"
         )
     if array.sizes["band"] == 2:
         raise ArgumentError(

@@ -15,11 +15,13 @@ from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.imagery.file_array import file_of
 from geotile.imagery.open import opened
+from geotile.imagery.scaling import rescale, stretch
 from geotile.imagery.source import Source
-from geotile.options import ImageOptions
+from geotile.options import ImageOptions, ScalingOptions
 
 ImageLike = Any  # str, path, STAC item, xarray.DataArray
 BlockEdges = tuple[NDArray[np.int64], NDArray[np.int64]]
+_AS_IT_IS = ScalingOptions()
 _MEMORY_BLOCK = 256  # an array in memory has no blocks; regions may end at every 256th pixel
 
 
@@ -41,8 +43,8 @@ class OpenedImage:
     """What to know about the choice of bands."""
 
 
-def opened_image(image: ImageLike, options: ImageOptions) -> OpenedImage:
-    """Return an image, opened from a URI or given as an array.
+def opened_image(image: ImageLike, options: ImageOptions, scaling: ScalingOptions = _AS_IT_IS) -> OpenedImage:
+    """Return an image, opened from a URI or given as an array, with its pixels scaled.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def opened_image(image: ImageLike, options: ImageOptions) -> OpenedImage:
         )
     name = array.encoding.get("source") or array.name or "DataArray"
     flat = array if "band" in array.dims else array.expand_dims("band")
-    flat = flat.transpose("band", "y", "x")
+    flat = _scaled(flat.transpose("band", "y", "x"), scaling)
     source = file_of(flat)
     edges = source.block_edges if source is not None and array is not image else _block_edges(flat)
     return OpenedImage(
@@ -83,6 +85,13 @@ def _opened(image: ImageLike, options: ImageOptions) -> xr.DataArray:
     if not (isinstance(image, str | os.PathLike | Mapping) or hasattr(image, "assets")):
         raise ArgumentError(f"image must be a path, a URI or an xarray.DataArray; got {type(image).__name__}")
     return opened(image, options)
+
+
+def _scaled(image: xr.DataArray, scaling: ScalingOptions) -> xr.DataArray:
+    """Return the image with the range of values that the user chose."""
+    if scaling.rescale is not None:
+        return rescale(image, *scaling.rescale)
+    return image if scaling.stretch is None else stretch(image, scaling.stretch)
 
 
 def _block_edges(image: xr.DataArray) -> BlockEdges:

@@ -214,7 +214,8 @@ def plan(image: ImageLike, options: PlanOptions) -> Plan:
     (9, 49152)
     """
     model = None if options.endpoint is None else as_endpoint(options.endpoint)
-    return planned(opened_image(image, options.part(ImageOptions)), options, options, model)
+    opened = opened_image(image, options.part(ImageOptions), options)
+    return planned(opened, options, options, model)
 
 
 def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoint: Endpoint | None) -> Plan:

@@ -8,6 +8,7 @@ from typing import Any
 
 from geotile.endpoints import endpoint
 from geotile.errors import ArgumentError, GeoreferenceError, GeotileError, ImageError, ImageOpenError
+from geotile.options import ImageOptions
 from geotile.planning.opened_image import opened_image
 from geotile.planning.plan import planned
 from geotile.service.request import JobRequest
@@ -34,7 +35,9 @@ def count_tiles(request: JobRequest, options: Mapping[str, Any]) -> int:
     """
     model = endpoint(request.image_processor.endpoint, **options, **request.endpoint_options())
     job = request.options()
-    return sum(planned(opened_image(url, job), job, job, model).requests for url in request.image_urls)
+    return sum(
+        planned(opened_image(url, job.part(ImageOptions), job), job, job, model).requests for url in request.image_urls
+    )
 
 
 def is_permanent(error: GeotileError) -> bool:
