@@ -36,7 +36,7 @@ def stac_asset(item: Any, asset: str | None) -> str:
         elif not hasattr(item, "assets"):
             item = pystac.Item.from_file(str(item))
     except Exception as error:  # pystac has no common base class for the errors of a broken item
-        raise ImageOpenError(f"cannot read the STAC item {redact(str(item)[:200])}: {redact(str(error))}") from None
+        raise ImageOpenError(f"cannot read the STAC item {redact(str(item))[:200]}: {redact(str(error))}") from None
     if asset is None or asset not in item.assets:
         keys = ", ".join(f"{key} ({each.media_type or 'no type'})" for key, each in item.assets.items())
         raise ArgumentError(
