@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+from geotile.cli.options import ENDPOINT_TYPES
+from geotile.core.from_text import named_value
+from geotile.core.option import described
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageError
 from geotile.options import EndpointKeywords
+from geotile.options.storage import storage_values
 
 _PATHS = ("image", "output", "dem", "checkpoint")
 _SECRET = ("headers", "option", "storage_options", "output_options")  # of values that may be secret, names are stored
@@ -31,20 +35,19 @@ def stored_call(checkpoint: str, params: Mapping[str, Any]) -> Iterator[None]:
         If another run holds the checkpoint.
     """
     from geotile.checkpoints.checkpoint import CALL, stored_job
-    from geotile.core.from_text import named_values
     from geotile.running.run import leased
     from geotile.storage.folder import Folder
 
     if not checkpoint:
         raise ArgumentError("checkpoint must be a folder; got ''")
-    for name in ("output", "dem"):
+    for name in ("output", "dem", "checkpoint"):
         if isinstance(params.get(name), str) and redact(params[name]) != params[name]:
             raise ArgumentError(
                 f"{name} contains a secret, which a checkpoint does not store; give it with storage_options or "
                 "output_options instead"
             )
     options = params.get("output_options")
-    folder = Folder.at(checkpoint, named_values(options) if options else None)
+    folder = Folder.at(checkpoint, storage_values(options) if options else None)
     stored_job(folder)  # refuses a folder that holds something else
     stored = {name: _stored(name, value) for name, value in params.items() if name not in _NOT_STORED}
     with leased(folder):
@@ -69,11 +72,10 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
         If there is none, or a value that was not stored is not given again.
     """
     from geotile.checkpoints.checkpoint import CALL, JOB
-    from geotile.core.from_text import named_values
     from geotile.storage.folder import Folder
 
     options = given.get("output_options")
-    folder = Folder.at(checkpoint, named_values(options) if options else None)
+    folder = Folder.at(checkpoint, storage_values(options) if options else None)
     data = folder.read(CALL)
     if data is None:
         started = folder.read(JOB) is not None
@@ -126,7 +128,17 @@ def _stored_option(text: str) -> str:
     name, _, value = text.partition("=")
     if name not in _PLAIN or redact(value) != value:
         return _name(text)
-    return f"{name}={os.path.abspath(value) if os.path.isfile(value) else value}"
+    value = named_value(text, ENDPOINT_TYPES)[1]
+    if "path" not in described(EndpointKeywords)[name].type_text:
+        return text
+    if name == "cert" and isinstance(value, list):
+        return f"{name}={json.dumps([_absolute(each) for each in value])}"
+    return f"{name}={_absolute(value)}" if isinstance(value, str) else text
+
+
+def _absolute(value: Any) -> Any:
+    """Return the absolute path of a file or a folder that exists, and any other value as it is."""
+    return os.path.abspath(value) if isinstance(value, str) and value and os.path.exists(value) else value
 
 
 def _name(text: str) -> str:

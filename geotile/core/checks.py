@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TypeGuard
@@ -11,6 +12,8 @@ from typing import TypeGuard
 from geotile.errors import ArgumentError
 
 Pair = tuple[int, int]
+HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+"""Name of a header (RFC 9110, 5.6.2)."""
 
 
 def as_int(value: object, name: str, minimum: int, unit: str = "pixels") -> int:
@@ -149,10 +152,18 @@ def check_headers(name: str, headers: Mapping[str, str]) -> None:
     for header, value in headers.items():
         check_encoding(name, header)
         check_encoding(name, value)
+        if not HEADER_NAME.fullmatch(header):  # it may hold the value by mistake, so it is not shown
+            raise ArgumentError(
+                f"{name} must hold names of HTTP headers, which have letters, digits and hyphens; one name has another "
+                "character"
+            )
         try:
             check_header_validity((header, value))
         except InvalidHeader:
-            raise ArgumentError(f"{name} must hold names and values of HTTP headers; {header!r} is not valid") from None
+            raise ArgumentError(
+                f"{name} must hold values of HTTP headers, without line breaks and leading spaces; that of {header!r} "
+                "has one"
+            ) from None
 
 
 def check_encoding(name: str, text: str) -> None:

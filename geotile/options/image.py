@@ -11,6 +11,7 @@ from geotile.core import from_text
 from geotile.core.checks import as_int, check_finite, check_positive
 from geotile.core.choices import SarRemap
 from geotile.core.option import Options, option
+from geotile.options.storage import check_storage, storage_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class ImageOptions(Options):
         None, "How to reach the image, as fsspec, s3fs, gcsfs and adlfs take it: ``key``, ``secret``, ``token``, "
         "``profile``, ``role_arn``, ``anon``, ``endpoint_url``, ``requester_pays``, ``client_kwargs``, ``headers``, "
         "``timeout`` (seconds without a byte) ... It travels to every worker and is not shown anywhere.",
-        type="mapping", from_text=from_text.named_values, repeatable=True, metavar="NAME=VALUE", in_requests=False,
+        type="mapping", from_text=storage_values, repeatable=True, metavar="NAME=VALUE", in_requests=False,
         secret=True,
     )  # fmt: skip
     bands: Sequence[int | str] | int | str | None = option(
@@ -62,6 +63,7 @@ class ImageOptions(Options):
     )  # fmt: skip
 
     def _check(self) -> None:
+        check_storage("storage_options", self.storage_options)
         if self.height is not None:
             check_finite(self.height, "height", "metres above the ellipsoid")
         if self.subdataset is not None and not isinstance(self.subdataset, str):

@@ -12,6 +12,7 @@ from geotile.core.checks import Pair, as_int, as_pair, check_unit
 from geotile.core.choices import OverlapMetric, TileCompression, TileFormat
 from geotile.core.option import Options, option
 from geotile.errors import ArgumentError
+from geotile.options.storage import check_storage, storage_values
 
 if TYPE_CHECKING:
     from geotile.merging.merge import Merge
@@ -169,11 +170,12 @@ class RunOptions(Options):
     )  # fmt: skip
     output_options: Mapping[str, Any] | None = option(
         None, "Options of the file system of the checkpoint and the output, as fsspec takes them. They are not shown "
-        "anywhere.", type="mapping", from_text=from_text.named_values, repeatable=True, metavar="NAME=VALUE",
+        "anywhere.", type="mapping", from_text=storage_values, repeatable=True, metavar="NAME=VALUE",
         in_requests=False, secret=True,
     )  # fmt: skip
 
     def _check(self) -> None:
+        check_storage("output_options", self.output_options)
         if self.concurrency != "auto":
             as_int(self.concurrency, "concurrency", 1, unit="requests")
         if self.checkpoint is None and self.retry_failed:
