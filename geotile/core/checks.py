@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -125,6 +126,24 @@ def check_finite(value: object, name: str, unit: str) -> float:
     if not is_number(value) or not math.isfinite(value):
         raise ArgumentError(f"{name} must be a finite number of {unit}; got {value!r}")
     return float(value)
+
+
+def check_path(value: object, name: str) -> str:
+    """Return a path or a URI as a string.
+
+    Raises
+    ------
+    ArgumentError
+        If the value is neither a string nor a path object, or is empty.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ArgumentError(
+            f"{name} must be a path or a URI, as a string or a path object; got a value of type {type(value).__name__}"
+        )
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text:
+        raise ArgumentError(f"{name} must be a path or a URI; got {text!r}")
+    return text
 
 
 def is_number(value: object) -> TypeGuard[float]:

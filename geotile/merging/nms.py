@@ -257,8 +257,7 @@ def check_metric(value: object) -> None:
 
 def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return boxes, (n, 4) float64, and scores, (n,) float64, or raise an ArgumentError."""
-    xyxy = np.asarray(boxes, np.float64)
-    values = np.asarray(scores, np.float64)
+    xyxy, values = _floats(boxes, "boxes"), _floats(scores, "scores")
     if xyxy.size == 0:
         xyxy = xyxy.reshape(0, 4)
     if xyxy.ndim != 2 or xyxy.shape[1] != 4:
@@ -271,3 +270,10 @@ def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], 
         row = int(np.flatnonzero((xyxy[:, 2:] < xyxy[:, :2]).any(axis=1))[0])
         raise ArgumentError(f"boxes must have x0 <= x1 and y0 <= y1; got box {row} {xyxy[row].tolist()}")
     return xyxy, values
+
+
+def _floats(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name} must be an array of numbers; got {type(values).__name__} ({error})") from None

@@ -10,8 +10,11 @@ from typing import Any
 from geotile.core import from_text
 from geotile.core.checks import as_int, as_timeouts, check_encoding, check_headers, check_seconds, check_unit
 from geotile.core.option import Options, documents, option
+from geotile.errors import ArgumentError
 from geotile.options.run import ScoreOptions
 from geotile.public import public
+
+_MAX_COUNTS = {"threads": 1024, "batch_size": 2**16}  # onnxruntime starts all threads at once
 
 
 @public
@@ -211,3 +214,5 @@ def _check_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None:
             as_int(count, name, 1, unit="threads" if name == "threads" else "tiles")
+            if count > _MAX_COUNTS[name]:
+                raise ArgumentError(f"{name} must be at most {_MAX_COUNTS[name]:,}; got {count}")
