@@ -60,7 +60,7 @@ class SageMakerEndpoint(Endpoint):
     @with_options(SageMakerOptions).on_init
     def __init__(self, spec: str, options: SageMakerOptions) -> None:
         self.retry_policy = options.part(RetryPolicy)
-        self.name, self.variant, self.region = _parts(spec)
+        self.name, self.variant, self.region = endpoint_parts(spec)
         self._params = dict(options.params or {})
         self._login = (options.profile, options.role_arn, self.region)
         self._timeouts = options.timeout_s
@@ -207,8 +207,14 @@ class SageMakerEndpoint(Endpoint):
             raise ArgumentError(f"unknown parameters {unknown} in params; InvokeEndpoint accepts {sorted(known)}")
 
 
-def _parts(spec: str) -> tuple[str, str | None, str | None]:
-    """Return the name, the variant and the region of an endpoint."""
+def endpoint_parts(spec: str) -> tuple[str, str | None, str | None]:
+    """Return the name, the variant and the region of an endpoint.
+
+    Raises
+    ------
+    ArgumentError
+        If the spec is not that of a SageMaker endpoint.
+    """
     parts = urlsplit(spec) if isinstance(spec, str) else urlsplit("")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     known = {"variant", "region"}

@@ -14,7 +14,7 @@ import pandas as pd
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
-from geotile.core.checks import check_unit
+from geotile.core.checks import check_bool, check_unit
 from geotile.core.choices import OverlapMetric
 from geotile.errors import ArgumentError
 from geotile.public import public
@@ -81,6 +81,7 @@ def nms(
     """
     check_unit(iou_threshold, "iou_threshold")
     check_metric(metric)
+    check_bool(class_agnostic, "class_agnostic")
     xyxy, values = _checked(boxes, scores)
     codes = np.zeros(len(xyxy), np.int64)
     if labels is not None:
@@ -251,8 +252,8 @@ def _apart(boxes: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.f
 
 def check_metric(value: object) -> None:
     """Raise an error if an overlap metric is unknown."""
-    if value not in get_args(OverlapMetric):
-        raise ArgumentError(f"the overlap metric must be 'iou' or 'ios'; got {value!r}")
+    if not isinstance(value, str) or value not in get_args(OverlapMetric):
+        raise ArgumentError(f"metric must be 'iou' or 'ios'; got {value!r}")
 
 
 def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

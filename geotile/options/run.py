@@ -83,6 +83,8 @@ class SelectionOptions(AreaOptions):
     )  # fmt: skip
 
     def _check(self) -> None:
+        if self.outside_roi != "drop" and self.roi is None:
+            raise ArgumentError(f"outside_roi={self.outside_roi!r} would have no effect without roi; give roi= as well")
         if not isinstance(self.skip_nodata, bool):
             check_unit(self.skip_nodata, "skip_nodata")
 
@@ -131,7 +133,7 @@ class MergingOptions(ScoreOptions):
         if isinstance(self.merge, type):
             raise ArgumentError(f"merge must be an object such as geotile.{self.merge.__name__}(), not its class")
         unused = [name for name in ("iou_threshold", "overlap_metric", "class_agnostic") if name in self.changed()]
-        if self.merge not in (None, "nms") and unused:
+        if unused and not (isinstance(self.merge, str) and self.merge == "nms"):
             raise ArgumentError(
                 f"{', '.join(unused)} would have no effect with merge={self.merge!r}; leave out what merge='nms' alone "
                 "takes, or set it in the merge, such as geotile.Nms(0.3)"
