@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import shapely
 from pydantic import BaseModel
 
 from geotile.core.redact import redact
@@ -23,9 +24,11 @@ def check_region(text: str) -> None:
     ValueError
         If it is not WKT of a geometry that has an extent.
     """
-    if text.lstrip().startswith("{"):
-        raise ValueError("must be WKT")
-    geometry_of(text)
+    try:
+        shape = shapely.from_wkt(text)
+    except shapely.errors.GEOSException as error:
+        raise ValueError(f"must be WKT: {error}") from None
+    geometry_of(shape)
 
 
 def check_endpoint(kind: str, spec: str, parameters: Mapping[str, str]) -> None:
