@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from geotile.cli.options import ENDPOINT_TYPES
+from geotile.core.checks import check_path
 from geotile.core.from_text import named_value
 from geotile.core.option import described
 from geotile.core.redact import redact
@@ -75,7 +76,7 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
     from geotile.storage.folder import Folder
 
     options = given.get("output_options")
-    folder = Folder.at(checkpoint, storage_values(options) if options else None)
+    folder = Folder.at(check_path(checkpoint, "checkpoint"), storage_values(options) if options else None)
     data = folder.read(CALL)
     if data is None:
         started = folder.read(JOB) is not None
@@ -85,7 +86,7 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 "command line; make the same Python call again"
             )
         raise ArgumentError(f"{folder.display_name} is not a checkpoint. Check the path")
-    call: dict[str, Any] = json.loads(data)
+    call = _read_call(data, f"{folder.display_name}/{CALL}")
     for name in _SECRET:
         again = list(given.get(name) or [])
         known = {_name(text) for text in again}
@@ -107,6 +108,21 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"--{name}"
             )
     return call | {name: given[name] for name in _NOT_STORED}
+
+
+def _read_call(data: bytes, place: str) -> dict[str, Any]:
+    """Return the content of a stored call."""
+    try:
+        call = json.loads(data)
+        lists = [call[name] or [] for name in _SECRET]
+        strings = all(isinstance(each, str) for texts in lists for each in texts)
+        if not strings or not {"image", "endpoint", "output"} <= set(call):
+            raise TypeError("its values are of another type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArgumentError(
+            f"{place} is not a call that geotile detect has stored ({type(error).__name__}: {error}). Check the path"
+        ) from None
+    return dict(call)
 
 
 def _stored(name: str, value: Any) -> Any:

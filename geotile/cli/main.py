@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 import warnings
@@ -187,6 +188,9 @@ for command in (serve, submit, jobs):
 
 def main() -> None:
     """Run the command line; errors of geotile and warnings are one line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the encoding lacks must not end a run
     warnings.showwarning = _show_warning
     warnings.simplefilter("ignore", FailedTilesWarning)  # the failed tiles are listed
     try:
