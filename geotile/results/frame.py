@@ -116,7 +116,7 @@ def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
     >>> from geotile.testing import bright_objects, write_example
     >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
     >>> image_geometry(detections).area.tolist()
-    [360.0, 360.0, 360.0]
+    [384.0, 384.0, 384.0]
     """
     if not isinstance(detections, gpd.GeoDataFrame):
         raise ArgumentError(f"detections must be a GeoDataFrame; got {type(detections).__name__}")
