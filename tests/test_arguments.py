@@ -107,6 +107,20 @@ def test_whole_numbers_are_neither_arrays_nor_without_limit():
             geotile.endpoint("onnx:m.onnx", **{name: 10**30})
 
 
+def test_the_other_arguments_are_checked():
+    frame = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
+    calls = {
+        "tile": lambda: geotile.endpoint(bright_objects).check("x"), "body": lambda: geotile.JobRequest.parse(5),
+        "grid": lambda: geotile.plot_detections(image(), frame, grid=5), "dtype": lambda: geotile.cast(image(), None),
+        "window": lambda: geotile.plot_detections(image(), frame, window=(0, 1, 0, 1)),
+        "queue": lambda: geotile.jobs("a\0b"), "request": lambda: geotile.submit("a\0b", "q"),
+        "output": lambda: geotile.write(frame, "a\0b.geojson"), "uri": lambda: geotile.open_image("a\0b.tif"),
+    }  # fmt: skip
+    for name, call in calls.items():
+        with pytest.raises(geotile.ArgumentError, match=f"^{name} must be"):
+            call()
+
+
 def test_a_signed_url_is_not_kept_in_the_array(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(write_example()).rename("a.tif?token=hush")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TypeGuard
 
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 
 Pair = tuple[int, int]
@@ -152,15 +153,15 @@ def check_path(value: object, name: str) -> str:
     Raises
     ------
     ArgumentError
-        If the value is neither a string nor a path object, or is empty.
+        If the value is neither a string nor a path object, is empty, or has a NUL character.
     """
     if not isinstance(value, str | os.PathLike):
         raise ArgumentError(
             f"{name} must be a path or a URI, as a string or a path object; got a value of type {type(value).__name__}"
         )
     text = os.fspath(value)
-    if not isinstance(text, str) or not text:
-        raise ArgumentError(f"{name} must be a path or a URI; got {text!r}")
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ArgumentError(f"{name} must be a path or a URI, not empty and without NUL; got {redact(repr(text))}")
     return text
 
 

@@ -273,6 +273,6 @@ def _dtype(dtype: DTypeLike) -> str:
         kind = np.dtype(dtype)
     except TypeError as error:
         raise ArgumentError(f"dtype must be a dtype of NumPy; got {dtype!r} ({error})") from None
-    if kind.kind not in "uif":
+    if dtype is None or kind.kind not in "uif":  # NumPy takes None for float64
         raise ArgumentError(f"dtype must be one of integers or floats; got {dtype!r}")
     return str(kind)

@@ -72,13 +72,17 @@ def plot_detections(
     Raises
     ------
     ArgumentError
-        If the detections do not have the columns of `detect`.
+        If the image is not an array, the detections do not have the columns of `detect`, or the grid or the window
+        is of another type.
     """
     check_array(image)
     if not isinstance(detections, gpd.GeoDataFrame) or "xmin" not in detections:
         raise ArgumentError(
             f"detections must have the columns that geotile.detect returns; got {_columns(detections)}. Pass its result"
         )
+    for name, value, kind in (("grid", grid, TileGrid), ("window", window, Window)):
+        if value is not None and not isinstance(value, kind):
+            raise ArgumentError(f"{name} must be a geotile.{kind.__name__}; got {type(value).__name__}")
     ax = ax if ax is not None else _new_axes()
     height, width = image.shape[-2:]
     view = window or Window(0, height, 0, width)

@@ -164,6 +164,8 @@ class JobRequest(_RequestModel):
         ArgumentError
             If the body is not a JSON object or fields are invalid; the message names each field by its path.
         """
+        if not isinstance(body, str | bytes | bytearray):
+            raise ArgumentError(f"body must be JSON as str or bytes; got a value of type {type(body).__name__}")
         try:
             fields = json.loads(body)
         except (ValueError, RecursionError) as error:
