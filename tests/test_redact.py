@@ -9,7 +9,8 @@ from geotile.core.redact import redact
 PLACES = [
     "https://me:{}@host/a.tif", "https://{}@host/a.tif", "https://{}:@host/a.tif", "https://me:p/{}@host/a",
     "https://me:p {}@host/a", "https://me:p?{}@host/a", "https://me:p#{}@host/a", "https://me:p@{}@host/a",
-    "https://me:1/{}@host/a", "https://me:1/p:{}@host/a", "//me:{}@host/a", "ftp:me:{}@host", "s3://key:{}@bucket/a",
+    "https://me:1/{}@host/a", "https://me:1/p:{}@host/a", "//me:{}@host/a", "ftp:me:{}@host", "https:/me:{}@host/a", "me:{}@host",
+    "https://host/a&sig={}", "s3://key:{}@bucket/a",
     "https://host/a?{}", "https://host/a?k={}", "https://host/a?k[a]={}", "https://host/a?api:key={}",
     "https://host/a?k*={}", "https://host/a?={}", "https://host/a?k=1&{}", "https://host/a?{}=", "https://host/a?{}==",
     "https://host/a?k=ab'{}", "https://host/a?k=(x){}", 'https://host/a?k="{}"', "https://host/a?k=a?{}",

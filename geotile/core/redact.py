@@ -20,9 +20,12 @@ _LOGIN = re.compile(  # with a maximum length, since time would grow with the sq
     r"|[^\s/?#:@]*:\d{1,5}/[^\s?#]{0,4096}@"  # host:port/a@b, or a password that begins with a number and a slash
     r")"
 )
-_LOGIN_WITHOUT_SLASHES = re.compile(r"(?<![\w/])([A-Za-z][\w+.-]*:)(?!//)[^\s:@/]*:[^\s@]{1,4096}@")
+_LOGIN_WITHOUT_SLASHES = re.compile(
+    r"(?<![\w/])([A-Za-z][\w+.-]*:/?)(?!/)[^\s:@/]*:[^\s@]{1,4096}@"  # scheme:user:password@
+    r"|(?<![\w/.:@])[\w.%+~-]+:(?!\*\*\*@)[^\s@/:]{1,4096}@"  # user:password@
+)
 _VSI_OPTIONS = re.compile(r"(/vsi\w+)(\?[^\n]*?)(['\"]?)$", re.MULTILINE)  # header values in them may have spaces
-_URL, _PARAMETERS = re.compile(r"//|/vsi"), re.compile(r"[?#;].*")
+_URL, _PARAMETERS = re.compile(r"//|/vsi"), re.compile(r"[?#;]|&(?=[^\s&]*=)")
 _ASSIGNED = re.compile(r"[?#;&].*")
 _PART = re.compile(r"([?#;&])([^?#;&]*)")
 _NAME = re.compile(r"[\w.%~-]+")
@@ -40,7 +43,7 @@ def redact(text: str) -> str:
     "cannot read 'https://host/a.tif?***'. Check the URL"
     """
     text = _LOGIN.sub("***@", text)
-    text = _LOGIN_WITHOUT_SLASHES.sub(r"\1***@", text)
+    text = _LOGIN_WITHOUT_SLASHES.sub(lambda match: (match[1] or "") + "***@", text)
     text = _VSI_OPTIONS.sub(lambda match: match[1] + _masked(match[2]) + match[3], text)
     return re.sub(r"\S+", lambda match: _redacted_word(match[0]), text)
 
