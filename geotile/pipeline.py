@@ -9,6 +9,7 @@ from typing import Any
 
 import geopandas as gpd
 
+from geotile.core.checks import check_path
 from geotile.core.option import with_options
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.imagery.overlap import map_overlap
@@ -125,7 +126,7 @@ def detect_to(
     >>> detect_to(write_example(), bright_objects, out, tile_size=128, overlap=32).detections_after
     3
     """
-    if str(os.fspath(output)).endswith("/"):
+    if check_path(output, "output").endswith("/"):
         return detect_to_dataset(image, endpoint, Folder.at(output, options.output_options), options)
     sink = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
     with sink.leased(), _run(image, endpoint, options, try_out=sink.try_out) as run:

@@ -1,6 +1,7 @@
 """The command line, as a user runs it."""
 
 import contextlib
+import io
 import os
 import pty
 import subprocess
@@ -14,7 +15,12 @@ from rasterio.shutil import copy as copy_file
 from shapely.geometry import box
 
 import geotile
+from geotile.cli.main import main
 from geotile.testing import ModelServer
+
+
+def said(*words) -> str:
+    return " ".join(cli(*words, status=2).stderr.split())
 
 
 @pytest.mark.slow
@@ -80,6 +86,59 @@ def test_plan_prints_and_draws(write_tiff, noise, tmp_path):
     done = cli("plan", write_tiff(noise), "--tile-size", 64, "--overlap", 16, "-o", tmp_path / "plan.png")
     assert "54 (9 x 6)" in done.stdout
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_that_the_encoding_lacks_are_escaped(write_tiff, noise, tmp_path, monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict") for _ in range(2)]
+    (tmp_path / "ü").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_tiff(noise, "ü/bild-ä.tif")
+    monkeypatch.setattr(sys, "argv", ["geotile", "plan", "ü/bild-ä.tif"])
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    with contextlib.suppress(SystemExit):
+        main()
+    monkeypatch.undo()
+    for stream in streams:
+        stream.flush()
+    assert rb"\xfc/bild-\xe4.tif" in streams[0].buffer.getvalue()
+    assert streams[1].buffer.getvalue() == b""
+
+
+@pytest.mark.slow
+def test_a_run_does_not_fail_for_the_encoding_of_its_output(write_tiff, noise, tmp_path):
+    (tmp_path / "ü").mkdir()
+    write_tiff(noise, "ü/bild-ä.tif")
+    environment = os.environ | {"LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii"}
+    with ModelServer(crowd) as server:
+        words = ["detect", "ü/bild-ä.tif", server.url, "-o", "ü/gefunden.geojson"]
+        command = [sys.executable, "-m", "geotile", *words]
+        done = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert b"gefunden.geojson" in done.stdout
+    missing = subprocess.run([*command[:4], "fehlt-ä.tif"], capture_output=True, env=environment, cwd=tmp_path)
+    assert b"UnicodeEncodeError" not in missing.stderr
+
+
+@pytest.mark.parametrize("command", ["resume", "status"])
+def test_a_folder_that_is_no_checkpoint_is_named(command, tmp_path):
+    assert "checkpoint must be a path" in said(command, "")
+    assert "is not a checkpoint" in said(command, tmp_path / "nothing")
+    (tmp_path / "notes.txt").touch()
+    refused = said(command, tmp_path)
+    assert "is not a checkpoint" in refused
+    assert "Check the path" in refused
+    assert "new folder" not in refused
+    for job in (
+        "[]",
+        "{}",
+        "{",
+        '{"identity": {}, "format": 1}',
+        '{"identity": {"image": 5}, "format": 1, "regions": [1, 1]}',
+    ):
+        (tmp_path / "job.json").write_text(job)
+        (tmp_path / "call.json").write_text(job)
+        assert "Check the path" in said(command, tmp_path)
 
 
 def test_help_explains():

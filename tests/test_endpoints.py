@@ -23,7 +23,7 @@ JOB = {"tile_size": 64, "overlap": 16, "region_size": 128}
 @pytest.mark.parametrize(
     ("spec", "said"),
     [("gopher://x", "must start with one of .*'https:'.*got 'gopher://x'"), ("scene.tif", "must start with one of"),
-     (3, "endpoint must be a URL, a callable or an Endpoint; got 3"),
+     (3, "endpoint must be a URL, a callable or an Endpoint; got a value of type int"),
      ("onnx:/nowhere/m.onnx", "no ONNX model at /nowhere")],
 )  # fmt: skip
 def test_a_spec_that_means_nothing_is_named(spec, said):

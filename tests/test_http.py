@@ -109,7 +109,7 @@ def test_what_may_pass_is_tried_again(first):
     with serving(first, (200, {}, GOOD)) as (url, seen):
         answer = ask(url, timeout_s=(5, 1))
     assert answer.attempts == len(seen) == 2
-    assert answer.found.boxes.tolist() == [[1, 2, 3, 4]]
+    assert answer.found.detections.boxes.tolist() == [[1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def every_family_of_options(image: str) -> None:
     geotile.detect(image, "onnx:m.onnx", tile_size="auto", labels="names.txt", providers="CPU")
     geotile.detect(image, print, batch_size=8, factory=False)
     geotile.detect(image=image, endpoint=print, merge=geotile.Nms(0.3), crs="EPSG:4326", roi="POINT (1 2)")
-    geotile.detect(image, print, merge=None, skip_nodata=0.5, outside_roi="keep", errors="raise", concurrency=8)
+    geotile.detect(
+        image, print, merge=None, skip_nodata=0.5, roi="POINT (1 2)", outside_roi="keep", errors="raise", concurrency=8
+    )
     geotile.detect(image, print, checkpoint="ck", retry_failed=True, output_options={"profile": "x"})
     geotile.detect(image, print, compute=False)
 

@@ -106,8 +106,14 @@ class Checkpoint:
         return stored
 
 
-def stored_job(folder: Folder) -> dict[str, Any] | None:
+def stored_job(folder: Folder, remedy: str = "Choose a new folder") -> dict[str, Any] | None:
     """Return the content of a checkpoint's `job.json`, or None if the folder is empty or does not exist.
+
+    Parameters
+    ----------
+    folder : Folder
+    remedy : str
+        What the user can do if the folder contains something else, for the error.
 
     Raises
     ------
@@ -121,21 +127,21 @@ def stored_job(folder: Folder) -> dict[str, Any] | None:
         others = sorted(name for name in folder.names() if not name.startswith((LEASE, CALL, STATUS, ".")))
         if others:
             raise ArgumentError(
-                f"{folder.display_name} is not a checkpoint: it holds {others[0]} but no {JOB}. Choose a new folder."
+                f"{folder.display_name} is not a checkpoint: it holds {others[0]} but no {JOB}. {remedy}."
             )
         return None
     try:
         job = json.loads(data)
         if not isinstance(job["identity"], dict) or not isinstance(job["format"], int):
             raise TypeError("identity and format")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArgumentError(
-            f"{folder.display_name}/{JOB} is not that of a geotile checkpoint ({error}). Choose a new folder."
+            f"{folder.display_name}/{JOB} is not that of a geotile checkpoint ({error}). {remedy}."
         ) from None
     if job["format"] != FORMAT:
         raise ArgumentError(
             f"{folder.display_name} is a checkpoint of format {job['format']}, but this version of geotile writes "
-            f"format {FORMAT}. Choose a new folder."
+            f"format {FORMAT}. {remedy}."
         )
     return dict(job)
 

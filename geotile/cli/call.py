@@ -9,9 +9,14 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
+from geotile.cli.options import ENDPOINT_TYPES
+from geotile.core.checks import check_path
+from geotile.core.from_text import named_value
+from geotile.core.option import described
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageError
 from geotile.options import EndpointKeywords
+from geotile.options.storage import storage_values
 
 _PATHS = ("image", "output", "dem", "checkpoint")
 _SECRET = ("headers", "option", "storage_options", "output_options")  # of values that may be secret, names are stored
@@ -31,20 +36,19 @@ def stored_call(checkpoint: str, params: Mapping[str, Any]) -> Iterator[None]:
         If another run holds the checkpoint.
     """
     from geotile.checkpoints.checkpoint import CALL, stored_job
-    from geotile.core.from_text import named_values
     from geotile.running.run import leased
     from geotile.storage.folder import Folder
 
     if not checkpoint:
         raise ArgumentError("checkpoint must be a folder; got ''")
-    for name in ("output", "dem"):
+    for name in ("output", "dem", "checkpoint"):
         if isinstance(params.get(name), str) and redact(params[name]) != params[name]:
             raise ArgumentError(
                 f"{name} contains a secret, which a checkpoint does not store; give it with storage_options or "
                 "output_options instead"
             )
     options = params.get("output_options")
-    folder = Folder.at(checkpoint, named_values(options) if options else None)
+    folder = Folder.at(checkpoint, storage_values(options) if options else None)
     stored_job(folder)  # refuses a folder that holds something else
     stored = {name: _stored(name, value) for name, value in params.items() if name not in _NOT_STORED}
     with leased(folder):
@@ -69,11 +73,10 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
         If there is none, or a value that was not stored is not given again.
     """
     from geotile.checkpoints.checkpoint import CALL, JOB
-    from geotile.core.from_text import named_values
     from geotile.storage.folder import Folder
 
     options = given.get("output_options")
-    folder = Folder.at(checkpoint, named_values(options) if options else None)
+    folder = Folder.at(check_path(checkpoint, "checkpoint"), storage_values(options) if options else None)
     data = folder.read(CALL)
     if data is None:
         started = folder.read(JOB) is not None
@@ -83,7 +86,7 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 "command line; make the same Python call again"
             )
         raise ArgumentError(f"{folder.display_name} is not a checkpoint. Check the path")
-    call: dict[str, Any] = json.loads(data)
+    call = _read_call(data, f"{folder.display_name}/{CALL}")
     for name in _SECRET:
         again = list(given.get(name) or [])
         known = {_name(text) for text in again}
@@ -107,6 +110,21 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return call | {name: given[name] for name in _NOT_STORED}
 
 
+def _read_call(data: bytes, place: str) -> dict[str, Any]:
+    """Return the content of a stored call."""
+    try:
+        call = json.loads(data)
+        lists = [call[name] or [] for name in _SECRET]
+        strings = all(isinstance(each, str) for texts in lists for each in texts)
+        if not strings or not {"image", "endpoint", "output"} <= set(call):
+            raise TypeError("its values are of another type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArgumentError(
+            f"{place} is not a call that geotile detect has stored ({type(error).__name__}: {error}). Check the path"
+        ) from None
+    return dict(call)
+
+
 def _stored(name: str, value: Any) -> Any:
     if name in _SECRET:
         return None if value is None else [_stored_option(text) if name == "option" else _name(text) for text in value]
@@ -126,7 +144,17 @@ def _stored_option(text: str) -> str:
     name, _, value = text.partition("=")
     if name not in _PLAIN or redact(value) != value:
         return _name(text)
-    return f"{name}={os.path.abspath(value) if os.path.isfile(value) else value}"
+    value = named_value(text, ENDPOINT_TYPES)[1]
+    if "path" not in described(EndpointKeywords)[name].type_text:
+        return text
+    if name == "cert" and isinstance(value, list):
+        return f"{name}={json.dumps([_absolute(each) for each in value])}"
+    return f"{name}={_absolute(value)}" if isinstance(value, str) else text
+
+
+def _absolute(value: Any) -> Any:
+    """Return the absolute path of a file or a folder that exists, and any other value as it is."""
+    return os.path.abspath(value) if isinstance(value, str) and value and os.path.exists(value) else value
 
 
 def _name(text: str) -> str:

@@ -12,7 +12,6 @@ import shapely
 
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Window
-from geotile.imagery.open import open_image
 from geotile.pipeline import detect
 from geotile.planning.plan import Plan, plan
 from geotile.results.report import Report
@@ -118,13 +117,12 @@ def _save_plot(detections: gpd.GeoDataFrame, work: Plan, path: Path) -> None:
 
     from geotile.results.plotting import plot_detections
 
-    image = open_image(work.image.encoding["source"])
     figure = Figure(figsize=(17, 8.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    plot_detections(image, detections, grid=work.grid, ax=left)
+    plot_detections(work.image, detections, grid=work.grid, ax=left)
     left.set_title(f"{len(detections)} detections, {work.tiles} tiles (thin), {work.regions} regions (bold)")
     view = _densest_window(detections, work)
-    plot_detections(image, _intersecting(detections, view), grid=work.grid, window=view, ax=right)
+    plot_detections(work.image, _intersecting(detections, view), grid=work.grid, window=view, ax=right)
     right.set_title(f"rows {view.y0} to {view.y1}, columns {view.x0} to {view.x1}")
     figure.savefig(path, dpi=110)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 import warnings
@@ -20,6 +21,7 @@ from geotile.cli.service import jobs, serve, submit
 from geotile.cli.show import err, out, show, show_failures, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
 from geotile.options import DetectToOptions, PlanOptions
 
@@ -76,17 +78,13 @@ def detect(
     """
     checkpoint = options.get("checkpoint")
     first = checkpoint is not None and context.info_name == "detect"
+    of_endpoint = endpoint_options(option, headers, option_names(DetectToOptions))  # refused before they are stored
     call = stored_call(str(checkpoint), context.params) if first else nullcontext()
     with call, _interruptible(checkpoint), client_at(scheduler):
         report = geotile.detect_to(
-            image,
-            endpoint,
-            output,
-            progress=err.is_terminal,
-            **options,
-            **endpoint_options(option, headers, option_names(DetectToOptions)),
-        )
-    show(report.rows() | {"output": output})
+            image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint,
+        )  # fmt: skip
+    show(report.rows() | {"output": redact(output)})
     show_failures(report)
     raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
 
@@ -191,6 +189,9 @@ for command in (serve, submit, jobs):
 
 def main() -> None:
     """Run the command line; errors of geotile and warnings are one line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the encoding lacks must not end a run
     warnings.showwarning = _show_warning
     warnings.simplefilter("ignore", FailedTilesWarning)  # the failed tiles are listed
     try:
@@ -215,5 +216,7 @@ def _interruptible(checkpoint: str | None) -> Iterator[None]:
         err.print("Stopped.", style="bold", end=" ")
         show_notes(error)
         if checkpoint is not None:
-            err.print(f"Resume with: geotile resume {checkpoint}", markup=False, highlight=False, soft_wrap=True)
+            err.print(
+                f"Resume with: geotile resume {redact(checkpoint)}", markup=False, highlight=False, soft_wrap=True
+            )
         raise typer.Exit(130) from None

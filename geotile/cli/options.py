@@ -9,9 +9,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from geotile.core import from_text
+from geotile.core.option import described
+from geotile.core.option_types import TYPES
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError
+from geotile.options import EndpointKeywords
 
 _ENDPOINT = "Endpoint"
+ENDPOINT_TYPES = {name: TYPES[info.type_text][0] for name, info in described(EndpointKeywords).items()}
 
 EndpointHeaders = Annotated[
     list[str] | None,
@@ -51,7 +56,7 @@ def endpoint_options(
 ) -> dict[str, Any]:
     """Return the options of the endpoint; options that have a flag of their own, named by `flags`, are refused."""
     try:
-        found = from_text.named_values(options or [])
+        found = from_text.named_values(options or [], ENDPOINT_TYPES)
     except ArgumentError as error:
         raise typer.BadParameter(str(error), param_hint="--option") from None
     for name in sorted(set(found) & set(flags)):
@@ -72,4 +77,6 @@ def client_at(address: str | None) -> Any:
     try:
         return Client(address, timeout="10s")
     except (OSError, ValueError) as error:
-        raise ArgumentError(f"no Dask scheduler answers at {address}: {error}. Check the address") from None
+        raise ArgumentError(
+            f"no Dask scheduler answers at {redact(address)}: {redact(str(error))}. Check the address"
+        ) from None

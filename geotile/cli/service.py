@@ -13,6 +13,7 @@ from rich.table import Table
 
 from geotile.cli.options import as_concurrency, endpoint_options
 from geotile.cli.show import err, out
+from geotile.core.redact import redact
 
 _queue = partial(typer.Option, rich_help_panel="Queue")
 _cluster = partial(typer.Option, rich_help_panel="Cluster")
@@ -143,7 +144,7 @@ def jobs(
         records = [record for record in records if record.job_id == job_id]
         if not records:
             raise geotile.ServiceError(
-                f"the queue {queue} has no job {job_id!r}. List its jobs with: geotile jobs --queue {queue}"
+                f"the queue {redact(queue)} has no job {job_id!r}. List its jobs with: geotile jobs --queue QUEUE"
             )
     if as_json or job_id is not None:
         contents: Any = [record.model_dump(mode="json") for record in records]
@@ -186,5 +187,5 @@ def _limit(text: str) -> tuple[str, int]:
     """Parse "NAME=N"."""
     name, equals, number = text.rpartition("=")
     if not equals or not number.isdigit() or int(number) < 1:
-        raise typer.BadParameter(f"must be NAME=N with N at least 1; got {text!r}", param_hint="--limit")
+        raise typer.BadParameter(f"must be NAME=N with N at least 1; got {redact(text)!r}", param_hint="--limit")
     return name, int(number)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TypeGuard
 
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 
 Pair = tuple[int, int]
+_MAX_SECONDS = 1e9
+_MAX_TIMEOUT_S = 2_000_000  # sockets count milliseconds in 32 bits
+HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+"""Name of a header (RFC 9110, 5.6.2)."""
 
 
 def as_int(value: object, name: str, minimum: int, unit: str = "pixels") -> int:
@@ -89,10 +96,10 @@ def check_seconds(value: object, name: str) -> float:
     Raises
     ------
     ArgumentError
-        If the value is not such a number.
+        If the value is not such a number, or is above 1e9: no clock waits longer.
     """
-    if not is_number(value) or not 0 <= value < math.inf:
-        raise ArgumentError(f"{name} must be a finite number of seconds, 0 or more; got {value!r}")
+    if not is_number(value) or not 0 <= value <= _MAX_SECONDS:
+        raise ArgumentError(f"{name} must be a finite number of seconds, 0 to {_MAX_SECONDS:g}; got {value!r}")
     return float(value)
 
 
@@ -102,13 +109,16 @@ def as_timeouts(value: object) -> tuple[float, float]:
     Raises
     ------
     ArgumentError
-        If the value is not a pair of finite numbers above 0.
+        If the value is not a pair of finite numbers above 0, or one is above 2,000,000 (23 days).
     """
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
         raise ArgumentError(
             f"timeout_s must be a pair of seconds, for the connection and for the response; got {value!r}"
         )
-    return check_positive(value[0], "timeout_s", "seconds"), check_positive(value[1], "timeout_s", "seconds")
+    connect_s, response_s = (check_positive(each, "timeout_s", "seconds") for each in value)
+    if max(connect_s, response_s) > _MAX_TIMEOUT_S:
+        raise ArgumentError(f"timeout_s must be at most {_MAX_TIMEOUT_S:,} seconds; got {value!r}")
+    return connect_s, response_s
 
 
 def check_finite(value: object, name: str, unit: str) -> float:
@@ -122,6 +132,37 @@ def check_finite(value: object, name: str, unit: str) -> float:
     if not is_number(value) or not math.isfinite(value):
         raise ArgumentError(f"{name} must be a finite number of {unit}; got {value!r}")
     return float(value)
+
+
+def check_bool(value: object, name: str) -> bool:
+    """Return True or False, also one of NumPy, as a bool.
+
+    Raises
+    ------
+    ArgumentError
+        If the value is neither.
+    """
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise ArgumentError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
+
+
+def check_path(value: object, name: str) -> str:
+    """Return a path or a URI as a string.
+
+    Raises
+    ------
+    ArgumentError
+        If the value is neither a string nor a path object, is empty, or has a NUL character.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ArgumentError(
+            f"{name} must be a path or a URI, as a string or a path object; got a value of type {type(value).__name__}"
+        )
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ArgumentError(f"{name} must be a path or a URI, not empty and without NUL; got {redact(repr(text))}")
+    return text
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -149,10 +190,18 @@ def check_headers(name: str, headers: Mapping[str, str]) -> None:
     for header, value in headers.items():
         check_encoding(name, header)
         check_encoding(name, value)
+        if not HEADER_NAME.fullmatch(header):  # it may hold the value by mistake, so it is not shown
+            raise ArgumentError(
+                f"{name} must hold names of HTTP headers, which have letters, digits and hyphens; one name has another "
+                "character"
+            )
         try:
             check_header_validity((header, value))
         except InvalidHeader:
-            raise ArgumentError(f"{name} must hold names and values of HTTP headers; {header!r} is not valid") from None
+            raise ArgumentError(
+                f"{name} must hold values of HTTP headers, without line breaks and leading spaces; that of {header!r} "
+                "has one"
+            ) from None
 
 
 def check_encoding(name: str, text: str) -> None:

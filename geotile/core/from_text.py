@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from geotile.core.checks import HEADER_NAME
 from geotile.errors import ArgumentError
+
+Types = Mapping[str, Callable[[Any], bool]]
+_NAME = re.compile(r"[\w.-]+")
 
 
 def pair(text: str) -> int | tuple[int, int]:
@@ -108,31 +114,41 @@ def bands(texts: Sequence[str]) -> list[int | str]:
     return [int_or_text(part.strip()) for text in texts for part in text.split(",")]
 
 
-def named_value(text: str) -> tuple[str, Any]:
+def named_value(text: str, types: Types = MappingProxyType({})) -> tuple[str, Any]:
     """Return the name and the value of ``name=value``; the value is read as JSON where it is JSON.
+
+    Parameters
+    ----------
+    text : str
+    types : mapping of str to callable, optional
+        Whether a value is of the type of an option, by name: a word or a number that is not stays text.
 
     Raises
     ------
     ArgumentError
-        If the text has no ``=``, or no name before it.
+        If the text has no ``=``, or no name before it. It is not shown, since it may be a secret.
 
     Examples
     --------
     >>> named_value("retries=2"), named_value("family=yolov8")
     (('retries', 2), ('family', 'yolov8'))
+    >>> named_value("bearer=12", {"bearer": lambda value: isinstance(value, str)})
+    ('bearer', '12')
     """
     name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ArgumentError(f"must be written as name=value; got {text!r}")
+    if not equals or not _NAME.fullmatch(name):
+        raise ArgumentError("must be written as name=value, such as retries=2; the text is not shown, for its secrets")
     try:
-        return name, json.loads(value)
-    except ValueError:
+        read = json.loads(value)
+    except (ValueError, RecursionError):
         return name, value
+    fits = name not in types or isinstance(read, list | dict) or types[name](read)
+    return name, read if fits else value
 
 
-def named_values(texts: Sequence[str]) -> dict[str, Any]:
+def named_values(texts: Sequence[str], types: Types = MappingProxyType({})) -> dict[str, Any]:
     """Return the names and values of several ``name=value``."""
-    return dict(named_value(text) for text in texts)
+    return dict(named_value(text, types) for text in texts)
 
 
 def area(text: str) -> Any:
@@ -159,12 +175,12 @@ def headers(texts: Sequence[str]) -> dict[str, str]:
     Raises
     ------
     ArgumentError
-        If a text has no colon, or no name before it.
+        If a text has no colon, or no name before it. It is not shown, since it may be a secret.
     """
     found = {}
     for text in texts:
         name, colon, value = text.partition(":")
-        if not colon or not name.strip():
-            raise ArgumentError(f"must be written as 'Name: value'; got {text!r}")
+        if not colon or not HEADER_NAME.fullmatch(name.strip()):
+            raise ArgumentError("must be written as 'Name: value'; the text is not shown, for its secrets")
         found[name.strip()] = value.strip()
     return found

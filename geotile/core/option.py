@@ -21,6 +21,7 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from geotile.core.option_types import TYPES
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 
 P = ParamSpec("P")
@@ -102,11 +103,11 @@ class Options:
             value = getattr(self, name)
             if info.choices and not any(value is each or _equal(value, each) for each in info.choices):
                 allowed = ", ".join(map(repr, info.choices))
-                raise ArgumentError(f"{name} must be one of {allowed}; got {value!r}")
+                raise ArgumentError(f"{name} must be one of {allowed}; got {redact(repr(value))}")
             if value is None and defaults[name] is None:
                 continue
             if (known := TYPES.get(info.type_text)) and not known[0](value):
-                given = f"a value of type {type(value).__name__}" if name in hidden else repr(value)
+                given = f"a value of type {type(value).__name__}" if name in hidden else redact(repr(value))
                 raise ArgumentError(f"{name} must be {known[1]}; got {given}")
         for group in reversed(type(self).__mro__):
             if "_check" in vars(group):
@@ -118,11 +119,8 @@ class Options:
 
     def changed(self) -> dict[str, Any]:
         """Return the values that differ from their defaults, by name."""
-        return {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if not _same(getattr(self, each.name), each.default)
-        }
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return {name: value for name, (value, default) in values.items() if not _same(value, default)}
 
 
 def described(group: type[Options]) -> dict[str, OptionInfo]:

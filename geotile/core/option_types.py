@@ -5,20 +5,16 @@ The texts are those of the docstrings. Limits of a value, such as "at least 1", 
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from geotile.core.checks import is_number
 
 
 def _whole(value: Any) -> bool:
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)  # an array of no dims has an index, too
 
 
 def _path(value: Any) -> bool:

@@ -1,4 +1,8 @@
-"""Removal of secrets from texts that people read."""
+"""Removal of secrets from texts that people read.
+
+A text may be one URL or a message that contains URLs, and a secret may break the syntax of its URL (a password with a
+slash or a space, a value with quotes). So what could be a secret is masked where the syntax is in doubt.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,65 @@ from collections.abc import Mapping
 
 from geotile.core.digest import digest
 
+_PORT = r"\d{1,5}(?:[/?#\s'\")\],;.]|$)"
+_LOGIN = re.compile(  # with a maximum length, since time would grow with the square of it
+    r"(?<=//)(?:"
+    rf"(?!\[[0-9a-fA-F:.]+\])[^\s/?#:@]*:(?!{_PORT})"  # user:any text@
+    r"(?:\S{0,4096}@|(?:(?!://)[^\n@]){0,4096}@(?:[^\s@?#]*@)*)"
+    r"|[^\s/?#]{0,4096}@(?:[^\s?#]{0,4096}@)?"  # user@
+    r"|[^\s/?#:@]*:\d{1,5}/[^\s?#]{0,4096}@"  # host:port/a@b, or a password that begins with a number and a slash
+    r")"
+)
+_LOGIN_WITHOUT_SLASHES = re.compile(
+    r"(?<![\w/])([A-Za-z][\w+.-]*:/?)(?!/)[^\s:@/]*:[^\s@]{1,4096}@"  # scheme:user:password@
+    r"|(?<![\w/.:@])[\w.%+~-]+:(?!\*\*\*@)[^\s@/:]{1,4096}@"  # user:password@
+)
+_VSI_OPTIONS = re.compile(r"(/vsi\w+)(\?[^\n]*?)(['\"]?)$", re.MULTILINE)  # header values in them may have spaces
+_URL, _PARAMETERS = re.compile(r"//|/vsi"), re.compile(r"[?#;]|&(?=[^\s&]*=)")
+_ASSIGNED = re.compile(r"[?#;&].*")
+_PART = re.compile(r"([?#;&])([^?#;&]*)")
+_NAME = re.compile(r"[\w.%~-]+")
+_CLOSING = "'\"`)]}>,.;:"
+
 
 def redact(text: str) -> str:
-    """Mask the passwords in URLs and the values of their query parameters.
+    """Mask the passwords in URLs, the values of their parameters, and their fragments.
 
     Examples
     --------
-    >>> redact("https://me:secret@host/a.tif?token=abc&x=1")
-    'https://***@host/a.tif?token=***&x=***'
+    >>> redact("https://me:secret@host/a.tif?token=abc&x=1#part")
+    'https://***@host/a.tif?token=***&x=***#***'
+    >>> redact("cannot read 'https://host/a.tif?secret'. Check the URL")
+    "cannot read 'https://host/a.tif?***'. Check the URL"
     """
-    text = re.sub(r"(\w+://)[^/\s]+@", r"\1***@", text)
-    return re.sub(r"([?&][\w.%-]+=)[^&\s'\")]+", r"\1***", text)
+    text = _LOGIN.sub("***@", text)
+    text = _LOGIN_WITHOUT_SLASHES.sub(lambda match: (match[1] or "") + "***@", text)
+    text = _VSI_OPTIONS.sub(lambda match: match[1] + _masked(match[2]) + match[3], text)
+    return re.sub(r"\S+", lambda match: _redacted_word(match[0]), text)
+
+
+def _redacted_word(word: str) -> str:
+    """Return a word without what follows the path of a URL, and without the assignments of any other text."""
+    core = word.rstrip(_CLOSING)
+    if url := _URL.search(core):
+        found = _PARAMETERS.search(core, url.end())
+    else:
+        found = _ASSIGNED.search(core, 0, core.rfind("=") + 1)
+    if found is None:
+        return word
+    return core[: found.start()] + _masked(core[found.start() :]) + word[len(core) :]
+
+
+def _masked(parameters: str) -> str:
+    """Return parameters without their values; an unusual name may itself be a secret."""
+
+    def mask(match: re.Match[str]) -> str:
+        name, _, value = match[2].partition("=")
+        if _NAME.fullmatch(name) and value.strip("="):
+            return f"{match[1]}{name}=***"
+        return match[1] + ("***" if match[2] else "")
+
+    return _PART.sub(mask, parameters)
 
 
 def digests(values: Mapping[str, str]) -> dict[str, str]:

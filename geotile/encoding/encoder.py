@@ -89,11 +89,7 @@ class Encoder:
             self._check_compression(dtype, bands, pixels)
 
     def _check_compression(self, dtype: str, bands: int, pixels: str) -> None:
-        if (self.format, self.compression) not in _COMPRESSED:
-            allowed = ["NONE", *(compression for format, compression in _COMPRESSED if format == self.format)]
-            raise ArgumentError(
-                f"tile_compression must be {_listed(allowed)} for tile_format={self.format!r}; got {self.compression!r}"
-            )
+        check_combination(self.format, self.compression)
         if self.compression == "JPEG" and (dtype != "uint8" or bands not in (1, 3)):
             raise ArgumentError(
                 f"tile_compression='JPEG' supports 1 or 3 bands of 'uint8'; {pixels}. Use tile_compression='NONE' or "
@@ -151,6 +147,15 @@ class Encoder:
 
     def _tile_georeference(self, window: Window) -> Georeference:
         return self.georeference.for_pixels(Affine.translation(window.x0, window.y0))
+
+
+def check_combination(format: str, compression: str) -> None:
+    """Raise an ArgumentError if tiles of a format cannot be compressed in this way."""
+    if compression != "NONE" and (format, compression) not in _COMPRESSED:
+        allowed = ["NONE", *(compression for each, compression in _COMPRESSED if each == format)]
+        raise ArgumentError(
+            f"tile_compression must be {_listed(allowed)} for tile_format={format!r}; got {compression!r}"
+        )
 
 
 def _encode_with_gdal(pixels: NDArray[Any], driver: str, options: dict[str, Any]) -> bytes:

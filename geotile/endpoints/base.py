@@ -16,7 +16,7 @@ from geotile.encoding.encoder import CONTENT_TYPES, Encoder
 from geotile.endpoints.answer import Answer
 from geotile.endpoints.objects import decode_object
 from geotile.endpoints.plausible import doubts
-from geotile.errors import EndpointError, GeotileError, ResponseError
+from geotile.errors import ArgumentError, EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
 from geotile.options import RetryPolicy
@@ -153,12 +153,19 @@ class Endpoint(ABC):
         Check
             True if the model returned detections. Otherwise its message describes the problem.
 
+        Raises
+        ------
+        ArgumentError
+            If the tile is not an array of three dimensions.
+
         Examples
         --------
         >>> import geotile
         >>> geotile.endpoint(lambda tile: "hello").check()
         <geotile.Check: the model returned str; return (boxes, scores), (boxes, scores, labels), ...>
         """
+        if tile is not None and np.ndim(tile) != 3:
+            raise ArgumentError(f"tile must be an array (band, y, x); got {np.ndim(tile)} dimensions")
         try:
             self.ready()
             ready = self.for_run()

@@ -26,6 +26,7 @@ from geotile.options import ClientOptions
 
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})  # and all 5xx
 _CREDENTIAL = re.compile("auth|cookie|token|secret|password|signature|credential|expires|key|^sig$|^se$|^x-amz-", re.I)
+_PLAIN_NAME = re.compile(r"[\w.-]{1,40}")
 _THROTTLED_STATUSES = frozenset({429, 503})
 _PROBE_TIMEOUT_S = 5.0  # OSML waits 2 s for a /ping
 _MAX_POOLED_CONNECTIONS = 256  # further threads open connections that are not kept
@@ -88,9 +89,14 @@ class Client:
 
     def identity(self) -> dict[str, Any]:
         """Return digests of the query and the headers, without those that hold credentials, which may change."""
-        query = dict(parse_qsl(urlsplit(self.url).query, keep_blank_values=True))
+        query: dict[str, str] = {}
+        for name, value in parse_qsl(urlsplit(self.url).query, keep_blank_values=True):
+            if not value or not _PLAIN_NAME.fullmatch(name):
+                query["..."] = f"{query.get('...', '')}&{name}={value}"  # the name itself may be a secret
+            elif not _CREDENTIAL.search(name):
+                query[name] = value
         return {
-            "query": digests({name: value for name, value in query.items() if not _CREDENTIAL.search(name)}),
+            "query": digests(query),
             "headers": digests({name: value for name, value in self._headers.items() if not _CREDENTIAL.search(name)}),
         }
 

@@ -87,7 +87,9 @@ def endpoint(spec: Any, options: Any) -> Endpoint:
         created: Endpoint = _endpoint_class(spec)(spec, **options)
         return created
     if not callable(spec):
-        raise ArgumentError(f"endpoint must be a URL, a callable or an Endpoint; got {spec!r}")
+        raise ArgumentError(
+            f"endpoint must be a URL, a callable or an Endpoint; got a value of type {type(spec).__name__}"
+        )
     return FunctionEndpoint(spec, **options)
 
 

@@ -91,6 +91,10 @@ class HttpEndpoint(Endpoint):
 
 def check_url(url: str, example: str) -> None:
     """Raise ArgumentError if `url` is not an HTTP(S) URL; `example` completes its message."""
+    if not isinstance(url, str):
+        raise ArgumentError(
+            f"endpoint must be an HTTP(S) URL, for example {example}; got a value of type {type(url).__name__}"
+        )
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

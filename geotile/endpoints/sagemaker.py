@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 from geotile.core.option import documents, with_options
-from geotile.core.redact import digests
+from geotile.core.redact import digests, redact
 from geotile.core.registry import Registry
 from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint
@@ -19,6 +20,7 @@ from geotile.options import RetryPolicy, SageMakerOptions
 from geotile.storage.aws import aws_session
 
 _MAX_CONNECTIONS = 256
+_NAME = re.compile(r"[\w.-]+")
 _THROTTLING_CODES = {
     "ModelNotReadyException",
     "ServiceUnavailable",
@@ -58,12 +60,7 @@ class SageMakerEndpoint(Endpoint):
     @with_options(SageMakerOptions).on_init
     def __init__(self, spec: str, options: SageMakerOptions) -> None:
         self.retry_policy = options.part(RetryPolicy)
-        parts, query = urlsplit(spec), dict(parse_qsl(urlsplit(spec).query))
-        if not parts.netloc or parts.path.strip("/") or set(query) - {"variant", "region"}:
-            raise ArgumentError(
-                f"endpoint must have the form sagemaker://endpoint-name?variant=…&region=…; got {spec!r}"
-            )
-        self.name, self.variant, self.region = parts.netloc, query.get("variant"), query.get("region")
+        self.name, self.variant, self.region = endpoint_parts(spec)
         self._params = dict(options.params or {})
         self._login = (options.profile, options.role_arn, self.region)
         self._timeouts = options.timeout_s
@@ -208,3 +205,20 @@ class SageMakerEndpoint(Endpoint):
         known = set(runtime.input_shape.members) - {"EndpointName", "Body", "ContentType"}
         if unknown := sorted(set(self._params) - known):
             raise ArgumentError(f"unknown parameters {unknown} in params; InvokeEndpoint accepts {sorted(known)}")
+
+
+def endpoint_parts(spec: str) -> tuple[str, str | None, str | None]:
+    """Return the name, the variant and the region of an endpoint.
+
+    Raises
+    ------
+    ArgumentError
+        If the spec is not that of a SageMaker endpoint.
+    """
+    parts = urlsplit(spec) if isinstance(spec, str) else urlsplit("")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    known = {"variant", "region"}
+    if not _NAME.fullmatch(parts.netloc) or parts.path.strip("/") or parts.fragment or set(query) - known:
+        given = repr(redact(spec)) if isinstance(spec, str) else f"a value of type {type(spec).__name__}"
+        raise ArgumentError(f"endpoint must have the form sagemaker://endpoint-name?variant=…&region=…; got {given}")
+    return parts.netloc, query.get("variant") or None, query.get("region") or None

@@ -8,7 +8,8 @@ from typing import Any
 import requests
 from requests.auth import AuthBase
 
-from geotile.errors import EndpointError
+from geotile.core.keywords import known_keywords
+from geotile.errors import ArgumentError, EndpointError
 from geotile.public import public
 from geotile.storage.aws import aws_session
 
@@ -16,6 +17,7 @@ _lock = Lock()
 
 
 @public
+@known_keywords()
 class SigV4(AuthBase):
     """Signer of requests with AWS Signature Version 4, for API Gateway, Lambda URLs and similar services.
 
@@ -32,6 +34,11 @@ class SigV4(AuthBase):
     role_arn : str, optional
         ARN of a role to assume.
 
+    Raises
+    ------
+    ArgumentError
+        If a name is unknown, or a value is not a string.
+
     Examples
     --------
     >>> import geotile
@@ -42,6 +49,10 @@ class SigV4(AuthBase):
     def __init__(
         self, region: str, service: str = "execute-api", *, profile: str | None = None, role_arn: str | None = None
     ) -> None:
+        given = {"region": region, "service": service, "profile": profile, "role_arn": role_arn}
+        for name, value in given.items():
+            if not (isinstance(value, str) and value) and not (value is None and name in ("profile", "role_arn")):
+                raise ArgumentError(f"{name} must be a string; got {value!r}")
         self._region, self._service, self._login = region, service, (profile, role_arn, region)
         self._session: Any = None
 

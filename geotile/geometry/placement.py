@@ -22,6 +22,7 @@ from rasterio.errors import RasterioError
 from rasterio.rpc import RPC
 from rasterio.transform import GCPTransformer, RPCTransformer
 
+from geotile.core.redact import redact
 from geotile.errors import GeoreferenceError
 from geotile.storage.location import Location
 
@@ -161,7 +162,8 @@ class RpcPlacement:
         except (RasterioError, CPLE_BaseError, ValueError) as error:
             name = self.dem.display_name
             raise GeoreferenceError(
-                f"dem must be an elevation model that GDAL can read; got {name} ({error}). Use another file"
+                f"dem must be an elevation model that GDAL can read; got {name} "
+                f"({redact(str(error))}). Use another file"
             ) from None
 
 

@@ -14,8 +14,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from rioxarray.rioxarray import affine_to_coords
 
-from geotile.core.checks import as_pair
+from geotile.core.checks import as_pair, check_path
 from geotile.core.option import with_options
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.geometry.coordinates import is_upright
 from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
@@ -88,11 +89,11 @@ def open_image(uri: Any, options: OpenOptions) -> xr.DataArray:
     return opened(uri, options, options.chunks)
 
 
-def opened(uri: Any, options: ImageOptions, chunks: Any = "auto") -> xr.DataArray:
-    """Open an image as `open_image` does."""
+def opened(uri: Any, options: ImageOptions, chunks: Any = "auto", argument: str = "uri") -> xr.DataArray:
+    """Open an image as `open_image` does; `argument` is the name of the argument in errors."""
     if is_stac(uri, options.asset):
-        uri = stac_asset(uri, options.asset)
-    name = str(os.fspath(uri))
+        uri = stac_asset(uri, options.asset, argument)
+    name = check_path(uri, argument)
     if is_zarr(name):
         _check_zarr_options(options, chunks)
         return open_zarr(name, options)
@@ -111,7 +112,7 @@ def opened(uri: Any, options: ImageOptions, chunks: Any = "auto") -> xr.DataArra
     if options.resolution is not None:
         source = _resampled(source, image, options.resolution)
         image = _lazy(source, chunks, place, placement, header)
-    image.encoding = {"source": name}
+    image.encoding = {"source": redact(name)}
     return image
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
+from geotile.core.checks import is_number
 from geotile.errors import ArgumentError
+from geotile.imagery.array_check import check_array
 from geotile.imagery.file_array import file_of
 from geotile.imagery.masks import has_data
 from geotile.imagery.open import from_source
@@ -118,8 +121,7 @@ def rescale(
     >>> int(scaled.min()), int(scaled.max())
     (0, 255)
     """
-    flat = image if "band" in image.dims else image.expand_dims("band")
-    flat = flat.transpose("band", "y", "x")
+    flat = _flat(image)
     lows, highs = (_per_band(value, len(flat), name) for value, name in ((low, "low"), (high, "high")))
     if not all(a < b for a, b in zip(lows, highs, strict=True)):
         raise ArgumentError(f"low must be smaller than high in every band; got low={low!r} and high={high!r}")
@@ -162,10 +164,8 @@ def stretch(
     >>> geotile.stretch(geotile.open_image(write_example()), (0, 100)).dtype
     dtype('uint8')
     """
-    if not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise ArgumentError(f"percentiles must be two ascending numbers from 0 to 100; got {percentiles!r}")
-    flat = image if "band" in image.dims else image.expand_dims("band")
-    flat = flat.transpose("band", "y", "x")
+    flat = _flat(image)
+    _check_percentiles(percentiles)
     values, valid = _sample(flat)
     lows, highs = [], []
     for number, band in enumerate(values):
@@ -209,7 +209,7 @@ def cast(image: xr.DataArray, dtype: DTypeLike) -> xr.DataArray:
     >>> geotile.cast(geotile.open_image(write_example()), "float32").dtype
     dtype('float32')
     """
-    return _apply(image, Cast(_dtype(dtype)))
+    return _apply(check_array(image), Cast(_dtype(dtype)))
 
 
 def output_range(dtype: str) -> tuple[float, float]:
@@ -245,11 +245,27 @@ def _sample(image: xr.DataArray) -> tuple[NDArray[Any], NDArray[np.bool_] | None
     return values, has_data(values, image.rio.nodata)
 
 
+def _flat(image: xr.DataArray) -> xr.DataArray:
+    """Return an image with dims (band, y, x), in this order."""
+    flat = image if "band" in check_array(image).dims else image.expand_dims("band")
+    return flat.transpose("band", "y", "x")
+
+
+def _check_percentiles(percentiles: object) -> None:
+    given = percentiles if isinstance(percentiles, Sequence) and not isinstance(percentiles, str | bytes) else ()
+    if len(given) != 2 or not all(map(is_number, given)) or not 0 <= given[0] < given[1] <= 100:
+        raise ArgumentError(
+            f"percentiles must be two ascending numbers from 0 to 100, such as (2, 98); got {percentiles!r}"
+        )
+
+
 def _per_band(value: float | Sequence[float], bands: int, name: str) -> tuple[float, ...]:
-    values = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
-    if len(values) not in (1, bands) or not np.isfinite(values).all():
+    given: Any = [value] if is_number(value) else value
+    listed = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes) and np.ndim(given) == 1
+    values = tuple(given) if listed else ()
+    if len(values) not in (1, bands) or not all(is_number(each) and math.isfinite(each) for each in values):
         raise ArgumentError(f"{name} must be one finite number, or one for each of {bands} bands; got {value!r}")
-    return values * bands if len(values) == 1 else values
+    return tuple(map(float, values)) * (bands if len(values) == 1 else 1)
 
 
 def _dtype(dtype: DTypeLike) -> str:
@@ -257,6 +273,6 @@ def _dtype(dtype: DTypeLike) -> str:
         kind = np.dtype(dtype)
     except TypeError as error:
         raise ArgumentError(f"dtype must be a dtype of NumPy; got {dtype!r} ({error})") from None
-    if kind.kind not in "uif":
+    if dtype is None or kind.kind not in "uif":  # NumPy takes None for float64
         raise ArgumentError(f"dtype must be one of integers or floats; got {dtype!r}")
     return str(kind)

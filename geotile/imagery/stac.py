@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from geotile.core.checks import check_path
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
 
@@ -14,8 +15,8 @@ def is_stac(uri: Any, asset: str | None) -> bool:
     return asset is not None or hasattr(uri, "assets") or (isinstance(uri, Mapping) and "stac_version" in uri)
 
 
-def stac_asset(item: Any, asset: str | None) -> str:
-    """Return the absolute URI of an asset of a STAC item.
+def stac_asset(item: Any, asset: str | None, argument: str = "uri") -> str:
+    """Return the absolute URI of an asset of a STAC item; `argument` is the name of the argument in errors.
 
     Raises
     ------
@@ -34,9 +35,11 @@ def stac_asset(item: Any, asset: str | None) -> str:
         if isinstance(item, Mapping):
             item = pystac.Item.from_dict(dict(item))
         elif not hasattr(item, "assets"):
-            item = pystac.Item.from_file(str(item))
+            item = pystac.Item.from_file(check_path(item, argument))
+    except ArgumentError:
+        raise
     except Exception as error:  # pystac has no common base class for the errors of a broken item
-        raise ImageOpenError(f"cannot read the STAC item {redact(str(item)[:200])}: {redact(str(error))}") from None
+        raise ImageOpenError(f"cannot read the STAC item {redact(str(item))[:200]}: {redact(str(error))}") from None
     if asset is None or asset not in item.assets:
         keys = ", ".join(f"{key} ({each.media_type or 'no type'})" for key, each in item.assets.items())
         raise ArgumentError(

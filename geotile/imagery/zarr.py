@@ -43,7 +43,7 @@ def open_zarr(uri: str, options: ImageOptions) -> xr.DataArray:
     image: xr.DataArray = store[name].squeeze(dims)
     if "spatial_ref" in store.variables and "spatial_ref" not in image.coords:
         image = image.assign_coords(spatial_ref=store["spatial_ref"])
-    image.encoding = {"source": uri}
+    image.encoding = {"source": redact(uri)}
     return image if options.bands is None else _with_bands(image, options.bands)
 
 

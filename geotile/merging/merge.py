@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.checks import check_unit
+from geotile.core.checks import check_bool, check_unit
 from geotile.core.choices import OverlapMetric
+from geotile.core.keywords import known_keywords
 from geotile.grid.tile_grid import Interior
 from geotile.merging.detections import Detections
 from geotile.merging.nms import KEPT, OPEN, check_metric, label_codes, resolve
@@ -42,6 +43,7 @@ class Merge(Protocol):
 
 
 @public
+@known_keywords({"overlap_metric": "option 'overlap_metric' of detect is 'metric' in Nms; give metric="})
 @dataclass(frozen=True)
 class Nms:
     """Greedy non-maximum suppression. The result does not depend on how the image is split into regions.
@@ -54,6 +56,11 @@ class Nms:
         Measure of the overlap: intersection over the union, or over the smaller area.
     class_agnostic : bool
         Whether detections of different labels suppress each other.
+
+    Raises
+    ------
+    ArgumentError
+        If a name is unknown, or a value cannot be used.
     """
 
     iou_threshold: float = 0.5
@@ -64,6 +71,7 @@ class Nms:
         """Check the fields."""
         check_unit(self.iou_threshold, "iou_threshold")
         check_metric(self.metric)
+        check_bool(self.class_agnostic, "class_agnostic")
 
     def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
         """Split detections into settled and open ones."""
@@ -80,6 +88,7 @@ class Nms:
 
 
 @public
+@known_keywords()
 @dataclass(frozen=True)
 class KeepAll:
     """Merge that keeps every detection of every tile."""

@@ -14,7 +14,7 @@ import pandas as pd
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
-from geotile.core.checks import check_unit
+from geotile.core.checks import check_bool, check_unit
 from geotile.core.choices import OverlapMetric
 from geotile.errors import ArgumentError
 from geotile.public import public
@@ -81,6 +81,7 @@ def nms(
     """
     check_unit(iou_threshold, "iou_threshold")
     check_metric(metric)
+    check_bool(class_agnostic, "class_agnostic")
     xyxy, values = _checked(boxes, scores)
     codes = np.zeros(len(xyxy), np.int64)
     if labels is not None:
@@ -251,14 +252,13 @@ def _apart(boxes: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.f
 
 def check_metric(value: object) -> None:
     """Raise an error if an overlap metric is unknown."""
-    if value not in get_args(OverlapMetric):
-        raise ArgumentError(f"the overlap metric must be 'iou' or 'ios'; got {value!r}")
+    if not isinstance(value, str) or value not in get_args(OverlapMetric):
+        raise ArgumentError(f"metric must be 'iou' or 'ios'; got {value!r}")
 
 
 def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return boxes, (n, 4) float64, and scores, (n,) float64, or raise an ArgumentError."""
-    xyxy = np.asarray(boxes, np.float64)
-    values = np.asarray(scores, np.float64)
+    xyxy, values = _floats(boxes, "boxes"), _floats(scores, "scores")
     if xyxy.size == 0:
         xyxy = xyxy.reshape(0, 4)
     if xyxy.ndim != 2 or xyxy.shape[1] != 4:
@@ -271,3 +271,10 @@ def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], 
         row = int(np.flatnonzero((xyxy[:, 2:] < xyxy[:, :2]).any(axis=1))[0])
         raise ArgumentError(f"boxes must have x0 <= x1 and y0 <= y1; got box {row} {xyxy[row].tolist()}")
     return xyxy, values
+
+
+def _floats(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name} must be an array of numbers; got {type(values).__name__} ({error})") from None

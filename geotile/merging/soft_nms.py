@@ -7,6 +7,7 @@ of the overlap graph that has an exposed box stays open as a whole; the other co
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geotile.core.checks import check_unit
+from geotile.core.checks import check_bool, check_unit, is_number
+from geotile.core.keywords import known_keywords
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Interior
 from geotile.merging.detections import Detections
@@ -26,6 +28,7 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
 @public
+@known_keywords()
 @dataclass(frozen=True)
 class SoftNms:
     """Soft non-maximum suppression with Gaussian decay. The result does not depend on how the image is split.
@@ -42,6 +45,11 @@ class SoftNms:
         Score at or below which decayed detections are dropped, in [0, 1].
     class_agnostic : bool
         Whether detections of different labels decay each other.
+
+    Raises
+    ------
+    ArgumentError
+        If a name is unknown, or a value cannot be used.
 
     References
     ----------
@@ -64,8 +72,9 @@ class SoftNms:
     def __post_init__(self) -> None:
         """Check the fields."""
         check_unit(self.score_threshold, "score_threshold")
-        if not self.sigma > 0:
-            raise ArgumentError(f"sigma must be a number greater than 0, such as 0.1; got {self.sigma!r}")
+        check_bool(self.class_agnostic, "class_agnostic")
+        if not is_number(self.sigma) or not 0 < self.sigma < math.inf:
+            raise ArgumentError(f"sigma must be a finite number greater than 0, such as 0.1; got {self.sigma!r}")
 
     def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
         """Split detections into settled and open ones."""

@@ -61,6 +61,11 @@ class DetectOptions(JobOptions):
     def _check(self) -> None:
         if not self.compute and (self.checkpoint is not None or self.progress):
             raise ArgumentError("compute=False cannot be combined with checkpoint or progress; leave them out")
+        if self.output_options and self.checkpoint is None:
+            raise ArgumentError(
+                "output_options would have no effect: detect writes only a checkpoint; give checkpoint= as well, or "
+                "storage_options= for the image"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,18 @@ from typing import Any
 
 from geotile.core import from_text
 from geotile.core.checks import as_int, as_timeouts, check_encoding, check_headers, check_seconds, check_unit
+from geotile.core.keywords import known_keywords
 from geotile.core.option import Options, documents, option
 from geotile.errors import ArgumentError
 from geotile.options.run import ScoreOptions
 from geotile.public import public
 
+_MAX_COUNTS = {"threads": 1024, "batch_size": 2**16}  # onnxruntime starts all threads at once
+
 
 @public
 @documents()
+@known_keywords()
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy(Options):
     """Retry policy and time-outs of a remote endpoint.
@@ -28,7 +32,7 @@ class RetryPolicy(Options):
     Raises
     ------
     ArgumentError
-        If a number is negative.
+        If a name is unknown, or a number is negative.
     """
 
     retries: int = option(
@@ -98,14 +102,14 @@ class ContractOptions(Options):
         "``TargetVariant`` ... Over HTTP they are sent as headers.", type="mapping of str to str", secret=True,
     )  # fmt: skip
 
+    def _check(self) -> None:
+        if self.params:
+            check_headers("params", self.params)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HttpOptions(ContractOptions, ClientOptions):
     """Options of `geotile.HttpEndpoint`."""
-
-    def _check(self) -> None:
-        if self.params:
-            check_headers("params", self.params)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,3 +236,5 @@ def _check_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None:
             as_int(count, name, 1, unit="threads" if name == "threads" else "tiles")
+            if count > _MAX_COUNTS[name]:
+                raise ArgumentError(f"{name} must be at most {_MAX_COUNTS[name]:,}; got {count}")

@@ -12,6 +12,7 @@ from geotile.core.checks import as_int, check_finite, check_positive
 from geotile.core.choices import SarRemap
 from geotile.core.option import Options, option
 from geotile.errors import ArgumentError
+from geotile.options.storage import check_storage, storage_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class ImageOptions(Options):
         None, "How to reach the image, as fsspec, s3fs, gcsfs and adlfs take it: ``key``, ``secret``, ``token``, "
         "``profile``, ``role_arn``, ``anon``, ``endpoint_url``, ``requester_pays``, ``client_kwargs``, ``headers``, "
         "``timeout`` (seconds without a byte) ... It travels to every worker and is not shown anywhere.",
-        type="mapping", from_text=from_text.named_values, repeatable=True, metavar="NAME=VALUE", in_requests=False,
+        type="mapping", from_text=storage_values, repeatable=True, metavar="NAME=VALUE", in_requests=False,
         secret=True,
     )  # fmt: skip
     bands: Sequence[int | str] | int | str | None = option(
@@ -71,6 +72,7 @@ class ImageOptions(Options):
     )  # fmt: skip
 
     def _check(self) -> None:
+        check_storage("storage_options", self.storage_options)
         if self.height is not None:
             check_finite(self.height, "height", "metres above the ellipsoid")
         if self.subdataset is not None and not isinstance(self.subdataset, str):

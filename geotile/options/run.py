@@ -12,6 +12,7 @@ from geotile.core.checks import Pair, as_int, as_pair, check_unit
 from geotile.core.choices import OverlapMetric, TileCompression, TileFormat
 from geotile.core.option import Options, option
 from geotile.errors import ArgumentError
+from geotile.options.storage import check_storage, storage_values
 
 if TYPE_CHECKING:
     from geotile.merging.merge import Merge
@@ -84,6 +85,8 @@ class SelectionOptions(AreaOptions):
     )  # fmt: skip
 
     def _check(self) -> None:
+        if self.outside_roi != "drop" and self.roi is None:
+            raise ArgumentError(f"outside_roi={self.outside_roi!r} would have no effect without roi; give roi= as well")
         if not isinstance(self.skip_nodata, bool):
             check_unit(self.skip_nodata, "skip_nodata")
 
@@ -132,7 +135,7 @@ class MergingOptions(ScoreOptions):
         if isinstance(self.merge, type):
             raise ArgumentError(f"merge must be an object such as geotile.{self.merge.__name__}(), not its class")
         unused = [name for name in ("iou_threshold", "overlap_metric", "class_agnostic") if name in self.changed()]
-        if self.merge not in (None, "nms") and unused:
+        if unused and not (isinstance(self.merge, str) and self.merge == "nms"):
             raise ArgumentError(
                 f"{', '.join(unused)} would have no effect with merge={self.merge!r}; leave out what merge='nms' alone "
                 "takes, or set it in the merge, such as geotile.Nms(0.3)"
@@ -171,11 +174,12 @@ class RunOptions(Options):
     )  # fmt: skip
     output_options: Mapping[str, Any] | None = option(
         None, "Options of the file system of the checkpoint and the output, as fsspec takes them. They are not shown "
-        "anywhere.", type="mapping", from_text=from_text.named_values, repeatable=True, metavar="NAME=VALUE",
+        "anywhere.", type="mapping", from_text=storage_values, repeatable=True, metavar="NAME=VALUE",
         in_requests=False, secret=True,
     )  # fmt: skip
 
     def _check(self) -> None:
+        check_storage("output_options", self.output_options)
         if self.concurrency != "auto":
             as_int(self.concurrency, "concurrency", 1, unit="requests")
         if self.checkpoint is None and self.retry_failed:

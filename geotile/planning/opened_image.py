@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,12 @@ from numpy.typing import NDArray
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
+from geotile.imagery.array_check import check_array
 from geotile.imagery.file_array import file_of
 from geotile.imagery.open import opened
 from geotile.imagery.scaling import rescale, stretch
 from geotile.imagery.source import Source
+from geotile.imagery.stac import is_stac
 from geotile.options import ImageOptions, ScalingOptions
 
 ImageLike = Any  # str, path, STAC item, xarray.DataArray
@@ -58,8 +59,7 @@ def opened_image(image: ImageLike, options: ImageOptions, scaling: ScalingOption
             f"{', '.join(sorted(options.changed()))} apply only to a URI, and an array was given. Pass them to "
             "geotile.open_image"
         )
-    if set(array.dims) not in ({"y", "x"}, {"band", "y", "x"}):
-        raise ArgumentError(f"image must have dims (band, y, x) or (y, x); got {array.dims}. Rename its dims")
+    check_array(array)
     if 0 in array.shape:
         raise ArgumentError(f"image must have at least one pixel; got the shape {dict(array.sizes)}")
     if array.dtype.kind not in "buif":
@@ -82,9 +82,11 @@ def _opened(image: ImageLike, options: ImageOptions) -> xr.DataArray:
             f"image must be one array, and a Dataset holds several, {list(map(str, image.data_vars))}; choose one, as "
             "in dataset['name'], or join bands with dataset.to_dataarray('band')"
         )
-    if not (isinstance(image, str | os.PathLike | Mapping) or hasattr(image, "assets")):
-        raise ArgumentError(f"image must be a path, a URI or an xarray.DataArray; got {type(image).__name__}")
-    return opened(image, options)
+    if not (isinstance(image, str | os.PathLike) or is_stac(image, None)):
+        raise ArgumentError(
+            f"image must be a path, a URI, a STAC item or an xarray.DataArray; got {type(image).__name__}"
+        )
+    return opened(image, options, argument="image")
 
 
 def _scaled(image: xr.DataArray, scaling: ScalingOptions) -> xr.DataArray:

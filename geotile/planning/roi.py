@@ -41,14 +41,7 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
     GeoreferenceError
         If the image has no georeference.
     """
-    try:
-        shape, crs = _geometry(roi)
-    except (AttributeError, KeyError, TypeError, RecursionError) as error:  # a mapping of another structure
-        raise ArgumentError(f"roi must be valid GeoJSON; got {_short(roi)} ({type(error).__name__}: {error})") from None
-    if shape is not None and not np.isfinite(shapely.get_coordinates(shape)).all():
-        raise ArgumentError(f"roi must be a geometry with finite coordinates; got {_short(roi)}")
-    if shape is None or shape.is_empty:
-        raise ArgumentError(f"roi must not be empty; got {_short(roi)}. Leave it out for the whole image")
+    shape, crs = geometry_of(roi)
     pixels = shapely.make_valid(georeference.to_pixels(shape, crs))
     if not shapely.intersects(pixels, shapely.box(0, 0, shape_yx[1], shape_yx[0])):
         raise ArgumentError(
@@ -57,6 +50,25 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
             "coordinates are longitude and latitude"
         )
     return pixels
+
+
+def geometry_of(roi: Any) -> tuple[Any, str]:
+    """Return the geometry of a region of interest, which has finite coordinates and is not empty, and its CRS.
+
+    Raises
+    ------
+    ArgumentError
+        If it is none.
+    """
+    try:
+        shape, crs = _geometry(roi)
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:  # a mapping of another structure
+        raise ArgumentError(f"roi must be valid GeoJSON; got {_short(roi)} ({type(error).__name__}: {error})") from None
+    if shape is not None and not np.isfinite(shapely.get_coordinates(shape)).all():
+        raise ArgumentError(f"roi must be a geometry with finite coordinates; got {_short(roi)}")
+    if shape is None or shape.is_empty:
+        raise ArgumentError(f"roi must not be empty; got {_short(roi)}. Leave it out for the whole image")
+    return shape, crs
 
 
 def intersecting_tiles(grid: TileGrid, shape: Any) -> NDArray[np.bool_]:

@@ -25,6 +25,7 @@ import geopandas as gpd
 import pyarrow.parquet as pq
 
 from geotile.core.checks import Pair
+from geotile.core.redact import redact
 from geotile.errors import OutputError
 from geotile.merging.detections import Detections
 from geotile.results.frame import FrameBuilder, parquet_bytes
@@ -158,7 +159,7 @@ class DatasetOutput:
             remove(Path(self.drafts.uri))
             restore(Path(self.folder.uri))
         except OSError as error:
-            raise OutputError(f"cannot write {self.folder.display_name}: {error}") from None
+            raise OutputError(f"cannot write {self.folder.display_name}: {redact(str(error))}") from None
         self._check_free("exists")
 
     def commit(self, parts: Sequence[Part]) -> None:
@@ -189,7 +190,7 @@ class DatasetOutput:
         try:
             replace(Path(self.drafts.uri), Path(self.folder.uri))
         except OSError as error:
-            raise OutputError(f"cannot write {self.folder.display_name}: {error}") from None
+            raise OutputError(f"cannot write {self.folder.display_name}: {redact(str(error))}") from None
 
     def _check_parts(self, parts: Sequence[Part], stored: dict[str, int]) -> None:
         for part in parts:

@@ -118,6 +118,8 @@ def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
     >>> geotile.image_geometry(detections).area.tolist()
     [384.0, 384.0, 384.0]
     """
+    if not isinstance(detections, gpd.GeoDataFrame):
+        raise ArgumentError(f"detections must be a GeoDataFrame; got {type(detections).__name__}")
     if missing := [name for name in BOX_COLUMNS if name not in detections]:
         raise ArgumentError(f"detections must have the columns {', '.join(BOX_COLUMNS)}; {missing} are missing")
     shapes = box_geometries(detections[list(BOX_COLUMNS)].to_numpy(np.float64))

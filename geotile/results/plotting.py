@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import TileGrid, Window
+from geotile.imagery.array_check import check_array
 from geotile.public import public
 
 if TYPE_CHECKING:
@@ -71,12 +72,17 @@ def plot_detections(
     Raises
     ------
     ArgumentError
-        If the detections do not have the columns of `detect`.
+        If the image is not an array, the detections do not have the columns of `detect`, or the grid or the window
+        is of another type.
     """
-    if "xmin" not in detections:
+    check_array(image)
+    if not isinstance(detections, gpd.GeoDataFrame) or "xmin" not in detections:
         raise ArgumentError(
-            f"detections must have the columns that geotile.detect returns; got {list(detections)}. Pass its result"
+            f"detections must have the columns that geotile.detect returns; got {_columns(detections)}. Pass its result"
         )
+    for name, value, kind in (("grid", grid, TileGrid), ("window", window, Window)):
+        if value is not None and not isinstance(value, kind):
+            raise ArgumentError(f"{name} must be a geotile.{kind.__name__}; got {type(value).__name__}")
     ax = ax if ax is not None else _new_axes()
     height, width = image.shape[-2:]
     view = window or Window(0, height, 0, width)
@@ -125,3 +131,7 @@ def _rgb(image: xr.DataArray) -> NDArray[np.uint8]:
 def _colours(labels: list[str]) -> dict[str, str]:
     palette = ["#ff3864", "#00d1ff", "#b6ff00", "#ff9f1c", "#c77dff", "#2ec4b6"]
     return {label: palette[i % len(palette)] for i, label in enumerate(labels)}
+
+
+def _columns(detections: object) -> str:
+    return str(list(detections)) if isinstance(detections, gpd.GeoDataFrame) else type(detections).__name__

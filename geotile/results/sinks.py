@@ -14,9 +14,10 @@ from uuid import uuid4
 import geopandas as gpd
 from fsspec.core import url_to_fs
 
+from geotile.core.checks import check_path
 from geotile.core.redact import redact
 from geotile.core.warning_filter import ignore_warnings
-from geotile.errors import GeotileError, OutputError
+from geotile.errors import ArgumentError, GeotileError, OutputError
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput, write_part
 from geotile.results.frame import BOX_COLUMNS, image_geometry, with_text, write_parquet
@@ -52,7 +53,7 @@ class Output:
         OutputError
             If its format is unknown, it exists, or its place cannot be written.
         """
-        uri = output_uri(output)
+        uri = output_uri(check_path(output, "output"))
         if _suffix(uri) not in _WRITERS:
             raise OutputError(
                 f"output must end in one of {', '.join(_WRITERS)}, or in / for a dataset; got {redact(uri)!r}"
@@ -201,6 +202,8 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
 
     Raises
     ------
+    ArgumentError
+        If the detections are not a GeoDataFrame, or the output is not a path.
     OutputError
         If the output exists or cannot be written.
 
@@ -211,7 +214,11 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     >>> detections = geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32)
     >>> geotile.write(detections, tempfile.mkdtemp() + "/detections.parquet")
     """
-    if not isinstance(output, Output) and str(os.fspath(output)).endswith("/"):
+    if not isinstance(detections, gpd.GeoDataFrame):
+        raise ArgumentError(
+            f"detections must be a GeoDataFrame, as geotile.detect returns it; got {type(detections).__name__}"
+        )
+    if not isinstance(output, Output) and check_path(output, "output").endswith("/"):
         dataset = DatasetOutput.reserve(Folder.at(output), overwrite=overwrite)
         with dataset.leased():
             dataset.begin()

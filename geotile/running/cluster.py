@@ -100,7 +100,7 @@ def _answers(client: Any, function: Any, *args: Any) -> Iterator[tuple[str, Any]
         if isinstance(answer, OSError):
             continue  # the worker has just left
         if isinstance(answer, BaseException) and not isinstance(answer, metadata.PackageNotFoundError):
-            raise ArgumentError(f"the Dask {name} could not be checked: {type(answer).__name__}: {answer}")
+            raise ArgumentError(f"the Dask {name} could not be checked: {type(answer).__name__}: {redact(str(answer))}")
         yield f"the Dask {name}", answer
 
 
@@ -111,8 +111,8 @@ def _check_model(client: Any, model: Any) -> None:
         data = dumps(model)
     except Exception as error:  # a user's object may raise anything
         raise ArgumentError(
-            f"{model} cannot be sent to workers ({type(error).__name__}: {error}). Give a function that builds the "
-            "model there, with factory=True"
+            f"{model} cannot be sent to workers ({type(error).__name__}: {redact(str(error))}). Give a function that "
+            "builds the model there, with factory=True"
         ) from None
     for address, failure in client.run(_load_failure, data, on_error="return").items():
         if isinstance(failure, str):

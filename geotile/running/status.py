@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from geotile.checkpoints.checkpoint import JOB, LEASE, STATUS, Checkpoint, stored_job
+from geotile.core.checks import check_path
 from geotile.core.digest import json_digest
 from geotile.errors import ArgumentError, OutputError
 from geotile.running.progress import Progress, ProgressCallback, clock
@@ -88,18 +89,28 @@ def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
     ArgumentError
         If the folder is not a checkpoint.
     """
-    folder = Folder.at(checkpoint)
-    job, status = stored_job(folder), read_status(folder)
+    folder = Folder.at(check_path(checkpoint, "checkpoint"))
+    job, status = stored_job(folder, "Check the path"), read_status(folder)
     if job is None:
         raise ArgumentError(f"{folder.display_name} is not a checkpoint: it holds no {JOB}. Check the path")
+    try:
+        return _job_rows(folder, job) | ({} if status is None else status_rows(status))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # files of another program
+        raise ArgumentError(
+            f"{folder.display_name} does not hold the files of a geotile checkpoint ({type(error).__name__}: {error}). "
+            "Check the path"
+        ) from None
+
+
+def _job_rows(folder: Folder, job: Mapping[str, Any]) -> dict[str, str]:
+    """Return the image, the model and the finished regions of a checkpoint."""
     identity = job["identity"]
     kept = Checkpoint(folder=folder, digest=json_digest(identity)).finished(tuple(job["regions"]))
-    rows = {
+    return {
         "image": str(identity["image"].get("uri", "an array")),
         "model": str(identity["model"]["model"]),
         "regions kept": f"{int(kept.sum()):,} of {kept.size:,}",
     }
-    return rows | ({} if status is None else status_rows(status))
 
 
 def status_rows(status: Mapping[str, Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 
 _log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class ClusterConnection:
         try:
             self._connect()
         except Exception as error:  # whatever the cause: the next attempt follows, and readiness reports it
-            _log.error("no cluster: %s: %s", type(error).__name__, error)
+            _log.error("no cluster: %s: %s", type(error).__name__, redact(str(error)))
             return False
         return bool(self._client.scheduler_info()["workers"])
 
@@ -68,7 +69,7 @@ class ClusterConnection:
                 if each is not None:
                     each.close()
             except Exception as error:  # the cluster or its gateway is lost; a gateway ends clusters that are idle
-                _log.warning("the cluster could not be closed: %s: %s", type(error).__name__, error)
+                _log.warning("the cluster could not be closed: %s: %s", type(error).__name__, redact(str(error)))
         self._client = self._cluster = None
 
     def _connect(self) -> None:

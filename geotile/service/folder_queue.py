@@ -142,6 +142,8 @@ class FolderQueue:
 def _is_json(body: bytes) -> bool:
     try:
         json.loads(body)
+    except RecursionError:
+        return True  # it is complete, and will be rejected
     except ValueError:
         return False
     return True

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from geotile.core.checks import as_int, check_bool, check_seconds
+from geotile.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,11 @@ class ServiceOptions:
         Options of every endpoint: the fields of `geotile.RetryPolicy`, such as ``retries``.
     once : bool, default False
         Whether to stop when the queue is empty and all jobs have finished.
+
+    Raises
+    ------
+    ArgumentError
+        If a name is unknown, or a value cannot be used.
     """
 
     max_jobs: int = 32
@@ -48,3 +57,20 @@ class ServiceOptions:
     region_size: int | Literal["auto"] = "auto"
     endpoint_options: dict[str, Any] = field(default_factory=dict)
     once: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("max_jobs", "max_jobs_per_endpoint", "max_backlog", "max_attempts"):
+            as_int(getattr(self, name), name, 1, unit="attempts" if name == "max_attempts" else "jobs")
+        for name in ("retry_delay_s", "grace_s"):
+            check_seconds(getattr(self, name), name)
+        for name in ("concurrency", "region_size"):
+            if getattr(self, name) != "auto":
+                as_int(getattr(self, name), name, 1, unit="requests" if name == "concurrency" else "pixels")
+        for name in ("limits", "endpoint_options"):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping) or not all(isinstance(each, str) for each in given):
+                raise ArgumentError(f"{name} must be a mapping of names to values; got {type(given).__name__}")
+        for limit in self.limits.values():
+            as_int(limit, "limits", 1, unit="requests")
+        check_bool(self.once, "once")

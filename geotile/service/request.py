@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import shapely
 from pydantic import (
     AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,11 +21,13 @@ from geotile.core.choices import TileCompression
 from geotile.core.digest import digest, json_digest
 from geotile.core.option import described, refuse_unknown
 from geotile.core.redact import redact
+from geotile.encoding.encoder import check_combination
 from geotile.errors import ArgumentError
 from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
+from geotile.service.request_checks import check_endpoint, check_region, error_text, unknown_fields
 
 _MAX_RECORDS_PER_CALL = 500  # the maximum of Kinesis
 
@@ -163,16 +164,22 @@ class JobRequest(_RequestModel):
         ArgumentError
             If the body is not a JSON object or fields are invalid; the message names each field by its path.
         """
+        if not isinstance(body, str | bytes | bytearray):
+            raise ArgumentError(f"body must be JSON as str or bytes; got a value of type {type(body).__name__}")
         try:
             fields = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArgumentError(f"the request must be valid JSON: {error}") from None
         if not isinstance(fields, dict):
             raise ArgumentError(f"the request must be a JSON object; got {type(fields).__name__}")
         try:
-            return cls.model_validate(fields)
+            request = cls.model_validate(fields)
+            request.model_dump(mode="json")  # the record and the digest of the job need it
         except ValidationError as error:
-            raise ArgumentError("; ".join(_error_text(each) for each in error.errors())) from None
+            raise ArgumentError("; ".join(error_text(each) for each in error.errors())) from None
+        except (ValueError, RecursionError) as error:
+            raise ArgumentError(f"the request must not be nested this deeply: {error}") from None
+        return request
 
     @model_validator(mode="before")
     @classmethod
@@ -193,18 +200,15 @@ class JobRequest(_RequestModel):
     @classmethod
     def _check_region_of_interest(cls, text: str | None) -> str | None:
         if text is not None:
-            try:
-                shapely.from_wkt(text)
-            except shapely.errors.GEOSException as error:
-                raise ValueError(f"must be WKT: {error}") from None
+            check_region(text)
         return text
 
     @field_validator("geotile")
     @classmethod
-    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        allowed = [name for name, info in described(JobOptions).items() if info.in_requests]
+    def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        allowed = [name for name, each in described(JobOptions).items() if each.in_requests]
         refuse_unknown(options, allowed, "the field geotile", _FIELD_HINTS)
-        JobOptions(**options)
+        JobOptions(**options, roi=info.data.get("region_of_interest"))
         return options
 
     @model_validator(mode="after")
@@ -214,6 +218,9 @@ class JobRequest(_RequestModel):
             raise ValueError(
                 f"imageProcessorTileOverlap must be smaller than imageProcessorTileSize; got {overlap} and {tile}"
             )
+        check_combination(self.image_processor_tile_format, self.image_processor_tile_compression)
+        parameters = self.endpoint_options().get("params", {})
+        check_endpoint(self.image_processor.type, self.image_processor.endpoint, parameters)
         algorithms = {each.algorithm.algorithm_type for each in self.post_processing}
         if "SOFT_NMS" in algorithms and "overlap_metric" in self.geotile:
             raise ValueError("geotile.overlap_metric would have no effect with SOFT_NMS; leave it out")
@@ -237,14 +244,14 @@ class JobRequest(_RequestModel):
     @property
     def merge(self) -> Merge:
         """Merge of the detections of overlapping tiles."""
-        algorithm, options = self.post_processing[0].algorithm, JobOptions(**self.geotile)
+        algorithm, options = self.post_processing[0].algorithm, JobOptions(**self.geotile, roi=self.region_of_interest)
         if algorithm.algorithm_type == "SOFT_NMS":
             return SoftNms(algorithm.sigma, algorithm.skip_box_threshold, options.class_agnostic)
         return Nms(algorithm.iou_threshold, options.overlap_metric, options.class_agnostic)
 
     def unknown_fields(self) -> list[str]:
         """Return the paths of the fields that have no effect."""
-        return list(_unknown_fields(self, ""))
+        return list(unknown_fields(self, ""))
 
     def image_names(self) -> list[str]:
         """Return a name for each image's outputs: its file name, with a number if an earlier image has the same."""
@@ -284,24 +291,3 @@ class JobRequest(_RequestModel):
         if self.image_processor.assumed_role and self.image_processor.type == "SM_ENDPOINT":
             options["role_arn"] = self.image_processor.assumed_role
         return options
-
-
-def _unknown_fields(model: BaseModel, path: str) -> Iterator[str]:
-    for name in model.model_extra or {}:
-        yield path + name
-    for name, field in type(model).model_fields.items():
-        field_path = path + (field.alias or name)
-        value = getattr(model, name)
-        for i, each in enumerate(value if isinstance(value, list) else [value]):
-            if isinstance(each, BaseModel):
-                yield from _unknown_fields(each, f"{field_path}[{i}]." if isinstance(value, list) else f"{field_path}.")
-
-
-def _error_text(error: Any) -> str:
-    """Return a validation error of pydantic as "path: message; got value"."""
-    path = ""
-    for step in error["loc"]:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    value = error.get("input")
-    got = "" if isinstance(value, dict | list) else f"; got {redact(json.dumps(value, default=str))[:80]}"
-    return f"{path or 'the request'}: {error['msg'].removeprefix('Value error, ')}{got}"

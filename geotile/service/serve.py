@@ -10,8 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from typing import Any
 
+from geotile.core.checks import check_path
+from geotile.core.option import refuse_unknown
 from geotile.core.redact import redact
 from geotile.public import public
 from geotile.service.cluster_connection import ClusterConnection
@@ -27,6 +30,7 @@ from geotile.traffic import traffic_now
 
 _log = logging.getLogger(__name__)
 _MAX_HEARTBEAT_AGE_S = 60.0
+_PLACES = {"status", "state", "dead_letters", "scheduler", "gateway", "workers", "address"}  # other options of serve
 
 
 @public
@@ -86,7 +90,12 @@ def serve(
     ...
     {"time": ..., "status": "SUCCESS", "job_id": "first", ...}
     """
-    settings, uri = ServiceOptions(**options), str(os.fspath(queue))
+    refuse_unknown(options, {each.name for each in fields(ServiceOptions)} | _PLACES, "serve")
+    settings, uri = ServiceOptions(**options), check_path(queue, "queue")
+    texts = {"status": status, "dead_letters": dead_letters, "scheduler": scheduler, "gateway": gateway}
+    for name, text in (texts | {"address": address}).items():
+        if text is not None:
+            check_path(text, name)
     folder = state_folder(uri, state)
     job_context, metrics = JobContext(), ServiceMetrics()
     cluster = ClusterConnection(scheduler, gateway, workers)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geotile.core.checks import check_path
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ServiceError
 from geotile.public import public
@@ -28,7 +29,7 @@ def submit(request: Mapping[str, Any] | str | os.PathLike[str], queue: str | os.
     request : mapping, str or path
         A job request with OversightML's field names, or the path of a JSON file with one.
     queue : str or path
-        A folder, or ``sqs://`` followed by the URL or name of an SQS queue.
+        A folder, which is created if it does not exist, or ``sqs://`` followed by the URL or name of an SQS queue.
 
     Returns
     -------
@@ -38,7 +39,8 @@ def submit(request: Mapping[str, Any] | str | os.PathLike[str], queue: str | os.
     Raises
     ------
     ArgumentError
-        If the request is invalid (the message names each field by its path), or the queue does not exist.
+        If the request is invalid (the message names each field by its path), the SQS queue does not exist, or the
+        folder cannot be created.
 
     Examples
     --------
@@ -51,9 +53,10 @@ def submit(request: Mapping[str, Any] | str | os.PathLike[str], queue: str | os.
     >>> [job.status for job in geotile.jobs(folder)]
     ['QUEUED']
     """
-    body = json.dumps(dict(request)).encode() if isinstance(request, Mapping) else _read(Path(request))
+    uri = check_path(queue, "queue")
+    body = _as_json(request) if isinstance(request, Mapping) else _read(Path(check_path(request, "request")))
     parsed = JobRequest.parse(body)
-    open_queue(str(os.fspath(queue)), check=False).send(file_name(parsed.job_id), body)
+    open_queue(uri, check=False).send(file_name(parsed.job_id), body)
     return parsed
 
 
@@ -89,8 +92,9 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     >>> geotile.jobs(tempfile.mkdtemp())
     []
     """
-    records = {record.job_id: record for record in Records(state_folder(queue, state)).all()}
-    if "://" not in str(queue):
+    uri = check_path(queue, "queue")
+    records = {record.job_id: record for record in Records(state_folder(uri, state)).all()}
+    if "://" not in uri:
         if not Path(queue).is_dir():
             raise ServiceError(f"there is no queue at {queue}; its folder is created by the first submission")
         for path in Path(queue).glob("*.json"):
@@ -105,13 +109,23 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
 def state_folder(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> Folder:
     """Return the state folder of a service."""
     if state is not None:
-        return Folder.at(state)
+        return Folder.at(check_path(state, "state"))
     if "://" in str(queue):
         raise ArgumentError(
             f"state must be given for the queue {redact(str(queue))}. "
             "Use a folder or s3://bucket/prefix, which will hold records and checkpoints."
         )
     return Folder.at(Path(queue) / _STATE)
+
+
+def _as_json(request: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(dict(request), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(
+            f"request must hold values of JSON only: str, finite numbers, bool, None, list and dict; {error}. Convert "
+            "the others, such as paths with str()"
+        ) from None
 
 
 def _read(path: Path) -> bytes:

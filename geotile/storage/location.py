@@ -174,6 +174,10 @@ def _s3(uri: str, options: dict[str, Any]) -> Translated:
     settings = _common(options)
     client = {name: options.pop(f"client_kwargs.{name}", None) for name in ("endpoint_url", "region_name", "verify")}
     key, secret, token = (options.pop(name, None) for name in ("key", "secret", "token"))
+    if token is not None and not isinstance(token, str):
+        raise ArgumentError(
+            f"storage_options must hold a string as token for s3://; got a value of type {type(token).__name__}"
+        )
     profile, role_arn = (options.pop(name, None) for name in ("profile", "role_arn"))
     anonymous = bool(options.pop("anon", False))
     if (key is None) != (secret is None):

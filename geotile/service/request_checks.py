@@ -1,0 +1,69 @@
+"""Checks of a request that need neither its images nor its endpoint, and the words of their errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import shapely
+from pydantic import BaseModel
+
+from geotile.core.redact import redact
+from geotile.endpoints.http import check_url
+from geotile.endpoints.sagemaker import endpoint_parts
+from geotile.options import ContractOptions
+from geotile.planning.roi import geometry_of
+
+
+def check_region(text: str) -> None:
+    """Check a region of interest.
+
+    Raises
+    ------
+    ValueError
+        If it is not WKT of a geometry that has an extent.
+    """
+    try:
+        shape = shapely.from_wkt(text)
+    except shapely.errors.GEOSException as error:
+        raise ValueError(f"must be WKT: {error}") from None
+    geometry_of(shape)
+
+
+def check_endpoint(kind: str, spec: str, parameters: Mapping[str, str]) -> None:
+    """Check the endpoint of a request and its parameters.
+
+    Raises
+    ------
+    ValueError
+        If no endpoint of this type can have the name or the parameters.
+    """
+    if kind == "HTTP_ENDPOINT":
+        check_url(spec, "https://host/invocations")
+    if kind == "SM_ENDPOINT":
+        endpoint_parts(spec)
+    if kind != "GEOTILE_ENDPOINT":
+        ContractOptions(params=parameters)
+
+
+def unknown_fields(model: BaseModel, path: str) -> Iterator[str]:
+    """Yield the paths of the fields of a model that have no effect."""
+    for name in model.model_extra or {}:
+        yield path + name
+    for name, field in type(model).model_fields.items():
+        field_path = path + (field.alias or name)
+        value = getattr(model, name)
+        for i, each in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(each, BaseModel):
+                yield from unknown_fields(each, f"{field_path}[{i}]." if isinstance(value, list) else f"{field_path}.")
+
+
+def error_text(error: Any) -> str:
+    """Return a validation error of pydantic as "path: message; got value"."""
+    path = ""
+    for step in error["loc"]:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+    value = error.get("input")
+    got = "" if isinstance(value, dict | list) else f"; got {redact(json.dumps(value, default=str))[:80]}"
+    return f"{path or 'the request'}: {error['msg'].removeprefix('Value error, ')}{got}"

@@ -1,0 +1,69 @@
+"""No secret of a URL is in a text that people read, and the rest of the text stays."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from geotile.core.redact import redact
+
+PLACES = [
+    "https://me:{}@host/a.tif", "https://{}@host/a.tif", "https://{}:@host/a.tif", "https://me:p/{}@host/a",
+    "https://me:p {}@host/a", "https://me:p?{}@host/a", "https://me:p#{}@host/a", "https://me:p@{}@host/a",
+    "https://me:1/{}@host/a", "https://me:1/p:{}@host/a", "//me:{}@host/a", "ftp:me:{}@host", "https:/me:{}@host/a", "me:{}@host",
+    "https://host/a&sig={}", "s3://key:{}@bucket/a",
+    "https://host/a?{}", "https://host/a?k={}", "https://host/a?k[a]={}", "https://host/a?api:key={}",
+    "https://host/a?k*={}", "https://host/a?={}", "https://host/a?k=1&{}", "https://host/a?{}=", "https://host/a?{}==",
+    "https://host/a?k=ab'{}", "https://host/a?k=(x){}", 'https://host/a?k="{}"', "https://host/a?k=a?{}",
+    "https://host/a?k=a;{}", "https://host/a?k=1;token={}", "https://host/a#{}", "https://host/a#token={}",
+    "https://host/a;token={}", "https://host/a;{}?k=1", "https://host:80/a?user=me@host&k={}", "https://[::1]:80/a?k={}",
+    "a.tif?token={}", "a.tif#token={}", "a.tif;token={}", "/vsicurl/https://me:{}@host/a.tif", "/vsis3/b/a.tif?k={}",
+    "/vsicurl?use_head=no&header.Authorization:X={}&url=https%3A%2F%2Fhost", "/vsicurl?header.X=Bearer {}&url=https://h",
+    "/vsicurl_streaming?url=https://host/a.tif&header.X:Y={}", "/vsicurl?url=https://host/a?k={}",
+]  # fmt: skip
+MESSAGES = [
+    "{}",
+    "cannot open {}: no such file",
+    "got '{}'. Use https://host/b",
+    '("{}")',
+    "{}\nhttps://host/b",
+    "b'{}'",
+]
+SECRETS = st.text("hushHUSH0123456789+-_.~!*()$,", min_size=1, max_size=20).map(lambda text: f"Xq{text}Zj")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("message", MESSAGES)
+@settings(max_examples=20)
+@given(secret=SECRETS)
+@example(secret="Xq7Zj")
+def test_a_secret_does_not_survive(place, message, secret):
+    shown = redact(message.format(place.format(secret)))
+    assert "Xq" not in shown
+    assert "Zj" not in shown
+    assert redact(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data/a #3.tif", "C:/a.tif", "s3://bucket/a.tif", "https://host:8080/a.tif", "https://[::1]:80/a.tif", "a@2x.tif",
+        "https://host/a@2x.tif", "unknown option 'tilesize'; did you mean 'tile_size'?", "onnx:/models/yolo@2.onnx",
+        "overlap=64; got tile_size=64 (Why?)", "http://127.0.0.1:80 did not respond; mail me@host",
+        "arn:aws:sns:us-west-2:123:topic", "cannot read https://host/a; try again", "/vsizip/a.zip/b.tif",
+        "year=2020/a.tif", "12:30:40 me@host",
+    ],
+)  # fmt: skip
+def test_other_texts_stay(text):
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("got 'https://h/x?key=abc'. Use", "got 'https://h/x?key=***'. Use"),
+        ("HttpEndpoint('https://me:x@h/x?a=1&b=2')", "HttpEndpoint('https://***@h/x?a=***&b=***')"),
+        ("https://h/a?X-Amz-Signature=1%20 failed (403)", "https://h/a?X-Amz-Signature=*** failed (403)"),
+    ],
+)
+def test_names_and_the_rest_of_a_message_stay(text, shown):
+    assert redact(text) == shown

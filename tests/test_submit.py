@@ -1,0 +1,163 @@
+"""Requests are checked where they are submitted; values that users build are checked where they are built."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import cli
+
+import geotile
+from geotile.service.options import ServiceOptions
+from geotile.testing import bright_objects, write_example
+
+REQUEST = {
+    "jobId": "a", "imageUrls": ["none.tif"], "outputs": [{"type": "File", "path": "found"}],
+    "imageProcessor": {"name": "http://127.0.0.1:9/x", "type": "HTTP_ENDPOINT"},
+}  # fmt: skip
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize("wrong", [None, 5, [], b"{}", "", object()])
+def test_a_request_and_a_queue_are_of_their_types(wrong, tmp_path):
+    with pytest.raises(geotile.ArgumentError, match=r"^request must be "):
+        geotile.submit(wrong, tmp_path)
+    calls = (
+        lambda: geotile.submit(REQUEST, wrong), lambda: geotile.jobs(wrong), lambda: geotile.serve(wrong, once=True),
+    )  # fmt: skip
+    for call in calls:
+        with pytest.raises(geotile.ArgumentError, match=r"^queue must be "):
+            call()
+
+
+@pytest.mark.parametrize("call", [geotile.jobs, lambda *args: geotile.serve(args[0], state=args[1], once=True)])
+def test_a_state_folder_is_a_path(call, tmp_path):
+    for wrong in (5, "", b"x"):
+        with pytest.raises(geotile.ArgumentError, match=r"^state must be "):
+            call(tmp_path, wrong)
+
+
+@pytest.mark.parametrize("depth", [100, 500, 1000, 5000, 200_000])
+def test_deep_json_is_refused_or_taken(depth, tmp_path):
+    body = json.dumps(REQUEST)[:-1] + ', "imageProcessorParameters": {"A": ' + "[" * depth + "]" * depth + "}}"
+    (tmp_path / "job.json").write_text(body)
+    (tmp_path / "queue").mkdir()
+    with contextlib.suppress(geotile.ArgumentError):
+        assert geotile.submit(tmp_path / "job.json", tmp_path / "queue").digest
+    (tmp_path / "queue" / "deep.json").write_text("[" * depth)
+    assert all(job.status == "QUEUED" for job in geotile.jobs(tmp_path / "queue"))
+
+
+def test_json_without_an_end_is_refused(tmp_path):
+    (tmp_path / "job.json").write_text(DEEP)
+    with pytest.raises(geotile.ArgumentError, match="must be valid JSON"):
+        geotile.submit(tmp_path / "job.json", tmp_path / "queue")
+    assert "must be valid JSON" in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=2).stderr
+
+
+def circular():
+    value = {}
+    value["a"] = value
+    return value
+
+
+@pytest.mark.parametrize(
+    "value", [Path("x"), np.int64(3), {1}, {("a", 1): 2}, circular(), float("nan"), b"x", object()]
+)
+def test_values_that_are_not_json_are_refused(value, tmp_path):
+    with pytest.raises(geotile.ArgumentError, match=r"^request must hold values of JSON only"):
+        geotile.submit(REQUEST | {"colour": value}, tmp_path / "queue")
+    assert not (tmp_path / "queue").exists()
+
+
+def test_a_queue_folder_is_created(tmp_path):
+    geotile.submit(REQUEST, tmp_path / "new" / "queue")
+    assert [job.job_id for job in geotile.jobs(tmp_path / "new" / "queue")] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"imageProcessorTileFormat": "PNG", "imageProcessorTileCompression": "JPEG"}, "tile_compression must be 'NONE'"),
+        ({"imageProcessorTileFormat": "NITF", "imageProcessorTileCompression": "LZW"}, "tile_compression must be"),
+        ({"imageProcessorParameters": {"CustomAttributes": "a\nhush"}}, "params must hold values"),
+        ({"imageProcessor": {"name": "m"}, "imageProcessorParameters": {"CustomAttributes": "a\nhush"}}, "params must hold"),
+        ({"imageProcessorParameters": {"Custom hush": "a"}}, "params must hold names"),
+        ({"imageProcessor": {"name": "m/x"}}, "endpoint must have the form sagemaker://"),
+        ({"imageProcessor": {"name": "http://:9", "type": "HTTP_ENDPOINT"}}, "must be an HTTP"),
+        ({"regionOfInterest": "POLYGON EMPTY"}, "must not be empty"), ({"regionOfInterest": "POINT (nan 1)"}, "finite"),
+        ({"regionOfInterest": "POINT (x"}, "must be WKT"), ({"regionOfInterest": '{"type": "Point"}'}, "must be WKT"),
+        ({"geotile": {"outside_roi": "keep"}}, "outside_roi='keep' would have no effect without roi"),
+    ],
+)  # fmt: skip
+def test_what_the_run_must_refuse_is_refused_at_submission(fields, text, tmp_path):
+    with pytest.raises(geotile.ArgumentError, match=text) as caught:
+        geotile.submit(REQUEST | fields, tmp_path / "queue")
+    assert "hush" not in str(caught.value)
+
+
+def test_a_request_with_a_region_may_keep_what_is_outside():
+    fields = {"regionOfInterest": "POINT (1 2)", "geotile": {"outside_roi": "keep", "class_agnostic": True}}
+    request = geotile.JobRequest.parse(json.dumps(REQUEST | fields))
+    assert request.options().outside_roi == "keep"
+    assert request.merge.class_agnostic
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: geotile.RetryPolicy(retry=3), "unknown option 'retry'; did you mean 'retries'?"),
+        (lambda: geotile.RetryPolicy(tile_size=3), "'tile_size' does not apply to RetryPolicy"),
+        (lambda: geotile.serve("q", max_job=3), "unknown option 'max_job'; did you mean 'max_jobs'?"),
+        (lambda: geotile.serve("q", polll=3), "unknown option 'polll'; serve takes"),
+        (lambda: geotile.serve("q", stat="x"), "did you mean 'state'?"),
+        (lambda: geotile.Nms(overlap_metric="ios"), "is 'metric' in Nms; give metric="),
+        (lambda: geotile.Nms(iou_treshold=0.3), "did you mean 'iou_threshold'?"),
+        (lambda: geotile.SoftNms(sigmas=0.3), "did you mean 'sigma'?"), (lambda: geotile.KeepAll(a=1), "unknown option 'a'"),
+        (lambda: geotile.SigV4("us-west-2", rol_arn="x"), "did you mean 'role_arn'?"),
+    ],
+)  # fmt: skip
+def test_unknown_options_of_values_are_refused(call, text):
+    with pytest.raises(geotile.ArgumentError) as caught:
+        call()
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["0.1", None, "x", b"x", object(), [0.1], {}, float("nan"), np.array([1.0, 2.0])])
+def test_values_of_merges_are_checked(wrong):
+    fields = {
+        geotile.Nms: ("iou_threshold", "metric", "class_agnostic"),
+        geotile.SoftNms: ("sigma", "score_threshold", "class_agnostic"),
+    }
+    for kind, names in fields.items():
+        for name in names:
+            with pytest.raises(geotile.ArgumentError, match=f"^{name} must be"):
+                kind(**{name: wrong})
+    for name in ("iou_threshold", "metric", "class_agnostic"):
+        with pytest.raises(geotile.ArgumentError, match=f"^{name} must be"):
+            geotile.nms([[0, 0, 1, 1]], [1.0], **{name: wrong})
+
+
+@pytest.mark.parametrize("name", list(ServiceOptions.__dataclass_fields__))
+def test_values_of_a_service_are_checked(name, tmp_path):
+    for wrong in (None, "x", object(), -1, [1]):
+        with pytest.raises(geotile.ArgumentError, match=f"^{name} must be"):
+            geotile.serve(tmp_path, **{name: wrong})
+    with pytest.raises(geotile.ArgumentError, match=r"^address must be"):
+        geotile.serve(tmp_path, address=9100)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"merge": None, "iou_threshold": 0.9}, "iou_threshold would have no effect with merge=None"),
+        ({"merge": None, "overlap_metric": "ios", "class_agnostic": True}, "overlap_metric, class_agnostic would have no"),
+        ({"merge": geotile.KeepAll(), "iou_threshold": 0.9}, "iou_threshold would have no effect"),
+        ({"outside_roi": "keep"}, "outside_roi='keep' would have no effect without roi"),
+        ({"output_options": {"anon": True}}, "output_options would have no effect"),
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_refused(given, text):
+    with pytest.raises(geotile.ArgumentError, match=text):
+        geotile.detect(write_example(), bright_objects, **given)
