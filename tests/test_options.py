@@ -160,6 +160,30 @@ def test_the_command_line_speaks_its_own_words(write_tiff, noise, tmp_path):
     assert in_flags("skip_nodata=False sends every tile") == "--skip-nodata false sends every tile"
 
 
+@pytest.mark.parametrize(
+    ("message", "given"),
+    [
+        ("no such image: /data/tile_size/bands=4/x.tif", ()), ("region_size/x.gpkg exists", ()),
+        ("no such image: s3://b/roi=1/tile_size", ()), ("https://h/x?tile_size=5: no answer", ()),
+        ("unknown option 'tile_size', not \"bands=3\"", ()), ("no such image: tile_size.tif", ()),
+        ("onnx:tile_size.onnx is no model", ()), ("no such image: my tile_size x.tif", ("my tile_size x.tif",)),
+        ("no such image: bands=4/x.tif", ("bands=4/x.tif",)), ("no such image: bands=4", ("bands=4",)),
+    ],
+)  # fmt: skip
+def test_values_of_users_are_shown_as_they_were_given(message, given):
+    assert in_flags(message, given) == message
+
+
+def test_names_beside_values_become_flags():
+    assert in_flags(
+        "the file's tile_size must, with checkpoint='tile_size' or dem=/a/bands=4, be the model's bands=3"
+    ) == ("the file's --tile-size must, with --checkpoint 'tile_size' or --dem /a/bands=4, be the model's --bands 3")
+    for path in ("tile_size/bands=4/x.tif", "bands=4/x.tif", "tile_size"):
+        assert f"no such image: {path}" in cli("plan", path, status=1).stderr
+    out = "region_size/x.bmp"
+    assert out in cli("detect", "a.tif", "http://127.0.0.1:9/x", "-o", out, status=1).stderr
+
+
 def test_the_command_line_lists_a_failed_tile_once(write_tiff, noise, tmp_path):
     def model(tile):
         raise RuntimeError("no luck")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import wraps
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -62,8 +62,10 @@ def as_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def in_flags(message: str) -> str:
+def in_flags(message: str, given: Iterable[str] = ()) -> str:
     """Return an error message in the words of the command line.
+
+    What users gave is left as it is: text in quotes, paths and URLs, and each of the texts `given`.
 
     Examples
     --------
@@ -71,8 +73,13 @@ def in_flags(message: str) -> str:
     'found.parquet exists; give --overwrite or another name'
     >>> in_flags("overlap must be smaller than tile_size; got overlap=512 and tile_size=512")
     '--overlap must be smaller than --tile-size; got --overlap 512 and --tile-size 512'
+    >>> in_flags("no such image: tile_size/a.tif")
+    'no such image: tile_size/a.tif'
     """
-    return _BARE.sub(lambda match: as_flag(match[1]), _ASSIGNED.sub(_assigned, message))
+    own = sorted({re.escape(text) for text in given if text}, key=len, reverse=True)
+    left = "".join(rf"|(?<![\w/.-]){text}(?![\w/])" for text in own)
+    words = re.compile(f"(?P<left>{_LEFT}{left})|{_ASSIGNED}|{_BARE}")
+    return words.sub(_in_flag, message)
 
 
 _ENDPOINT_NAMES = option_names(EndpointKeywords) - {"score_threshold"}
@@ -83,16 +90,21 @@ def _any_of(names: set[str]) -> str:
     return "|".join(sorted(names, key=len, reverse=True))
 
 
-_ASSIGNED = re.compile(rf"(?<![\w.-])({_any_of(_NAMES)})=(True\b|False\b)?")
-_BARE = re.compile(
-    rf"(?<![\w.=-])({_any_of({name for name in _NAMES - _ENDPOINT_NAMES if '_' in name})}"
-    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= must\b))(?![\w=])"
+_LEFT = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|[^\s'"=(]*/\S*"""  # quotes, paths and URLs
+_ASSIGNED = rf"(?<![\w.:-])(?P<assigned>{_any_of(_NAMES)})=(?P<value>True\b|False\b)?"
+_BARE = (
+    rf"(?<![\w.:=-])(?P<bare>{_any_of({name for name in _NAMES - _ENDPOINT_NAMES if '_' in name})}"
+    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= must\b))(?![\w=-]|\.\w)"
 )
 
 
-def _assigned(match: re.Match[str]) -> str:
-    """Return the flag for ``name=``, ``name=True`` or ``name=False``."""
-    name, value = match[1], match[2]
+def _in_flag(match: re.Match[str]) -> str:
+    """Return the flag for ``name``, ``name=``, ``name=True`` or ``name=False``, and other matches as they are."""
+    if match["left"] is not None:
+        return match[0]
+    if match["bare"] is not None:
+        return as_flag(match["bare"])
+    name, value = match["assigned"], match["value"]
     if name in _ENDPOINT_NAMES:
         return f"-O {match[0]}"
     if value is not None and described(DetectToKeywords)[name].from_text is not None:

@@ -14,10 +14,10 @@ import typer
 
 import geotile
 from geotile.cli.call import kept_call, stored_call
-from geotile.cli.flags import in_flags, with_flags
+from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
-from geotile.cli.show import err, out, show, show_failures, show_notes
+from geotile.cli.show import err, in_words, out, show, show_failures, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
 from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
@@ -153,7 +153,7 @@ def check(
     """
     found = geotile.endpoint(endpoint, **endpoint_options(option, headers)).check(tile_format=tile_format)
     style = "" if found else "bold red"
-    (out if found else err).print(in_flags(found.message), style=style, markup=False, highlight=False)
+    (out if found else err).print(in_words(found.message), style=style, markup=False, highlight=False)
     raise typer.Exit(0 if found else 1)
 
 
@@ -195,14 +195,14 @@ def main() -> None:
     try:
         app()
     except GeotileError as error:
-        err.print(f"Error: {in_flags(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"Error: {in_words(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         show_notes(error)
         sys.exit(2 if isinstance(error, ArgumentError) else 1)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning without its source line."""
-    err.print(f"Warning: {in_flags(str(message))}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"Warning: {in_words(str(message))}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ out, err = Console(), Console(stderr=True)
 _LISTED = 20  # failed tiles
 
 
+def in_words(message: str) -> str:
+    """Return a message in the words of the command line, with the values of this call as they were given."""
+    values = (text.partition("=")[2] if text.startswith("-") else text for text in sys.argv[2:])
+    return in_flags(message, values)
+
+
 def show(rows: Mapping[str, str]) -> None:
     """Print names and values."""
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -30,7 +37,7 @@ def show(rows: Mapping[str, str]) -> None:
 def show_failures(report: Report) -> None:
     """Print the failed tiles of a run."""
     for failure in report.failures[:_LISTED]:
-        text = f"tile {failure.tile} {failure.window}: {in_flags(failure.reason)}"
+        text = f"tile {failure.tile} {failure.window}: {in_words(failure.reason)}"
         err.print(text, style="red", markup=False, soft_wrap=True)
     if len(report.failures) > _LISTED:
         err.print(f"... and {len(report.failures) - _LISTED} more tiles", style="red")
@@ -39,4 +46,4 @@ def show_failures(report: Report) -> None:
 def show_notes(error: BaseException) -> None:
     """Print the notes of an error."""
     for note in getattr(error, "__notes__", []):
-        err.print(in_flags(note), markup=False, highlight=False, soft_wrap=True)
+        err.print(in_words(note), markup=False, highlight=False, soft_wrap=True)
