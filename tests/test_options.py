@@ -17,6 +17,7 @@ from geotile.cli.flags import as_flag, in_flags
 from geotile.cli.main import app
 from geotile.core.option import described, option_names
 from geotile.detectors.detector import decoder_identity
+from geotile.endpoints import applicable_options
 from geotile.testing import bright_objects, write_example
 
 CALLS = {
@@ -345,3 +346,50 @@ def test_class_names_and_not_their_file_identify_a_decoder(tmp_path):
     assert before == decoder_identity(options.DecoderOptions(labels=["car", "ship"]))
     names.write_text("car\nboat\n")
     assert before != decoder_identity(options.DecoderOptions(labels=names))
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"max_jobs": "3"}, "max_jobs must be a whole number; got '3'"), ({"max_jobs": 0}, "max_jobs must be"),
+        ({"max_jobs_per_endpoint": -1}, "max_jobs_per_endpoint must be"), ({"max_backlog": 1.5}, "max_backlog must be"),
+        ({"max_attempts": True}, "max_attempts must be"), ({"retry_delay_s": -3}, "retry_delay_s must be"),
+        ({"grace_s": float("nan")}, "grace_s must be"), ({"concurrency": 0}, "concurrency must be"),
+        ({"limits": {"a": 0}}, r"limits\['a'\] must be"), ({"limits": 3}, "limits must be"),
+        ({"region_size": 0}, "region_size must be"), ({"region_size": "x"}, "region_size must be"),
+        ({"workers": 3}, "workers must be"), ({"workers": (2, 1)}, "workers must be"), ({"once": 1}, "once must be"),
+        ({"endpoint_options": {"retrys": 2}}, "unknown option 'retrys'; did you mean 'retries'"),
+        ({"endpoint_options": {"retries": "abc"}}, "retries must be"), ({"endpoint_options": 5}, "endpoint_options must be"),
+        ({"status": "foo"}, "status must be sns:// and the ARN"), ({"status": "sns://arn:aws:sns::1:t"}, "status must be"),
+        ({"address": 5}, "address must be"), ({"state": 5}, "state must be"), ({"max_job": 5}, "did you mean 'max_jobs'"),
+    ],
+)  # fmt: skip
+def test_a_service_refuses_its_arguments_before_it_takes_a_job(given, text, tmp_path):
+    (tmp_path / "job.json").write_text("{}")
+    with pytest.raises(geotile.ArgumentError, match=text):
+        geotile.serve(tmp_path, **({"once": True} | given))
+    assert [each.name for each in tmp_path.iterdir()] == ["job.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--region-size", "0"], "--region-size must be"), (["--retry-delay-s", "-3"], "--retry-delay-s must be"),
+        (["--status", "foo"], "--status must be sns://"), (["-O", "retrys=2"], "did you mean 'retries'"),
+        (["-O", "retries=abc"], "retries must be"), (["--max-jobs", "0"], "max-jobs"), (["--limit", "a=0"], "NAME=N"),
+        (["--workers", "3-1"], "MAXIMUM"),
+    ],
+)  # fmt: skip
+def test_a_service_on_the_command_line_refuses_its_arguments(flags, text, tmp_path):
+    (tmp_path / "job.json").write_text("{}")
+    said = cli("serve", "--queue", tmp_path, "--once", *flags, status=2).stderr
+    assert text in said
+    assert [each.name for each in tmp_path.iterdir()] == ["job.json"]
+
+
+def test_each_endpoint_of_a_service_gets_the_options_that_apply_to_it():
+    given = {"retries": 2, "bearer": "x", "batch_size": 4}
+    assert applicable_options("sagemaker://m", given) == {"retries": 2}
+    assert applicable_options("http://127.0.0.1/x", given) == {"retries": 2, "bearer": "x"}
+    assert applicable_options("onnx:m.onnx", given) == {"batch_size": 4}
+    assert applicable_options("mine://m", given) == given

@@ -14,8 +14,9 @@ import typer
 
 from geotile.core.option import OptionInfo, Options, described, option_names
 from geotile.errors import ArgumentError
-from geotile.options import DetectToKeywords, EndpointKeywords
+from geotile.options import DetectToKeywords, EndpointKeywords, ServiceOptions
 
+_FLAGS = {"limits": "--limit", "endpoint_options": "--option"}  # of options whose flags have other names
 _NOT_IMPORTED = {"Merge": Any, "ProgressCallback": Any}  # types that are named in annotations and not imported for them
 
 
@@ -59,7 +60,7 @@ def as_flag(name: str) -> str:
     >>> as_flag("tile_size")
     '--tile-size'
     """
-    return "--" + name.replace("_", "-")
+    return _FLAGS.get(name) or "--" + name.replace("_", "-")
 
 
 def in_flags(message: str, given: Iterable[str] = ()) -> str:
@@ -83,7 +84,7 @@ def in_flags(message: str, given: Iterable[str] = ()) -> str:
 
 
 _ENDPOINT_NAMES = option_names(EndpointKeywords) - {"score_threshold"}
-_NAMES = option_names(DetectToKeywords)
+_NAMES = option_names(DetectToKeywords, ServiceOptions)
 
 
 def _any_of(names: set[str]) -> str:

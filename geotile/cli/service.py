@@ -80,7 +80,7 @@ def serve(
             "--option",
             "-O",
             metavar="NAME=VALUE",
-            help="Option of every endpoint, for example retries=2. Can be repeated.",
+            help="Option of the endpoints that it applies to, for example retries=2. Can be repeated.",
         ),
     ] = None,
     status: Annotated[str | None, _monitoring(help="sns:// and the ARN of a topic for status notifications.")] = None,
@@ -104,7 +104,8 @@ def serve(
         workers=_workers(workers), address=address, max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
         max_backlog=max_backlog, max_attempts=max_attempts, retry_delay_s=retry_delay_s, grace_s=grace_s,
         concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
-        region_size=region_size or "auto", endpoint_options=endpoint_options(option, None), once=once,
+        region_size="auto" if region_size is None else region_size, once=once,
+        endpoint_options=endpoint_options(option, None),
     )  # fmt: skip
 
 

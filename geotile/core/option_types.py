@@ -64,6 +64,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _band(value) or _listed(value, _band), "a band's number or name, or a sequence of them"
     ),
     "float": (is_number, "a number"),
+    "(int, int)": (lambda value: _pair(value, _whole), "a pair of whole numbers"),
     "(float, float)": (lambda value: _pair(value, is_number), "a pair of numbers"),
     "bool or float": (lambda value: isinstance(value, bool) or is_number(value), "True, False or a number"),
     "str": (_string, "a string"),
@@ -77,6 +78,9 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "mapping": (lambda value: _names(value, lambda _: True), "a mapping of names to values"),
     "mapping of str to str": (lambda value: _names(value, _string), "a mapping of strings to strings"),
+    "mapping of str to int": (
+        lambda value: _names(value, _whole), "a mapping of strings to whole numbers"
+    ),
     "(str, str) or requests.auth.AuthBase": (
         lambda value: (callable(value) and not isinstance(value, type)) or _pair(value, _string),
         "a pair (user, password) or an authentication object of requests",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -116,6 +116,12 @@ def resolve_endpoint(options: type[Options]) -> Callable[[dict[str, Any], dict[s
         arguments["endpoint"] = endpoint(spec, **of_endpoint)
 
     return prepare
+
+
+def applicable_options(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some options that apply to an endpoint; all of them for an endpoint type of another package."""
+    names = _accepted_names(spec)
+    return {name: value for name, value in options.items() if names is None or name in names}
 
 
 def _accepted_names(spec: Any) -> set[str] | None:

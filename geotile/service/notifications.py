@@ -33,8 +33,7 @@ class Notifier:
         self._stream, self._lock = stream, threading.Lock()
         self._client: Any = None
         if self._arn is not None:
-            region = self._arn.split(":")[3] if self._arn.count(":") >= 5 else None
-            self._client = aws_session(None, None, region or None).create_client("sns")
+            self._client = aws_session(None, None, self._arn.split(":")[3]).create_client("sns")
 
     def notify(
         self, status: str, job_id: str, message: str, *, image_id: str | None = None, region_id: str | None = None,
