@@ -325,6 +325,49 @@ def test_options_of_requests_are_named_as_in_json(options, text, tmp_path):
     assert text in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=2).stderr
 
 
+REQUEST = {
+    "jobId": "a", "imageUrls": ["a.tif"], "outputs": [{"type": "File", "path": "x"}],
+    "imageProcessor": {"name": "http://127.0.0.1:9/x", "type": "HTTP_ENDPOINT"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"imageProcesorTileSize": 64}, "did you mean 'imageProcessorTileSize'?"), ({"jobid": "x"}, "did you mean 'jobId'?"),
+        ({"skipNodata": True}, 'give "geotile": {"skip_nodata": ...}'), ({"tile_size": 64}, "the field imageProcessorTileSize"),
+        ({"roi": "x"}, "the field regionOfInterest"), ({"skip_nodta": 1}, 'did you mean "geotile": {"skip_nodata": ...}?'),
+        ({"outputs": [{"type": "File", "path": "x", "formt": "parquet"}]}, "outputs[0]: unknown field 'formt'; did you mean"),
+        ({"imageProcessor": REQUEST["imageProcessor"] | {"retries": 3}}, "imageProcessor: unknown field 'retries'; it is an"),
+        ({"geotile": {"concurrency": 3}}, "to the whole service; give `geotile serve` --concurrency"),
+        ({"geotile": 5}, "geotile must be a JSON object; got 5"), ({"jobId": 5}, "jobId must be text; got 5"),
+        ({"imageProcessorTileSize": 3}, "imageProcessorTileSize must be at least 16; got 3"),
+        ({"imageProcessorTileSize": 1.5}, "imageProcessorTileSize must be a whole number; got 1.5"),
+        ({"outputs": [{"type": "Pigeon"}]}, "outputs[0].type must be one of 'S3', 'Kinesis', 'File'; got \"Pigeon\""),
+        ({"outputs": [{"type": "S3", "bucket": 5}]}, "outputs[0].bucket must be text; got 5"),
+        ({"outputs": [{}]}, "outputs[0].type must be given"), ({"imageUrls": []}, "imageUrls must be a list with at least"),
+        ({"imageProcessorTileFormat": "BMP"}, "imageProcessorTileFormat must be 'NITF', 'GTIFF', 'PNG' or 'JPEG'"),
+        ({"postProcessing": [{"step": "FEATURE_DISTILLATION", "algorithm": {"iouThreshold": 2}}]}, "iouThreshold must be at most"),
+    ],
+)  # fmt: skip
+def test_fields_of_requests_are_refused_in_words(fields, text):
+    with pytest.raises(geotile.ArgumentError) as caught:
+        geotile.JobRequest.parse(json.dumps(REQUEST | fields))
+    assert text in str(caught.value)
+
+
+def test_fields_that_only_oversightml_has_are_taken(tmp_path):
+    extra = {"jobArn": "x", "colour": 1, "featureDistillationOption": {"algorithmType": "NMS"}}
+    assert geotile.JobRequest.parse(json.dumps(REQUEST | extra)).unknown_fields() == list(extra)
+
+
+def test_the_file_of_a_wrong_request_is_named_among_several(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(REQUEST))
+    (tmp_path / "b.json").write_text(json.dumps(REQUEST | {"jobid": "b"}))
+    said = cli("submit", tmp_path / "a.json", tmp_path / "b.json", "--queue", tmp_path / "jobs", status=2).stderr
+    assert said.startswith(f"Error: {tmp_path / 'b.json'}: the request: unknown field 'jobid'")
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

@@ -120,7 +120,8 @@ def submit(
         try:
             parsed = geotile.submit(path, queue)
         except geotile.ArgumentError as error:  # its names are fields of JSON, not flags
-            err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+            of_file = f"{path}: " if len(request) > 1 else ""
+            err.print(f"Error: {of_file}{error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
         for name in parsed.unknown_fields():
             err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)

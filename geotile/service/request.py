@@ -20,19 +20,31 @@ from pydantic.alias_generators import to_camel
 
 from geotile.core.choices import TileCompression
 from geotile.core.digest import digest, json_digest
-from geotile.core.option import described, refuse_unknown
+from geotile.core.option import refuse_unknown
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
+from geotile.service.request_fields import IN_GEOTILE, error_text, misplaced, option_hints
 
+_OLD_FIELDS = ("outputBucket", "outputPrefix")
 _MAX_RECORDS_PER_CALL = 500  # the maximum of Kinesis
 
 
 class _RequestModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_misplaced(cls, fields: Any) -> Any:
+        if isinstance(fields, dict):
+            known = [to_camel(name) for name in cls.model_fields]
+            unknown = [name for name in fields if name not in {*known, *cls.model_fields, *_OLD_FIELDS}]
+            if found := misplaced(unknown, known):
+                raise ValueError("; ".join(found))
+        return fields
 
 
 class S3Output(_RequestModel):
@@ -107,22 +119,13 @@ class PostProcessingStep(_RequestModel):
     algorithm: Algorithm = Algorithm()
 
 
-_FIELDS_BY_OPTION = {
-    "tile_size": "imageProcessorTileSize", "overlap": "imageProcessorTileOverlap",
-    "tile_format": "imageProcessorTileFormat", "tile_compression": "imageProcessorTileCompression",
-    "roi": "regionOfInterest", "merge": "postProcessing", "iou_threshold": "postProcessing",
-}  # fmt: skip
-_FIELD_HINTS = {
-    name: f"option {name!r} is the field {field} of a request; give that" for name, field in _FIELDS_BY_OPTION.items()
-}
-
-
 @public
 class JobRequest(_RequestModel):
     """A request to run a model on images and to write the detections to outputs.
 
     The fields have OversightML's names (in camel case) and defaults. Unknown fields are kept without effect, and
-    `unknown_fields` lists them. The field `geotile` holds further arguments of `geotile.detect`.
+    `unknown_fields` lists them; those that are misspelt names of fields, or options of geotile in the wrong place, are
+    refused. The field `geotile` holds further arguments of `geotile.detect`.
 
     Examples
     --------
@@ -172,7 +175,7 @@ class JobRequest(_RequestModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise ArgumentError("; ".join(_error_text(each) for each in error.errors())) from None
+            raise ArgumentError("; ".join(error_text(each) for each in error.errors())) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -202,8 +205,7 @@ class JobRequest(_RequestModel):
     @field_validator("geotile")
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        allowed = [name for name, info in described(JobOptions).items() if info.in_requests]
-        refuse_unknown(options, allowed, "the field geotile", _FIELD_HINTS)
+        refuse_unknown(options, IN_GEOTILE, "the field geotile", option_hints())
         JobOptions(**options)
         return options
 
@@ -295,13 +297,3 @@ def _unknown_fields(model: BaseModel, path: str) -> Iterator[str]:
         for i, each in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(each, BaseModel):
                 yield from _unknown_fields(each, f"{field_path}[{i}]." if isinstance(value, list) else f"{field_path}.")
-
-
-def _error_text(error: Any) -> str:
-    """Return a validation error of pydantic as "path: message; got value"."""
-    path = ""
-    for step in error["loc"]:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    value = error.get("input")
-    got = "" if isinstance(value, dict | list) else f"; got {redact(json.dumps(value, default=str))[:80]}"
-    return f"{path or 'the request'}: {error['msg'].removeprefix('Value error, ')}{got}"
