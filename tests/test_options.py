@@ -182,7 +182,7 @@ def test_names_beside_values_become_flags():
     for path in ("tile_size/bands=4/x.tif", "bands=4/x.tif", "tile_size"):
         assert f"no such image: {path}" in cli("plan", path, status=1).stderr
     out = "region_size/x.bmp"
-    assert out in cli("detect", "a.tif", "http://127.0.0.1:9/x", "-o", out, status=1).stderr
+    assert out in cli("detect", "a.tif", "http://127.0.0.1:9/x", "-o", out, status=2).stderr
 
 
 def test_the_command_line_lists_a_failed_tile_once(write_tiff, noise, tmp_path):

@@ -17,7 +17,7 @@ from geotile.cli.call import kept_call, stored_call
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
-from geotile.cli.show import err, in_words, out, show, show_failures, show_notes
+from geotile.cli.show import err, in_words, out, print_error, show, show_failures, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
 from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
@@ -30,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_UsageError: Any = typer.BadParameter.__base__  # typer's own or click's, as its version has it
+_PICTURES = (".png", ".svg", ".pdf", ".jpg")
 _RUN, _SERVICE, _LOOK = "Runs", "Service", "Before a run"
 
 
@@ -129,15 +131,26 @@ def plan(
     image: Annotated[str, typer.Argument(help="Path or URI of the image.")],
     options: Mapping[str, Any],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also draw the grid, to a .png or .svg file.")
+        Path | None,
+        typer.Option("--output", "-o", help=f"Also draw the grid, to a file that ends in {', '.join(_PICTURES)}."),
     ] = None,
 ) -> None:
     """Show what a run over IMAGE would do, without reading a pixel."""
+    if output is not None:
+        _check_picture(output)
     work = geotile.plan(image, **options)
     out.print(repr(work), markup=False, highlight=False)
     if output is not None:
         figure: Any = work.plot().figure
         figure.savefig(output, dpi=120)
+
+
+def _check_picture(path: Path) -> None:
+    """Check that a picture can be drawn to a path, before the image is opened."""
+    if path.suffix.lower() not in _PICTURES:
+        raise ArgumentError(f"--output must end in one of {', '.join(_PICTURES)}; got '{path}'")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"--output must be in a folder that exists; there is no folder '{path.parent}'. Create it")
 
 
 @app.command(rich_help_panel=_LOOK)
@@ -163,8 +176,12 @@ def demo(
     model: Annotated[str | None, typer.Option(help="ONNX model for your own image.")] = None,
     folder: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("geotile-demo"),
     size: Annotated[int, typer.Option(help="Side of the painted scene in pixels.", min=512)] = 4096,
-    tile_size: Annotated[int | None, typer.Option(help="In pixels. Default: 512, or 256 for your own image.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="In pixels. Default: 128, or 64 for your own image.")] = None,
+    tile_size: Annotated[
+        int | None, typer.Option(help="In pixels. Default: 512, or 256 for your own image.", min=1)
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="In pixels. Default: 128, or 64 for your own image.", min=0)
+    ] = None,
 ) -> None:
     """Show a whole run: paint a scene, serve a model on 127.0.0.1, detect, draw.
 
@@ -193,11 +210,18 @@ def main() -> None:
     warnings.showwarning = _show_warning
     warnings.simplefilter("ignore", FailedTilesWarning)  # the failed tiles are listed
     try:
-        app()
+        status = app(standalone_mode=False) or 0
+    except _UsageError as error:
+        print_error(error.format_message().replace(": Value error, ", ": "))  # a prefix of pydantic's
+        status = 2
     except GeotileError as error:
-        err.print(f"Error: {in_words(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        print_error(in_words(str(error)))
         show_notes(error)
-        sys.exit(2 if isinstance(error, ArgumentError) else 1)
+        status = 2 if isinstance(error, ArgumentError) else 1
+    except OSError as error:
+        print_error(str(error))
+        status = 1
+    sys.exit(status)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

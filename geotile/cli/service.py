@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from geotile.cli.options import as_concurrency, endpoint_options
-from geotile.cli.show import err, out
+from geotile.cli.show import err, out, print_error
 
 _queue = partial(typer.Option, rich_help_panel="Queue")
 _cluster = partial(typer.Option, rich_help_panel="Cluster")
@@ -121,7 +121,7 @@ def submit(
             parsed = geotile.submit(path, queue)
         except geotile.ArgumentError as error:  # its names are fields of JSON, not flags
             of_file = f"{path}: " if len(request) > 1 else ""
-            err.print(f"Error: {of_file}{error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+            print_error(f"{of_file}{error}")
             raise typer.Exit(2) from None
         for name in parsed.unknown_fields():
             err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)

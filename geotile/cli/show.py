@@ -24,6 +24,12 @@ def in_words(message: str) -> str:
     return in_flags(message, values)
 
 
+def print_error(message: str) -> None:
+    """Print an error as one line."""
+    text = f"Error: {' '.join(message.split())}" if "\n" in message else f"Error: {message}"
+    err.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
 def show(rows: Mapping[str, str]) -> None:
     """Print names and values."""
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -16,7 +16,7 @@ from fsspec.core import url_to_fs
 
 from geotile.core.redact import redact
 from geotile.core.warning_filter import ignore_warnings
-from geotile.errors import GeotileError, OutputError
+from geotile.errors import ArgumentError, GeotileError, OutputError
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput, write_part
 from geotile.results.frame import BOX_COLUMNS, image_geometry, with_text, write_parquet
@@ -48,12 +48,14 @@ class Output:
 
         Raises
         ------
+        ArgumentError
+            If its format is unknown.
         OutputError
-            If its format is unknown, it exists, or its place cannot be written.
+            If it exists, or its place cannot be written.
         """
         uri = str(os.fspath(output))
         if _suffix(uri) not in _WRITERS:
-            raise OutputError(
+            raise ArgumentError(
                 f"output must end in one of {', '.join(_WRITERS)}, or in / for a dataset; got {redact(uri)!r}"
             )
         sink = cls(uri, overwrite, tuple(sorted((options or {}).items())), owner)
