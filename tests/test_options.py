@@ -262,7 +262,7 @@ def test_certificates_are_verified_unless_told_by_false(verify):
 def test_a_checkpoint_distinguishes_the_default_threshold_from_zero(write_tiff, noise, tmp_path):
     path, model = write_tiff(noise), geotile.testing.bright_objects
     geotile.detect(path, model, checkpoint=tmp_path / "cp")
-    with pytest.raises(geotile.ArgumentError, match=r"tiles\.score_threshold was null and is now 0"):
+    with pytest.raises(geotile.ArgumentError, match="score_threshold was None and is now 0"):
         geotile.detect(path, model, checkpoint=tmp_path / "cp", score_threshold=0)
 
 

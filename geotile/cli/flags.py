@@ -95,7 +95,7 @@ _LEFT = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|[^\s'"=(]*/\S*"""  # q
 _ASSIGNED = rf"(?<![\w.:-])(?P<assigned>{_any_of(_NAMES)})=(?P<value>True\b|False\b)?"
 _BARE = (
     rf"(?<![\w.:=-])(?P<bare>{_any_of({name for name in _NAMES - _ENDPOINT_NAMES if '_' in name})}"
-    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= must\b))(?![\w=-]|\.\w)"
+    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= (?:must|was|has changed|is given|is left out)\b))(?![\w=-]|\.\w)"
 )
 
 
