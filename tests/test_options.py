@@ -185,6 +185,39 @@ def test_names_beside_values_become_flags():
     assert out in cli("detect", "a.tif", "http://127.0.0.1:9/x", "-o", out, status=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("dem applies only to images with RPCs, and this image has none; leave it out", "--dem applies only"),
+        ("resolution is in metres, so it needs an image", "--resolution is in metres"),
+        ("needs pixels stored as I and Q. Leave sar out", "Leave --sar out"),
+        ("leave bands out", "leave --bands out"),
+        ("verify must be True, False or the path of a file; got 5", "verify must be true, false or the path"),
+        ("pad was False and is now True", "--pad was false and is now true"),
+        ("height, dem cannot be applied to a Zarr store", "--height, --dem cannot be applied"),
+        ("the height of an image has no None in it", "the height of an image has no None in it"),
+    ],
+)
+def test_messages_speak_flags(message, said):
+    assert said in in_flags(message)
+
+
+def test_the_command_line_has_no_words_of_python(write_tiff, noise, tmp_path):
+    for command in ("detect", "plan", "resume", "check", "serve"):
+        text = " ".join(cli(command, "--help").stdout.split())
+        for word in ("geotile.", "None ", "True ", "False ", "callable", "GeoDataFrame", "shapely", "(y, x)"):
+            assert word not in text, (command, word)
+    job = (write_tiff(noise), "http://127.0.0.1:9/x", "-o", tmp_path / "a.fgb")
+    for flags, said in (
+        (["--merge", "foo"], "--merge: must be nms or none; got 'foo'"),
+        (["--bands", "7"], "--bands must be numbers from 1 to 3 or the names"), (["--dem", "x"], "--dem applies only"),
+        (["--bands", "0"], "--bands must be numbers, from 1, or names; got 0"),
+        (["--storage-options", "foo=1"], "--storage-options foo do not apply to"),
+    ):  # fmt: skip
+        assert said in cli("detect", *job, *flags, status=2).stderr
+    assert "one of http:, https:, oip+http:" in cli("check", "foo", status=2).stderr
+
+
 def test_the_command_line_lists_a_failed_tile_once(write_tiff, noise, tmp_path):
     def model(tile):
         raise RuntimeError("no luck")

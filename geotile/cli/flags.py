@@ -79,7 +79,7 @@ def in_flags(message: str, given: Iterable[str] = ()) -> str:
     """
     own = sorted({re.escape(text) for text in given if text}, key=len, reverse=True)
     left = "".join(rf"|(?<![\w/.-]){text}(?![\w/])" for text in own)
-    words = re.compile(f"(?P<left>{_LEFT}{left})|{_ASSIGNED}|{_BARE}")
+    words = re.compile(f"(?P<left>{_LEFT}{left})|{_ASSIGNED}|{_BARE}|{_PYTHON}")
     return words.sub(_in_flag, message)
 
 
@@ -93,16 +93,24 @@ def _any_of(names: set[str]) -> str:
 
 _LEFT = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|[^\s'"=(]*/\S*"""  # quotes, paths and URLs
 _ASSIGNED = rf"(?<![\w.:-])(?P<assigned>{_any_of(_NAMES)})=(?P<value>True\b|False\b)?"
+_PREDICATES = (  # a name that is a common word is an option only before these
+    r" (?:must|was|has changed|is given|is left out|applies only|does not apply|is in metres|needs an image)\b"
+    r"|(?:, \w+)* (?:cannot be applied|would have no effect)\b"
+)
 _BARE = (
     rf"(?<![\w.:=-])(?P<bare>{_any_of({name for name in _NAMES - _ENDPOINT_NAMES if '_' in name})}"
-    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= (?:must|was|has changed|is given|is left out)\b))(?![\w=-]|\.\w)"
+    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?={_PREDICATES})"
+    rf"|(?<=eave )(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= out\b))(?![\w=-]|\.\w)"
 )
+_PYTHON = r"(?P<before>(?:must be|was|is now| or|,) )(?P<python>True|False|None)\b"
 
 
 def _in_flag(match: re.Match[str]) -> str:
-    """Return the flag for ``name``, ``name=``, ``name=True`` or ``name=False``, and other matches as they are."""
+    """Return the flag for ``name``, ``name=``, ``name=True`` or ``name=False``, and what users gave as it is."""
     if match["left"] is not None:
         return match[0]
+    if match["python"] is not None:
+        return match["before"] + match["python"].lower()
     if match["bare"] is not None:
         return as_flag(match["bare"])
     name, value = match["assigned"], match["value"]
@@ -162,7 +170,7 @@ def _as_text(default: Any) -> str | None:
 
 
 def _help(info: OptionInfo) -> str:
-    text = in_flags(info.doc.replace("``", "").replace("`", ""))
+    text = in_flags(info.flag_doc or info.doc.replace("``", "").replace("`", "").replace("(y, x)", "Y,X"))
     return text + (" May be repeated." if info.repeatable else "")
 
 
@@ -180,4 +188,4 @@ def _plain(hint: Any) -> Any:
 def _panel(kind: type[Options], name: str) -> str:
     """Return the title of the group that declares an option."""
     group = next(each for each in kind.__mro__ if name in vars(each).get("__annotations__", {}))
-    return (group.__doc__ or "").partition("\n")[0].rstrip(".")
+    return vars(group).get("PANEL") or (group.__doc__ or "").partition("\n")[0].rstrip(".")

@@ -63,6 +63,7 @@ def detect(
         str,
         typer.Option(
             "--output", "-o",
+            rich_help_panel="Output",
             help="Output: .geojson, .geojsonl, .parquet, .fgb or .gpkg; or a folder/ of GeoParquet parts.",
         ),
     ],

@@ -159,6 +159,6 @@ def _endpoint_class(spec: str) -> Any:
     if scheme in plugins:
         return plugins[scheme].load()
     raise ArgumentError(
-        f"endpoint must start with one of {sorted(f'{each}:' for each in {*_KINDS, *plugins})}; "
+        f"endpoint must start with one of {', '.join(sorted(f'{each}:' for each in {*_KINDS, *plugins}))}; "
         f"got {redact(spec)!r}. Use, for example, https://host/invocations"
     )

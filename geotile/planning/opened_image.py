@@ -48,9 +48,10 @@ def opened_image(image: ImageLike, options: ImageOptions) -> OpenedImage:
     """
     array = image if isinstance(image, xr.DataArray) else _opened(image, options)
     if array is image and options.changed():
+        names = sorted(options.changed())
+        verb, them = ("applies", "it") if len(names) == 1 else ("apply", "them")
         raise ArgumentError(
-            f"{', '.join(sorted(options.changed()))} apply only to a URI, and an array was given. Pass them to "
-            "geotile.open_image"
+            f"{', '.join(names)} {verb} only to a URI, and an array was given. Pass {them} to geotile.open_image"
         )
     if set(array.dims) not in ({"y", "x"}, {"band", "y", "x"}):
         raise ArgumentError(f"image must have dims (band, y, x) or (y, x); got {array.dims}. Rename its dims")
