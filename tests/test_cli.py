@@ -75,6 +75,18 @@ def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, 
     assert not (tmp_path / "stopped.geojson").exists()
 
 
+def test_a_pipe_gets_whole_values(write_tiff, noise, tmp_path):
+    folder = tmp_path / ("long [name] " * 9)
+    folder.mkdir()
+    path = write_tiff(noise, str(folder / "a.tif"))
+    assert f"  {path}\n" in cli("plan", path).stdout
+    with ModelServer(crowd) as server:
+        done = cli("detect", path, server.url, "-o", folder / "a.geojson", "--checkpoint", folder / "cp")
+    assert f"  {folder / 'a.geojson'}\n" in done.stdout
+    assert f"  {path}\n" in cli("status", folder / "cp").stdout
+    assert not any(line.endswith(" ") for line in done.stdout.splitlines())
+
+
 @pytest.mark.slow
 def test_plan_prints_and_draws(write_tiff, noise, tmp_path):
     done = cli("plan", write_tiff(noise), "--tile-size", 64, "--overlap", 16, "-o", tmp_path / "plan.png")

@@ -17,7 +17,7 @@ from geotile.cli.call import kept_call, stored_call
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
-from geotile.cli.show import err, in_words, out, print_error, show, show_failures, show_notes
+from geotile.cli.show import err, in_words, out, print_error, print_text, show, show_failures, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
 from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
@@ -89,7 +89,7 @@ def detect(
             **options,
             **endpoint_options(option, headers, option_names(DetectToOptions)),
         )
-    show(report.rows() | {"output": output})
+    show((report.rows() | {"output": output}).items())
     show_failures(report)
     raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
 
@@ -123,7 +123,7 @@ def status(
     """Show the progress of a run that has a checkpoint."""
     from geotile.running.status import checkpoint_rows
 
-    show(checkpoint_rows(checkpoint))
+    show(checkpoint_rows(checkpoint).items())
 
 
 @app.command(rich_help_panel=_LOOK)
@@ -140,7 +140,7 @@ def plan(
     if output is not None:
         _check_picture(output)
     work = geotile.plan(image, **options)
-    out.print(repr(work), markup=False, highlight=False)
+    show((name, in_words(text)) for name, text in work.rows())
     if output is not None:
         figure: Any = work.plot().figure
         figure.savefig(output, dpi=120)
@@ -166,8 +166,7 @@ def check(
     Exit status: 0 if it answered with detections, 1 if it did not, 2 if an argument cannot be used.
     """
     found = geotile.endpoint(endpoint, **endpoint_options(option, headers)).check(tile_format=tile_format)
-    style = "" if found else "bold red"
-    (out if found else err).print(in_words(found.message), style=style, markup=False, highlight=False)
+    print_text(in_words(found.message), *((out, "") if found else (err, "bold red")))
     raise typer.Exit(0 if found else 1)
 
 
@@ -197,7 +196,7 @@ def demo(
     if result.precision is not None and result.recall is not None:
         rows |= {"precision": f"{result.precision:.3f}", "recall": f"{result.recall:.3f}"}
     rows["seconds in total"] = f"{time.perf_counter() - started:.1f}"
-    show(rows)
+    show(rows.items())
     for path in result.files:
         typer.echo(path)
 
@@ -227,7 +226,7 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning without its source line."""
-    err.print(f"Warning: {in_words(str(message))}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    print_text(f"Warning: {in_words(str(message))}", err, "yellow")
 
 
 @contextmanager
@@ -239,5 +238,5 @@ def _interruptible(checkpoint: str | None) -> Iterator[None]:
         err.print("Stopped.", style="bold", end=" ")
         show_notes(error)
         if checkpoint is not None:
-            err.print(f"Resume with: geotile resume {checkpoint}", markup=False, highlight=False, soft_wrap=True)
+            print_text(f"Resume with: geotile resume {checkpoint}", err)
         raise typer.Exit(130) from None

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from geotile.cli.options import as_concurrency, endpoint_options
-from geotile.cli.show import err, out, print_error
+from geotile.cli.show import err, print_error, print_table, print_text
 
 _queue = partial(typer.Option, rich_help_panel="Queue")
 _cluster = partial(typer.Option, rich_help_panel="Cluster")
@@ -124,8 +125,8 @@ def submit(
             print_error(f"{of_file}{error}")
             raise typer.Exit(2) from None
         for name in parsed.unknown_fields():
-            err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)
-        out.print(f"{parsed.job_id}: {len(parsed.image_urls)} images", markup=False, highlight=False)
+            print_text(f"{path}: unknown field {name}: it has no effect", err, "yellow")
+        print_text(f"{parsed.job_id}: {len(parsed.image_urls)} images")
 
 
 def jobs(
@@ -151,7 +152,7 @@ def jobs(
         contents: Any = [record.model_dump(mode="json") for record in records]
         typer.echo(json.dumps(contents[0] if job_id is not None else contents, indent=1))
         return
-    out.print(_table(records))
+    print_table(_table(records))
 
 
 def _table(records: list[Any]) -> Table:
@@ -160,9 +161,9 @@ def _table(records: list[Any]) -> Table:
         table.add_column(name, justify="right" if name in ("images", "attempts", "detections") else "left")
     for record in records:
         table.add_row(
-            record.job_id, record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
+            Text(record.job_id), record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
             str(len(record.images)), str(len(record.attempts)), f"{sum(each.detections for each in record.images):,}",
-            _last_reason(record),
+            Text(_last_reason(record)),
         )  # fmt: skip
     return table
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from geotile.cli.flags import in_flags
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 out, err = Console(), Console(stderr=True)
 _LISTED = 20  # failed tiles
+_NO_LIMIT = 1_000_000  # characters of a line
 
 
 def in_words(message: str) -> str:
@@ -24,32 +27,47 @@ def in_words(message: str) -> str:
     return in_flags(message, values)
 
 
+def print_text(text: str, console: Console = out, style: str = "") -> None:
+    """Print a text as it is: not wrapped where the output is no terminal."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_error(message: str) -> None:
     """Print an error as one line."""
-    text = f"Error: {' '.join(message.split())}" if "\n" in message else f"Error: {message}"
-    err.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    print_text(f"Error: {' '.join(message.split()) if chr(10) in message else message}", err, "bold red")
 
 
-def show(rows: Mapping[str, str]) -> None:
-    """Print names and values."""
+def show(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values; a terminal wraps long values beside their names."""
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in rows.items():
-        table.add_row(name, value)
-    out.print(table)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Print a table; whole values where the output is no terminal, which has no width."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    wide = Console(file=io.StringIO(), width=_NO_LIMIT)
+    with wide.capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        print_text(line.rstrip())
 
 
 def show_failures(report: Report) -> None:
     """Print the failed tiles of a run."""
     for failure in report.failures[:_LISTED]:
-        text = f"tile {failure.tile} {failure.window}: {in_words(failure.reason)}"
-        err.print(text, style="red", markup=False, soft_wrap=True)
+        print_text(f"tile {failure.tile} {failure.window}: {in_words(failure.reason)}", err, "red")
     if len(report.failures) > _LISTED:
-        err.print(f"... and {len(report.failures) - _LISTED} more tiles", style="red")
+        print_text(f"... and {len(report.failures) - _LISTED} more tiles", err, "red")
 
 
 def show_notes(error: BaseException) -> None:
     """Print the notes of an error."""
     for note in getattr(error, "__notes__", []):
-        err.print(in_words(note), markup=False, highlight=False, soft_wrap=True)
+        print_text(in_words(note), err)
