@@ -70,7 +70,7 @@ def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, 
         args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "-O", "retries=1", "-o")
         done = cli(*args, tmp_path / "out.geojson", status=3)
         stopped = cli(*args, tmp_path / "stopped.geojson", "--errors", "raise", status=1)
-    assert "tile 0 [0, 64, 0, 64]" in done.stderr
+    assert "tile 0 (rows 0:64, columns 0:64): " in done.stderr
     assert "no luck" in stopped.stderr
     assert not (tmp_path / "stopped.geojson").exists()
 

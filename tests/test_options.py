@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from dataclasses import fields
 from itertools import combinations
 
@@ -224,8 +225,40 @@ def test_the_command_line_lists_a_failed_tile_once(write_tiff, noise, tmp_path):
 
     with geotile.testing.ModelServer(model) as server:
         done = cli("detect", write_tiff(noise), server.url, "-o", tmp_path / "a.geojson", "-O", "retries=0", status=1)
-    assert done.stderr.count("no luck") == done.stderr.count("tile 0 ") == 1
+    assert done.stderr.count("no luck") == done.stderr.count("tile 0 (rows 0:300, columns 0:420): ") == 1
     assert "Warning" not in done.stderr
+    assert "no luck" not in done.stdout
+    assert "not written, since every tile failed" in done.stdout
+
+
+def test_a_tile_that_cannot_be_read_is_told_in_one_sentence(write_tiff, noise, tmp_path):
+    path = write_tiff(noise, compress="deflate")
+    os.truncate(path, os.path.getsize(path) * 2 // 3)
+    with geotile.testing.ModelServer(crowd) as server:
+        job = ("detect", path, server.url, "-o", tmp_path / "a.geojson", "--tile-size", 64, "--overlap", 0)
+        lines = cli(*job, status=3).stderr.splitlines()
+    for line in lines:
+        assert line.count("rows ") == line.count("columns ") == 1
+        for wrong in ("..", "previous exception", ".;", "[", "Read failed"):
+            assert wrong not in line.replace("... and", "")
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.gpkg", "parts/"])
+def test_a_run_without_any_answer_writes_nothing(write_tiff, noise, tmp_path, name):
+    def model(tile):
+        raise RuntimeError("no luck")
+
+    path, out = write_tiff(noise), f"{tmp_path}/{name}"
+    before = sorted(each.name for each in tmp_path.iterdir())
+    for _ in range(2):  # the first leaves nothing that the second would be refused for
+        with pytest.warns(geotile.FailedTilesWarning, match=r"no luck\. geotile"):
+            assert geotile.detect_to(path, model, out, tile_size=64, overlap=0).status == "FAILED"
+        assert sorted(each.name for each in tmp_path.iterdir()) == before
+    geotile.detect_to(path, crowd, out, tile_size=64, overlap=0)
+    kept = [each.read_bytes() for each in sorted(tmp_path.rglob("*")) if each.is_file()]
+    with pytest.warns(geotile.FailedTilesWarning):
+        geotile.detect_to(path, model, out, tile_size=64, overlap=0, overwrite=True)
+    assert [each.read_bytes() for each in sorted(tmp_path.rglob("*")) if each.is_file()] == kept
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def detect(
     option: EndpointOption = None,
     scheduler: Scheduler = None,
 ) -> None:  # fmt: skip
-    """Run the model behind ENDPOINT over IMAGE and write the detections.
+    """Run the model behind ENDPOINT over IMAGE and write the detections; nothing is written if every tile failed.
 
     Exit status: 0 if all tiles were answered, 1 if the run failed or every tile failed, 2 if an argument
     cannot be used, 3 if some tiles failed (they are listed), 130 if interrupted.
@@ -89,7 +89,8 @@ def detect(
             **options,
             **endpoint_options(option, headers, option_names(DetectToOptions)),
         )
-    show((report.rows() | {"output": output}).items())
+    written = output if report.status != "FAILED" else "not written, since every tile failed"
+    show((report.rows(failed_tiles=False) | {"output": written}).items())
     show_failures(report)
     raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
 

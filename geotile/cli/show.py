@@ -61,8 +61,10 @@ def print_table(table: Table) -> None:
 
 def show_failures(report: Report) -> None:
     """Print the failed tiles of a run."""
+    from geotile.results.report import failure_text
+
     for failure in report.failures[:_LISTED]:
-        print_text(f"tile {failure.tile} {failure.window}: {in_words(failure.reason)}", err, "red")
+        print_text(in_words(failure_text(failure.tile, failure.window, failure.reason)), err, "red")
     if len(report.failures) > _LISTED:
         print_text(f"... and {len(report.failures) - _LISTED} more tiles", err, "red")
 
