@@ -16,6 +16,7 @@ import geotile
 from geotile import options
 from geotile.cli.flags import as_flag, in_flags
 from geotile.cli.main import app
+from geotile.cli.options import endpoint_options
 from geotile.core.option import described, option_names
 from geotile.detectors.detector import decoder_identity
 from geotile.endpoints import applicable_options
@@ -283,6 +284,25 @@ def test_flags_become_the_options_of_the_call(monkeypatch, flags, given, tmp_pat
     cli("detect", "a.tif", "http://127.0.0.1:9/x", "-o", tmp_path / "x.parquet", *flags, status=2)
     seen.pop("progress")
     assert seen == given
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("timeout_s=5,6.5", {"timeout_s": [5.0, 6.5]}), ("timeout_s=[5, 6]", {"timeout_s": [5, 6]}),
+        ("labels=car, ship", {"labels": ["car", "ship"]}), ("labels=names.txt", {"labels": "names.txt"}),
+        ("params=TargetModel=a,X=b=c", {"params": {"TargetModel": "a", "X": "b=c"}}), ("family=a,b", {"family": "a,b"}),
+        ('output_names={"boxes": "b"}', {"output_names": {"boxes": "b"}}), ("cert=a.pem,b.pem", {"cert": ["a.pem", "b.pem"]}),
+        ("auth=me,a,b", {"auth": ["me", "a,b"]}), ("bearer=a,b", {"bearer": "a,b"}), ("timeout_s=a,6", {"timeout_s": ["a", 6.0]}),
+    ],
+)  # fmt: skip
+def test_options_of_endpoints_have_commas(text, value):
+    assert endpoint_options([text]) == value
+
+
+def test_an_endpoint_option_of_the_wrong_type_is_refused():
+    said = cli("check", "http://127.0.0.1:9/x", "-O", "timeout_s=5", status=2).stderr
+    assert "timeout_s must be a pair of numbers" in said
 
 
 def test_the_report_is_found_or_missed_in_words(write_tiff, noise, tmp_path):

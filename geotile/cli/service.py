@@ -81,7 +81,8 @@ def serve(
             "--option",
             "-O",
             metavar="NAME=VALUE",
-            help="Option of the endpoints that it applies to, for example retries=2. Can be repeated.",
+            help="Option of the endpoints that it applies to, for example retries=2. "
+            "Pairs and lists have commas, as for `geotile detect`. Can be repeated.",
         ),
     ] = None,
     status: Annotated[str | None, _monitoring(help="sns:// and the ARN of a topic for status notifications.")] = None,
