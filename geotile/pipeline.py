@@ -94,6 +94,9 @@ def detect_to(
 ) -> Report:  # fmt: skip
     """Run `detect` and write its result: whole, or not at all.
 
+    If every tile that was sent failed (the report's status is ``"FAILED"``), there is no result: nothing is written,
+    and an output that exists is left as it is, also with ``overwrite=True``.
+
     Parameters
     ----------
     image : str, path, pystac.Item or xarray.DataArray
@@ -131,8 +134,9 @@ def detect_to(
     sink = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
     with sink.leased(), _run(image, endpoint, options, try_out=sink.try_out) as run:
         detections = run.frame(run.compute(options.progress))
-        write_or_save(detections, sink)
-    report: Report = detections.attrs["report"]
+        report: Report = detections.attrs["report"]
+        if report.status != "FAILED":
+            write_or_save(detections, sink)
     return report
 
 
@@ -159,8 +163,9 @@ def detect_to_dataset(
         with _run(image, endpoint, options, parts=sink.drafts, group=group) as run:
             with around(run):
                 root = run.compute(options.progress)
-            sink.commit(root.parts)
-            return run.finish(root)
+            report = run.finish(root)
+            sink.end(root.parts, write=report.status != "FAILED")
+            return report
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import shapely
 import xarray as xr
-from helpers import crowd
+from helpers import cli, crowd
 from hypothesis import given
 from hypothesis import strategies as st
 from object_store import BUCKET, KEYS, object_store
@@ -24,6 +24,7 @@ from object_store import BUCKET, KEYS, object_store
 import geotile
 import geotile.testing
 from geotile.checkpoints.checkpoint import Checkpoint
+from geotile.checkpoints.differences import differences
 from geotile.checkpoints.region_answer import RegionAnswer
 from geotile.merging.detections import concat, detections
 from geotile.results.report import TileFailure
@@ -166,19 +167,52 @@ def test_a_checkpoint_of_another_job_is_refused(write_tiff, noise, tmp_path):
     job = JOB | {"checkpoint": cp}
     geotile.detect(path, crowd, **job)
     for change, says in [
-        ({"tile_size": 128}, r"grid\.\w+ was .* and is now"),
-        ({"score_threshold": 0.5}, r"tiles\.score_threshold was null and is now 0\.5"),
-        ({"pad": True}, r"tiles\.pad was false and is now true"),
-        ({"skip_nodata": False}, r"tiles\.min_valid_share was 0\.0 and is now null"),
-        ({"bands": [1, 2]}, r"image\.bands was \[1, 2, 3\] and is now \[1, 2\]"),
+        ({"tile_size": 128}, "tile_size was 64 and is now 128"),
+        ({"score_threshold": 0.5}, r"score_threshold was None and is now 0\.5"),
+        ({"pad": True}, "pad was False and is now True"),
+        ({"skip_nodata": False}, "skip_nodata was True and is now False"),
+        ({"bands": [1, 2]}, r"bands was \[1, 2, 3\] and is now \[1, 2\]"),
+        ({"overlap": (8, 16)}, r"overlap was 16 and is now \(8, 16\)"),
+        ({"resolution": 2.0}, "resolution or subdataset has"),
+        (
+            {"roi": gpd.GeoDataFrame(geometry=[shapely.box(500_010, 4_999_950, 500_040, 4_999_990)], crs="EPSG:32631")},
+            "roi is given now, and was not before",
+        ),
+        ({"region_size": 512}, "region_size, in whole blocks of the file, was"),
     ]:
-        with pytest.raises(geotile.ArgumentError, match=says):
+        with pytest.raises(geotile.ArgumentError, match=f"another job: {says}[^;]*Pass"):  # nothing else
             geotile.detect(path, crowd, **job | change)
-    with pytest.raises(geotile.ArgumentError, match=r"model\.model was \"helpers.crowd\" and is now"):
+    with pytest.raises(geotile.ArgumentError, match=r"the model was 'helpers.crowd' and is now"):
         geotile.detect(path, Counted(), **job)
     os.utime(path, (1, 1))
-    with pytest.raises(geotile.ArgumentError, match=r"image\.version was .* and is now"):
+    with pytest.raises(geotile.ArgumentError, match=r"job: the image file has changed. Pass"):
         geotile.detect(path, crowd, **job)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ({"model": "onnx:m", "version": "a"}, {"version": "b"}, "the model file has changed"),
+        ({"options": "[('family', 'yolox')]"}, {"options": "[]"}, "family was 'yolox' and is now the default"),
+        ({"options": "[]"}, {"options": "[('labels', <x>)]"}, "the options of the decoder have changed"),
+        ({"params": {"A": "1", "B": "2"}}, {"params": {"A": "1"}}, "the endpoint parameter B has changed"),
+        ({"seed": 1}, {"seed": 2}, "seed of the model was 1 and is now 2"),
+    ],
+)
+def test_a_changed_model_is_told_in_words(old, new, said):
+    old = {"model": "http://h/x"} | old
+    assert differences({"model": old}, {"model": old | new}) == [said]
+
+
+def test_a_file_is_no_checkpoint(write_tiff, noise, tmp_path):
+    (tmp_path / "p.gpkg").write_text("mine")
+    for more in ({}, {"region_size": 128}):
+        with pytest.raises(geotile.ArgumentError, match=r"checkpoint must be a folder; .*p\.gpkg is a file"):
+            geotile.detect(write_tiff(noise), crowd, **JOB | {"checkpoint": tmp_path / "p.gpkg"} | more)
+    job = ("detect", "none.tif", "http://127.0.0.1:9/x", "-o", tmp_path / "a.fgb", "--checkpoint")
+    assert "--checkpoint must be a folder" in cli(*job, tmp_path / "p.gpkg", status=2).stderr
+    for command in ("resume", "status"):
+        assert "p.gpkg is" in cli(command, tmp_path / "p.gpkg", status=2).stderr
 
 
 def test_a_version_of_a_model_tells_it_from_the_next(write_tiff, noise, tmp_path):
@@ -187,7 +221,7 @@ def test_a_version_of_a_model_tells_it_from_the_next(write_tiff, noise, tmp_path
     job = JOB | {"checkpoint": tmp_path / "cp"}
     geotile.detect(write_tiff(noise), model, **job)
     model.version = "2"
-    with pytest.raises(geotile.ArgumentError, match=r'model\.version was "1" and is now "2"'):
+    with pytest.raises(geotile.ArgumentError, match="the version of the model was '1' and is now '2'"):
         geotile.detect(str(tmp_path / "image.tif"), model, **job)
 
 
@@ -213,7 +247,7 @@ def test_what_is_no_checkpoint_is_left_alone(write_tiff, noise, tmp_path):
         geotile.detect(path, crowd, checkpoint=place, **JOB)
     assert sorted(p.name for p in place.iterdir()) == ["cat.jpg", "job.json"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(geotile.OutputError, match="file"):
+    with pytest.raises(geotile.ArgumentError, match="is a file"):
         geotile.detect(path, crowd, checkpoint=tmp_path / "file", **JOB)
     with pytest.raises(geotile.ArgumentError, match="give checkpoint="):
         geotile.detect(path, crowd, retry_failed=True)
@@ -433,7 +467,7 @@ def test_another_query_or_header_is_another_model(write_tiff, noise, tmp_path):
             ("headers", (server.url, {"headers": {"X-Target": "a"}}), (server.url, {"headers": {"X-Target": "b"}})),
         ):
             geotile.detect(path, first[0], checkpoint=tmp_path / name, **JOB, **first[1])
-            with pytest.raises(geotile.ArgumentError, match=rf"model\.{name}"):
+            with pytest.raises(geotile.ArgumentError, match=r"the query parameter model has|the header X-Target has"):
                 geotile.detect(path, second[0], checkpoint=tmp_path / name, **JOB, **second[1])
         rotated = server.url + "?model=cars&token=b"
         geotile.detect(path, rotated, checkpoint=tmp_path / "query", headers={"Authorization": "new"}, **JOB)
@@ -467,5 +501,5 @@ def test_images_inside_a_file_have_a_version(tmp_path, noise):
     first = geotile.detect(path, crowd, subdataset=0, checkpoint=tmp_path / "cp", **JOB)
     again = geotile.detect(path, crowd, subdataset=0, checkpoint=tmp_path / "cp", **JOB)
     assert geotile.report(again).tiles_resumed == geotile.report(first).tiles
-    with pytest.raises(geotile.ArgumentError, match=r"image\.inside"):
+    with pytest.raises(geotile.ArgumentError, match="subdataset, or the file inside"):
         geotile.detect(path, crowd, subdataset=1, checkpoint=tmp_path / "cp", **JOB)

@@ -76,9 +76,21 @@ def test_failed_tiles_are_listed_and_told_by_the_exit_status(write_tiff, noise, 
         args = ("detect", write_tiff(noise), server.url, "--tile-size", 64, "--overlap", 16, "-O", "retries=1", "-o")
         done = cli(*args, tmp_path / "out.geojson", status=3)
         stopped = cli(*args, tmp_path / "stopped.geojson", "--errors", "raise", status=1)
-    assert "tile 0 [0, 64, 0, 64]" in done.stderr
+    assert "tile 0 (rows 0:64, columns 0:64): " in done.stderr
     assert "no luck" in stopped.stderr
     assert not (tmp_path / "stopped.geojson").exists()
+
+
+def test_a_pipe_gets_whole_values(write_tiff, noise, tmp_path):
+    folder = tmp_path / ("long [name] " * 9)
+    folder.mkdir()
+    path = write_tiff(noise, str(folder / "a.tif"))
+    assert f"  {path}\n" in cli("plan", path).stdout
+    with ModelServer(crowd) as server:
+        done = cli("detect", path, server.url, "-o", folder / "a.geojson", "--checkpoint", folder / "cp")
+    assert f"  {folder / 'a.geojson'}\n" in done.stdout
+    assert f"  {path}\n" in cli("status", folder / "cp").stdout
+    assert not any(line.endswith(" ") for line in done.stdout.splitlines())
 
 
 @pytest.mark.slow
@@ -150,14 +162,44 @@ def test_help_explains():
     ("args", "said", "status"),
     [
         (("plan", "none.tif"), "no such image: none.tif", 1),
-        (("detect", "none.tif", "http://127.0.0.1:9/x", "-o", "out.bmp"), "must end in one of", 1),
+        (("detect", "none.tif", "http://127.0.0.1:9/x", "-o", "out.bmp"), "must end in one of", 2),
+        (("plan", "none.tif", "-o", "x.foo"), "--output must end in one of .png, .svg, .pdf, .jpg; got 'x.foo'", 2),
+        (("plan", "none.tif", "-o", "nodir/x.png"), "--output must be in a folder that exists; there is no", 2),
+        (("plan", "none.tif", "--height", "abc"), "'--height'", 2),
+        (("plan", "none.tif", "--tile-format", "png"), "'png' is not one of 'GTIFF'", 2),
+        (("plan", "none.tif", "--merge", "nms"), "No such option: --merge", 2),
+        (("nonsense",), "No such command", 2),
+        (("plan", "none.tif", "--tile-size"), "requires an argument", 2),
+        (
+            ("detect", "none.tif", "http://127.0.0.1:9/x", "-o", "x.fgb", "--headers", "x"),
+            "--headers: must be written",
+            2,
+        ),
+        (("serve", "--queue", "q", "--status", "foo"), "--status must be sns:// and the ARN of a topic", 2),
+        (("demo", "--folder", __file__, "--size", "600"), "folder must be a folder", 2),
+        (("demo", "--tile-size", "0"), "--tile-size", 2),
+        (("submit", "none.json", "--queue", "q"), "cannot be read", 2),
+        (("plan", "none.tif", "--roi", __file__), "must be WKT, GeoJSON or a file of areas", 2),
         (("detect", "none.tif"), "Missing argument", 2),
     ],
 )
 def test_errors_are_one_line(args, said, status):
     done = cli(*args, status=status)
     assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_without_arguments_the_command_line_shows_its_help():
+    assert {"detect", "plan", "demo"} <= set(cli(status=2).stdout.split())
+
+
+def test_a_failure_of_the_system_is_one_line(write_tiff, noise, tmp_path):
+    (tmp_path / "plan.png").mkdir()
+    done = cli("plan", write_tiff(noise), "-o", tmp_path / "plan.png", status=1)
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_images_are_opened_as_the_options_say(write_tiff, noise, tmp_path):

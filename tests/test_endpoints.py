@@ -22,7 +22,7 @@ JOB = {"tile_size": 64, "overlap": 16, "region_size": 128}
 
 @pytest.mark.parametrize(
     ("spec", "said"),
-    [("gopher://x", "must start with one of .*'https:'.*got 'gopher://x'"), ("scene.tif", "must start with one of"),
+    [("gopher://x", "must start with one of .*https:.*got 'gopher://x'"), ("scene.tif", "must start with one of"),
      (3, "endpoint must be a URL, a callable or an Endpoint; got a value of type int"),
      ("onnx:/nowhere/m.onnx", "no ONNX model at /nowhere")],
 )  # fmt: skip

@@ -389,5 +389,5 @@ def test_a_source_pickles_and_its_options_are_its_own(write_tiff, noise):
     again = pickle.loads(pickle.dumps(image))
     assert source_of(again.data) == source_of(image.data)
     assert dask.base.tokenize(again.data) == dask.base.tokenize(image.data)
-    with pytest.raises(ArgumentError, match=r"Pass them to geotile\.open_image"):
+    with pytest.raises(ArgumentError, match=r"Pass it to geotile\.open_image"):
         geotile.detect(image, crowd, bands=[1])

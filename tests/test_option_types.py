@@ -16,7 +16,13 @@ from geotile.errors import ArgumentError
 from geotile.geometry.georeference import wkt_of
 
 CHECKED_WHERE_USED = {"crs", "chunks", "endpoint"}
-GROUPS = [options.DetectKeywords, options.DetectToKeywords, options.OpenOptions, options.PlanOptions]
+GROUPS = [
+    options.DetectKeywords,
+    options.DetectToKeywords,
+    options.OpenOptions,
+    options.PlanOptions,
+    options.ServiceOptions,
+]
 VALUES = [
     object(), 5, -1, 1.5, math.nan, "x", "", "²", b"x", True, [], {}, (1,), [object()], {"a": object()}, {1: 2},
     np.array([1, 2]), np.array([]), np.float32(0.5), np.int64(3), Path("x"), 10**400, ("a",), ("a", "b"), int,

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from dataclasses import fields
 from itertools import combinations
 
@@ -15,8 +16,10 @@ import geotile
 from geotile import options
 from geotile.cli.flags import as_flag, in_flags
 from geotile.cli.main import app
+from geotile.cli.options import endpoint_options
 from geotile.core.option import described, option_names
 from geotile.detectors.detector import decoder_identity
+from geotile.endpoints import applicable_options
 from geotile.testing import bright_objects, write_example
 
 CALLS = {
@@ -160,14 +163,103 @@ def test_the_command_line_speaks_its_own_words(write_tiff, noise, tmp_path):
     assert in_flags("skip_nodata=False sends every tile") == "--skip-nodata false sends every tile"
 
 
+@pytest.mark.parametrize(
+    ("message", "given"),
+    [
+        ("no such image: /data/tile_size/bands=4/x.tif", ()), ("region_size/x.gpkg exists", ()),
+        ("no such image: s3://b/roi=1/tile_size", ()), ("https://h/x?tile_size=5: no answer", ()),
+        ("unknown option 'tile_size', not \"bands=3\"", ()), ("no such image: tile_size.tif", ()),
+        ("onnx:tile_size.onnx is no model", ()), ("no such image: my tile_size x.tif", ("my tile_size x.tif",)),
+        ("no such image: bands=4/x.tif", ("bands=4/x.tif",)), ("no such image: bands=4", ("bands=4",)),
+    ],
+)  # fmt: skip
+def test_values_of_users_are_shown_as_they_were_given(message, given):
+    assert in_flags(message, given) == message
+
+
+def test_names_beside_values_become_flags():
+    assert in_flags(
+        "the file's tile_size must, with checkpoint='tile_size' or dem=/a/bands=4, be the model's bands=3"
+    ) == ("the file's --tile-size must, with --checkpoint 'tile_size' or --dem /a/bands=4, be the model's --bands 3")
+    for path in ("tile_size/bands=4/x.tif", "bands=4/x.tif", "tile_size"):
+        assert f"no such image: {path}" in cli("plan", path, status=1).stderr
+    out = "region_size/x.bmp"
+    assert out in cli("detect", "a.tif", "http://127.0.0.1:9/x", "-o", out, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("dem applies only to images with RPCs, and this image has none; leave it out", "--dem applies only"),
+        ("resolution is in metres, so it needs an image", "--resolution is in metres"),
+        ("needs pixels stored as I and Q. Leave sar out", "Leave --sar out"),
+        ("leave bands out", "leave --bands out"),
+        ("verify must be True, False or the path of a file; got 5", "verify must be true, false or the path"),
+        ("pad was False and is now True", "--pad was false and is now true"),
+        ("height, dem cannot be applied to a Zarr store", "--height, --dem cannot be applied"),
+        ("the height of an image has no None in it", "the height of an image has no None in it"),
+    ],
+)
+def test_messages_speak_flags(message, said):
+    assert said in in_flags(message)
+
+
+def test_the_command_line_has_no_words_of_python(write_tiff, noise, tmp_path):
+    for command in ("detect", "plan", "resume", "check", "serve"):
+        text = " ".join(cli(command, "--help").stdout.split())
+        for word in ("geotile.", "None ", "True ", "False ", "callable", "GeoDataFrame", "shapely", "(y, x)"):
+            assert word not in text, (command, word)
+    job = (write_tiff(noise), "http://127.0.0.1:9/x", "-o", tmp_path / "a.fgb")
+    for flags, said in (
+        (["--merge", "foo"], "--merge: must be nms or none; got 'foo'"),
+        (["--bands", "7"], "--bands must be numbers from 1 to 3 or the names"), (["--dem", "x"], "--dem applies only"),
+        (["--bands", "0"], "--bands must be numbers, from 1, or names; got 0"),
+        (["--storage-options", "foo=1"], "--storage-options foo do not apply to"),
+    ):  # fmt: skip
+        assert said in cli("detect", *job, *flags, status=2).stderr
+    assert "one of http:, https:, oip+http:" in cli("check", "foo", status=2).stderr
+
+
 def test_the_command_line_lists_a_failed_tile_once(write_tiff, noise, tmp_path):
     def model(tile):
         raise RuntimeError("no luck")
 
     with geotile.testing.ModelServer(model) as server:
         done = cli("detect", write_tiff(noise), server.url, "-o", tmp_path / "a.geojson", "-O", "retries=0", status=1)
-    assert done.stderr.count("no luck") == done.stderr.count("tile 0 ") == 1
+    assert done.stderr.count("no luck") == done.stderr.count("tile 0 (rows 0:300, columns 0:420): ") == 1
     assert "Warning" not in done.stderr
+    assert "no luck" not in done.stdout
+    assert "not written, since every tile failed" in done.stdout
+
+
+def test_a_tile_that_cannot_be_read_is_told_in_one_sentence(write_tiff, noise, tmp_path):
+    path = write_tiff(noise, compress="deflate")
+    os.truncate(path, os.path.getsize(path) * 2 // 3)
+    with geotile.testing.ModelServer(crowd) as server:
+        job = ("detect", path, server.url, "-o", tmp_path / "a.geojson", "--tile-size", 64, "--overlap", 0)
+        lines = cli(*job, status=3).stderr.splitlines()
+    for line in lines:
+        assert line.count("rows ") == line.count("columns ") == 1
+        for wrong in ("..", "previous exception", ".;", "[", "Read failed"):
+            assert wrong not in line.replace("... and", "")
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.gpkg", "parts/"])
+def test_a_run_without_any_answer_writes_nothing(write_tiff, noise, tmp_path, name):
+    def model(tile):
+        raise RuntimeError("no luck")
+
+    path, out = write_tiff(noise), f"{tmp_path}/{name}"
+    before = sorted(each.name for each in tmp_path.iterdir())
+    for _ in range(2):  # the first leaves nothing that the second would be refused for
+        with pytest.warns(geotile.FailedTilesWarning, match=r"no luck\. geotile"):
+            assert geotile.detect_to(path, model, out, tile_size=64, overlap=0).status == "FAILED"
+        assert sorted(each.name for each in tmp_path.iterdir()) == before
+    geotile.detect_to(path, crowd, out, tile_size=64, overlap=0)
+    kept = [each.read_bytes() for each in sorted(tmp_path.rglob("*")) if each.is_file()]
+    with pytest.warns(geotile.FailedTilesWarning):
+        geotile.detect_to(path, model, out, tile_size=64, overlap=0, overwrite=True)
+    assert [each.read_bytes() for each in sorted(tmp_path.rglob("*")) if each.is_file()] == kept
 
 
 @pytest.mark.parametrize(
@@ -192,6 +284,25 @@ def test_flags_become_the_options_of_the_call(monkeypatch, flags, given, tmp_pat
     cli("detect", "a.tif", "http://127.0.0.1:9/x", "-o", tmp_path / "x.parquet", *flags, status=2)
     seen.pop("progress")
     assert seen == given
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("timeout_s=5,6.5", {"timeout_s": [5.0, 6.5]}), ("timeout_s=[5, 6]", {"timeout_s": [5, 6]}),
+        ("labels=car, ship", {"labels": ["car", "ship"]}), ("labels=names.txt", {"labels": "names.txt"}),
+        ("params=TargetModel=a,X=b=c", {"params": {"TargetModel": "a", "X": "b=c"}}), ("family=a,b", {"family": "a,b"}),
+        ('output_names={"boxes": "b"}', {"output_names": {"boxes": "b"}}), ("cert=a.pem,b.pem", {"cert": ["a.pem", "b.pem"]}),
+        ("auth=me,a,b", {"auth": ["me", "a,b"]}), ("bearer=a,b", {"bearer": "a,b"}), ("timeout_s=a,6", {"timeout_s": ["a", 6.0]}),
+    ],
+)  # fmt: skip
+def test_options_of_endpoints_have_commas(text, value):
+    assert endpoint_options([text]) == value
+
+
+def test_an_endpoint_option_of_the_wrong_type_is_refused():
+    said = cli("check", "http://127.0.0.1:9/x", "-O", "timeout_s=5", status=2).stderr
+    assert "timeout_s must be a pair of numbers" in said
 
 
 def test_the_report_is_found_or_missed_in_words(write_tiff, noise, tmp_path):
@@ -237,7 +348,7 @@ def test_certificates_are_verified_unless_told_by_false(verify):
 def test_a_checkpoint_distinguishes_the_default_threshold_from_zero(write_tiff, noise, tmp_path):
     path, model = write_tiff(noise), geotile.testing.bright_objects
     geotile.detect(path, model, checkpoint=tmp_path / "cp")
-    with pytest.raises(geotile.ArgumentError, match=r"tiles\.score_threshold was null and is now 0"):
+    with pytest.raises(geotile.ArgumentError, match="score_threshold was None and is now 0"):
         geotile.detect(path, model, checkpoint=tmp_path / "cp", score_threshold=0)
 
 
@@ -300,6 +411,49 @@ def test_options_of_requests_are_named_as_in_json(options, text, tmp_path):
     assert text in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=2).stderr
 
 
+REQUEST = {
+    "jobId": "a", "imageUrls": ["a.tif"], "outputs": [{"type": "File", "path": "x"}],
+    "imageProcessor": {"name": "http://127.0.0.1:9/x", "type": "HTTP_ENDPOINT"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"imageProcesorTileSize": 64}, "did you mean 'imageProcessorTileSize'?"), ({"jobid": "x"}, "did you mean 'jobId'?"),
+        ({"skipNodata": True}, 'give "geotile": {"skip_nodata": ...}'), ({"tile_size": 64}, "the field imageProcessorTileSize"),
+        ({"roi": "x"}, "the field regionOfInterest"), ({"skip_nodta": 1}, 'did you mean "geotile": {"skip_nodata": ...}?'),
+        ({"outputs": [{"type": "File", "path": "x", "formt": "parquet"}]}, "outputs[0]: unknown field 'formt'; did you mean"),
+        ({"imageProcessor": REQUEST["imageProcessor"] | {"retries": 3}}, "imageProcessor: unknown field 'retries'; it is an"),
+        ({"geotile": {"concurrency": 3}}, "to the whole service; give `geotile serve` --concurrency"),
+        ({"geotile": 5}, "geotile must be a JSON object; got 5"), ({"jobId": 5}, "jobId must be text; got 5"),
+        ({"imageProcessorTileSize": 3}, "imageProcessorTileSize must be at least 16; got 3"),
+        ({"imageProcessorTileSize": 1.5}, "imageProcessorTileSize must be a whole number; got 1.5"),
+        ({"outputs": [{"type": "Pigeon"}]}, "outputs[0].type must be one of 'S3', 'Kinesis', 'File'; got \"Pigeon\""),
+        ({"outputs": [{"type": "S3", "bucket": 5}]}, "outputs[0].bucket must be text; got 5"),
+        ({"outputs": [{}]}, "outputs[0].type must be given"), ({"imageUrls": []}, "imageUrls must be a list with at least"),
+        ({"imageProcessorTileFormat": "BMP"}, "imageProcessorTileFormat must be 'NITF', 'GTIFF', 'PNG' or 'JPEG'"),
+        ({"postProcessing": [{"step": "FEATURE_DISTILLATION", "algorithm": {"iouThreshold": 2}}]}, "iouThreshold must be at most"),
+    ],
+)  # fmt: skip
+def test_fields_of_requests_are_refused_in_words(fields, text):
+    with pytest.raises(geotile.ArgumentError) as caught:
+        geotile.JobRequest.parse(json.dumps(REQUEST | fields))
+    assert text in str(caught.value)
+
+
+def test_fields_that_only_oversightml_has_are_taken(tmp_path):
+    extra = {"jobArn": "x", "colour": 1, "featureDistillationOption": {"algorithmType": "NMS"}}
+    assert geotile.JobRequest.parse(json.dumps(REQUEST | extra)).unknown_fields() == list(extra)
+
+
+def test_the_file_of_a_wrong_request_is_named_among_several(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(REQUEST))
+    (tmp_path / "b.json").write_text(json.dumps(REQUEST | {"jobid": "b"}))
+    said = cli("submit", tmp_path / "a.json", tmp_path / "b.json", "--queue", tmp_path / "jobs", status=2).stderr
+    assert said.startswith(f"Error: {tmp_path / 'b.json'}: the request: unknown field 'jobid'")
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -321,3 +475,50 @@ def test_class_names_and_not_their_file_identify_a_decoder(tmp_path):
     assert before == decoder_identity(options.DecoderOptions(labels=["car", "ship"]))
     names.write_text("car\nboat\n")
     assert before != decoder_identity(options.DecoderOptions(labels=names))
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"max_jobs": "3"}, "max_jobs must be a whole number; got '3'"), ({"max_jobs": 0}, "max_jobs must be"),
+        ({"max_jobs_per_endpoint": -1}, "max_jobs_per_endpoint must be"), ({"max_backlog": 1.5}, "max_backlog must be"),
+        ({"max_attempts": True}, "max_attempts must be"), ({"retry_delay_s": -3}, "retry_delay_s must be"),
+        ({"grace_s": float("nan")}, "grace_s must be"), ({"concurrency": 0}, "concurrency must be"),
+        ({"limits": {"a": 0}}, r"limits\['a'\] must be"), ({"limits": 3}, "limits must be"),
+        ({"region_size": 0}, "region_size must be"), ({"region_size": "x"}, "region_size must be"),
+        ({"workers": 3}, "workers must be"), ({"workers": (2, 1)}, "workers must be"), ({"once": 1}, "once must be"),
+        ({"endpoint_options": {"retrys": 2}}, "unknown option 'retrys'; did you mean 'retries'"),
+        ({"endpoint_options": {"retries": "abc"}}, "retries must be"), ({"endpoint_options": 5}, "endpoint_options must be"),
+        ({"status": "foo"}, "status must be sns:// and the ARN"), ({"status": "sns://arn:aws:sns::1:t"}, "status must be"),
+        ({"address": 5}, "address must be"), ({"state": 5}, "state must be"), ({"max_job": 5}, "did you mean 'max_jobs'"),
+    ],
+)  # fmt: skip
+def test_a_service_refuses_its_arguments_before_it_takes_a_job(given, text, tmp_path):
+    (tmp_path / "job.json").write_text("{}")
+    with pytest.raises(geotile.ArgumentError, match=text):
+        geotile.serve(tmp_path, **({"once": True} | given))
+    assert [each.name for each in tmp_path.iterdir()] == ["job.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--region-size", "0"], "--region-size must be"), (["--retry-delay-s", "-3"], "--retry-delay-s must be"),
+        (["--status", "foo"], "--status must be sns://"), (["-O", "retrys=2"], "did you mean 'retries'"),
+        (["-O", "retries=abc"], "retries must be"), (["--max-jobs", "0"], "max-jobs"), (["--limit", "a=0"], "NAME=N"),
+        (["--workers", "3-1"], "MAXIMUM"),
+    ],
+)  # fmt: skip
+def test_a_service_on_the_command_line_refuses_its_arguments(flags, text, tmp_path):
+    (tmp_path / "job.json").write_text("{}")
+    said = cli("serve", "--queue", tmp_path, "--once", *flags, status=2).stderr
+    assert text in said
+    assert [each.name for each in tmp_path.iterdir()] == ["job.json"]
+
+
+def test_each_endpoint_of_a_service_gets_the_options_that_apply_to_it():
+    given = {"retries": 2, "bearer": "x", "batch_size": 4}
+    assert applicable_options("sagemaker://m", given) == {"retries": 2}
+    assert applicable_options("http://127.0.0.1/x", given) == {"retries": 2, "bearer": "x"}
+    assert applicable_options("onnx:m.onnx", given) == {"batch_size": 4}
+    assert applicable_options("mine://m", given) == given

@@ -145,7 +145,7 @@ def test_a_job_from_a_folder(folder, path, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"imageProcessorTileSize": "big"}, "imageProcessorTileSize: Input should be a valid integer.*big"),
+        ({"imageProcessorTileSize": "big"}, "imageProcessorTileSize must be a whole number; got .*big"),
         (
             {"imageProcessorTileOverlap": 128},
             "imageProcessorTileOverlap must be smaller than imageProcessorTileSize; got 128 and 128",
@@ -156,11 +156,12 @@ def test_a_job_from_a_folder(folder, path, tmp_path, capsys):
         ),
         ({"imageProcessor": {"name": "planes", "type": "SM_BATCH"}}, "imageProcessor.type"),
         ({"imageUrls": []}, "imageUrls"),
-        ({"outputs": [{"type": "S3"}]}, r"outputs\[0\].*bucket: Field required"),
+        ({"outputs": [{"type": "S3"}]}, r"outputs\[0\].bucket must be given"),
         ({"outputs": [{"type": "Pigeon"}]}, r"outputs\[0\].*Pigeon"),
         ({"regionOfInterest": "POLYGON"}, "regionOfInterest: must be WKT"),
         ({"postProcessing": 2 * [{"step": "FEATURE_DISTILLATION"}]}, "2 steps"),
         ({"imageProcessorTileFormat": "BMP"}, "imageProcessorTileFormat"),
+        ({"imageProcesorTileSize": 512}, "did you mean 'imageProcessorTileSize'"),
         ({"geotile": {"colour": 1}}, "geotile: unknown option 'colour'"),
     ],
 )
@@ -816,5 +817,5 @@ def test_the_command_line(folder, tmp_path, path):
     assert "no job" in run("jobs", "other", "--queue", folder, status=1)
     assert "state must be given" in run("jobs", "--queue", "sqs://x", status=2)
     (tmp_path / "wrong.json").write_text("{}")
-    assert "jobId: Field required" in run("submit", tmp_path / "wrong.json", "--queue", folder, status=2)
+    assert "jobId must be given" in run("submit", tmp_path / "wrong.json", "--queue", folder, status=2)
     assert "NAME=N" in run("serve", "--queue", folder, "--limit", "x", status=2)

@@ -9,7 +9,6 @@ import pytest
 from helpers import cli
 
 import geotile
-from geotile.service.options import ServiceOptions
 from geotile.testing import bright_objects, write_example
 
 REQUEST = {
@@ -137,15 +136,6 @@ def test_values_of_merges_are_checked(wrong):
     for name in ("iou_threshold", "metric", "class_agnostic"):
         with pytest.raises(geotile.ArgumentError, match=f"^{name} must be"):
             geotile.nms([[0, 0, 1, 1]], [1.0], **{name: wrong})
-
-
-@pytest.mark.parametrize("name", list(ServiceOptions.__dataclass_fields__))
-def test_values_of_a_service_are_checked(name, tmp_path):
-    for wrong in (None, "x", object(), -1, [1]):
-        with pytest.raises(geotile.ArgumentError, match=f"^{name} must be"):
-            geotile.serve(tmp_path, **{name: wrong})
-    with pytest.raises(geotile.ArgumentError, match=r"^address must be"):
-        geotile.serve(tmp_path, address=9100)
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.checkpoints.differences import differences
 from geotile.checkpoints.region_answer import RegionAnswer
 from geotile.core.checks import Pair
 from geotile.core.digest import json_digest
@@ -118,10 +120,12 @@ def stored_job(folder: Folder, remedy: str = "Choose a new folder") -> dict[str,
     Raises
     ------
     ArgumentError
-        If the folder contains something else.
+        If the folder contains something else, or is a file.
     OutputError
         If it cannot be read.
     """
+    if folder.is_local and os.path.isfile(folder.files()[1]):
+        raise ArgumentError(f"checkpoint must be a folder; {folder.display_name} is a file. Choose a new folder.")
     data = folder.read(JOB)
     if data is None:
         others = sorted(name for name in folder.names() if not name.startswith((LEASE, CALL, STATUS, ".")))
@@ -173,9 +177,10 @@ def open_checkpoint(folder: Folder, identity: Identity, retry_failed: bool, **no
     if job is None:
         content = {"format": FORMAT, "identity": current, **notes}
         folder.write(JOB, json.dumps(content, indent=1).encode())
-    elif differences := list(_differences(job["identity"], current)):
+    elif job["identity"] != current:
+        found = differences(job["identity"], current)
         raise ArgumentError(
-            f"{folder.display_name} is the checkpoint of another job: {'; '.join(differences[:5])}. Pass the same "
+            f"{folder.display_name} is the checkpoint of another job: {'; '.join(found[:5])}. Pass the same "
             "arguments again, or choose a new folder."
         )
     for each in (folder, checkpoint.parts):
@@ -185,16 +190,3 @@ def open_checkpoint(folder: Folder, identity: Identity, retry_failed: bool, **no
 
 def _name(row: int, column: int) -> str:
     return f"{row:05d}-{column:05d}.parquet"
-
-
-def _differences(stored: Any, current: Any, path: str = "") -> Iterator[str]:
-    if isinstance(stored, dict) and isinstance(current, dict):
-        for name in sorted({*stored, *current}):
-            yield from _differences(stored.get(name), current.get(name), f"{path}.{name}" if path else name)
-    elif stored != current:
-        yield f"{path} was {_short(stored)} and is now {_short(current)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."

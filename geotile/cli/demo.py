@@ -76,12 +76,15 @@ def run_demo(
     Raises
     ------
     ArgumentError
-        If an image is given without a model, or a model without an image.
+        If an image is given without a model, or a model without an image, or the folder cannot be created.
     """
     if (image is None) != (model is None):
         raise ArgumentError("the demo needs both an image and a model, or neither; give IMAGE with --model MODEL.onnx")
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(f"folder must be a folder that can be written; got '{target}' ({error.strerror})") from None
     truth = None
     detector: Callable[[Any], Any] = scene_detector
     if image is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import wraps
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -14,8 +14,9 @@ import typer
 
 from geotile.core.option import OptionInfo, Options, described, option_names
 from geotile.errors import ArgumentError
-from geotile.options import DetectToKeywords, EndpointKeywords
+from geotile.options import DetectToKeywords, EndpointKeywords, ServiceOptions
 
+_FLAGS = {"limits": "--limit", "endpoint_options": "--option"}  # of options whose flags have other names
 _NOT_IMPORTED = {"Merge": Any, "ProgressCallback": Any}  # types that are named in annotations and not imported for them
 
 
@@ -59,11 +60,13 @@ def as_flag(name: str) -> str:
     >>> as_flag("tile_size")
     '--tile-size'
     """
-    return "--" + name.replace("_", "-")
+    return _FLAGS.get(name) or "--" + name.replace("_", "-")
 
 
-def in_flags(message: str) -> str:
+def in_flags(message: str, given: Iterable[str] = ()) -> str:
     """Return an error message in the words of the command line.
+
+    What users gave is left as it is: text in quotes, paths and URLs, and each of the texts `given`.
 
     Examples
     --------
@@ -71,28 +74,46 @@ def in_flags(message: str) -> str:
     'found.parquet exists; give --overwrite or another name'
     >>> in_flags("overlap must be smaller than tile_size; got overlap=512 and tile_size=512")
     '--overlap must be smaller than --tile-size; got --overlap 512 and --tile-size 512'
+    >>> in_flags("no such image: tile_size/a.tif")
+    'no such image: tile_size/a.tif'
     """
-    return _BARE.sub(lambda match: as_flag(match[1]), _ASSIGNED.sub(_assigned, message))
+    own = sorted({re.escape(text) for text in given if text}, key=len, reverse=True)
+    left = "".join(rf"|(?<![\w/.-]){text}(?![\w/])" for text in own)
+    words = re.compile(f"(?P<left>{_LEFT}{left})|{_ASSIGNED}|{_BARE}|{_PYTHON}")
+    return words.sub(_in_flag, message)
 
 
 _ENDPOINT_NAMES = option_names(EndpointKeywords) - {"score_threshold"}
-_NAMES = option_names(DetectToKeywords)
+_NAMES = option_names(DetectToKeywords, ServiceOptions)
 
 
 def _any_of(names: set[str]) -> str:
     return "|".join(sorted(names, key=len, reverse=True))
 
 
-_ASSIGNED = re.compile(rf"(?<![\w.-])({_any_of(_NAMES)})=(True\b|False\b)?")
-_BARE = re.compile(
-    rf"(?<![\w.=-])({_any_of({name for name in _NAMES - _ENDPOINT_NAMES if '_' in name})}"
-    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= must\b))(?![\w=])"
+_LEFT = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|[^\s'"=(]*/\S*"""  # quotes, paths and URLs
+_ASSIGNED = rf"(?<![\w.:-])(?P<assigned>{_any_of(_NAMES)})=(?P<value>True\b|False\b)?"
+_PREDICATES = (  # a name that is a common word is an option only before these
+    r" (?:must|was|has changed|is given|is left out|applies only|does not apply|is in metres|needs an image)\b"
+    r"|(?:, \w+)* (?:cannot be applied|would have no effect)\b"
 )
+_BARE = (
+    rf"(?<![\w.:=-])(?P<bare>{_any_of({name for name in _NAMES - _ENDPOINT_NAMES if '_' in name})}"
+    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?={_PREDICATES})"
+    rf"|(?<=eave )(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= out\b))(?![\w=-]|\.\w)"
+)
+_PYTHON = r"(?P<before>(?:must be|was|is now| or|,) )(?P<python>True|False|None)\b"
 
 
-def _assigned(match: re.Match[str]) -> str:
-    """Return the flag for ``name=``, ``name=True`` or ``name=False``."""
-    name, value = match[1], match[2]
+def _in_flag(match: re.Match[str]) -> str:
+    """Return the flag for ``name``, ``name=``, ``name=True`` or ``name=False``, and what users gave as it is."""
+    if match["left"] is not None:
+        return match[0]
+    if match["python"] is not None:
+        return match["before"] + match["python"].lower()
+    if match["bare"] is not None:
+        return as_flag(match["bare"])
+    name, value = match["assigned"], match["value"]
     if name in _ENDPOINT_NAMES:
         return f"-O {match[0]}"
     if value is not None and described(DetectToKeywords)[name].from_text is not None:
@@ -149,7 +170,7 @@ def _as_text(default: Any) -> str | None:
 
 
 def _help(info: OptionInfo) -> str:
-    text = in_flags(info.doc.replace("``", "").replace("`", ""))
+    text = in_flags(info.flag_doc or info.doc.replace("``", "").replace("`", "").replace("(y, x)", "Y,X"))
     return text + (" May be repeated." if info.repeatable else "")
 
 
@@ -167,4 +188,4 @@ def _plain(hint: Any) -> Any:
 def _panel(kind: type[Options], name: str) -> str:
     """Return the title of the group that declares an option."""
     group = next(each for each in kind.__mro__ if name in vars(each).get("__annotations__", {}))
-    return (group.__doc__ or "").partition("\n")[0].rstrip(".")
+    return vars(group).get("PANEL") or (group.__doc__ or "").partition("\n")[0].rstrip(".")

@@ -15,10 +15,10 @@ import typer
 
 import geotile
 from geotile.cli.call import kept_call, stored_call
-from geotile.cli.flags import in_flags, with_flags
+from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
-from geotile.cli.show import err, out, show, show_failures, show_notes
+from geotile.cli.show import err, in_words, out, print_error, print_text, show, show_failures, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
 from geotile.core.redact import redact
@@ -32,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_UsageError: Any = typer.BadParameter.__base__  # typer's own or click's, as its version has it
+_PICTURES = (".png", ".svg", ".pdf", ".jpg")
 _RUN, _SERVICE, _LOOK = "Runs", "Service", "Before a run"
 
 
@@ -63,6 +65,7 @@ def detect(
         str,
         typer.Option(
             "--output", "-o",
+            rich_help_panel="Output",
             help="Output: .geojson, .geojsonl, .parquet, .fgb or .gpkg; or a folder/ of GeoParquet parts.",
         ),
     ],
@@ -71,7 +74,7 @@ def detect(
     option: EndpointOption = None,
     scheduler: Scheduler = None,
 ) -> None:  # fmt: skip
-    """Run the model behind ENDPOINT over IMAGE and write the detections.
+    """Run the model behind ENDPOINT over IMAGE and write the detections; nothing is written if every tile failed.
 
     Exit status: 0 if all tiles were answered, 1 if the run failed or every tile failed, 2 if an argument
     cannot be used, 3 if some tiles failed (they are listed), 130 if interrupted.
@@ -84,7 +87,8 @@ def detect(
         report = geotile.detect_to(
             image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint,
         )  # fmt: skip
-    show(report.rows() | {"output": redact(output)})
+    written = redact(output) if report.status != "FAILED" else "not written, since every tile failed"
+    show((report.rows(failed_tiles=False) | {"output": written}).items())
     show_failures(report)
     raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
 
@@ -118,7 +122,7 @@ def status(
     """Show the progress of a run that has a checkpoint."""
     from geotile.running.status import checkpoint_rows
 
-    show(checkpoint_rows(checkpoint))
+    show(checkpoint_rows(checkpoint).items())
 
 
 @app.command(rich_help_panel=_LOOK)
@@ -127,15 +131,26 @@ def plan(
     image: Annotated[str, typer.Argument(help="Path or URI of the image.")],
     options: Mapping[str, Any],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also draw the grid, to a .png or .svg file.")
+        Path | None,
+        typer.Option("--output", "-o", help=f"Also draw the grid, to a file that ends in {', '.join(_PICTURES)}."),
     ] = None,
 ) -> None:
     """Show what a run over IMAGE would do, without reading a pixel."""
+    if output is not None:
+        _check_picture(output)
     work = geotile.plan(image, **options)
-    out.print(repr(work), markup=False, highlight=False)
+    show((name, in_words(text)) for name, text in work.rows())
     if output is not None:
         figure: Any = work.plot().figure
         figure.savefig(output, dpi=120)
+
+
+def _check_picture(path: Path) -> None:
+    """Check that a picture can be drawn to a path, before the image is opened."""
+    if path.suffix.lower() not in _PICTURES:
+        raise ArgumentError(f"--output must end in one of {', '.join(_PICTURES)}; got '{path}'")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"--output must be in a folder that exists; there is no folder '{path.parent}'. Create it")
 
 
 @app.command(rich_help_panel=_LOOK)
@@ -150,8 +165,7 @@ def check(
     Exit status: 0 if it answered with detections, 1 if it did not, 2 if an argument cannot be used.
     """
     found = geotile.endpoint(endpoint, **endpoint_options(option, headers)).check(tile_format=tile_format)
-    style = "" if found else "bold red"
-    (out if found else err).print(in_flags(found.message), style=style, markup=False, highlight=False)
+    print_text(in_words(found.message), *((out, "") if found else (err, "bold red")))
     raise typer.Exit(0 if found else 1)
 
 
@@ -162,8 +176,12 @@ def demo(
     labels: Annotated[Path | None, typer.Option(help="File with the model's class names, one per line.")] = None,
     folder: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("geotile-demo"),
     size: Annotated[int, typer.Option(help="Side of the painted scene in pixels.", min=512)] = 4096,
-    tile_size: Annotated[int | None, typer.Option(help="In pixels. Default: 512, or 256 for your own image.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="In pixels. Default: 128, or 64 for your own image.")] = None,
+    tile_size: Annotated[
+        int | None, typer.Option(help="In pixels. Default: 512, or 256 for your own image.", min=1)
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="In pixels. Default: 128, or 64 for your own image.", min=0)
+    ] = None,
 ) -> None:
     """Show a whole run: paint a scene, serve a model on 127.0.0.1, detect, draw.
 
@@ -178,7 +196,7 @@ def demo(
     if result.precision is not None and result.recall is not None:
         rows |= {"precision": f"{result.precision:.3f}", "recall": f"{result.recall:.3f}"}
     rows["seconds in total"] = f"{time.perf_counter() - started:.1f}"
-    show(rows)
+    show(rows.items())
     for path in result.files:
         typer.echo(path)
 
@@ -195,16 +213,23 @@ def main() -> None:
     warnings.showwarning = _show_warning
     warnings.simplefilter("ignore", FailedTilesWarning)  # the failed tiles are listed
     try:
-        app()
+        status = app(standalone_mode=False) or 0
+    except _UsageError as error:
+        print_error(error.format_message().replace(": Value error, ", ": "))  # a prefix of pydantic's
+        status = 2
     except GeotileError as error:
-        err.print(f"Error: {in_flags(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        print_error(in_words(str(error)))
         show_notes(error)
-        sys.exit(2 if isinstance(error, ArgumentError) else 1)
+        status = 2 if isinstance(error, ArgumentError) else 1
+    except OSError as error:
+        print_error(str(error))
+        status = 1
+    sys.exit(status)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning without its source line."""
-    err.print(f"Warning: {in_flags(str(message))}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    print_text(f"Warning: {in_words(str(message))}", err, "yellow")
 
 
 @contextmanager
@@ -216,7 +241,5 @@ def _interruptible(checkpoint: str | None) -> Iterator[None]:
         err.print("Stopped.", style="bold", end=" ")
         show_notes(error)
         if checkpoint is not None:
-            err.print(
-                f"Resume with: geotile resume {redact(checkpoint)}", markup=False, highlight=False, soft_wrap=True
-            )
+            print_text(f"Resume with: geotile resume {redact(checkpoint)}", err)
         raise typer.Exit(130) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Annotated, Any, Literal
@@ -28,7 +29,8 @@ EndpointHeaders = Annotated[
 EndpointOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", "-O", help="Option of the endpoint, such as family=yolov8 or retries=2. May be repeated.",
+        "--option", "-O", help="Option of the endpoint, such as family=yolov8 or retries=2. Pairs and lists "
+        "have commas (timeout_s=5,60), mappings as well (params=TargetModel=cars,TargetVariant=b). May be repeated.",
         metavar="NAME=VALUE", rich_help_panel=_ENDPOINT,
     ),
 ]  # fmt: skip
@@ -56,7 +58,8 @@ def endpoint_options(
 ) -> dict[str, Any]:
     """Return the options of the endpoint; options that have a flag of their own, named by `flags`, are refused."""
     try:
-        found = from_text.named_values(options or [], ENDPOINT_TYPES)
+        typed = from_text.named_values(options or [], ENDPOINT_TYPES)
+        found = {name: _typed(name, value) for name, value in typed.items()}
     except ArgumentError as error:
         raise typer.BadParameter(str(error), param_hint="--option") from None
     for name in sorted(set(found) & set(flags)):
@@ -66,6 +69,36 @@ def endpoint_options(
         return found | ({"headers": from_text.headers(headers)} if headers else {})
     except ArgumentError as error:
         raise typer.BadParameter(str(error), param_hint="--headers") from None
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Return text with commas as the pair, list or mapping that an option of an endpoint is declared as."""
+    info = described(EndpointKeywords).get(name)
+    if info is None or not isinstance(value, str) or value.startswith(("{", "[")):
+        return value
+    if info.type_text.startswith("mapping"):
+        parts = [part.partition("=") for part in value.split(",")]
+        named = all(each and equals for each, equals, _ in parts)
+        return {each.strip(): text for each, _, text in parts} if named else value
+    kind = info.type_text.partition(" or ")[0]
+    if "," not in value or os.path.exists(value):
+        return value
+    if kind == "(float, float)":
+        return [float(part) if _is_number(part) else part for part in value.split(",")]
+    if kind == "(str, str)":
+        return value.split(",", 1)  # a password may hold commas
+    return [part.strip() for part in value.split(",")] if kind in _LISTS else value
+
+
+_LISTS = ("sequence of str, str", "str, path")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def client_at(address: str | None) -> Any:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from geotile.cli.options import as_concurrency, endpoint_options
-from geotile.cli.show import err, out
+from geotile.cli.show import err, print_error, print_table, print_text
 from geotile.core.redact import redact
 
 _queue = partial(typer.Option, rich_help_panel="Queue")
@@ -81,10 +82,14 @@ def serve(
             "--option",
             "-O",
             metavar="NAME=VALUE",
-            help="Option of every endpoint, for example retries=2. Can be repeated.",
+            help="Option of the endpoints that it applies to, for example retries=2. "
+            "Pairs and lists have commas, as for `geotile detect`. Can be repeated.",
         ),
     ] = None,
     status: Annotated[str | None, _monitoring(help="sns:// and the ARN of a topic for status notifications.")] = None,
+    region_status: Annotated[
+        str | None, _monitoring(help="sns:// and the ARN of a topic for the statuses of regions with failed tiles.")
+    ] = None,
     address: Annotated[
         str | None,
         _monitoring(help="HOST:PORT at which to serve /healthz, /readyz and /metrics, for example 0.0.0.0:9100."),
@@ -101,11 +106,13 @@ def serve(
     if local and (scheduler or gateway):
         raise typer.BadParameter("cannot be combined with --scheduler or --gateway", param_hint="--local")
     geotile.serve(
-        queue, status=status, state=state, dead_letters=dead_letters, scheduler=scheduler, gateway=gateway,
+        queue, status=status, region_status=region_status, state=state,
+        dead_letters=dead_letters, scheduler=scheduler, gateway=gateway,
         workers=_workers(workers), address=address, max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
         max_backlog=max_backlog, max_attempts=max_attempts, retry_delay_s=retry_delay_s, grace_s=grace_s,
         concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
-        region_size=region_size or "auto", endpoint_options=endpoint_options(option, None), once=once,
+        region_size="auto" if region_size is None else region_size, once=once,
+        endpoint_options=endpoint_options(option, None),
     )  # fmt: skip
 
 
@@ -120,11 +127,12 @@ def submit(
         try:
             parsed = geotile.submit(path, queue)
         except geotile.ArgumentError as error:  # its names are fields of JSON, not flags
-            err.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+            of_file = f"{path}: " if len(request) > 1 else ""
+            print_error(f"{of_file}{error}")
             raise typer.Exit(2) from None
         for name in parsed.unknown_fields():
-            err.print(f"{path}: unknown field {name}: it has no effect", style="yellow", markup=False, soft_wrap=True)
-        out.print(f"{parsed.job_id}: {len(parsed.image_urls)} images", markup=False, highlight=False)
+            print_text(f"{path}: unknown field {name}: it has no effect", err, "yellow")
+        print_text(f"{parsed.job_id}: {len(parsed.image_urls)} images")
 
 
 def jobs(
@@ -150,7 +158,7 @@ def jobs(
         contents: Any = [record.model_dump(mode="json") for record in records]
         typer.echo(json.dumps(contents[0] if job_id is not None else contents, indent=1))
         return
-    out.print(_table(records))
+    print_table(_table(records))
 
 
 def _table(records: list[Any]) -> Table:
@@ -159,9 +167,9 @@ def _table(records: list[Any]) -> Table:
         table.add_column(name, justify="right" if name in ("images", "attempts", "detections") else "left")
     for record in records:
         table.add_row(
-            record.job_id, record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
+            Text(record.job_id), record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
             str(len(record.images)), str(len(record.attempts)), f"{sum(each.detections for each in record.images):,}",
-            _last_reason(record),
+            Text(_last_reason(record)),
         )  # fmt: skip
     return table
 

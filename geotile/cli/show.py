@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from geotile.cli.flags import in_flags
 
@@ -15,28 +18,58 @@ if TYPE_CHECKING:
 
 out, err = Console(), Console(stderr=True)
 _LISTED = 20  # failed tiles
+_NO_LIMIT = 1_000_000  # characters of a line
 
 
-def show(rows: Mapping[str, str]) -> None:
-    """Print names and values."""
+def in_words(message: str) -> str:
+    """Return a message in the words of the command line, with the values of this call as they were given."""
+    values = (text.partition("=")[2] if text.startswith("-") else text for text in sys.argv[2:])
+    return in_flags(message, values)
+
+
+def print_text(text: str, console: Console = out, style: str = "") -> None:
+    """Print a text as it is: not wrapped where the output is no terminal."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_error(message: str) -> None:
+    """Print an error as one line."""
+    print_text(f"Error: {' '.join(message.split()) if chr(10) in message else message}", err, "bold red")
+
+
+def show(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values; a terminal wraps long values beside their names."""
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in rows.items():
-        table.add_row(name, value)
-    out.print(table)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Print a table; whole values where the output is no terminal, which has no width."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    wide = Console(file=io.StringIO(), width=_NO_LIMIT)
+    with wide.capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        print_text(line.rstrip())
 
 
 def show_failures(report: Report) -> None:
     """Print the failed tiles of a run."""
+    from geotile.results.report import failure_text
+
     for failure in report.failures[:_LISTED]:
-        text = f"tile {failure.tile} {failure.window}: {in_flags(failure.reason)}"
-        err.print(text, style="red", markup=False, soft_wrap=True)
+        print_text(in_words(failure_text(failure.tile, failure.window, failure.reason)), err, "red")
     if len(report.failures) > _LISTED:
-        err.print(f"... and {len(report.failures) - _LISTED} more tiles", style="red")
+        print_text(f"... and {len(report.failures) - _LISTED} more tiles", err, "red")
 
 
 def show_notes(error: BaseException) -> None:
     """Print the notes of an error."""
     for note in getattr(error, "__notes__", []):
-        err.print(in_flags(note), markup=False, highlight=False, soft_wrap=True)
+        print_text(in_words(note), err)

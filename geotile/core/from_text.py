@@ -98,9 +98,17 @@ def bool_or_share(text: str) -> bool | float:
         raise ArgumentError(f"must be true, false or a share from 0 to 1; got {text!r}") from None
 
 
-def name_or_none(text: str) -> str | None:
-    """Return "none" as None, and any other text as it is."""
-    return None if text.lower() == "none" else text
+def merge(text: str) -> str | None:
+    """Return "nms" as it is, and "none" as None.
+
+    Raises
+    ------
+    ArgumentError
+        If the text is neither.
+    """
+    if text.lower() not in ("nms", "none"):
+        raise ArgumentError(f"must be nms or none; got {text!r}")
+    return None if text.lower() == "none" else "nms"
 
 
 def bands(texts: Sequence[str]) -> list[int | str]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import wraps
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from geotile.core.option_types import TYPES
 from geotile.core.redact import redact
@@ -43,6 +43,8 @@ class OptionInfo:
     """What the option does, in full sentences."""
     type_text: str
     """The type as numpydoc writes it."""
+    flag_doc: str = ""
+    """What the option does in the words of the command line, where `doc` speaks of objects of Python."""
     choices: tuple[Any, ...] = ()
     """Allowed values; empty where any value of the type is allowed."""
     from_text: Callable[[Any], Any] | None = None
@@ -71,6 +73,7 @@ def option(
     on_command_line: bool = True,
     in_requests: bool = True,
     secret: bool = False,
+    flag_doc: str = "",
 ) -> T:
     """Declare an option: the default value of a field of an `Options` class.
 
@@ -78,14 +81,14 @@ def option(
     ----------
     default : object
         Default value, immutable.
-    doc, type, choices, from_text, repeatable, metavar, on_command_line, in_requests
+    doc, type, choices, from_text, repeatable, metavar, on_command_line, in_requests, flag_doc
         Fields of `OptionInfo`; `type` is its ``type_text``.
     secret : bool
         Leave the value out of the ``repr``.
     """
     info = OptionInfo(
         doc=doc, type_text=type, choices=tuple(choices), from_text=from_text, repeatable=repeatable, metavar=metavar,
-        on_command_line=on_command_line, in_requests=in_requests,
+        on_command_line=on_command_line, in_requests=in_requests, flag_doc=flag_doc,
     )  # fmt: skip
     declared: Any = field(default=default, repr=not secret, metadata={_METADATA: info})
     return declared  # type: ignore[no-any-return]  # a dataclass turns the field into its default
@@ -94,6 +97,9 @@ def option(
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Base of all groups of options. A group checks its own values in ``_check``."""
+
+    PANEL: ClassVar[str] = ""
+    """Title of the group in the command line's help; by default the first line of its docstring."""
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -68,6 +68,7 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _band(value) or _listed(value, _band), "a band's number or name, or a sequence of them"
     ),
     "float": (is_number, "a number"),
+    "(int, int)": (lambda value: _pair(value, _whole), "a pair of whole numbers"),
     "(float, float)": (lambda value: _pair(value, is_number), "a pair of numbers"),
     "(float, float, float)": (
         lambda value: _listed(value, is_number) and len(value) == 3, "three numbers, for red, green and blue"
@@ -89,6 +90,9 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "mapping": (lambda value: _names(value, lambda _: True), "a mapping of names to values"),
     "mapping of str to str": (lambda value: _names(value, _string), "a mapping of strings to strings"),
+    "mapping of str to int": (
+        lambda value: _names(value, _whole), "a mapping of strings to whole numbers"
+    ),
     "(str, str) or requests.auth.AuthBase": (
         lambda value: (callable(value) and not isinstance(value, type)) or _pair(value, _string),
         "a pair (user, password) or an authentication object of requests",

@@ -1,8 +1,17 @@
 """Endpoints turn tiles into detections; they know nothing about Dask, tile positions, or CRSs."""
 
 from geotile.endpoints.base import Check, Endpoint, as_answer
-from geotile.endpoints.create import endpoint, resolve_endpoint
+from geotile.endpoints.create import applicable_options, endpoint, resolve_endpoint
 from geotile.endpoints.function import FunctionEndpoint
 from geotile.endpoints.http import HttpEndpoint
 
-__all__ = ["Check", "Endpoint", "FunctionEndpoint", "HttpEndpoint", "as_answer", "endpoint", "resolve_endpoint"]
+__all__ = [
+    "Check",
+    "Endpoint",
+    "FunctionEndpoint",
+    "HttpEndpoint",
+    "applicable_options",
+    "as_answer",
+    "endpoint",
+    "resolve_endpoint",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -120,6 +120,12 @@ def resolve_endpoint(options: type[Options]) -> Callable[[dict[str, Any], dict[s
     return prepare
 
 
+def applicable_options(spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some options that apply to an endpoint; all of them for an endpoint type of another package."""
+    names = _accepted_names(spec)
+    return {name: value for name, value in options.items() if names is None or name in names}
+
+
 def _accepted_names(spec: Any) -> set[str] | None:
     """Return the names of the options that a spec accepts; None for an endpoint type of another package."""
     if isinstance(spec, Endpoint):
@@ -155,6 +161,6 @@ def _endpoint_class(spec: str) -> Any:
     if scheme in plugins:
         return plugins[scheme].load()
     raise ArgumentError(
-        f"endpoint must start with one of {sorted(f'{each}:' for each in {*_KINDS, *plugins})}; "
+        f"endpoint must start with one of {', '.join(sorted(f'{each}:' for each in {*_KINDS, *plugins}))}; "
         f"got {redact(spec)!r}. Use, for example, https://host/invocations"
     )

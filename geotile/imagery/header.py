@@ -233,8 +233,8 @@ def _numbers(file: rasterio.DatasetReader, names: list[str], bands: BandNames, s
         elif not isinstance(band, str | bool) and 1 <= int(band) <= file.count:
             numbers.append(int(band))
         else:
-            named = f" or their names {[name for name in names if name]}" if any(names) else ""
-            raise ArgumentError(f"bands of {shown} must be numbers from 1 to {file.count}{named}; got {band!r}")
+            named = f" or the names {', '.join(filter(None, names))}" if any(names) else ""
+            raise ArgumentError(f"bands must be numbers from 1 to {file.count}{named}, those of {shown}; got {band!r}")
     return tuple(numbers)
 
 

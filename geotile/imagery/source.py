@@ -21,6 +21,7 @@ from geotile.imagery.masks import has_data, missing_blocks, spread_blocks
 from geotile.imagery.open_files import FileKey, dataset
 from geotile.storage.location import Location
 
+_RASTERIO_HINT = "See previous exception for details."
 CELL = 512  # a resampled image is computed in cells of this size, so that its pixels do not depend on the window
 _MARGIN = 4  # pixels around a cell that resampling may use
 _MAX_EDGES = 2**20
@@ -306,4 +307,7 @@ class Source:
 def _message(error: BaseException) -> str:
     """Return the message of an error with that of GDAL, which names the cause: rasterio only says "read failed"."""
     cause = error.__cause__ or error.__context__
-    return str(error) if cause is None or not str(cause) else f"{error}; {cause}"
+    text = str(error).removesuffix(_RASTERIO_HINT).rstrip(" .")
+    if cause is None or not str(cause):
+        return text
+    return str(cause).rstrip(".") if text in ("", "Read failed") else f"{text}; {str(cause).rstrip('.')}"

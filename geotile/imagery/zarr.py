@@ -84,5 +84,5 @@ def _with_bands(image: xr.DataArray, bands: Any) -> xr.DataArray:
     numbers = [names.index(str(b)) if str(b) in names else b - 1 if isinstance(b, int) else -1 for b in wanted]
     if not all(0 <= number < image.sizes["band"] for number in numbers):
         valid: list[Any] = names or list(range(1, image.sizes["band"] + 1))
-        raise ArgumentError(f"bands of this image must be among {valid}; got {bands!r}")
+        raise ArgumentError(f"bands must be among {valid}, those of this image; got {bands!r}")
     return image.isel(band=np.asarray(numbers))

@@ -1,7 +1,7 @@
 """All options, each declared once.
 
-`geotile.detect`, `geotile.detect_to`, `geotile.plan`, the command line and job requests take their options from
-these classes: a new field is a new keyword argument, a new flag and a new name in requests.
+`geotile.detect`, `geotile.detect_to`, `geotile.plan`, `geotile.serve`, the command line and job requests take their
+options from these classes: a new field is a new keyword argument, a new flag and a new name in requests.
 """
 
 from geotile.options.calls import (
@@ -37,6 +37,7 @@ from geotile.options.run import (
     SelectionOptions,
     TilingOptions,
 )
+from geotile.options.service import ServiceOptions
 
 __all__ = [
     "AreaOptions",
@@ -63,5 +64,6 @@ __all__ = [
     "ScalingOptions",
     "ScoreOptions",
     "SelectionOptions",
+    "ServiceOptions",
     "TilingOptions",
 ]

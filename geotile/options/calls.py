@@ -42,6 +42,7 @@ class JobOptions(ImageOptions, ScalingOptions, RunOptions, MergingOptions, Selec
 class DetectToOptions(JobOptions):
     """Options of `geotile.detect_to`."""
 
+    PANEL: ClassVar[str] = "Output"
     HINTS: ClassVar[dict[str, str]] = {
         "compute": "detect_to writes its result, so `compute` is not supported; use detect(compute=False)"
     }

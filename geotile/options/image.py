@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ class ImageOptions(Options):
         several = isinstance(self.bands, Iterable) and not isinstance(self.bands, str)
         bands: Any = self.bands if several else (self.bands,)
         for band in bands:
-            if band is not None and not isinstance(band, str):
-                as_int(band, "bands", 1, unit="bands")
+            if band is not None and not isinstance(band, str) and (isinstance(band, bool) or operator.index(band) < 1):
+                raise ArgumentError(f"bands must be numbers, from 1, or names; got {band!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

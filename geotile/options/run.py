@@ -40,6 +40,7 @@ class TilingOptions(Options):
     tile_format: TileFormat = option(
         "GTIFF", "Format of the encoded tiles that a URL is sent; callables get the array. JPEG is lossy.",
         type='{"GTIFF", "NITF", "PNG", "JPEG", "NPY"}', choices=get_args(TileFormat), in_requests=False,
+        flag_doc="Format of the encoded tiles that a URL is sent; models in the process get the array. JPEG is lossy.",
     )  # fmt: skip
     tile_compression: TileCompression = option(
         "NONE", "Compression of GTIFF tiles (LZW, JPEG) or NITF tiles (JPEG, J2K). JPEG is lossy. NONE is fastest; "
@@ -67,6 +68,8 @@ class AreaOptions(Options):
         "latitude unless it names its CRS. Only tiles that share pixels with it are read and sent.",
         type="str, mapping, shapely geometry or GeoDataFrame", from_text=from_text.area,
         metavar="WKT|GEOJSON|FILE", in_requests=False,
+        flag_doc="Region of interest: WKT, GeoJSON, or a file of areas (GeoJSON, GeoPackage, shapefile ...), in WGS 84 "
+        "longitude and latitude unless it names its CRS. Only tiles that share pixels with it are read and sent.",
     )  # fmt: skip
 
 
@@ -82,6 +85,8 @@ class SelectionOptions(AreaOptions):
         True, "Minimum share of valid pixels, 0 to 1, of a tile that is sent. True sends tiles with any valid pixel, "
         "False sends every tile. Masks, alpha bands, nodata values, NaN and missing blocks are not valid.",
         type="bool or float", from_text=from_text.bool_or_share, metavar="true|false|SHARE",
+        flag_doc="Minimum share of valid pixels, 0 to 1, of a tile that is sent; true sends tiles with any valid "
+        "pixel, false sends every tile. Masks, alpha bands, nodata values, NaN and missing blocks are not valid.",
     )  # fmt: skip
 
     def _check(self) -> None:
@@ -118,8 +123,10 @@ class MergingOptions(ScoreOptions):
 
     merge: Literal["nms"] | Merge | None = option(
         "nms", 'How detections of overlapping tiles are merged: "nms" is greedy non-maximum suppression, None keeps '
-        "the detections of all tiles.", type='{"nms"}, Merge or None', from_text=from_text.name_or_none,
+        "the detections of all tiles.", type='{"nms"}, Merge or None', from_text=from_text.merge,
         metavar="nms|none", in_requests=False,
+        flag_doc="How detections of overlapping tiles are merged: nms is greedy non-maximum suppression, none keeps "
+        "the detections of all tiles.",
     )  # fmt: skip
     iou_threshold: float = option(
         0.5, "Overlap above which the lower-ranked detection is suppressed, 0 to 1.", type="float", in_requests=False,

@@ -55,9 +55,10 @@ def opened_image(image: ImageLike, options: ImageOptions, scaling: ScalingOption
     """
     array = image if isinstance(image, xr.DataArray) else _opened(image, options)
     if array is image and options.changed():
+        names = sorted(options.changed())
+        verb, them = ("applies", "it") if len(names) == 1 else ("apply", "them")
         raise ArgumentError(
-            f"{', '.join(sorted(options.changed()))} apply only to a URI, and an array was given. Pass them to "
-            "geotile.open_image"
+            f"{', '.join(names)} {verb} only to a URI, and an array was given. Pass {them} to geotile.open_image"
         )
     check_array(array)
     if 0 in array.shape:

@@ -152,7 +152,8 @@ class Plan:
 
         return draw_grid(self.grid, ax)
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the plan as names and values for people."""
         bands, height, width = self.image.shape
         grid = self.grid
         return [
@@ -172,12 +173,12 @@ class Plan:
         ]
 
     def __repr__(self) -> str:
-        return "\n".join(["<geotile.Plan>", *(f"{name:>12}  {value}" for name, value in self._rows())])
+        return "\n".join(["<geotile.Plan>", *(f"{name:>12}  {value}" for name, value in self.rows())])
 
     def _repr_html_(self) -> str:
         cells = "".join(
             f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in self._rows()
+            for name, value in self.rows()
         )
         return f"<table>{cells}</table>"
 

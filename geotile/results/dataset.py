@@ -162,6 +162,25 @@ class DatasetOutput:
             raise OutputError(f"cannot write {self.folder.display_name}: {redact(str(error))}") from None
         self._check_free("exists")
 
+    def end(self, parts: Sequence[Part], *, write: bool) -> None:
+        """Complete the dataset, or discard its parts.
+
+        In object storage, where the parts lie in place, a dataset that is replaced is completed in any case.
+
+        Raises
+        ------
+        OutputError
+            As `commit`.
+        """
+        replaced = not self.folder.is_local and METADATA in self.folder.names()
+        if write or replaced:
+            self.commit(parts)
+        elif self.folder.is_local:
+            remove(Path(self.drafts.uri))
+        else:
+            for part in parts:
+                self.folder.remove(part.name)
+
     def commit(self, parts: Sequence[Part]) -> None:
         """Complete the dataset.
 

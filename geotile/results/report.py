@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from string import Formatter
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -165,8 +165,8 @@ class Report(_Record):
     failures: list[TileFailure]
     notes: list[str]
 
-    def rows(self) -> dict[str, str]:
-        """Return the report as names and values for people.
+    def rows(self, failed_tiles: bool = True) -> dict[str, str]:
+        """Return the report as names and values for people, with or without the first failed tiles.
 
         Values that GeoParquet does not keep, since they vary between runs, are left out of a report read from there.
         """
@@ -175,6 +175,8 @@ class Report(_Record):
             rows["first rejection"] = self.first_rejection
         rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}
         rows["failed tiles"] = f"{len(self.failures):,}"
+        if not failed_tiles:
+            return rows
         for failure in self.failures[:_LISTED]:
             rows[f"tile {failure.tile}"] = failure.reason
         if len(self.failures) > _LISTED:
@@ -257,6 +259,21 @@ def lasting(report: Report) -> dict[str, Any]:
 def tile_failure(tile: Tile, reason: str) -> TileFailure:
     """Return the failure of a tile."""
     return TileFailure(tile=tile.number, window=[int(v) for v in tile.window], reason=reason)
+
+
+def failure_text(tile: int, window: Sequence[int], reason: str, verb: str = "") -> str:
+    """Return a failed tile as text that names its window once.
+
+    Examples
+    --------
+    >>> failure_text(3, [0, 64, 64, 128], "the model raised ValueError", " failed")
+    'tile 3 (rows 0:64, columns 64:128) failed: the model raised ValueError'
+    >>> failure_text(3, [0, 64, 64, 128], "cannot read rows 0:64, columns 64:128 of a.tif")
+    'tile 3: cannot read rows 0:64, columns 64:128 of a.tif'
+    """
+    y0, y1, x0, x1 = window
+    place = f"rows {y0}:{y1}, columns {x0}:{x1}"
+    return f"tile {tile}{'' if place in reason else f' ({place})'}{verb}: {reason}"
 
 
 def failed_window(failure: TileFailure) -> Window:

@@ -50,12 +50,14 @@ class Output:
 
         Raises
         ------
+        ArgumentError
+            If its format is unknown.
         OutputError
-            If its format is unknown, it exists, or its place cannot be written.
+            If it exists, or its place cannot be written.
         """
         uri = output_uri(check_path(output, "output"))
         if _suffix(uri) not in _WRITERS:
-            raise OutputError(
+            raise ArgumentError(
                 f"output must end in one of {', '.join(_WRITERS)}, or in / for a dataset; got {redact(uri)!r}"
             )
         sink = cls(uri, overwrite, tuple(sorted((options or {}).items())), owner)

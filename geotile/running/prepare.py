@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -61,8 +62,9 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
         georeference=georeference, crs=result_crs(options.crs, georeference), scale_yx=scale_yx(work.image),
         roi=work.roi, outside_roi=options.outside_roi,
     )  # fmt: skip
-    if folder is not None and options.region_size == "auto":
-        work = _with_stored_regions(work, folder)
+    job = None if folder is None else stored_job(folder)
+    if job is not None and options.region_size == "auto":
+        work = _with_stored_regions(work, job)
     return Prepared(work=work, folder=folder, builder=builder)
 
 
@@ -106,10 +108,9 @@ def region_job(
     return job, summary
 
 
-def _with_stored_regions(work: Plan, folder: Folder) -> Plan:
-    """Return the plan with the regions of its checkpoint, if the folder holds one of the same tiles."""
-    job = stored_job(folder)
-    stored = {} if job is None else job["identity"].get("grid", {})
+def _with_stored_regions(work: Plan, job: Mapping[str, Any]) -> Plan:
+    """Return the plan with the regions of its checkpoint, if that has the same tiles."""
+    stored = job["identity"].get("grid", {})
     grid = work.grid
     tile, overlap = (grid.axes[0].tile, grid.axes[1].tile), (grid.axes[0].overlap, grid.axes[1].overlap)
     same = {"shape": list(grid.shape_yx), "tile": list(tile), "overlap": list(overlap)}

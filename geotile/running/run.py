@@ -25,7 +25,7 @@ from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
 from geotile.merging.detections import concat
 from geotile.results.frame import FrameBuilder
-from geotile.results.report import Report, make_report
+from geotile.results.report import Report, failure_text, make_report
 from geotile.running.cluster import call_on_workers
 from geotile.running.progress import ProgressCallback, progress_display, progress_listener
 from geotile.running.region import Node, RegionJob
@@ -233,9 +233,10 @@ def _report(
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]
+        text = failure_text(first.tile, first.window, first.reason.rstrip("."))
         warn_caller(
-            f"{len(report.failures)} of {report.tiles} tiles failed (status {report.status}); the first one, "
-            f"tile {first.tile}: {first.reason}. geotile.report(detections).failures lists all of them",
+            f"{len(report.failures)} of {report.tiles} tiles failed (status {report.status}); the first one is {text}. "
+            "geotile.report(detections).failures lists all of them",
             FailedTilesWarning,
         )
     return report

@@ -32,7 +32,7 @@ from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, Ima
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
 from geotile.merging.detections import Detections, concat
-from geotile.results.report import NO_REJECTIONS, Rejections, TileFailure, tile_failure
+from geotile.results.report import NO_REJECTIONS, Rejections, TileFailure, failure_text, tile_failure
 from geotile.running.progress import Counts, Reporter, progress_reporter
 from geotile.traffic import Gate, RequestOutcome, TrafficSettings, gate_of, send_with_retries
 
@@ -228,8 +228,7 @@ def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
 
 def _failed(tile: Tile, job: TileJob, error: GeotileError, first: bool = True) -> TileResult:
     if job.errors == "raise":
-        y0, y1, x0, x1 = tile.window
-        raise TileError(f"tile {tile.number} (rows {y0}:{y1}, columns {x0}:{x1}) failed: {error}") from None
+        raise TileError(failure_text(tile.number, tile.window, str(error), " failed")) from None
     attempts = error.attempts if isinstance(error, EndpointError) and first else 0
     _log.info("tile %d failed: %s", tile.number, error, extra={"run": job.run, "tile": tile.number})
     return TileResult(

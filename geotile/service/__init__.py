@@ -7,7 +7,7 @@
       └── release ──────────┴──────▶ Queue: reject ◀────────────────┘ max_attempts reached
 """
 
-from geotile.service.options import ServiceOptions
+from geotile.options import ServiceOptions
 from geotile.service.request import JobRequest
 from geotile.service.serve import serve
 from geotile.service.submit import jobs, submit

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from geotile.endpoints import endpoint
+from geotile.endpoints import Endpoint, applicable_options, endpoint
 from geotile.errors import ArgumentError, GeoreferenceError, GeotileError, ImageError, ImageOpenError
 from geotile.options import ImageOptions
 from geotile.planning.opened_image import opened_image
@@ -16,6 +16,12 @@ from geotile.service.request import JobRequest
 _ACCESS = re.compile(
     r"\b40[13]\b|[Dd]enied|[Ff]orbidden|Expired|InvalidAccessKeyId|SignatureDoesNotMatch|[Cc]redentials"
 )
+
+
+def endpoint_of(request: JobRequest, options: Mapping[str, Any]) -> Endpoint:
+    """Return the endpoint of a job, with its own options and those of the service's that apply to it."""
+    spec = request.image_processor.endpoint
+    return endpoint(spec, **{**applicable_options(spec, options), **request.endpoint_options()})
 
 
 def count_tiles(request: JobRequest, options: Mapping[str, Any]) -> int:
@@ -33,7 +39,7 @@ def count_tiles(request: JobRequest, options: Mapping[str, Any]) -> int:
     GeotileError
         If an image cannot be opened, or cannot be tiled or encoded as the request says.
     """
-    model = endpoint(request.image_processor.endpoint, **options, **request.endpoint_options())
+    model = endpoint_of(request, options)
     job = request.options()
     return sum(
         planned(opened_image(url, job.part(ImageOptions), job), job, job, model).requests for url in request.image_urls

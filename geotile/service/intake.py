@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 
 from geotile.core.redact import redact
 from geotile.errors import GeotileError, ServiceError
+from geotile.options import ServiceOptions
 from geotile.service.admission import count_tiles
 from geotile.service.backlog import Backlog, Job
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.lifecycle import JobLifecycle
-from geotile.service.options import ServiceOptions
 from geotile.service.queue import Delivery, Queue
 from geotile.service.records import JobRecord, Records
 from geotile.service.request import JobRequest
@@ -161,7 +161,7 @@ class Intake:
             record = self.records.load(job.request.job_id)
             if record is not None and self.lifecycle.resolve_if_finished(job, record):
                 return True, None
-            job.tiles = count_tiles(job.request, self.options.endpoint_options)
+            job.tiles = count_tiles(job.request, self.options.endpoint_options or {})
         except GeotileError as error:
             return False, error
         except Exception as error:  # a header can raise anything in a library; the job must not be lost

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,12 +14,12 @@ from typing import Any, Literal
 import dask
 
 from geotile.core.redact import redact
-from geotile.endpoints import endpoint
 from geotile.errors import EndpointError, GeotileError, OutputError, ServiceError
 from geotile.grid.tile_grid import TileGrid
 from geotile.pipeline import detect_to_dataset
 from geotile.results.report import Report
 from geotile.running.run import Run
+from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
 from geotile.service.features import ImagePlace, job_properties, part_names, source_metadata
 from geotile.service.logs import JobContext
@@ -83,12 +83,12 @@ class JobRunner:
         The runs that can be stopped.
     concurrency : int or "auto"
         Maximum number of requests in flight at an endpoint, over all its jobs.
-    limits : dict of str to int
+    limits : mapping of str to int
         `concurrency` of single endpoints, by name or URL.
     region_size : int or "auto"
         Side of a region in pixels, as for `geotile.detect`.
-    endpoint_options : dict
-        Options of every endpoint.
+    endpoint_options : mapping
+        Options of the endpoints; each gets those that apply to it.
     metrics : ServiceMetrics
         Counters of tiles and requests.
     job_context : JobContext
@@ -99,9 +99,9 @@ class JobRunner:
     notifier: Notifier
     control: RunControl
     concurrency: int | Literal["auto"]
-    limits: dict[str, int]
+    limits: Mapping[str, int]
     region_size: int | Literal["auto"]
-    endpoint_options: dict[str, Any]
+    endpoint_options: Mapping[str, Any]
     metrics: ServiceMetrics
     job_context: JobContext
 
@@ -190,7 +190,7 @@ class JobRunner:
         with dask.annotate(priority=-round(math.log2(job.tiles + 1))):  # small jobs overtake large ones
             report = detect_to_dataset(
                 request.image_urls[number],
-                endpoint(processor.endpoint, **self.endpoint_options, **request.endpoint_options()),
+                endpoint_of(request, self.endpoint_options),
                 folder.sub("detections"),
                 request.options(
                     overwrite=True, checkpoint=folder.sub("checkpoint").uri, retry_failed=image.failures > 0,

@@ -12,6 +12,7 @@ import threading
 import time
 
 from geotile.errors import GeotileError, OutputError, ServiceError
+from geotile.options import ServiceOptions
 from geotile.service.backlog import Backlog, Job
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.intake import RECEIVE_WAIT_S, Intake
@@ -20,7 +21,6 @@ from geotile.service.lifecycle import JobLifecycle
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
-from geotile.service.options import ServiceOptions
 from geotile.service.queue import Queue
 from geotile.service.records import Records
 from geotile.storage.folder import Folder
@@ -61,7 +61,7 @@ class Service:
         self.backlog = Backlog(options.max_jobs, options.max_jobs_per_endpoint)
         self.job_runner = JobRunner(
             records=self.records, notifier=notifier, control=self.control, concurrency=options.concurrency,
-            limits=options.limits, endpoint_options=options.endpoint_options,
+            limits=options.limits or {}, endpoint_options=options.endpoint_options or {},
             region_size=options.region_size, metrics=metrics, job_context=job_context,
         )  # fmt: skip
         self.lifecycle = JobLifecycle(

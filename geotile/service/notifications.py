@@ -99,8 +99,7 @@ class _Topic:
         if topic is None:
             return None
         arn = topic.removeprefix("sns://")
-        region = arn.split(":")[3] if arn.count(":") >= 5 else None
-        return cls(arn, aws_session(None, None, region or None).create_client("sns"))
+        return cls(arn, aws_session(None, None, arn.split(":")[3]).create_client("sns"))
 
     def publish(self, attributes: dict[str, str], message: str) -> None:
         """Publish a status; log what is wrong if that fails."""

@@ -19,7 +19,7 @@ from pydantic.alias_generators import to_camel
 
 from geotile.core.choices import TileCompression
 from geotile.core.digest import digest, json_digest
-from geotile.core.option import described, refuse_unknown
+from geotile.core.option import refuse_unknown
 from geotile.core.redact import redact
 from geotile.encoding.encoder import check_combination
 from geotile.errors import ArgumentError
@@ -27,13 +27,25 @@ from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
-from geotile.service.request_checks import check_endpoint, check_region, error_text, unknown_fields
+from geotile.service.request_checks import check_endpoint, check_region, unknown_fields
+from geotile.service.request_fields import IN_GEOTILE, error_text, misplaced, option_hints
 
+_OLD_FIELDS = ("outputBucket", "outputPrefix")
 _MAX_RECORDS_PER_CALL = 500  # the maximum of Kinesis
 
 
 class _RequestModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_misplaced(cls, fields: Any) -> Any:
+        if isinstance(fields, dict):
+            known = [to_camel(name) for name in cls.model_fields]
+            unknown = [name for name in fields if name not in {*known, *cls.model_fields, *_OLD_FIELDS}]
+            if found := misplaced(unknown, known):
+                raise ValueError("; ".join(found))
+        return fields
 
 
 class S3Output(_RequestModel):
@@ -108,22 +120,13 @@ class PostProcessingStep(_RequestModel):
     algorithm: Algorithm = Algorithm()
 
 
-_FIELDS_BY_OPTION = {
-    "tile_size": "imageProcessorTileSize", "overlap": "imageProcessorTileOverlap",
-    "tile_format": "imageProcessorTileFormat", "tile_compression": "imageProcessorTileCompression",
-    "roi": "regionOfInterest", "merge": "postProcessing", "iou_threshold": "postProcessing",
-}  # fmt: skip
-_FIELD_HINTS = {
-    name: f"option {name!r} is the field {field} of a request; give that" for name, field in _FIELDS_BY_OPTION.items()
-}
-
-
 @public
 class JobRequest(_RequestModel):
     """A request to run a model on images and to write the detections to outputs.
 
     The fields have OversightML's names (in camel case) and defaults. Unknown fields are kept without effect, and
-    `unknown_fields` lists them. The field `geotile` holds further arguments of `geotile.detect`.
+    `unknown_fields` lists them; those that are misspelt names of fields, or options of geotile in the wrong place, are
+    refused. The field `geotile` holds further arguments of `geotile.detect`.
 
     Examples
     --------
@@ -206,8 +209,7 @@ class JobRequest(_RequestModel):
     @field_validator("geotile")
     @classmethod
     def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        allowed = [name for name, each in described(JobOptions).items() if each.in_requests]
-        refuse_unknown(options, allowed, "the field geotile", _FIELD_HINTS)
+        refuse_unknown(options, IN_GEOTILE, "the field geotile", option_hints())
         JobOptions(**options, roi=info.data.get("region_of_interest"))
         return options
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import shapely
 from pydantic import BaseModel
 
-from geotile.core.redact import redact
 from geotile.endpoints.http import check_url
 from geotile.endpoints.sagemaker import endpoint_parts
 from geotile.options import ContractOptions
@@ -57,13 +54,3 @@ def unknown_fields(model: BaseModel, path: str) -> Iterator[str]:
         for i, each in enumerate(value if isinstance(value, list) else [value]):
             if isinstance(each, BaseModel):
                 yield from unknown_fields(each, f"{field_path}[{i}]." if isinstance(value, list) else f"{field_path}.")
-
-
-def error_text(error: Any) -> str:
-    """Return a validation error of pydantic as "path: message; got value"."""
-    path = ""
-    for step in error["loc"]:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    value = error.get("input")
-    got = "" if isinstance(value, dict | list) else f"; got {redact(json.dumps(value, default=str))[:80]}"
-    return f"{path or 'the request'}: {error['msg'].removeprefix('Value error, ')}{got}"

@@ -10,12 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
 from typing import Any
 
 from geotile.core.checks import check_path
-from geotile.core.option import refuse_unknown
+from geotile.core.option import with_options
 from geotile.core.redact import redact
+from geotile.options import ServiceOptions
 from geotile.public import public
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.logs import JobContext, logging_as_json
@@ -23,22 +23,17 @@ from geotile.service.loop import Service
 from geotile.service.metrics import Gauges, ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.open_queue import open_queue
-from geotile.service.options import ServiceOptions
 from geotile.service.submit import state_folder
 from geotile.service.web import serve_http
 from geotile.traffic import traffic_now
 
 _log = logging.getLogger(__name__)
 _MAX_HEARTBEAT_AGE_S = 60.0
-_PLACES = {"status", "state", "dead_letters", "scheduler", "gateway", "workers", "address"}  # other options of serve
 
 
 @public
-def serve(
-    queue: str | os.PathLike[str], *, status: str | None = None, state: str | os.PathLike[str] | None = None,
-    dead_letters: str | None = None, scheduler: str | None = None, gateway: str | None = None,
-    workers: tuple[int, int] = (1, 16), address: str | None = None, **options: Any,
-) -> None:  # fmt: skip
+@with_options(ServiceOptions)
+def serve(queue: str | os.PathLike[str], options: ServiceOptions) -> None:
     """Run the jobs of a queue, like OversightML's model runner.
 
     For each request, the images are processed as by `geotile.detect_to`, status notifications are sent and the outputs
@@ -50,23 +45,7 @@ def serve(
     ----------
     queue : str or path
         A folder that receives requests as JSON files, or ``sqs://`` followed by the URL or name of an SQS queue.
-    status : str, optional
-        ``sns://`` followed by the ARN of a topic for status notifications. They are also written to standard output,
-        as lines of JSON.
-    state : str or path, optional
-        Folder or fsspec URI for records and checkpoints. Required for SQS; by default ``state/`` in a queue folder.
-    dead_letters : str, optional
-        ``sqs://`` queue for rejected requests. By default, the queue that the redrive policy names.
-    scheduler : str, optional
-        Address of a Dask scheduler. By default, jobs run on threads of this process.
-    gateway : str, optional
-        URL of a dask-gateway on which to start a cluster.
-    workers : tuple of int, default (1, 16)
-        Minimum and maximum number of workers of the gateway's cluster.
-    address : str, optional
-        ``host:port`` at which to serve ``/healthz``, ``/readyz`` and ``/metrics``.
-    **options
-        Fields of `ServiceOptions`.
+    {options}
 
     Raises
     ------
@@ -90,24 +69,20 @@ def serve(
     ...
     {"time": ..., "status": "SUCCESS", "job_id": "first", ...}
     """
-    refuse_unknown(options, {each.name for each in fields(ServiceOptions)} | _PLACES, "serve")
-    settings, uri = ServiceOptions(**options), check_path(queue, "queue")
-    texts = {"status": status, "dead_letters": dead_letters, "scheduler": scheduler, "gateway": gateway}
-    for name, text in (texts | {"address": address}).items():
-        if text is not None:
-            check_path(text, name)
-    folder = state_folder(uri, state)
+    uri = check_path(queue, "queue")
+    folder = state_folder(uri, options.state)
     job_context, metrics = JobContext(), ServiceMetrics()
-    cluster = ClusterConnection(scheduler, gateway, workers)
-    service = Service(open_queue(uri, dead_letters), folder, Notifier(status), settings, metrics, job_context, cluster)
+    cluster = ClusterConnection(options.scheduler, options.gateway, options.workers)
+    requests, notifier = open_queue(uri, options.dead_letters), Notifier(options.status, options.region_status)
+    service = Service(requests, folder, notifier, options, metrics, job_context, cluster)
     metrics.read_gauges = lambda: _gauges(service)
     with ExitStack() as stack:
         stack.enter_context(logging_as_json(job_context))
         stack.callback(cluster.close)
         stack.enter_context(_stopped_by_signals(service))
-        if address is not None:
+        if options.address is not None:
             url = stack.enter_context(
-                serve_http(address, lambda: _is_alive(service), lambda: service.ready, metrics.registry)
+                serve_http(options.address, lambda: _is_alive(service), lambda: service.ready, metrics.registry)
             )
             _log.info("health and metrics at %s", url)
         _log.info("serving %s, state in %s", redact(uri), folder.display_name)

@@ -83,7 +83,7 @@ class Folder:
         def read(files: fsspec.AbstractFileSystem, path: str) -> bytes | None:
             try:
                 content: bytes = files.cat_file(path)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
             return content
 

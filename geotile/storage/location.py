@@ -160,7 +160,9 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
 
 def _local(uri: str, options: Mapping[str, Any]) -> Location:
     if options:
-        raise ArgumentError(f"storage_options {sorted(options)} do not apply to {redact(uri)!r}. Leave them out.")
+        raise ArgumentError(
+            f"storage_options {', '.join(sorted(options))} do not apply to {redact(uri)!r}. Leave them out."
+        )
     path = expanded_path(uri)
     # Workers may run in another folder, so the path of a file becomes absolute. Other file names of GDAL stay.
     return Location(path=os.path.abspath(path) if os.path.exists(path) else path, display_name=redact(uri))

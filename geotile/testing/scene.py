@@ -180,7 +180,7 @@ def _place_objects(
         colour = colours[rng.integers(len(colours))]
         for _ in range(40):
             x, y = rng.uniform(0, size, 2)
-            if number % 3 == 0 and size > 512:  # across the border of a block
+            if number % 3 == 0 and size >= 1024:  # across the border of a block
                 x = 512 * rng.integers(1, size // 512) + rng.uniform(-6, 6)
             shape = _rectangle(x, y, length, width, rng.uniform(0, np.pi))
             if _fits(shape, label == "ship", water, free):

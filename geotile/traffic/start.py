@@ -91,6 +91,6 @@ def wait_until_ready(model: Endpoint) -> Endpoint:
             if not error.retryable or time.monotonic() - started >= limit:
                 raise
             if pause == _FIRST_PAUSE_S:
-                _log.warning("waiting up to ready_timeout_s=%g s for the model: %s", limit, error)
+                _log.warning("waiting up to %g s (ready_timeout_s) for the model: %s", limit, error)
         time.sleep(pause)
         pause = min(2 * pause, _MAX_PAUSE_S)

@@ -1,0 +1,115 @@
+"""Options of a service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from geotile.core.checks import as_int, check_seconds
+from geotile.core.option import Options, option, option_names, refuse_unknown
+from geotile.errors import ArgumentError
+from geotile.options.endpoint import EndpointKeywords, HttpOptions, OipOptions, OnnxOptions, SageMakerOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions(Options):
+    """Options of `geotile.serve`."""
+
+    status: str | None = option(
+        None, "``sns://`` followed by the ARN of a topic for status notifications. They are also written to standard "
+        "output, as lines of JSON.", type="str",
+    )  # fmt: skip
+    region_status: str | None = option(
+        None, "``sns://`` followed by the ARN of a topic for the statuses of regions with failed tiles.", type="str",
+    )  # fmt: skip
+    state: str | os.PathLike[str] | None = option(
+        None, "Folder or fsspec URI for records and checkpoints. Required for SQS; by default ``state/`` in a queue "
+        "folder.", type="str or path",
+    )  # fmt: skip
+    dead_letters: str | None = option(
+        None, "``sqs://`` queue for rejected requests. By default, the queue that the redrive policy names.",
+        type="str",
+    )  # fmt: skip
+    scheduler: str | None = option(
+        None, "Address of a Dask scheduler. By default, jobs run on threads of this process.", type="str",
+    )  # fmt: skip
+    gateway: str | None = option(None, "URL of a dask-gateway on which to start a cluster.", type="str")
+    workers: tuple[int, int] = option(
+        (1, 16), "Minimum and maximum number of workers of the gateway's cluster.", type="(int, int)",
+    )  # fmt: skip
+    address: str | None = option(
+        None, "``host:port`` at which to serve ``/healthz``, ``/readyz`` and ``/metrics``.", type="str",
+    )  # fmt: skip
+    max_jobs: int = option(32, "Maximum number of jobs that run at once.", type="int")
+    max_jobs_per_endpoint: int = option(
+        4, "Maximum number of jobs that run at once against one endpoint.", type="int",
+    )  # fmt: skip
+    max_backlog: int = option(
+        1000, "Maximum number of requests that are taken out of the queue in advance. Jobs of a fast endpoint can "
+        "overtake those of a slow endpoint among them.", type="int",
+    )  # fmt: skip
+    max_attempts: int = option(5, "Number of attempts after which a failing job is rejected.", type="int")
+    retry_delay_s: float = option(
+        30.0, "Delay before the second attempt, in seconds. It doubles with each attempt, up to 900 s.", type="float",
+    )  # fmt: skip
+    grace_s: float = option(
+        30.0, "Time that running jobs get to finish when the service stops, in seconds.", type="float",
+    )  # fmt: skip
+    concurrency: int | Literal["auto"] = option(
+        "auto", 'Maximum number of requests in flight at each endpoint, over all its jobs. "auto" adapts to the '
+        "endpoint.", type='int or "auto"',
+    )  # fmt: skip
+    limits: Mapping[str, int] | None = option(
+        None, "`concurrency` of single endpoints, by the name or URL that the requests use.",
+        type="mapping of str to int",
+    )  # fmt: skip
+    region_size: int | Literal["auto"] = option(
+        "auto", "Side of a region in pixels, as for `geotile.detect`.", type='int or "auto"',
+    )  # fmt: skip
+    endpoint_options: Mapping[str, Any] | None = option(
+        None, "Options of the endpoints, as `geotile.endpoint` takes them, such as ``retries``. Each endpoint gets "
+        "those that apply to it.", type="mapping", secret=True,
+    )  # fmt: skip
+    once: bool = option(False, "Stop when the queue is empty and all jobs have finished.", type="bool")
+
+    def _check(self) -> None:
+        for name, unit in _COUNTS.items():
+            as_int(getattr(self, name), name, 1, unit)
+        for name in ("retry_delay_s", "grace_s"):
+            check_seconds(getattr(self, name), name)
+        for name, limit in (self.limits or {}).items():
+            as_int(limit, f"limits[{name!r}]", 1, unit="requests")
+        for name, unit in (("concurrency", "requests"), ("region_size", "pixels")):
+            if getattr(self, name) != "auto":
+                as_int(getattr(self, name), name, 1, unit)
+        if not 0 <= self.workers[0] <= self.workers[1] or self.workers[1] < 1:
+            raise ArgumentError(
+                f"workers must be a (minimum, maximum) pair with 0 <= minimum <= maximum and maximum at least 1; got "
+                f"{self.workers!r}"
+            )
+        _check_topic("status", self.status)
+        _check_topic("region_status", self.region_status)
+        _check_endpoint_options(self.endpoint_options or {})
+
+
+_COUNTS = {"max_jobs": "jobs", "max_jobs_per_endpoint": "jobs", "max_backlog": "requests", "max_attempts": "attempts"}
+
+
+def _check_topic(name: str, topic: str | None) -> None:
+    """Check that status notifications can be sent: an ARN names the service, the region, the account and the topic."""
+    parts = (topic or "").removeprefix("sns://").split(":")
+    valid = len(parts) == 6 and parts[0] == "arn" and parts[2] == "sns" and all(parts[3:])
+    if topic is not None and not (topic.startswith("sns://") and valid):
+        raise ArgumentError(
+            f"{name} must be sns:// and the ARN of a topic, such as sns://arn:aws:sns:REGION:ACCOUNT:TOPIC; "
+            f"got {topic!r}"
+        )
+
+
+def _check_endpoint_options(given: Mapping[str, Any]) -> None:
+    """Check the options before any job is taken, since a job whose endpoint refuses them fails for good."""
+    known = option_names(HttpOptions, OipOptions, OnnxOptions, SageMakerOptions)
+    refuse_unknown(given, known, "the endpoint of a job")
+    EndpointKeywords(**given)
