@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from geotile.errors import ArgumentError
@@ -129,10 +129,12 @@ def area(text: str) -> Any:
     Raises
     ------
     ArgumentError
-        If a file of that name holds no areas.
+        If a file of that name holds no areas, or the text is the path of a file that does not exist.
     """
-    if text.lstrip().startswith("{") or not Path(text).is_file():
-        return text
+    if not os.path.isfile(text):
+        if "(" in text or text.lstrip().startswith("{") or text.upper().endswith("EMPTY"):
+            return text
+        raise ArgumentError(f"must be WKT, GeoJSON or a file of areas; there is no file {text!r}")
     import geopandas as gpd
 
     try:

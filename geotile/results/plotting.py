@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -71,8 +72,14 @@ def plot_detections(
     Raises
     ------
     ArgumentError
-        If the detections do not have the columns of `detect`.
+        If the image is not an array, or the detections do not have the columns of `detect`.
     """
+    if not isinstance(image, xr.DataArray):
+        raise ArgumentError(
+            f"image must be an xarray.DataArray; got {type(image).__name__}. Open the image with geotile.open_image"
+        )
+    if not isinstance(detections, pd.DataFrame):
+        raise ArgumentError(f"detections must be a GeoDataFrame, as detect returns; got {type(detections).__name__}")
     if "xmin" not in detections:
         raise ArgumentError(
             f"detections must have the columns that geotile.detect returns; got {list(detections)}. Pass its result"
