@@ -244,8 +244,8 @@ def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
     ("concurrency", "message"),
     [
         (0, "at least 1; got 0"),
-        ("many", 'concurrency must be a positive integer or "auto"; got .many.'),
-        (1.5, "whole number of requests"),
+        ("many", 'concurrency must be a whole number or "auto"; got .many.'),
+        (1.5, 'a whole number or "auto"; got 1.5'),
     ],
 )
 def test_a_wrong_concurrency_is_named(concurrency, message):
