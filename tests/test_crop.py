@@ -147,7 +147,7 @@ def test_a_crop_pickles_and_keeps_its_place(path):
 def test_checkpoints_tell_crops_apart(path, tmp_path):
     image = geotile.open_image(path)
     geotile.detect(image[:, :200], crowd, tile_size=64, overlap=16, checkpoint=tmp_path / "ck")
-    with pytest.raises(geotile.ArgumentError, match="origin"):
+    with pytest.raises(geotile.ArgumentError, match="the part of the image has changed"):
         geotile.detect(image[:, 100:], crowd, tile_size=64, overlap=16, checkpoint=tmp_path / "ck")
 
 

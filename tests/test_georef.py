@@ -133,7 +133,7 @@ def test_rpcs_over_an_elevation_model(shared, tmp_path):
         open_image(path, dem=dem_file(tmp_path, lonlat, np.full((9, 9), -9999.0), "e.tif"), height=700.0)
     )
     np.testing.assert_allclose(empty.placement.to_world(xy), lonlat, atol=1e-6)
-    with pytest.raises(ImageOpenError, match=r"no such image.*none.tif"):
+    with pytest.raises(ImageOpenError, match=r"^dem cannot be opened: no such image.*none.tif"):
         open_image(path, dem=tmp_path / "none.tif")
     with pytest.raises(ArgumentError, match="dem applies"):
         open_image(shared / "formats" / "RGB.byte.tif", dem=level)

@@ -113,6 +113,54 @@ def test_unknown_options_of_the_other_calls():
     assert len(geotile.detect(image=write_example(), endpoint=bright_objects, tile_size=128, overlap=32)) == 3
 
 
+def test_options_elsewhere_are_told_with_their_call():
+    path = write_example()
+    for call, given, said in (
+        (lambda **more: geotile.detect(path, bright_objects, **more), {"overwrite": True}, "detect_to"),
+        (lambda **more: geotile.plan(path, **more), {"merge": "nms"}, "to plan, but to detect and detect_to"),
+        (lambda **more: geotile.plan(path, **more), {"retries": 3}, "to plan, but to endpoint"),
+        (lambda **more: geotile.open_image(path, **more), {"tile_size": 3}, "but to detect and detect_to and plan"),
+        (lambda **more: geotile.serve(path, **more), {"tile_size": 3}, "to serve, but to detect"),
+    ):
+        with pytest.raises(geotile.ArgumentError, match=said):
+            call(**given)
+    with pytest.raises(TypeError, match=r"^detect\(\) needs the argument 'endpoint'$"):
+        geotile.detect(path)
+    with pytest.raises(TypeError, match=r"^plan\(\) takes its options by name; got too many"):
+        geotile.plan(path, 64)
+
+
+def test_values_of_the_image_are_told_by_their_names(shared):
+    path = write_example()
+    for band in (0, [0], [2, -1]):
+        with pytest.raises(geotile.ArgumentError, match="bands must be numbers, from 1, or names; got"):
+            geotile.plan(path, bands=band)
+    with pytest.raises(geotile.ArgumentError, match="resolution applies only to a URI"):
+        geotile.plan(geotile.open_image(path), resolution=2.0)
+    with pytest.raises(geotile.ArgumentError, match=r"got 'none\.geojson'.*Read a file with geopandas"):
+        geotile.plan(path, roi="none.geojson")
+    assert (
+        "--roi: must be WKT, GeoJSON or a file of areas; there is no file 'none.geojson'"
+        in cli("plan", path, "--roi", "none.geojson", status=2).stderr
+    )
+    long = f"POLYGON (({', '.join(['3 45'] * 2000)}))"  # longer than the name of a file may be
+    assert "--roi must" in cli("plan", path, "--roi", long, status=2).stderr
+    with pytest.raises(
+        geotile.ArgumentError, match=r"image must be an xarray\.DataArray, as geotile.open_image returns it; got str"
+    ):
+        geotile.plot_detections(path, geotile.detect(path, bright_objects, tile_size=128, overlap=32))
+    with pytest.raises(geotile.ArgumentError, match="detections must be a GeoDataFrame"):
+        geotile.plot_detections(geotile.open_image(path), "found.parquet")
+
+
+def test_a_service_that_runs_once_ends_without_its_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr("geotile.service.loop._CLUSTER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("geotile.service.cluster_connection._RECONNECT_INTERVAL_S", 0.3)
+    said = cli("serve", "--queue", tmp_path, "--once", "--scheduler", "tcp://127.0.0.1:1", status=1).stderr
+    assert "Error: no Dask cluster answered at --scheduler tcp://127.0.0.1:1 for 1 s (OSError: " in said
+    assert "Traceback" not in said
+
+
 def test_a_run_of_another_packages_endpoint_passes_its_options_on(monkeypatch):
     made = []
 

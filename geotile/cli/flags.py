@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
-from geotile.core.option import OptionInfo, Options, described, option_names
+from geotile.core.option import Options, described, option_names
+from geotile.core.option_info import OptionInfo
 from geotile.errors import ArgumentError
 from geotile.options import DetectToKeywords, EndpointKeywords, ServiceOptions
 
@@ -94,7 +95,7 @@ def _any_of(names: set[str]) -> str:
 _LEFT = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|[^\s'"=(]*/\S*"""  # quotes, paths and URLs
 _ASSIGNED = rf"(?<![\w.:-])(?P<assigned>{_any_of(_NAMES)})=(?P<value>True\b|False\b)?"
 _PREDICATES = (  # a name that is a common word is an option only before these
-    r" (?:must|was|has changed|is given|is left out|applies only|does not apply|is in metres|needs an image)\b"
+    r" (?:must|was|has changed|is given|is left out|applies only|does not apply|is in metres|cannot be opened)\b"
     r"|(?:, \w+)* (?:cannot be applied|would have no effect)\b"
 )
 _BARE = (

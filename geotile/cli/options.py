@@ -87,10 +87,8 @@ def _typed(name: str, value: Any) -> Any:
         return [float(part) if _is_number(part) else part for part in value.split(",")]
     if kind == "(str, str)":
         return value.split(",", 1)  # a password may hold commas
-    return [part.strip() for part in value.split(",")] if kind in _LISTS else value
-
-
-_LISTS = ("sequence of str, str", "str, path")
+    listed = kind == "str, path" or info.type_text.startswith(("sequence of str", "sequence of float"))
+    return [part.strip() for part in value.split(",")] if listed else value
 
 
 def _is_number(text: str) -> bool:

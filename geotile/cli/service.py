@@ -44,7 +44,14 @@ def serve(
     grace_s: Annotated[
         float, _queue(help="Time that running jobs get to finish after SIGTERM, in seconds.", min=0)
     ] = 30.0,
-    once: Annotated[bool, _queue("--once", help="Stop when the queue is empty and all jobs have finished.")] = False,
+    once: Annotated[
+        bool,
+        _queue(
+            "--once",
+            help="Stop when the queue is empty and all jobs have finished, or with "
+            "exit status 1 if there is no connection to the Dask cluster for 60 s.",
+        ),
+    ] = False,
     local: Annotated[bool, _cluster("--local", help="Run on threads of this process (the default).")] = False,
     scheduler: Annotated[str | None, _cluster(help="Address of a Dask scheduler: tcp://HOST:PORT.")] = None,
     gateway: Annotated[str | None, _cluster(help="URL of a dask-gateway on which to start a cluster.")] = None,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -165,10 +165,12 @@ def area(text: str) -> Any:
     Raises
     ------
     ArgumentError
-        If a file of that name holds no areas.
+        If a file of that name holds no areas, or the text is the path of a file that does not exist.
     """
-    if text.lstrip().startswith("{") or not Path(text).is_file():
-        return text
+    if not os.path.isfile(text):
+        if "(" in text or text.lstrip().startswith("{") or text.upper().endswith("EMPTY"):
+            return text
+        raise ArgumentError(f"must be WKT, GeoJSON or a file of areas; there is no file {text!r}")
     import geopandas as gpd
 
     try:

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +19,7 @@ from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from geotile.core.option_info import OptionInfo
 from geotile.core.option_types import TYPES
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
@@ -33,32 +33,6 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 PartT = TypeVar("PartT", bound="Options")
 _METADATA = "geotile_option"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptionInfo:
-    """Description of one option."""
-
-    doc: str
-    """What the option does, in full sentences."""
-    type_text: str
-    """The type as numpydoc writes it."""
-    flag_doc: str = ""
-    """What the option does in the words of the command line, where `doc` speaks of objects of Python."""
-    choices: tuple[Any, ...] = ()
-    """Allowed values; empty where any value of the type is allowed."""
-    from_text: Callable[[Any], Any] | None = None
-    """Function that reads a value from text; None where the annotation says how."""
-    repeatable: bool = False
-    """Whether the command line takes the flag several times, so that `from_text` gets a list of str."""
-    metavar: str | None = None
-    """Placeholder of the value in the command line's help."""
-    on_command_line: bool = True
-    """Whether the command line has a flag for it."""
-    in_requests: bool = True
-    """Whether a job request may set it."""
-    number: int = field(default_factory=itertools.count().__next__)
-    """Position among all declarations, which signatures and help texts follow."""
 
 
 def option(
@@ -98,6 +72,8 @@ def option(
 class Options:
     """Base of all groups of options. A group checks its own values in ``_check``."""
 
+    CALL: ClassVar[str] = ""
+    """Name of the function that takes this group of options; empty where several do."""
     PANEL: ClassVar[str] = ""
     """Title of the group in the command line's help; by default the first line of its docstring."""
 
@@ -173,13 +149,20 @@ def refuse_unknown(
         if hints and name in hints:
             raise ArgumentError(hints[name])
         if name in elsewhere:
-            raise ArgumentError(f"option {name!r} does not apply to {taker}; leave it out")
+            raise ArgumentError(f"option {name!r} does not apply to {taker}{_elsewhere(name, taker)}; leave it out")
         remedy = f"{taker} takes {', '.join(known)}"
         if near := get_close_matches(name, known, n=1, cutoff=0.6):
             remedy = f"did you mean {near[0]!r}?"
         elif near := get_close_matches(name, elsewhere, n=1, cutoff=0.6):
             remedy = f"did you mean {near[0]!r}? It does not apply to {taker}"
         raise ArgumentError(f"unknown option {name!r}; {remedy}")
+
+
+def _elsewhere(name: str, taker: str) -> str:
+    """Return which functions take an option, as ", but to ..."."""
+    groups = [group for group in _subclasses(Options) if vars(group).get("CALL") and name in option_names(group)]
+    calls = sorted({group.CALL for group in groups} - {taker, "endpoint" if taker.startswith("a run") else ""})
+    return f", but to {' and '.join(calls)}" if calls else ""
 
 
 def _subclasses(group: type[Options]) -> Iterator[type[Options]]:
@@ -243,7 +226,10 @@ class with_options(Generic[P, T]):
         @wraps(function)
         def call(*args: Any, **given: Any) -> Any:
             by_name = {each.name: given.pop(each.name) for each in leading if each.name in given}
-            arguments = dict(positional.bind(*args, **by_name).arguments)
+            try:
+                arguments = dict(positional.bind(*args, **by_name).arguments)
+            except TypeError as error:
+                raise TypeError(_call_error(function, error)) from None
             if self.prepare is not None:
                 self.prepare(arguments, given)
             if isinstance(self.build, type) and issubclass(self.build, Options):
@@ -262,6 +248,14 @@ class with_options(Generic[P, T]):
         call.__signature__ = inspect.Signature([*leading, *options], return_annotation=returns)  # type: ignore[attr-defined]  # functions have it
         call.__doc__ = _with_parameters(function.__doc__, self.keywords)
         return call
+
+
+def _call_error(function: Callable[..., Any], error: TypeError) -> str:
+    """Return the message for positional arguments that are missing or too many."""
+    text = str(error).replace("missing a required argument:", "needs the argument")
+    if text.startswith("too many"):
+        text = f"takes its options by name; got {text}"
+    return f"{function.__qualname__.removesuffix('.__init__')}() {text}"
 
 
 def documents(keywords: type[Options] | None = None) -> Callable[[C], C]:

@@ -17,7 +17,7 @@ from rioxarray.rioxarray import affine_to_coords
 from geotile.core.checks import as_pair, check_path
 from geotile.core.option import with_options
 from geotile.core.redact import redact
-from geotile.errors import ArgumentError
+from geotile.errors import ArgumentError, ImageOpenError
 from geotile.geometry.coordinates import is_upright
 from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
 from geotile.geometry.placement import GcpPlacement, Placement, RpcPlacement
@@ -32,7 +32,7 @@ from geotile.imagery.values import expanded, scaled
 from geotile.imagery.zarr import is_zarr, open_zarr
 from geotile.options import ImageOptions, OpenOptions
 from geotile.public import public
-from geotile.storage.location import locate
+from geotile.storage.location import Location, locate
 
 _ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset", "scaled")
 
@@ -136,13 +136,22 @@ def _band_numbers(source: Source) -> NDArray[np.int64]:
     return np.asarray(source.bands if same else range(1, source.shape[0] + 1), np.int64)
 
 
+def _dem_location(dem: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Location:
+    """Return the location of an elevation model; a missing file fails now, not after the run."""
+    location = locate(str(os.fspath(dem)), _if_remote(dem, storage_options))
+    try:
+        return read_header(location).source.location
+    except ImageOpenError as error:
+        named = ImageOpenError(f"dem cannot be opened: {error}")
+        named.retryable = error.retryable
+        raise named from None
+
+
 def _placement(place: Place, options: ImageOptions) -> Placement | None:
     """Return the placement of an image that has no affine transform."""
     dem, height = options.dem, options.height
     if place.rpcs is not None:
-        location = None if dem is None else locate(str(os.fspath(dem)), _if_remote(dem, options.storage_options))
-        if location is not None:
-            location = read_header(location).source.location  # fails now if the file is missing, not after the run
+        location = None if dem is None else _dem_location(dem, options.storage_options)
         return RpcPlacement(tuple(sorted(place.rpcs.items())), height, location)
     if dem is not None:
         raise ArgumentError("dem applies only to images with RPCs, and this image has none; leave it out")

@@ -16,6 +16,8 @@ from geotile.options.run import AreaOptions, MergingOptions, RunOptions, Selecti
 class OpenOptions(ImageOptions):
     """Options of `geotile.open_image`."""
 
+    CALL: ClassVar[str] = "open_image"
+
     chunks: Any = option(
         "auto", 'Regions, rounded to the file\'s blocks: "auto" for at most 32 MiB (less where Dask\'s '
         "``array.chunk-size`` is less), or pixels, or pixels by axis (``{\"y\": 4096, \"x\": 4096}``).",
@@ -26,6 +28,8 @@ class OpenOptions(ImageOptions):
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(ImageOptions, ScalingOptions, AreaOptions, TilingOptions):
     """Options of `geotile.plan`."""
+
+    CALL: ClassVar[str] = "plan"
 
     endpoint: Any = option(
         None, "Endpoint, as `detect` takes it. Tiles that are larger than its requests may be are refused.",
@@ -42,6 +46,7 @@ class JobOptions(ImageOptions, ScalingOptions, RunOptions, MergingOptions, Selec
 class DetectToOptions(JobOptions):
     """Options of `geotile.detect_to`."""
 
+    CALL: ClassVar[str] = "detect_to"
     PANEL: ClassVar[str] = "Output"
     HINTS: ClassVar[dict[str, str]] = {
         "compute": "detect_to writes its result, so `compute` is not supported; use detect(compute=False)"
@@ -53,6 +58,8 @@ class DetectToOptions(JobOptions):
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions(JobOptions):
     """Options of `geotile.detect`."""
+
+    CALL: ClassVar[str] = "detect"
 
     compute: bool = option(
         True, "False returns a `dask.delayed.Delayed` of the result once the model is ready. It cannot be combined "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from geotile.core import from_text
 from geotile.core.checks import as_int, as_timeouts, check_encoding, check_headers, check_seconds, check_unit
@@ -230,6 +230,8 @@ class FunctionOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class EndpointKeywords(FunctionOptions, OnnxOptions, OipOptions, SageMakerOptions, HttpOptions):
     """Options of all kinds of endpoints together; each kind takes its own."""
+
+    CALL: ClassVar[str] = "endpoint"
 
 
 def _check_counts(**counts: int | None) -> None:

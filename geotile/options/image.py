@@ -95,11 +95,15 @@ class ScalingOptions(Options):
         None, "Values of the image that become 0 and 255, as `geotile.rescale` takes them: for an image of more than "
         "8 bits and a model that takes 8 bits.", type="(float, float)", from_text=from_text.two_numbers,
         metavar="LOW,HIGH",
+        flag_doc="Values of the image that become 0 and 255: for an image of more than 8 bits and a model that takes "
+        "8 bits.",
     )  # fmt: skip
     stretch: tuple[float, float] | None = option(
         None, "Percentiles of each band that become 0 and 255, such as (2, 98), as `geotile.stretch` takes them. They "
         "are computed when the image is opened, from an overview, or from the whole file if it has none.",
         type="(float, float)", from_text=from_text.two_numbers, metavar="LOW,HIGH",
+        flag_doc="Percentiles of each band that become 0 and 255, such as 2,98. They are computed when the image is "
+        "opened, from an overview, or from the whole file if it has none.",
     )  # fmt: skip
 
     def _check(self) -> None:

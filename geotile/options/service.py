@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from geotile.core.checks import as_int, check_seconds
 from geotile.core.option import Options, option, option_names, refuse_unknown
@@ -16,6 +16,8 @@ from geotile.options.endpoint import EndpointKeywords, HttpOptions, OipOptions, 
 @dataclass(frozen=True, kw_only=True)
 class ServiceOptions(Options):
     """Options of `geotile.serve`."""
+
+    CALL: ClassVar[str] = "serve"
 
     status: str | None = option(
         None, "``sns://`` followed by the ARN of a topic for status notifications. They are also written to standard "
@@ -72,7 +74,10 @@ class ServiceOptions(Options):
         None, "Options of the endpoints, as `geotile.endpoint` takes them, such as ``retries``. Each endpoint gets "
         "those that apply to it.", type="mapping", secret=True,
     )  # fmt: skip
-    once: bool = option(False, "Stop when the queue is empty and all jobs have finished.", type="bool")
+    once: bool = option(
+        False, "Stop when the queue is empty and all jobs have finished, or with an error if there is no connection to "
+        "the Dask cluster for 60 s.", type="bool",
+    )  # fmt: skip
 
     def _check(self) -> None:
         for name, unit in _COUNTS.items():

@@ -42,7 +42,10 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
         If the image has no georeference.
     """
     shape, crs = geometry_of(roi)
-    pixels = shapely.make_valid(georeference.to_pixels(shape, crs))
+    try:
+        pixels = shapely.make_valid(georeference.to_pixels(shape, crs))
+    except shapely.errors.ShapelyError as error:
+        raise ArgumentError(f"roi must be a geometry that can be made valid; got {_short(roi)} ({error})") from None
     if not shapely.intersects(pixels, shapely.box(0, 0, shape_yx[1], shape_yx[0])):
         raise ArgumentError(
             f"roi must intersect the image, which has {shape_yx[1]} x {shape_yx[0]} pixels; got {_short(roi)}, which "
@@ -134,7 +137,8 @@ def _wkt(text: str) -> tuple[Any, str]:
     try:
         shape = shapely.force_2d(shapely.from_wkt(rest or text))
     except shapely.errors.ShapelyError as error:
-        raise ArgumentError(f"roi must be WKT or GeoJSON; got {_short(text)} ({error})") from None
+        hint = "" if "(" in text else ". Read a file with geopandas.read_file, and pass the frame"
+        raise ArgumentError(f"roi must be WKT or GeoJSON; got {_short(text)} ({error}){hint}") from None
     return shape, wkt_of(srid.strip()) if srid else WGS84
 
 

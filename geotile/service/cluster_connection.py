@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from geotile.core.redact import redact
-from geotile.errors import ArgumentError
+from geotile.errors import ArgumentError, ClusterError
 
 _log = logging.getLogger(__name__)
 _RECONNECT_INTERVAL_S = 5.0
@@ -39,7 +39,7 @@ class ClusterConnection:
         self._scheduler, self._gateway_url, self._workers = scheduler, gateway, workers
         self._client: Any = None
         self._cluster: Any = None
-        self._next_attempt = 0.0
+        self._next_attempt, self._last_connected, self._last_error = 0.0, time.monotonic(), "no answer"
 
     @property
     def is_connected(self) -> bool:
@@ -58,9 +58,27 @@ class ClusterConnection:
         try:
             self._connect()
         except Exception as error:  # whatever the cause: the next attempt follows, and readiness reports it
-            _log.error("no cluster: %s: %s", type(error).__name__, redact(str(error)))
+            self._last_error = f"{type(error).__name__}: {redact(str(error))}"
+            _log.error("no cluster: %s", self._last_error)
             return False
         return bool(self._client.scheduler_info()["workers"])
+
+    def raise_if_lost(self, timeout_s: float) -> None:
+        """Raise an error if there has been no connection for some time.
+
+        Raises
+        ------
+        ClusterError
+            If the connection was not up within the last `timeout_s` seconds, in which this was called.
+        """
+        if self.is_connected:
+            self._last_connected = time.monotonic()
+        elif time.monotonic() - self._last_connected >= timeout_s:
+            place = f"scheduler={self._scheduler}" if self._gateway_url is None else f"gateway={self._gateway_url}"
+            raise ClusterError(
+                f"no Dask cluster answered at {place} for {timeout_s:g} s ({self._last_error}). Check the address, or "
+                "start the cluster"
+            )
 
     def close(self) -> None:
         """Close the connection; shut the cluster down if this object started it."""

@@ -29,6 +29,7 @@ from geotile.storage.lease import lease
 _log = logging.getLogger(__name__)
 _EXTEND_INTERVAL_S = 15.0  # SQS hides a request for four times as long
 _INTERRUPT_TIMEOUT_S = 10.0
+_CLUSTER_TIMEOUT_S = 60.0
 
 
 class Service:
@@ -80,15 +81,25 @@ class Service:
         return self.intake.ready
 
     def run(self) -> None:
-        """Run jobs until `stop` is called, or with ``once`` until the queue is empty and all jobs have finished."""
+        """Run jobs until `stop` is called, or with ``once`` until the queue is empty and all jobs have finished.
+
+        Raises
+        ------
+        ClusterError
+            If there is no connection to the cluster for a minute; with ``once`` only.
+        """
         receiver = threading.Thread(target=self.intake.run, name="geotile-receive", daemon=True)
         receiver.start()
         threading.Thread(target=self._extend_deliveries, name="geotile-extend", daemon=True).start()
-        while not self.stopping.is_set() and not self._all_done():
-            job = self._wait_for_job()
-            if job is not None:
-                threading.Thread(target=self._run_job, args=(job,), name="geotile-job", daemon=True).start()
-        self._shut_down(receiver)
+        try:
+            while not self.stopping.is_set() and not self._all_done():
+                if self.options.once:
+                    self.cluster.raise_if_lost(_CLUSTER_TIMEOUT_S)
+                job = self._wait_for_job()
+                if job is not None:
+                    threading.Thread(target=self._run_job, args=(job,), name="geotile-job", daemon=True).start()
+        finally:
+            self._shut_down(receiver)
 
     def stop(self) -> None:
         """Start no more jobs; `run` returns when the running jobs have finished or `grace_s` has passed."""

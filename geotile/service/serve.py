@@ -53,6 +53,8 @@ def serve(queue: str | os.PathLike[str], options: ServiceOptions) -> None:
         If an argument is invalid.
     ServiceError
         If the queue cannot be reached.
+    ClusterError
+        If `once` and there is no connection to the Dask cluster for 60 s.
 
     Examples
     --------
