@@ -149,7 +149,7 @@ def test_values_of_the_image_are_told_by_their_names(shared):
         geotile.ArgumentError, match=r"image must be an xarray\.DataArray, as geotile.open_image returns it; got str"
     ):
         geotile.plot_detections(path, geotile.detect(path, bright_objects, tile_size=128, overlap=32))
-    with pytest.raises(geotile.ArgumentError, match="detections must be a GeoDataFrame"):
+    with pytest.raises(geotile.ArgumentError, match="detections must have the columns"):
         geotile.plot_detections(geotile.open_image(path), "found.parquet")
 
 
@@ -339,7 +339,7 @@ def test_flags_become_the_options_of_the_call(monkeypatch, flags, given, tmp_pat
     [
         ("timeout_s=5,6.5", {"timeout_s": [5.0, 6.5]}), ("timeout_s=[5, 6]", {"timeout_s": [5, 6]}),
         ("labels=car, ship", {"labels": ["car", "ship"]}), ("labels=names.txt", {"labels": "names.txt"}),
-        ("params=TargetModel=a,X=b=c", {"params": {"TargetModel": "a", "X": "b=c"}}), ("family=a,b", {"family": "a,b"}),
+        ("mean=0.5,0.25,0.5", {"mean": [0.5, 0.25, 0.5]}), ("params=TargetModel=a,X=b=c", {"params": {"TargetModel": "a", "X": "b=c"}}), ("family=a,b", {"family": "a,b"}),
         ('output_names={"boxes": "b"}', {"output_names": {"boxes": "b"}}), ("cert=a.pem,b.pem", {"cert": ["a.pem", "b.pem"]}),
         ("auth=me,a,b", {"auth": ["me", "a,b"]}), ("bearer=a,b", {"bearer": "a,b"}), ("timeout_s=a,6", {"timeout_s": ["a", 6.0]}),
     ],

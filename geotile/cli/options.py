@@ -87,7 +87,9 @@ def _typed(name: str, value: Any) -> Any:
         return [float(part) if _is_number(part) else part for part in value.split(",")]
     if kind == "(str, str)":
         return value.split(",", 1)  # a password may hold commas
-    listed = kind == "str, path" or info.type_text.startswith(("sequence of str", "sequence of float"))
+    if info.type_text.startswith("sequence of float"):
+        return [float(part) if _is_number(part) else part for part in value.split(",")]
+    listed = kind == "str, path" or info.type_text.startswith("sequence of str")
     return [part.strip() for part in value.split(",")] if listed else value
 
 
