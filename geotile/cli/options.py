@@ -83,12 +83,10 @@ def _typed(name: str, value: Any) -> Any:
     kind = info.type_text.partition(" or ")[0]
     if "," not in value or os.path.exists(value):
         return value
-    if kind == "(float, float)":
+    if kind.startswith("(float"):
         return [float(part) if _is_number(part) else part for part in value.split(",")]
     if kind == "(str, str)":
         return value.split(",", 1)  # a password may hold commas
-    if info.type_text.startswith("sequence of float"):
-        return [float(part) if _is_number(part) else part for part in value.split(",")]
     listed = kind == "str, path" or info.type_text.startswith("sequence of str")
     return [part.strip() for part in value.split(",")] if listed else value
 
