@@ -36,10 +36,10 @@ from .pipeline import detect as detect
 from .pipeline import detect_to as detect_to
 from .planning.plan import Plan as Plan
 from .planning.plan import plan as plan
+from .results.failures import TileFailure as TileFailure
 from .results.frame import image_geometry as image_geometry
 from .results.plotting import plot_detections as plot_detections
 from .results.report import Report as Report
-from .results.report import TileFailure as TileFailure
 from .results.report import report as report
 from .results.sinks import write as write
 from .running.progress import Progress as Progress

@@ -27,7 +27,7 @@ from geotile.checkpoints.checkpoint import Checkpoint
 from geotile.checkpoints.differences import differences
 from geotile.checkpoints.region_answer import RegionAnswer
 from geotile.merging.detections import concat, detections
-from geotile.results.report import TileFailure
+from geotile.results.failures import TileFailure
 from geotile.storage.folder import Folder
 
 JOB = {"tile_size": 64, "overlap": 16, "region_size": 128}

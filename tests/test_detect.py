@@ -362,3 +362,28 @@ def test_the_warning_of_failed_tiles_is_at_the_callers_line(write_tiff, noise):
         geotile.detect(write_tiff(noise), model, tile_size=64, overlap=0)
     files = [each.filename for each in caught if each.category is geotile.FailedTilesWarning]
     assert files == [__file__]
+
+
+def test_the_report_counts_what_ends_at_a_seam(write_tiff):
+    pixels = np.zeros((1, 300, 300), np.uint8)
+    pixels[0, 20:40, 20:40] = pixels[0, 100:140, 110:150] = pixels[0, 280:300, 0:12] = (
+        255  # inside, cut, at the image's edge
+    )
+
+    image = write_tiff(pixels)
+    counts = {}
+    for overlap, metric in ((0, "iou"), (0, "ios"), (60, "iou"), (60, "ios")):
+        for region in (64, 128, 300):
+            found = geotile.detect(
+                image,
+                geotile.testing.bright_objects,
+                tile_size=128,
+                overlap=overlap,
+                overlap_metric=metric,
+                region_size=region,
+            )
+            report = geotile.report(found)
+            assert counts.setdefault((overlap, metric), report.detections_at_seams) == report.detections_at_seams
+    assert counts[60, "ios"] == counts[0, "ios"] == 0  # the whole object suppresses its parts
+    assert counts[60, "iou"] > 0 < counts[0, "iou"]
+    assert 'overlap_metric="ios"' in repr(report) or not report.detections_at_seams

@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geotile.merging.detections import Detections
-from geotile.results.report import NO_REJECTIONS, Rejections, TileFailure
+from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure
 
 _NOTES = b"geotile"
 

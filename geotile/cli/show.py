@@ -61,7 +61,7 @@ def print_table(table: Table) -> None:
 
 def show_failures(report: Report) -> None:
     """Print the failed tiles of a run."""
-    from geotile.results.report import failure_text
+    from geotile.results.failures import failure_text
 
     for failure in report.failures[:_LISTED]:
         print_text(in_words(failure_text(failure.tile, failure.window, failure.reason)), err, "red")

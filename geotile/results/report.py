@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from string import Formatter
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from geotile.errors import ArgumentError
-from geotile.grid.tile_grid import Tile, Window
 from geotile.public import public
+from geotile.results.failures import NO_REJECTIONS, Record, Rejections, TileFailure
 
 Status = Literal["SUCCESS", "PARTIAL", "FAILED"]
 _LISTED = 5  # failed tiles that a repr lists
@@ -27,60 +27,12 @@ _ROWS = {
     "boxes rejected": "{boxes_rejected:,}",
     "detections before merging": "{detections_before:,}",
     "detections after merging": "{detections_after:,}",
+    "detections at seams": "{detections_at_seams:,}",
     "seconds": "{seconds:.2f}",
 }
 
 
-class _Record(dict[str, Any]):
-    """A dict whose keys are attributes as well."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {sorted(self)}") from None
-
-
-@public
-class TileFailure(_Record):
-    """A tile that failed.
-
-    Attributes
-    ----------
-    tile : int
-        Number of the tile, row-major over the grid.
-    window : list of int
-        ``[y0, y1, x0, x1]``, half-open, in image pixels.
-    reason : str
-        Cause of the failure.
-    """
-
-    tile: int
-    window: list[int]
-    reason: str
-
-
-class Rejections(NamedTuple):
-    """Boxes that were not valid and are not in the result."""
-
-    boxes: int = 0
-    tile: int = -1
-    """Number of the first tile that has some."""
-    reason: str = ""
-    """What was wrong with the first of them."""
-
-    @classmethod
-    def joined(cls, parts: Iterable[Rejections]) -> Rejections:
-        """Return the rejections of several tiles together."""
-        some = [part for part in parts if part.boxes]
-        first = min(some, key=lambda part: part.tile, default=NO_REJECTIONS)
-        return cls(sum(part.boxes for part in some), first.tile, first.reason)
-
-
-NO_REJECTIONS = Rejections()
-
-
-class Traffic(_Record):
+class Traffic(Record):
     """The requests of a run over all processes; part of `Report`."""
 
     concurrency: int
@@ -90,7 +42,7 @@ class Traffic(_Record):
 
 
 @public
-class Report(_Record):
+class Report(Record):
     """The report of a run.
 
     It is a dict whose keys are attributes. Its ``repr`` is a table.
@@ -123,6 +75,10 @@ class Report(_Record):
         What was wrong with the first of them; empty if there is none.
     detections_before, detections_after : int
         Number of detections before and after merging.
+    detections_at_seams : int
+        Number of detections after merging that end at a border of their tile inside the image, where the border may
+        have cut the object. A larger `overlap` (at least the size of the largest object), or ``overlap_metric="ios"``,
+        which suppresses halves of whole objects, makes them fewer.
     seconds : float
         Wall time of the run.
     timing : dict of str to float
@@ -160,6 +116,7 @@ class Report(_Record):
     first_rejection: str
     detections_before: int
     detections_after: int
+    detections_at_seams: int
     seconds: float
     timing: dict[str, float]
     failures: list[TileFailure]
@@ -173,6 +130,8 @@ class Report(_Record):
         rows = {name: text.format_map(self) for name, text in _ROWS.items() if _has_all(self, text)}
         if self.get("first_rejection"):
             rows["first rejection"] = self.first_rejection
+        if self.get("detections_at_seams"):
+            rows["detections at seams"] += ' (fewer with a larger overlap, or overlap_metric="ios")'
         rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}
         rows["failed tiles"] = f"{len(self.failures):,}"
         if not failed_tiles:
@@ -256,31 +215,6 @@ def lasting(report: Report) -> dict[str, Any]:
     return {name: value for name, value in report.items() if name not in _VARYING}
 
 
-def tile_failure(tile: Tile, reason: str) -> TileFailure:
-    """Return the failure of a tile."""
-    return TileFailure(tile=tile.number, window=[int(v) for v in tile.window], reason=reason)
-
-
-def failure_text(tile: int, window: Sequence[int], reason: str, verb: str = "") -> str:
-    """Return a failed tile as text that names its window once.
-
-    Examples
-    --------
-    >>> failure_text(3, [0, 64, 64, 128], "the model raised ValueError", " failed")
-    'tile 3 (rows 0:64, columns 64:128) failed: the model raised ValueError'
-    >>> failure_text(3, [0, 64, 64, 128], "cannot read rows 0:64, columns 64:128 of a.tif")
-    'tile 3: cannot read rows 0:64, columns 64:128 of a.tif'
-    """
-    y0, y1, x0, x1 = window
-    place = f"rows {y0}:{y1}, columns {x0}:{x1}"
-    return f"tile {tile}{'' if place in reason else f' ({place})'}{verb}: {reason}"
-
-
-def failed_window(failure: TileFailure) -> Window:
-    """Return the pixels of a failed tile."""
-    return Window(*failure.window)
-
-
 def make_report(
     *,
     image: str,
@@ -297,6 +231,7 @@ def make_report(
     without_data: int,
     resumed: int = 0,
     rejected: Rejections = NO_REJECTIONS,
+    at_seams: int = 0,
     traffic: Traffic | None = None,
     timing: Mapping[str, float] = MappingProxyType({}),
     notes: Iterable[str] = (),
@@ -321,6 +256,7 @@ def make_report(
         first_rejection=f"tile {rejected.tile}: {rejected.reason}" if rejected.boxes else "",
         detections_before=before,
         detections_after=after,
+        detections_at_seams=at_seams,
         seconds=seconds,
         timing={name: round(value, 6) for name, value in timing.items()},
         failures=listed,

@@ -24,8 +24,9 @@ from geotile.grid.tile_grid import Tile, TileGrid
 from geotile.imagery.region_pixels import NoPixels, Region
 from geotile.merging.detections import Detections, concat
 from geotile.merging.merge import Merge
+from geotile.merging.seams import count_at_seams
 from geotile.results.dataset import Part, PartWriter
-from geotile.results.report import NO_REJECTIONS, Rejections, TileFailure
+from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure
 from geotile.running.tiles import TileJob, TileResult, ask_model
 
 _log = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ class Node:
     """Number of tiles whose answer was kept from an earlier run."""
     rejected: Rejections = NO_REJECTIONS
     """Boxes that are not valid."""
+    at_seams: int = 0
+    """Number of settled detections that end at the border of their tile."""
     timing: Timing
     """CPU time of the processes by stage, in seconds."""
 
@@ -156,6 +159,7 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
         before=len(answer.detections),
         without_data=answer.without_data,
         rejected=answer.rejected,
+        at_seams=count_at_seams(settled, job.grid),
         resumed=len(job.wanted_tiles(row, column)) - len(tiles),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
     )  # fmt: skip

@@ -24,8 +24,9 @@ from geotile.imagery.block_cache import discard_run
 from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
 from geotile.merging.detections import concat
+from geotile.results.failures import failure_text
 from geotile.results.frame import FrameBuilder
-from geotile.results.report import Report, failure_text, make_report
+from geotile.results.report import Report, make_report
 from geotile.running.cluster import call_on_workers
 from geotile.running.progress import ProgressCallback, progress_display, progress_listener
 from geotile.running.region import Node, RegionJob
@@ -229,7 +230,7 @@ def _report(
         after=sum(part.rows for part in root.parts) if after is None else after,
         seconds=0.0 if started is None else time.perf_counter() - started, failures=root.failures,
         outside_roi=summary.outside_roi, without_data=root.without_data + summary.empty, resumed=root.resumed,
-        rejected=root.rejected, traffic=traffic, timing=root.timing, notes=summary.notes,
+        rejected=root.rejected, at_seams=root.at_seams, traffic=traffic, timing=root.timing, notes=summary.notes,
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]

@@ -32,7 +32,7 @@ from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, Ima
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
 from geotile.merging.detections import Detections, concat
-from geotile.results.report import NO_REJECTIONS, Rejections, TileFailure, failure_text, tile_failure
+from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure, failure_text, tile_failure
 from geotile.running.progress import Counts, Reporter, progress_reporter
 from geotile.traffic import Gate, RequestOutcome, TrafficSettings, gate_of, send_with_retries
 

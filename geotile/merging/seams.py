@@ -1,0 +1,39 @@
+"""Detections that end at the border of their tile: objects that the border may have cut."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geotile.grid.tile_grid import TileGrid
+from geotile.merging.detections import Detections
+
+_NEAR_PX = 1.0  # models often leave out the last pixel of a cut object
+
+
+def count_at_seams(detections: Detections, grid: TileGrid) -> int:
+    """Return the number of detections whose box ends at a border of its tile inside the image.
+
+    Parameters
+    ----------
+    detections : Detections
+        Detections in image pixels.
+    grid : TileGrid
+
+    Examples
+    --------
+    >>> from geotile.merging.detections import detections
+    >>> grid = TileGrid((100, 100), 60, 20)
+    >>> found = detections(np.array([[50., 5, 60, 9], [0, 5, 20, 9], [90, 90, 100, 100]]), np.ones(3))
+    >>> count_at_seams(found, grid)  # all of the first tile, which ends at 60; the image ends at 100
+    1
+    """
+    if not len(detections):
+        return 0
+    rows, columns = np.divmod(detections.tiles, grid.tiles_yx[1])
+    at_seam = np.zeros(len(detections), bool)
+    for axis, numbers, (first, last) in zip(grid.axes, (rows, columns), ((1, 3), (0, 2)), strict=True):
+        start = axis.starts[numbers]
+        stop = np.minimum(start + axis.tile, axis.length)
+        at_seam |= (detections.boxes[:, first] <= start + _NEAR_PX) & (start > 0)
+        at_seam |= (detections.boxes[:, last] >= stop - _NEAR_PX) & (stop < axis.length)
+    return int(at_seam.sum())

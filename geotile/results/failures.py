@@ -1,0 +1,83 @@
+"""What went wrong in a run: tiles that failed, and boxes that were rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from geotile.grid.tile_grid import Tile, Window
+from geotile.public import public
+
+
+class Record(dict[str, Any]):
+    """A dict whose keys are attributes as well."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {sorted(self)}") from None
+
+
+@public
+class TileFailure(Record):
+    """A tile that failed.
+
+    Attributes
+    ----------
+    tile : int
+        Number of the tile, row-major over the grid.
+    window : list of int
+        ``[y0, y1, x0, x1]``, half-open, in image pixels.
+    reason : str
+        Cause of the failure.
+    """
+
+    tile: int
+    window: list[int]
+    reason: str
+
+
+class Rejections(NamedTuple):
+    """Boxes that were not valid and are not in the result."""
+
+    boxes: int = 0
+    tile: int = -1
+    """Number of the first tile that has some."""
+    reason: str = ""
+    """What was wrong with the first of them."""
+
+    @classmethod
+    def joined(cls, parts: Iterable[Rejections]) -> Rejections:
+        """Return the rejections of several tiles together."""
+        some = [part for part in parts if part.boxes]
+        first = min(some, key=lambda part: part.tile, default=NO_REJECTIONS)
+        return cls(sum(part.boxes for part in some), first.tile, first.reason)
+
+
+NO_REJECTIONS = Rejections()
+
+
+def tile_failure(tile: Tile, reason: str) -> TileFailure:
+    """Return the failure of a tile."""
+    return TileFailure(tile=tile.number, window=[int(v) for v in tile.window], reason=reason)
+
+
+def failure_text(tile: int, window: Sequence[int], reason: str, verb: str = "") -> str:
+    """Return a failed tile as text that names its window once.
+
+    Examples
+    --------
+    >>> failure_text(3, [0, 64, 64, 128], "the model raised ValueError", " failed")
+    'tile 3 (rows 0:64, columns 64:128) failed: the model raised ValueError'
+    >>> failure_text(3, [0, 64, 64, 128], "cannot read rows 0:64, columns 64:128 of a.tif")
+    'tile 3: cannot read rows 0:64, columns 64:128 of a.tif'
+    """
+    y0, y1, x0, x1 = window
+    place = f"rows {y0}:{y1}, columns {x0}:{x1}"
+    return f"tile {tile}{'' if place in reason else f' ({place})'}{verb}: {reason}"
+
+
+def failed_window(failure: TileFailure) -> Window:
+    """Return the pixels of a failed tile."""
+    return Window(*failure.window)
