@@ -329,3 +329,34 @@ def test_alpha_is_validity_whatever_its_position_and_type(tmp_path, position, dt
         assert image.sizes["band"] == (2 if options else 3)
         report = geotile.report(geotile.detect(image, crowd, tile_size=16, overlap=0))
         assert report.tiles_without_data == 12 if position == 3 else 8
+
+
+@pytest.mark.parametrize("crs", [32631, 4326, 3031, 2056])
+def test_the_world_is_a_region_of_interest_of_any_image(write_tiff, noise, crs):
+    from rasterio.transform import from_origin
+
+    places = {
+        32631: (5e5, 5e6, 2, 2),
+        4326: (3.0, 45.0, 1e-4, 1e-4),
+        3031: (1e5, 2e5, 10, 10),
+        2056: (2.6e6, 1.2e6, 1, 1),
+    }
+    path = write_tiff(noise, crs=f"EPSG:{crs}", transform=from_origin(*places[crs]))
+    whole = geotile.plan(path, tile_size=64, overlap=0)
+    for roi in (shapely.box(-180, -90, 180, 90), "POLYGON ((-180 -90, 180 -90, 180 90, -180 90, -180 -90))"):
+        assert geotile.plan(path, tile_size=64, overlap=0, roi=roi).tiles == whole.tiles
+    with pytest.raises(ArgumentError, match="must intersect the image"):
+        geotile.plan(path, tile_size=64, overlap=0, roi=shapely.box(100, 10, 101, 11))
+
+
+def test_a_roi_is_read_from_a_file(write_tiff, noise, tmp_path):
+    import geopandas as gpd
+
+    path = write_tiff(noise)
+    area = gpd.GeoSeries([world(10, 10, 60, 60)], crs=32631)
+    area.to_file(tmp_path / "area.gpkg")
+    want = geotile.plan(path, tile_size=32, overlap=0, roi=area)
+    for roi in (tmp_path / "area.gpkg", str(tmp_path / "area.gpkg")):
+        np.testing.assert_array_equal(geotile.plan(path, tile_size=32, overlap=0, roi=roi).selected, want.selected)
+    with pytest.raises(ArgumentError, match="there is no file"):
+        geotile.plan(path, tile_size=32, overlap=0, roi=tmp_path / "none.gpkg")

@@ -105,8 +105,8 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or _is(value, "nms") or hasattr(value, "settle"), "'nms', None or a geotile.Merge"
     ),
     "str, mapping, shapely geometry or GeoDataFrame": (
-        lambda value: isinstance(value, str | Mapping) or hasattr(value, "__geo_interface__"),
-        "WKT, GeoJSON, a shapely geometry or a GeoDataFrame",
+        lambda value: isinstance(value, str | Mapping | os.PathLike) or hasattr(value, "__geo_interface__"),
+        "WKT, GeoJSON, the path of a file of areas, a shapely geometry or a GeoDataFrame",
     ),
 }  # fmt: skip
 """A test and its description for each type. A type that is not here is checked where the value is used."""

@@ -17,6 +17,7 @@ from rioxarray.rioxarray import affine_to_coords
 from geotile.core.checks import as_pair, check_path
 from geotile.core.option import with_options
 from geotile.core.redact import redact
+from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.geometry.coordinates import is_upright
 from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
@@ -180,7 +181,11 @@ def _with_georeference(image: xr.DataArray, place: Place, placement: Placement |
         image = image.rio.write_nodata(source.nodata)
     geographic = placement is not None and not isinstance(placement, GcpPlacement)
     crs = wkt_of("OGC:CRS84") if geographic else place.crs
-    image = image.rio.write_crs(crs) if crs is not None else image.assign_coords(spatial_ref=xr.Variable((), 0))
+    if crs is None:
+        image = image.assign_coords(spatial_ref=xr.Variable((), 0))
+    else:
+        with ignore_warnings(UserWarning):  # the CF attributes lack some parameters; the WKT beside them has all
+            image = image.rio.write_crs(crs)
     if placement is not None:
         notes = {"gcps" if isinstance(placement, GcpPlacement) else "rpc": type(placement).__name__}
         image.spatial_ref.attrs |= notes

@@ -64,8 +64,8 @@ class AreaOptions(Options):
     """Region of interest."""
 
     roi: Any = option(
-        None, "Region of interest: WKT, GeoJSON, a shapely geometry or a GeoDataFrame, in WGS 84 longitude and "
-        "latitude unless it names its CRS. Only tiles that share pixels with it are read and sent.",
+        None, "Region of interest: WKT, GeoJSON, a file of areas, a shapely geometry or a GeoDataFrame, in WGS 84 "
+        "longitude and latitude unless it names its CRS. Only tiles that share pixels with it are read and sent.",
         type="str, mapping, shapely geometry or GeoDataFrame", from_text=from_text.area,
         metavar="WKT|GEOJSON|FILE", in_requests=False,
         flag_doc="Region of interest: WKT, GeoJSON, or a file of areas (GeoJSON, GeoPackage, shapefile ...), in WGS 84 "

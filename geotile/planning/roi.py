@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,13 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geotile.core import from_text
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import WGS84, Georeference, wkt_of
 from geotile.grid.tile_grid import TileGrid
+
+_EDGE_PARTS = 64  # of the longer side of the image, whose projection may be curved
+_MARGIN = 0.05  # around the image, in shares of its size
 
 
 def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int]) -> Any:
@@ -21,9 +26,9 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
 
     Parameters
     ----------
-    roi : str, mapping, shapely geometry, geopandas.GeoSeries or geopandas.GeoDataFrame
-        WKT (also ``SRID=...;WKT``) or GeoJSON as text; GeoJSON as a mapping; or a geometry. Its coordinates are
-        longitude and latitude in WGS 84 unless it names its CRS.
+    roi : str, path, mapping, shapely geometry, geopandas.GeoSeries or geopandas.GeoDataFrame
+        WKT (also ``SRID=...;WKT``) or GeoJSON as text; the path of a file of areas; GeoJSON as a mapping; or a
+        geometry. Its coordinates are longitude and latitude in WGS 84 unless it names its CRS.
     georeference : Georeference
         Georeference of the image.
     shape_yx : tuple of int
@@ -41,8 +46,11 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
     GeoreferenceError
         If the image has no georeference.
     """
-    shape, crs = geometry_of(roi)
+    whole, crs = geometry_of(roi)
     try:
+        shape = _near_image(shapely.make_valid(whole), crs, georeference, shape_yx)
+        if shape.is_empty:
+            raise ArgumentError(f"roi must intersect the image; got {_short(roi)}, which lies elsewhere. Check its CRS")
         pixels = shapely.make_valid(georeference.to_pixels(shape, crs))
     except shapely.errors.ShapelyError as error:
         raise ArgumentError(f"roi must be a geometry that can be made valid; got {_short(roi)} ({error})") from None
@@ -53,6 +61,17 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
             "coordinates are longitude and latitude"
         )
     return pixels
+
+
+def _near_image(shape: Any, crs: str, georeference: Georeference, shape_yx: tuple[int, int]) -> Any:
+    """Return the part of a geometry around an image, since far parts may have no position in its CRS."""
+    edge = shapely.segmentize(shapely.box(0, 0, shape_yx[1], shape_yx[0]), max(shape_yx) / _EDGE_PARTS)
+    footprint = georeference.to_world(np.array([edge], object), crs)[0] if georeference.crs is not None else None
+    if footprint is None:
+        return shape
+    x0, y0, x1, y1 = footprint.bounds
+    around = footprint.buffer(_MARGIN * max(x1 - x0, y1 - y0))
+    return shape if around.contains(shape) else shape.intersection(around)
 
 
 def geometry_of(roi: Any) -> tuple[Any, str]:
@@ -111,6 +130,8 @@ def intersecting_tiles(grid: TileGrid, shape: Any) -> NDArray[np.bool_]:
 
 def _geometry(roi: Any) -> tuple[Any, str]:
     """Return one geometry and its CRS."""
+    if isinstance(roi, os.PathLike) or (isinstance(roi, str) and os.path.isfile(roi)):
+        roi = from_text.area(os.fspath(roi))
     if isinstance(roi, gpd.GeoDataFrame | gpd.GeoSeries):
         return roi.geometry.union_all(), WGS84 if roi.crs is None else str(roi.crs.to_wkt())
     if isinstance(roi, Mapping):
