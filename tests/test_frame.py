@@ -184,3 +184,41 @@ def test_results_without_a_crs_are_written_without_a_warning(tmp_path, recwarn):
     for suffix in FILES:
         geotile.write(found, tmp_path / f"a{suffix}")
     assert [str(each.message) for each in recwarn if issubclass(each.category, UserWarning)] == []
+
+
+def test_geojson_of_a_projected_image_is_cut_at_180_degrees(tmp_path):
+    """EPSG:3832 counts metres from 150 degrees east; the antimeridian lies inside the image."""
+    import pyproj
+
+    x180, _ = pyproj.Transformer.from_crs(4326, 3832, always_xy=True).transform(180, 0)
+    path = tmp_path / "pacific.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=64, width=128, dtype="uint8", crs="EPSG:3832",
+        transform=from_origin(x180 - 64 * 100, 0, 100, 100),
+    ) as file:  # fmt: skip
+        file.write(np.full((1, 64, 128), 9, np.uint8))
+    boxes = [[60, 10, 70, 20], [10, 10, 20, 20], [100, 10, 110, 20], [54, 30, 64, 40]]  # across, west, east, touching
+    found = geotile.detect(path, lambda tile: (boxes, [0.9, 0.8, 0.7, 0.6]), tile_size=128, overlap=0)
+    geotile.write(found, tmp_path / "a.geojson")
+    across, west, east, touching = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    assert across["geometry"]["type"] == "MultiPolygon"
+    assert across["bbox"][0] > 179.9 > -179.9 > across["bbox"][2]  # RFC 7946, 5.2: west is greater than east
+    for each in (west, east, touching):
+        shape = shapely.geometry.shape(each["geometry"])
+        assert shape.geom_type == "Polygon"
+        assert shape.bounds == tuple(each["bbox"])
+        assert 0 < shape.area < 0.001
+    assert sum(part.area for part in shapely.geometry.shape(across["geometry"]).geoms) == pytest.approx(
+        shapely.geometry.shape(west["geometry"]).area, rel=0.01
+    )
+    assert len(gpd.read_file(tmp_path / "a.geojson")) == 4
+
+
+@pytest.mark.parametrize("suffix", FILES)
+def test_an_empty_result_opens_in_gdal(tmp_path, write_tiff, noise, suffix):
+    path = tmp_path / f"a{suffix}"
+    geotile.detect_to(write_tiff(noise), lambda tile: None, path, tile_size=64, overlap=0)
+    if suffix == ".geojsonl":
+        assert path.read_bytes() == b""  # lines of JSON have no header; GDAL opens no file without a line
+    else:
+        assert len(gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)) == 0

@@ -20,7 +20,7 @@ _COLUMNS = ("score", "label", "classes", *BOX_COLUMNS, "image_geometry", "proper
 _LONGITUDE_DIGITS = 7  # about 1 cm; RFC 7946, 11.2 discourages digits beyond the real precision
 
 
-def features(detections: gpd.GeoDataFrame, *, oriented: bool = True) -> Iterator[dict[str, Any]]:
+def features(detections: gpd.GeoDataFrame, *, exact: bool = False) -> Iterator[dict[str, Any]]:
     """Yield GeoJSON features with OSML's properties and WGS 84 longitude and latitude.
 
     If the image has no CRS, ``geometry`` is null (RFC 7946, 3.2). Geometries are cut at the antimeridian.
@@ -28,19 +28,23 @@ def features(detections: gpd.GeoDataFrame, *, oriented: bool = True) -> Iterator
     Parameters
     ----------
     detections : geopandas.GeoDataFrame
-    oriented : bool
-        Whether the rings of polygons are wound as RFC 7946, 3.1.6 requires, or as the model returned them.
+    exact : bool
+        Whether coordinates keep all digits and rings are wound as the model returned them, as in OversightML's outputs.
+        By default coordinates have seven decimals (about 1 cm), and rings are wound as RFC 7946, 3.1.6 requires.
     """
     placed = _on_earth(detections)
     for i, properties in enumerate(_properties(from_text(detections.copy()))):
-        shape = None if placed[i] is None else shapely.transform(placed[i], lambda xy: xy.round(_LONGITUDE_DIGITS))
+        shape = placed[i] if exact or placed[i] is None else _tidy(placed[i])
         feature: dict[str, Any] = {"type": "Feature", "geometry": None}
         if "id" in properties:
             feature["id"] = properties["id"]
         if shape is not None:
-            shape = shapely.orient_polygons(shape) if oriented else shape
             feature |= {"geometry": shapely.geometry.mapping(shape), "bbox": _bbox(shape)}
         yield feature | {"properties": properties}
+
+
+def _tidy(shape: Any) -> Any:
+    return shapely.orient_polygons(shapely.transform(shape, lambda xy: xy.round(_LONGITUDE_DIGITS)))
 
 
 def _on_earth(detections: gpd.GeoDataFrame) -> Sequence[Any]:

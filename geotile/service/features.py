@@ -86,7 +86,7 @@ def stored_features(
     """
     number = 0
     for table in stored_tables(folder, parts):
-        found = list(features(table, oriented=False))
+        found = list(features(table, exact=True))
         place.add_to(found, table)
         for feature in found:
             if feature["geometry"] is not None:
