@@ -186,8 +186,9 @@ def test_a_relative_path_is_found_from_any_folder(path, workers, monkeypatch, wa
 
 
 def test_a_folder_that_workers_do_not_see_is_named(path, workers):
+    folder = Folder("memory://cp")  # each process has its own
     with workers.as_current(), pytest.raises(geotile.ArgumentError, match=r"worker tcp://\S+ does not see memory://cp"):
-        geotile.detect(path, crowd, checkpoint="memory://cp", **JOB)
+        check_cluster(geotile.endpoint(crowd), None, [folder])
 
 
 def test_a_cluster_without_workers_is_waited_for(path, want):

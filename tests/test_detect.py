@@ -25,6 +25,10 @@ def rows(table):
     ]
 
 
+def tiling(job):
+    return {name: job[name] for name in ("tile_size", "overlap")}
+
+
 def expected(every, threshold, metric, agnostic):
     """Flat NMS over the detections of all tiles."""
     kept = flat_nms(
@@ -57,7 +61,7 @@ def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
     image = job.pop("image")
     cut = image.chunk({"y": region[0], "x": region[1]})
     with dask.config.set(scheduler=scheduler):
-        every = geotile.detect(image, crowd, region_size=10_000, **(job | {"merge": None}))
+        every = geotile.detect(image, crowd, region_size=10_000, merge=None, **tiling(job))
         merged = geotile.detect(cut, crowd, region_size=region, **job)
     want = expected(every, job["iou_threshold"], job["overlap_metric"], job["class_agnostic"])
     assert rows(merged) == rows(want)
@@ -105,7 +109,7 @@ def pool():
 def test_equals_flat_nms_on_processes(job, region, pool):
     image = job.pop("image")
     with dask.config.set(scheduler="synchronous"):
-        every = geotile.detect(image, crowd, region_size=10_000, **(job | {"merge": None}))
+        every = geotile.detect(image, crowd, region_size=10_000, merge=None, **tiling(job))
     with dask.config.set(scheduler="processes", pool=pool):
         merged = geotile.detect(image.chunk(y=region[0], x=region[1]), crowd, region_size=region, **job)
     assert rows(merged) == rows(expected(every, job["iou_threshold"], job["overlap_metric"], job["class_agnostic"]))

@@ -163,7 +163,7 @@ def test_a_model_that_starts_late_is_waited_for(caplog):
         server.RequestHandlerClass = Late
         labels, report, seconds = run(url)
         assert (labels, report.status, report.retries) == (ALL, "SUCCESS", 0)
-        assert "waiting up to ready_timeout_s=300 s for the model" in caplog.text
+        assert "waiting up to 300 s (ready_timeout_s) for the model" in caplog.text
         assert seconds > 1
         began = time.monotonic() + 3600
         with pytest.raises(EndpointError, match="HTTP 503"):

@@ -13,20 +13,20 @@ from geotile.errors import ArgumentError
 from geotile.imagery.source import Source
 
 _COLOURS = ("red", "green", "blue")
-Colours = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
 class Palette:
     """Expansion of numbers of colours to red, green and blue."""
 
-    colours: Colours
-    """Red, green and blue of each number from 0; numbers beyond are black."""
+    colours: bytes
+    """Red, green and blue of each number from 0, one byte each; numbers beyond are black."""
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return uint8 colours, (3, y, x), of numbers, (1, y, x)."""
-        table = np.zeros((max(len(self.colours), int(values.max(initial=0)) + 1), 3), np.uint8)
-        table[: len(self.colours)] = self.colours
+        known = np.frombuffer(self.colours, np.uint8).reshape(-1, 3)
+        table = np.zeros((max(len(known), int(values.max(initial=0)) + 1), 3), np.uint8)
+        table[: len(known)] = known
         return np.ascontiguousarray(np.moveaxis(table[values[0]], -1, 0))
 
     def dtype(self, dtype: str) -> str:
@@ -70,11 +70,10 @@ def expanded(
     """Return a source whose palette is expanded to colours, and the names of its bands."""
     if colormap is None:
         return source, names
-    colours: list[tuple[int, int, int]] = [(0, 0, 0)] * (max(colormap) + 1)
-    for number, (red, green, blue, *_) in colormap.items():
-        colours[number] = (red, green, blue)
+    colours = np.zeros((max(colormap) + 1, 3), np.uint8)
+    colours[list(colormap)] = np.array(list(colormap.values()))[:, :3]
     shape = (len(_COLOURS), *source.shape[1:])
-    return replace(source, shape=shape).with_step(Palette(tuple(colours))), _COLOURS
+    return replace(source, shape=shape).with_step(Palette(colours.tobytes())), _COLOURS
 
 
 def scaled(source: Source, scales: tuple[float, ...], offsets: tuple[float, ...]) -> Source:
