@@ -22,6 +22,7 @@ from helpers import crowd
 import geotile
 from geotile.imagery.file_array import source_of
 from geotile.running.cluster import check_cluster
+from geotile.storage.folder import Folder
 from geotile.testing import ModelServer
 
 pytestmark = pytest.mark.slow
