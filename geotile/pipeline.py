@@ -12,6 +12,7 @@ import geopandas as gpd
 from geotile.core.checks import check_path
 from geotile.core.option import with_options
 from geotile.endpoints import Endpoint, resolve_endpoint
+from geotile.errors import ArgumentError
 from geotile.imagery.overlap import map_overlap
 from geotile.options import DetectKeywords, DetectOptions, DetectToKeywords, DetectToOptions, ImageOptions, JobOptions
 from geotile.planning.opened_image import ImageLike, opened_image
@@ -132,6 +133,8 @@ def detect_to(
     if check_path(output, "output").endswith("/"):
         return detect_to_dataset(image, endpoint, Folder.at(output, options.output_options), options)
     sink = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
+    if options.crs is not None and sink.in_wgs84:
+        raise ArgumentError("crs has no effect on GeoJSON, which is in WGS 84 longitude and latitude; leave it out")
     with sink.leased(), _run(image, endpoint, options, try_out=sink.try_out) as run:
         detections = run.frame(run.compute(options.progress))
         report: Report = detections.attrs["report"]

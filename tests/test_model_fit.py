@@ -217,3 +217,23 @@ def test_check_refuses_scores_that_are_none(score):
     found = geotile.endpoint(lambda tile: ([[0, 0, 9, 9]], [score])).check()
     assert not found
     assert "percentages or logits" in found.message
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    "names", [{"band": ["blue", "green", "red"]}, {"common_name": ("band", ["blue", "green", "red"])}]
+)
+def test_names_that_the_user_gives_go_before_the_files(write_tiff, noise, model, lazy, names):
+    image = geotile.open_image(write_tiff(noise)).assign_coords(names)
+    work = geotile.plan(image if lazy else image.compute(), endpoint=geotile.endpoint(model))
+    np.testing.assert_array_equal(work.image, noise[::-1])
+    assert any("bands 3, 2, 1" in note for note in work.notes)
+
+
+def test_names_of_a_sensor_are_mentioned(write_tiff, noise, model):
+    path = write_tiff(noise)
+    with rasterio.open(path, "r+") as file:
+        for number, name in enumerate(("B02", "B03", "B04"), 1):
+            file.set_band_description(number, name)
+    work = geotile.plan(path, endpoint=geotile.endpoint(model))
+    assert any("b02, b03, b04 as red, green and blue" in note for note in work.notes)

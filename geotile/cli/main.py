@@ -162,7 +162,7 @@ def check(
 ) -> None:
     """Check that the model behind ENDPOINT is ready, send it one tile, and show what is wrong.
 
-    Exit status: 0 if it answered with detections, 1 if it did not, 2 if an argument cannot be used.
+    Exit status: 0 if it answered (also with no detections), 1 if it did not, 2 if an argument cannot be used.
     """
     found = geotile.endpoint(endpoint, **endpoint_options(option, headers)).check(tile_format=tile_format)
     print_text(in_words(found.message), *((out, "") if found else (err, "bold red")))

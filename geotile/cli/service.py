@@ -166,6 +166,10 @@ def jobs(
         typer.echo(json.dumps(contents[0] if job_id is not None else contents, indent=1))
         return
     print_table(_table(records))
+    if not records and state is None:
+        print_text(
+            "No records in the folder state/ of the queue; give --state if the service keeps them elsewhere.", err
+        )
 
 
 def _table(records: list[Any]) -> Table:

@@ -161,8 +161,12 @@ def refuse_unknown(
 def _elsewhere(name: str, taker: str) -> str:
     """Return which functions take an option, as ", but to ..."."""
     groups = [group for group in _subclasses(Options) if vars(group).get("CALL") and name in option_names(group)]
-    calls = sorted({group.CALL for group in groups} - {taker, "endpoint" if taker.startswith("a run") else ""})
+    calls = sorted({group.CALL for group in groups} - {taker, "" if taker in _calls() else "endpoint"})
     return f", but to {' and '.join(calls)}" if calls else ""
+
+
+def _calls() -> set[str]:
+    return {group.CALL for group in _subclasses(Options) if vars(group).get("CALL")}
 
 
 def _subclasses(group: type[Options]) -> Iterator[type[Options]]:

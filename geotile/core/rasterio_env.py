@@ -5,10 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 
 from geotile.core.warning_filter import ignore_warnings
+
+READ_ERRORS = (RasterioError, OSError, CPLE_BaseError)  # rasterio lets some errors of GDAL through as they are
 
 
 def memory_env() -> rasterio.Env:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 RGB = ("red", "green", "blue")
+_GENERIC = re.compile(r"(band)?[ _-]?\d*")
 OTHER_BANDS = frozenset({
     "nir", "nir1", "nir2", "nir08", "nir09", "near infrared", "near-infrared", "swir", "swir1", "swir2", "swir16",
     "swir22", "red edge", "red-edge", "red_edge", "rededge", "coastal", "coastal blue", "coastal_blue", "yellow",
@@ -36,4 +38,7 @@ def names_of_bands(descriptions: Sequence[str | None], colours: Sequence[str]) -
     described = tuple((each or "").strip().lower() for each in descriptions)
     if any(each in RGB or each in OTHER_BANDS for each in described):
         return described
-    return tuple(colour if colour in RGB else "" for colour in colours)
+    named = tuple(colour if colour in RGB else "" for colour in colours)
+    if named[:3] == RGB and any(each and not _GENERIC.fullmatch(each) for each in described):
+        return described  # names of a sensor, such as B02, of which the default colours know nothing
+    return named

@@ -10,8 +10,8 @@ from typing import Any
 import rasterio
 from affine import Affine
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 
+from geotile.core.rasterio_env import READ_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.imagery.band_names import names_of_bands
@@ -121,7 +121,7 @@ def _header(location: Location, subdataset: int | str | None, bands: BandNames, 
                     return _read(location, file, bands, allow_vrt)
             with open_file(inside, allow_vrt) as file:
                 return _read(inside, file, bands, allow_vrt)
-    except (RasterioError, OSError) as error:
+    except READ_ERRORS as error:
         failed = ImageOpenError(_reason(location, error, allow_vrt))
         failed.retryable = location.is_remote and _RETRYABLE.search(str(failed)) is not None
         if location.is_remote:

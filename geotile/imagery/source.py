@@ -11,9 +11,9 @@ import rasterio
 import rasterio.windows
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 
 from geotile.core.checks import Pair
+from geotile.core.rasterio_env import READ_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Window
@@ -179,7 +179,7 @@ class Source:
         try:
             with self.location.environment(), np.errstate(all="ignore"):
                 values, data = self._cells(whole, valid) if self.resampled else self._raw(whole, valid)
-        except (RasterioError, OSError) as error:
+        except READ_ERRORS as error:
             raise ImageReadError(
                 f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
                 f"{self.location.display_name}: {redact(_message(error))}"
@@ -220,7 +220,7 @@ class Source:
             with self.location.environment():
                 missing = self._missing_blocks(whole)
                 return missing if missing is None or self._can_be_read(missing, whole) else None
-        except (RasterioError, OSError):
+        except READ_ERRORS:
             return None  # the file cannot be opened; reading it reports why
 
     def _missing_blocks(self, window: Window) -> NDArray[np.bool_] | None:
@@ -239,7 +239,7 @@ class Source:
         x = (int(across) + window.x0 // self.block_yx[1]) * self.block_yx[1]
         try:
             self._raw(Window(y, y + 1, x, x + 1), valid=False)
-        except (RasterioError, OSError):
+        except READ_ERRORS:
             return False
         return True
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
+from geotile.core.rasterio_env import READ_ERRORS
 from geotile.grid.tile_grid import TileGrid
 from geotile.imagery.masks import has_data
 from geotile.imagery.open_files import open_file
@@ -37,7 +37,7 @@ def empty_tiles(source: Source, grid: TileGrid) -> NDArray[np.bool_] | None:
             if not resampling.startswith(_SAFE_RESAMPLING) or max(overview.shape) > _MAX_OVERVIEW_SIDE_PX:
                 return None
             data = has_data(overview.read(list(source.bands)), source.nodata)
-    except (RasterioError, OSError):
+    except READ_ERRORS:
         return None  # a damaged overview must not stop the run: the tiles themselves are read
     assert data is not None  # there is a nodata value
     return _tiles_without_data(data, grid, source)

@@ -63,18 +63,22 @@ def _with_rgb(image: OpenedImage, names: Sequence[str], endpoint: Endpoint) -> O
             f"{endpoint} takes the bands red, green and blue; the first bands of the image are {list(names[:3])}. "
             'Choose them with bands=["red", "green", "blue"], or by number in this order'
         )
-    return image
+    note = f"the model gets the bands {', '.join(names[:3])} as red, green and blue; choose others with bands="
+    return replace(image, notes=(*image.notes, note))
 
 
 def _band_names(array: xr.DataArray) -> list[str] | None:
     """Return the names of the bands in lower case, an empty text for a band without one; None if none has a name."""
     source, count = source_of(array.data), array.sizes["band"]
-    if source is not None and len(source.bands) == count and source.band_names:
+    common = array.coords.get("common_name")  # of STAC's extension for electro-optical imagery
+    if common is not None and common.dims == ("band",):
+        names = [str(each) for each in common.values]
+    elif "band" in array.coords and array["band"].dtype.kind in "UO":
+        names = [str(each) for each in array["band"].values]
+    elif source is not None and len(source.bands) == count and source.band_names:
         if list(source.bands) != sorted(source.bands):
             return None  # the user chose them
         names = [source.band_names[number - 1] for number in source.bands]
-    elif "band" in array.coords and array["band"].dtype.kind in "UO":
-        names = [str(each) for each in array["band"].values]
     else:
         given = array.attrs.get("long_name")
         names = list(map(str, given)) if isinstance(given, tuple | list) and len(given) == count else []

@@ -69,6 +69,11 @@ class Output:
         """The function that writes this format to a local path."""
         return _WRITERS[_suffix(self.uri)]
 
+    @property
+    def in_wgs84(self) -> bool:
+        """Whether the format holds longitude and latitude only."""
+        return _suffix(self.uri) in (".geojson", ".geojsonl")
+
     def leased(self) -> AbstractContextManager[None]:
         """Return a block that holds the lease of the output."""
         parent, _, name = self.uri.rpartition("/")
@@ -198,7 +203,8 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     output : str or path
         Path or fsspec URI of a file, whose suffix sets the format: ``.geojson`` (RFC 7946: WGS 84, with OSML's
         properties; ``geometry`` is null if the image has no CRS), ``.geojsonl``, ``.parquet`` (GeoParquet 1.1 with a
-        bbox column), ``.fgb`` or ``.gpkg``; or of a folder, ending in ``/``, for a GeoParquet dataset.
+        bbox column), ``.fgb`` (which orders rows by place) or ``.gpkg``; or of a folder, ending in ``/``, for a
+        GeoParquet dataset.
     overwrite : bool
         Whether an output that exists is replaced.
 

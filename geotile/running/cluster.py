@@ -10,9 +10,8 @@ from importlib import metadata
 from typing import Any
 from uuid import uuid4
 
-from rasterio.errors import RasterioError
-
 from geotile.core.dask_info import active_client
+from geotile.core.rasterio_env import READ_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
 from geotile.imagery.open_files import dataset
@@ -148,7 +147,7 @@ def _open_failure(source: Source) -> str | None:
     try:
         with source.location.environment():
             dataset(source.file_key)
-    except (RasterioError, OSError) as error:
+    except READ_ERRORS as error:
         return redact(str(error))
     return None
 
