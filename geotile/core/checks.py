@@ -196,12 +196,15 @@ def check_headers(name: str, headers: Mapping[str, str]) -> None:
                 "character"
             )
         try:
+            valid = not set("\r\n") & set(value)  # some versions of requests let a last line break through
             check_header_validity((header, value))
         except InvalidHeader:
+            valid = False
+        if not valid:
             raise ArgumentError(
                 f"{name} must hold values of HTTP headers, without line breaks and leading spaces; that of {header!r} "
                 "has one"
-            ) from None
+            )
 
 
 def check_encoding(name: str, text: str) -> None:
