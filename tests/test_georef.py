@@ -262,3 +262,17 @@ def test_gcps_of_rioxarray(shared):
 
     image = rioxarray.open_rasterio(shared / "formats" / "riotiler_cog_gcps.tif")
     assert isinstance(georeference_of(image).placement, GcpPlacement)
+
+
+def test_ground_control_points_that_fit_nothing_are_found_in_the_plan(tmp_path):
+    import rasterio
+    from rasterio.control import GroundControlPoint
+    from rasterio.crs import CRS
+
+    path = tmp_path / "gcps.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=1, height=64, width=64, dtype="uint8") as file:
+        file.write(np.full((1, 64, 64), 9, np.uint8))
+        file.gcps = ([GroundControlPoint(r, c, 3, 45) for r in (0, 64) for c in (0, 64)], CRS.from_epsg(4326))
+    with pytest.raises(geotile.GeoreferenceError, match="no polynomial fits"):
+        geotile.plan(path, tile_size=32, overlap=0)
+    assert geotile.plan(path, tile_size=32, overlap=0, georeference=False).tiles == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def run_demo(
     """
     if (image is None) != (model is None):
         raise ArgumentError("the demo needs both an image and a model, or neither; give IMAGE with --model MODEL.onnx")
+    if find_spec("matplotlib") is None:
+        raise ArgumentError("the demo draws a picture; install what that needs with pip install 'geotile[demo]'")
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)

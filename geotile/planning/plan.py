@@ -248,6 +248,8 @@ def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoi
         tiling.tile_format, georeference_of(array), None if nodata is None else float(nodata), tiling.tile_compression
     )
     encoder.check(str(array.dtype), bands)
+    if encoder.georeference.placement is not None:  # ground control points may fit no polynomial
+        encoder.georeference.points_to_world(np.array([[width / 2, height / 2]]), None)
     if endpoint is not None:
         check_request_size(endpoint, encoder, (bands, *sent_shape_yx(grid, tiling.pad)), array.dtype)
     roi = None if area.roi is None else roi_in_pixels(area.roi, encoder.georeference, grid.shape_yx)
