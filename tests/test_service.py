@@ -91,13 +91,15 @@ def plain(feature):
     for name in ("inferenceMetadata", "sourceMetadata", "center_longitude", "center_latitude"):
         feature["properties"].pop(name, None)
     shape = shapely.normalize(shapely.force_2d(shapely.geometry.shape(feature["geometry"])))
-    return {"geometry": shapely.to_wkt(shape, rounding_precision=7), "properties": feature["properties"]}
+    return {"geometry": shapely.to_wkt(shape, rounding_precision=-1), "properties": feature["properties"]}
 
 
 def wanted(image, model, **options):
     """What a run of the library finds, as features."""
     found = geotile.detect(image, model, **({"tile_size": 128, "overlap": 32, "iou_threshold": 0.75} | options))
-    return [plain(feature) for feature in json.loads(json.dumps(list(geotile.results.geojson.features(found))))]
+    return [
+        plain(feature) for feature in json.loads(json.dumps(list(geotile.results.geojson.features(found, exact=True))))
+    ]
 
 
 def alike(a, b) -> bool:
