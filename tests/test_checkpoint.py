@@ -30,6 +30,8 @@ from geotile.merging.detections import concat, detections
 from geotile.results.failures import TileFailure
 from geotile.storage.folder import Folder
 
+pytestmark = pytest.mark.slow
+
 JOB = {"tile_size": 64, "overlap": 16, "region_size": 128}
 
 

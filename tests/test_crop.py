@@ -16,6 +16,8 @@ import geotile
 from geotile.imagery.file_array import source_of
 from geotile.imagery.source import Source
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):

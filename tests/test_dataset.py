@@ -22,6 +22,8 @@ from object_store import BUCKET, KEYS, object_store
 import geotile
 import geotile.results.dataset
 
+pytestmark = pytest.mark.slow
+
 JOB = {"tile_size": 64, "overlap": 16, "region_size": 64}
 
 

@@ -17,6 +17,8 @@ from geotile import ArgumentError, ImageOpenError, open_image
 from geotile.imagery.file_array import source_of
 from geotile.imagery.source import Source
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["xmin", "ymin", "xmax", "ymax", "score", "label"]
 
 

@@ -19,6 +19,8 @@ from geotile.storage.conditional import ConditionalObject
 from geotile.storage.folder import Folder
 from geotile.storage.lease import is_leased, lease
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def store_here():

@@ -18,6 +18,8 @@ from rasterio.transform import from_origin
 import geotile
 from geotile.testing import ModelServer
 
+pytestmark = pytest.mark.slow
+
 NORTH_WEST, PIXEL = (85.0, 33.0), 2.7e-7 * 64
 SIDE = 512
 

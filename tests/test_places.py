@@ -16,6 +16,8 @@ from geotile.errors import ArgumentError, ClusterError, GeotileError, ImageOpenE
 from geotile.storage.location import locate
 from geotile.storage.uris import expanded_path, output_uri
 
+pytestmark = pytest.mark.slow
+
 JOB = {"tile_size": 64, "overlap": 16}
 
 

@@ -13,6 +13,8 @@ from geotile import ArgumentError, GeoreferenceError, open_image
 from geotile.imagery.file_array import source_of
 from geotile.testing import bright_objects, write_example
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def deep():

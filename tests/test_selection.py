@@ -20,6 +20,8 @@ from geotile.imagery.source import Source
 from geotile.planning.roi import intersecting_tiles
 from geotile.testing import bright_objects, write_example
 
+pytestmark = pytest.mark.slow
+
 UTM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 
 
