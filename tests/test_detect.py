@@ -55,7 +55,7 @@ def jobs(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(jobs(), st.tuples(st.integers(10, 80), st.integers(10, 80)), st.sampled_from(["synchronous", "threads"]))
 def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
     image = job.pop("image")
@@ -104,7 +104,7 @@ def pool():
 
 
 @pytest.mark.slow
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job=jobs(), region=st.tuples(st.integers(30, 80), st.integers(30, 80)))
 def test_equals_flat_nms_on_processes(job, region, pool):
     image = job.pop("image")

@@ -1,4 +1,4 @@
-"""Programs that take long: notebooks, benchmarks, mypy. Two run at a time, while the tests wait for them in turn."""
+"""Programs that take long: notebooks, benchmarks, mypy. Three run at a time, while the tests wait for them in turn."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def programs(tmp_path_factory):
         programs[name] = partial(run, ROOT / "benchmarks" / script, *words, *more)
     for name in ("local", "http"):
         (folder / name).mkdir()
-    pool = ThreadPoolExecutor(2)
+    pool = ThreadPoolExecutor(3)  # one of them usually waits for a cluster to start
     yield {name: pool.submit(program) for name, program in programs.items()}
     pool.shutdown(cancel_futures=True)
 
