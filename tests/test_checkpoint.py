@@ -485,10 +485,27 @@ def test_partials_of_different_functions_are_different_models(write_tiff, noise,
 
     path = write_tiff(noise)
     geotile.detect(path, partial(scored, score=0.5), checkpoint=tmp_path / "cp", **JOB)
-    for another in (partial(other, score=0.5), partial(scored, score=0.25)):
+    for another in (partial(other, score=0.5), partial(scored, score=0.25), partial(scored, score=np.float64(0.5))):
         with pytest.raises(geotile.ArgumentError, match="checkpoint of another job"):
             geotile.detect(path, another, checkpoint=tmp_path / "cp", **JOB)
     assert len(geotile.detect(path, partial(scored, score=0.5), checkpoint=tmp_path / "cp", **JOB))
+
+
+def _of_file(tile, file):
+    return [[1, 1, 5, 5]], [0.5], [str(file)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(Path("a.pt"), Path("b.pt")), ([1], [2]), ({"t": 1}, {"t": 2}), ((1,), (2,)), (np.zeros(3), np.ones(3))],
+)
+def test_any_argument_of_a_partial_distinguishes_models(write_tiff, noise, tmp_path, first, second):
+    path = write_tiff(noise)
+    geotile.detect(path, partial(_of_file, file=first), checkpoint=tmp_path / "cp", **JOB)
+    again = geotile.detect(path, partial(_of_file, file=first), checkpoint=tmp_path / "cp", **JOB)
+    assert geotile.report(again).requests == 0
+    with pytest.raises(geotile.ArgumentError, match="checkpoint of another job"):
+        geotile.detect(path, partial(_of_file, file=second), checkpoint=tmp_path / "cp", **JOB)
 
 
 def test_images_inside_a_file_have_a_version(tmp_path, noise):

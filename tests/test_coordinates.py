@@ -131,9 +131,55 @@ def test_images_turned_by_right_angles(tmp_path, turned):
     ) as file:
         file.write(np.full((1, 100, 120), 9, np.uint8))
     want = shapely.Polygon([turned @ corner for corner in ((40, 30), (50, 30), (50, 36), (40, 36))])
-    for image in (path, geotile.open_image(path), rioxarray.open_rasterio(path)):
+    images = (path, geotile.open_image(path), rioxarray.open_rasterio(path))
+    for image in images[:2] if turned.c == 0 else images:
         found = geotile.detect(image, lambda tile: ([[40, 30, 50, 36]], [0.9]), tile_size=128, overlap=0)
         assert found.geometry[0].symmetric_difference(want).area < 1e-6
     part = geotile.open_image(path)[:, 10:, 20:]
     found = geotile.detect(part, lambda tile: ([[20, 20, 30, 26]], [0.9]), tile_size=128, overlap=0)
     assert found.geometry[0].symmetric_difference(want).area < 1e-6
+
+
+@pytest.mark.parametrize(
+    "cut", [np.s_[:, :, :], np.s_[:, 15:, 10:], np.s_[:, :, ::-1], np.s_[:, ::-1], np.s_[:, 2::2, 1::3]]
+)
+def test_slices_of_rioxarrays_turned_arrays(tmp_path, cut):
+    for turned in (
+        Affine.translation(5e5, 5e6) @ Affine.rotation(30) @ Affine.scale(2, -2), Affine(0, 10, 5e5, 10, 0, 4e6),
+    ):  # fmt: skip
+        path = tmp_path / "turned.tif"
+        with rasterio.open(
+            path, "w", driver="GTiff", count=1, height=60, width=80, dtype="uint8", crs="EPSG:32633", transform=turned
+        ) as file:
+            file.write(np.full((1, 60, 80), 9, np.uint8))
+        part = rioxarray.open_rasterio(path)[cut]
+        y, x = (np.arange(n)[s] for n, s in zip((60, 80), (*cut, *[slice(None)] * (3 - len(cut)))[1:], strict=True))
+        got = georeference_of(part).points_to_world(np.array([[0.5, 0.5], [len(x) - 0.5, len(y) - 0.5]]), None)
+        want = [turned @ (x[0] + 0.5, y[0] + 0.5), turned @ (x[-1] + 0.5, y[-1] + 0.5)]
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_arrays_that_do_not_tell_their_part_are_refused(tmp_path):
+    from rasterio.control import GroundControlPoint
+
+    turned, gcps = tmp_path / "turned.tif", tmp_path / "gcps.tif"
+    form = {"driver": "GTiff", "count": 1, "height": 60, "width": 80, "dtype": "uint8"}
+    with rasterio.open(turned, "w", crs="EPSG:32631", transform=Affine(0, 10, 0, -10, 0, 0), **form) as file:
+        file.write(np.full((1, 60, 80), 9, np.uint8))
+    with rasterio.open(gcps, "w", **form) as file:
+        file.write(np.full((1, 60, 80), 9, np.uint8))
+        corners = [GroundControlPoint(r, c, 5e5 + c, 5e6 - r) for r in (0, 60) for c in (0, 80)]
+        file.gcps = (corners, rasterio.crs.CRS.from_epsg(32633))
+    for path in (turned, gcps):
+        with pytest.raises(GeoreferenceError, match=r"which part of its file .* geotile\.open_image"):
+            georeference_of(rioxarray.open_rasterio(path)[:, 10:])
+        assert georeference_of(geotile.open_image(path)[:, 10:]).placement is not None
+
+
+def test_one_row_in_other_units_and_one_axis_alone():
+    image = array(50.5 - np.arange(8.0), 4.5 + np.arange(9.0), 32631, {"y": "km", "x": "km"}).rio.write_transform(
+        Affine(1000, 0, 4000, 0, -1000, 51000)
+    )
+    assert transform(image[2:3, 4:])[:6] == pytest.approx((1000, 0, 8000, 0, -1000, 49000))
+    with pytest.raises(GeoreferenceError, match="both y and x"):
+        transform(image.drop_vars("y"))

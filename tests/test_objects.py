@@ -263,8 +263,10 @@ def test_ultralytics():
         found = decode_object(answer).detections
         assert (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()) == (BOXES, SCORES, labels)
     oriented = torch.tensor([[32, 32, 20, 10, 0.6, 0.8, 0]])
-    with pytest.raises(ResponseError, match="oriented boxes"):
-        decode_object(engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, obb=oriented))
+    turned = engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, obb=oriented)
+    for answer in (turned, turned.obb, [turned.obb]):
+        with pytest.raises(ResponseError, match="oriented boxes"):
+            decode_object(answer)
     with pytest.raises(ResponseError, match="masks"):
         decode_object(
             engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows, masks=torch.ones(2, 64, 64))

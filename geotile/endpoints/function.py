@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.core.digest import digest
 from geotile.core.option import documents, with_options
 from geotile.core.registry import Registry
 from geotile.endpoints.base import Endpoint
@@ -67,12 +69,16 @@ class FunctionEndpoint(Endpoint):
     def identity(self) -> dict[str, Any]:
         """Return the callable's name, and its ``version`` attribute if it has one.
 
-        The name of a `functools.partial` has the function's name and the arguments that are numbers or text.
+        The name of a `functools.partial` has the function's name, the arguments that are numbers or text, and digests
+        of the others, so that another argument is another model.
         """
         version = getattr(self._callable, "version", None)
         function = self._callable.func if isinstance(self._callable, partial) else self._callable
         module = getattr(function, "__module__", None) or type(function).__module__
-        return {"model": f"{module}.{self}", "version": None if version is None else str(version)}
+        return {
+            "model": f"{module}.{_name(self._callable, _content)}",
+            "version": None if version is None else str(version),
+        }
 
     def invoke(self, tiles: Sequence[NDArray[Any]], content_type: str) -> Sequence[Any]:
         """Call the model with one tile, or with a batch."""
@@ -102,9 +108,21 @@ class FunctionEndpoint(Endpoint):
         return model if callable(model) else f"the factory {self} must return a callable; got {type(model).__name__}"
 
 
-def _name(model: Any) -> str:
+def _content(value: Any) -> str:
+    """Return a digest of a value; a new one each time if it cannot be pickled, so that none is mistaken for another."""
+    try:
+        return digest(pickle.dumps(value), 8)
+    except Exception:  # an object's own code decides what pickling raises
+        return uuid4().hex[:8]
+
+
+def _name(model: Any, content: Callable[[Any], str] = lambda value: "") -> str:
+    """Return the name of a callable, of a partial with its arguments; ``content(value)`` tells those that are no text."""
     if isinstance(model, partial):
         given = [("", each) for each in model.args] + [(f"{name}=", each) for name, each in model.keywords.items()]
-        texts = [name + (repr(each) if isinstance(each, _PLAIN) else type(each).__name__) for name, each in given]
-        return f"{_name(model.func)}({', '.join(['...', *texts])})"
+        texts = [
+            name + (repr(each) if isinstance(each, _PLAIN) else f"{type(each).__name__} {content(each)}".strip())
+            for name, each in given
+        ]
+        return f"{_name(model.func, content)}({', '.join(['...', *texts])})"
     return getattr(model, "__qualname__", None) or type(model).__name__

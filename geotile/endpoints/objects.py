@@ -146,7 +146,7 @@ def _from_boxes(answer: Any) -> Answer:
             f"the {type(answer).__name__} must have scores, as `confidence` or `conf`; set them, to ones if the model "
             "has none"
         )
-    _refuse_parts({name: getattr(answer, name, None) for name in _PARTS}, ("mask", "masks"))
+    _refuse_parts({name: getattr(answer, name, None) for name in _PARTS}, ("mask", "masks", "xyxyxyxy"))
     data = getattr(answer, "data", None)
     columns = dict(data) if isinstance(data, Mapping) else {}
     metadata = getattr(answer, "metadata", None) or {}

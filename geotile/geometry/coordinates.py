@@ -19,7 +19,7 @@ _TOLERANCE_PX = 0.1  # float32 degrees are rounded by up to 0.08 pixels of 1e-4 
 _EXACT_PX = 1e-3
 _REMEDY = (
     "Select or sort pixels so that they are, interpolate them, or drop the coordinates for results in pixels: "
-    "image.drop_vars(['y', 'x'])"
+    "image.drop_vars(['y', 'x', 'spatial_ref'])"
 )
 _UNITS = {
     **dict.fromkeys(("m", "metre", "metres", "meter", "meters"), ("metre", 1.0)),
@@ -79,11 +79,16 @@ def transform_of(image: xr.DataArray) -> Affine:
     """
     carried = carried_transform(image)
     own: Affine = image.rio.transform() if carried is None else carried
-    if not is_upright(own) or any(axis not in image.coords for axis in "yx"):
+    if not is_upright(own):
+        return _turned(image, own)
+    if ("y" in image.coords) != ("x" in image.coords):
+        raise GeoreferenceError("the image must have coordinates of both y and x, or of neither; got one of them")
+    if "y" not in image.coords:
         return own
     factor = _unit_factor(image)
     (y0, dy), (x0, dx) = (
-        _first_and_step(np.asarray(image.coords[axis], np.float64), step) for axis, step in (("y", own.e), ("x", own.a))
+        _first_and_step(np.asarray(image.coords[axis], np.float64), step / factor)
+        for axis, step in (("y", own.e), ("x", own.a))
     )
     corner = 0.0 if _are_corners(own, (x0, y0), (dx, dy)) else 0.5
     measured = Affine(dx, 0, x0 - corner * dx, 0, dy, y0 - corner * dy)
@@ -113,6 +118,37 @@ def carried_transform(image: xr.DataArray) -> Affine | None:
             "the transform of the image (GeoTransform of spatial_ref, or the attribute 'transform') must be six "
             f"numbers; got {given if text is None else text!r}"
         ) from None
+
+
+def _turned(image: xr.DataArray, own: Affine) -> Affine:
+    """Return the transform of an array whose rows are not along the axes of its CRS.
+
+    Its coordinates tell where a slice of it lies: rioxarray's two-dimensional ``xc`` and ``yc``, or pixels of the file.
+
+    Raises
+    ------
+    GeoreferenceError
+        If the array has neither: then a slice cannot be told from the whole.
+    """
+    if counts_pixels(image) or all(name not in image.coords for name in ("y", "x", "xc", "yc")):
+        return own
+    if any(name not in image.coords or image.coords[name].dims != ("y", "x") for name in ("xc", "yc")):
+        raise GeoreferenceError(
+            "the image is turned, and its coordinates of y and x do not tell which part of its file it is. Open the "
+            "file with geotile.open_image"
+        )
+    xc, yc = (np.asarray(image.coords[name], np.float64) for name in ("xc", "yc"))
+    if min(xc.shape) < 2:
+        raise GeoreferenceError("a turned image must have at least two rows and two columns; slice less of it")
+    (rows, columns), origin = xc.shape, np.array([xc[0, 0], yc[0, 0]])
+    right = (np.array([xc[0, -1], yc[0, -1]]) - origin) / (columns - 1)
+    down = (np.array([xc[-1, 0], yc[-1, 0]]) - origin) / (rows - 1)
+    x, y = np.arange(columns), np.arange(rows)[:, None]
+    off = max(np.abs(each - (origin[k] + right[k] * x + down[k] * y)).max() for k, each in enumerate((xc, yc)))
+    if not off < _TOLERANCE_PX * min(np.hypot(*right), np.hypot(*down)):
+        raise GeoreferenceError(f"the coordinates xc and yc must be evenly spaced. {_REMEDY}")
+    corner = origin - (right + down) / 2
+    return Affine(right[0], down[0], corner[0], right[1], down[1], corner[1])
 
 
 def is_upright(transform: Affine) -> bool:

@@ -154,6 +154,11 @@ def georeference_of(image: xr.DataArray) -> Georeference:
         )
     if attributes.get("gcps"):
         points = tuple((p.col, p.row, p.x, p.y, p.z or 0.0) for p in image.rio.get_gcps())
+        if not counts_pixels(image):
+            raise GeoreferenceError(
+                "the image is placed by ground control points, and has no coordinates that tell which part of its file "
+                "it is. Open the file with geotile.open_image"
+            )
         return Georeference(GcpPlacement(points), wkt).for_pixels(pixel_transform)
     transform = transform_of(image)
     if counts_pixels(image):
