@@ -117,7 +117,7 @@ def _content(value: Any) -> str:
 
 
 def _name(model: Any, content: Callable[[Any], str] = lambda value: "") -> str:
-    """Return the name of a callable, of a partial with its arguments; ``content(value)`` tells those that are no text."""
+    """Return the name of a callable; a partial's has its arguments, with ``content(value)`` where they are no text."""
     if isinstance(model, partial):
         given = [("", each) for each in model.args] + [(f"{name}=", each) for name, each in model.keywords.items()]
         texts = [
