@@ -219,6 +219,9 @@ def side_bins(reach):
     return np.log(weights)
 
 
+NAMED_BY_USERS = ("rtdetr-ul", "rtdetr-ul-scores", "yolo-nms", "yolox-decoded")
+
+
 def raw_outputs(family):
     """The inverse of each decoder, written from the families' own papers and code."""
     table, picks = cells()
@@ -243,6 +246,10 @@ def raw_outputs(family):
         out[picks] = np.hstack(
             [boxes[:, :2] / stride - table[picks, :2], np.log(boxes[:, 2:] / stride), np.ones((2, 1)), one_hot]
         )
+        return {"output": out[None]}
+    if family == "yolox-decoded":
+        out = np.zeros((n, 9), np.float32)
+        out[picks] = np.hstack([boxes, np.ones((2, 1)), one_hot])
         return {"output": out[None]}
     if family == "nanodet":
         scores, sides = np.zeros((n, 4), np.float32), np.zeros((n, 4, 8), np.float32)
@@ -307,7 +314,7 @@ def test_every_family_says_its_boxes_in_pixels_of_the_tile(family, tile_yx, tmp_
     more = ["pixel_mask"] if family == "detr" else []
     shape = (3, "y", "x") if family == "torchvision" else (1, 3, *INPUT)
     path = save_onnx(tmp_path / "m.onnx", raw_outputs(family), shape, more_inputs=more)
-    options = {"family": family} if family in ("rtdetr-ul", "rtdetr-ul-scores", "yolo-nms") else {}
+    options = {"family": family} if family in NAMED_BY_USERS else {}
     model = geotile.endpoint(f"onnx:{path}", labels=["a", "b", "c", "d"], score_threshold=0.4, **options)
     assert f", {family}," in repr(model)
     boxes, scores, labels = model.invoke([np.zeros((3, *tile_yx), np.uint8)], "")[0]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import shapely
 import xarray as xr
@@ -62,6 +63,13 @@ def supervision(**more):
     return SimpleNamespace(**given | {"data": {}, "mask": None} | more)
 
 
+def tv_boxes(form):
+    """Return boxes as torchvision.tv_tensors.BoundingBoxes has them."""
+    boxes = np.array(BOXES).view(type("BoundingBoxes", (np.ndarray,), {}))
+    boxes.format = SimpleNamespace(name=form)
+    return boxes
+
+
 TABLE = pd.DataFrame(BOXES, columns=["xmin", "ymin", "xmax", "ymax"]).assign(score=SCORES, label=["ship", "plane"])
 SHIP_PLANE, NUMBERS, NONE = ["ship", "plane"], ["0", "2"], ["", ""]
 
@@ -72,7 +80,7 @@ SHIP_PLANE, NUMBERS, NONE = ["ship", "plane"], ["0", "2"], ["", ""]
         ((BOXES, SCORES), NONE), ((BOXES, SCORES, SHIP_PLANE), SHIP_PLANE), ([np.array(BOXES), SCORES, None], NONE),
         ((Tensor(BOXES), Tensor(SCORES), Tensor([0, 2])), NUMBERS), (([Tensor(b) for b in BOXES], SCORES), NONE),
         ((BOXES, np.array(SCORES)[:, None], np.array([0.0, 2.0])), NUMBERS), ((BOXES, SCORES, [b"ship", "plane"]), SHIP_PLANE),
-        ((BOXES, SCORES, np.array(SHIP_PLANE)), SHIP_PLANE), ((BOXES, SCORES, pd.Series(SHIP_PLANE)), SHIP_PLANE),
+        ((BOXES, SCORES, np.array(SHIP_PLANE)), SHIP_PLANE), ((tv_boxes("XYXY"), SCORES), NONE), ((BOXES, SCORES, pd.Series(SHIP_PLANE)), SHIP_PLANE),
         (np.c_[BOXES, SCORES], NONE), (np.c_[BOXES, SCORES, [0, 2]], NUMBERS), (np.c_[BOXES, SCORES, [0, 2]].tolist(), NUMBERS),
         (Tensor(np.c_[BOXES, SCORES]), NONE), ([np.c_[BOXES, SCORES]], NONE),
         ({"boxes": Tensor(BOXES), "scores": Tensor(SCORES), "labels": Tensor([0, 2])}, NUMBERS),
@@ -107,7 +115,15 @@ def test_nothing_in_any_form(answer):
         (7, "returned int"), ("car", "returned str"), ((BOXES, [0.5]), "boxes of shape"), (([[0, 0, 1]], [0.5]), "boxes of shape"),
         (([[0, 0, "x", 1]], [0.5]), "must be numbers"), (np.zeros((2, 4)), r"\(n, 5\) or \(n, 6\)"), (np.zeros((2, 7)), "n, 5"),
         ((BOXES, SCORES, ["a"]), "got 1 labels for 2 boxes"), ((BOXES, SCORES, "ab"), "got the text 'ab'"),
-        ((BOXES, SCORES, [0.5, 1]), "a label must be text"), ((BOXES, SCORES, [None, "a"]), "a label must be text"),
+        ((BOXES, SCORES, [0.5, 1]), "a label must be text"), ((BOXES, SCORES, [None, None]), "a label must be text"),
+        ((np.array(BOXES) + 2j, SCORES), "boxes must be real numbers; got complex"), ((BOXES, [True, False]), "got truth values"),
+        ((np.array(BOXES).astype(str), SCORES), "got text"), (([["0", "0", "5", "5"]], [0.5]), "got text"),
+        ((np.array(BOXES, int).astype("M8[s]"), SCORES), "got dates"), ((BOXES, np.array(SCORES).astype(object) + 1j), "got complex"),
+        ((np.ma.masked_all((2, 4)), SCORES), "must be finite"), (np.ma.masked_equal(np.c_[BOXES, SCORES], 1), "masked"),
+        (TABLE.rename(columns={"label": "Label"}), r"column label; got \['Label'\]"), (TABLE.rename(columns={"label": "name"}), "name"),
+        (TABLE.rename(columns={"label": "class_id"}), "Rename the column"), (pa.table({"a": [1]}), "are missing"),
+        ((np.array(BOXES) / 64, SCORES), "all of the model's lie in the first pixel"),
+        ((tv_boxes("XYWH"), SCORES), "boxes must be xyxy; got"),
         ((BOXES, [95.0, 40]), r"scores must be numbers from 0 to 1; got 95"), ((BOXES, [0.5, -3.2]), "got -3.2"),
         ((BOXES, SCORES, ["a", "b"], 5), "a tuple of 4 items"), ({"boxes": BOXES}, "must hold boxes, scores"),
         ({"boxes": BOXES, "scores": SCORES, "embeddings": 5}, "embeddings"),
@@ -150,6 +166,27 @@ def test_rounding_above_one_is_one():
     assert scores[0] > 1  # the model's own array is as it was
 
 
+def test_tables_of_other_libraries_are_read_by_the_names_of_their_columns():
+    mixed = pa.table({name: TABLE[name] for name in ("label", "score", "ymax", "xmax", "ymin", "xmin")})
+    for table in (mixed, mixed.to_batches()[0]):
+        found = decode_object(table).detections
+        assert (found.boxes.tolist(), found.labels.tolist()) == (BOXES, SHIP_PLANE)
+
+
+def test_missing_values_are_missing_in_properties_and_reject_a_row_elsewhere():
+    odd = TABLE.assign(area=pd.array([5, None], "Int64"), when=[pd.NaT, pd.Timestamp("2024-01-01")], name=["a", pd.NA])
+    assert decode_object(odd).detections.properties.tolist() == [
+        {"area": 5, "when": None, "name": "a"}, {"area": None, "when": "2024-01-01T00:00:00", "name": None}
+    ]  # fmt: skip
+    for column in ("score", "xmin", "label"):
+        gap = TABLE.astype({column: object})
+        gap.loc[0, column] = pd.NA
+        read = decode_object(gap)
+        assert (read.rejected, read.detections.labels.tolist()) == (1, ["plane"])
+    read = decode_object((np.ma.masked_equal(BOXES, 2), SCORES, SHIP_PLANE))
+    assert (read.rejected, read.detections.labels.tolist()) == (1, ["plane"])
+
+
 def test_other_columns_become_properties():
     found = decode_object(TABLE.assign(area=np.float32(3.5), when=pd.Timestamp("2024-01-01"))).detections
     assert found.properties.tolist() == [{"area": 3.5, "when": "2024-01-01T00:00:00"}] * 2
@@ -177,6 +214,8 @@ def test_one_bad_row_leaves_the_good_ones():
     [
         (np.float32(3.5), 3.5), (np.int64(3), 3), (np.bool_(True), True), (math.nan, None), (math.inf, None), (np.nan, None),
         (np.array([1, 2]), [1, 2]), (Tensor([1.5]), [1.5]), ({1: (2, {3})}, {"1": [2, [3]]}), ("\ud800a", "\ufffda"),
+        (pd.NA, None), (pd.NaT, None), (np.datetime64("NaT"), None), (np.array(["2024-01-01", "NaT"], "M8[D]"), ["2024-01-01", None]),
+        (np.ma.masked_equal([1, 2], 2), [1, None]), (np.ma.masked, None), (pd.array([1, None], "Int64"), [1, None]),
         (datetime.date(2024, 1, 1), "2024-01-01"), (np.datetime64("2024-01-01"), "2024-01-01"), (10**30, 10**30), (b"a"[0], 97),
     ],
 )  # fmt: skip

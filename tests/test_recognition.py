@@ -44,6 +44,26 @@ def end_to_end(rows=300, columns=6):
     return out
 
 
+def decoded_yolox():
+    cells = [(x * s, y * s) for s in (8, 16, 32) for y in range(64 // s) for x in range(64 // s)]
+    out = np.hstack([cells, np.full((CELLS, 2), 20), np.zeros((CELLS, 3))])
+    out[9] = [*SHIP, 0.9, 0.9, 0.1]
+    return out[None]
+
+
+def test_boxes_of_yolox_in_pixels_are_read_as_such(tmp_path):
+    boxes, scores, _ = detector(tmp_path, decoded_yolox(), family="yolox-decoded")(TILE)
+    np.testing.assert_allclose(boxes, [SHIP_BOX])
+    np.testing.assert_allclose(scores, [0.81], atol=1e-6)
+
+
+def test_a_few_boxes_that_are_too_large_are_clipped_as_their_authors_do(tmp_path):
+    out = v8()
+    out[0, :, 1] = [32, 32, 2000, 2000, 0.7, 0]
+    boxes, _, _ = detector(tmp_path, out)(TILE)
+    assert boxes.tolist() == [SHIP_BOX, [0, 0, 64, 64]]
+
+
 def detector(tmp_path, out, *labels, shape=INPUT, metadata=None, declared=None, dtype=np.float32, **options):
     outputs = out if isinstance(out, dict) else {"output0": out}
     path = save_onnx(
@@ -235,6 +255,11 @@ def test_the_head_of_v10_may_be_exported_with_all_its_cells(tmp_path):
         (end_to_end() + np.eye(6)[5] / 2, {"family": "yolo-nms"}, r"class numbers must be whole numbers"),
         (end_to_end(), {"family": "rtdetr-ul"}, r"boxes must be shares of the input"),
         (np.where(v8() == 20, np.inf, v8()), {}, r"finite"),
+        (v8() / np.array([64] * 4 + [1] * 2)[:, None], {}, r"largest coordinate .* 0\.656, so they may be shares"),
+        (end_to_end() / [64, 64, 64, 64, 1, 1], {"family": "yolo-nms"}, r"pixels of the input, 64 x 64 px"),
+        (v5() / [64, 64, 64, 64, 1, 1, 1], {}, r"may be shares"),
+        (v8() * np.array([16] * 4 + [1] * 2)[:, None], {}, r"most sides of the model's are longer than 4 times"),
+        (decoded_yolox(), {}, r"--decode_in_inference: give family='yolox-decoded'"),
     ],
 )  # fmt: skip
 def test_an_answer_that_cannot_be_right_fails_the_tile(tmp_path, out, options, said):

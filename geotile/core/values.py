@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 _DEEPEST = 50  # of nested properties
+_REAL = "iuf"  # kinds of dtypes
+_KINDS = {"c": "complex numbers", "U": "text", "S": "text", "b": "truth values", "M": "dates", "m": "times"}
 
 
 def as_text(value: Any, name: str) -> str:
@@ -41,7 +44,7 @@ def as_text(value: Any, name: str) -> str:
 def as_json(value: Any, name: str, depth: int = 0) -> Any:
     """Return a property as JSON has it: numpy scalars and arrays, dates and mappings of any kind are converted.
 
-    NaN and infinity become None, since JSON has no such numbers.
+    NaN and infinity become None, since JSON has no such numbers; so do pandas' NA and NaT, and masked values.
 
     Raises
     ------
@@ -53,12 +56,14 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
     >>> as_json({"area": np.float32(3.5), "when": datetime.date(2024, 1, 1), "share": math.nan}, "properties")
     {'area': 3.5, 'when': '2024-01-01', 'share': None}
     """
-    if value is None or isinstance(value, bool | int):
+    if is_missing(value):
+        return None
+    if isinstance(value, bool | int):
         return value
     if isinstance(value, str):
         return _valid_unicode(str(value))
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None  # infinity
     if depth > _DEEPEST:
         raise ValueError(f"property {name} is nested more than {_DEEPEST} levels deep")
     if isinstance(value, Mapping):
@@ -67,13 +72,64 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
         return [as_json(each, name, depth + 1) for each in value]
     if isinstance(value, datetime.date | datetime.time | np.datetime64):
         return str(value) if isinstance(value, np.datetime64) else value.isoformat()
+    if isinstance(value, np.ndarray) and value.dtype.kind == "M":
+        return [as_json(each, name, depth + 1) for each in value]
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
-        return as_json(as_array(value).tolist(), name, depth + 1)
+        plain = value if isinstance(value, np.ma.MaskedArray) else as_array(value)
+        return as_json(plain.tolist(), name, depth + 1)
     raise ValueError(f"property {name} cannot be written as JSON; got {type(value).__name__}")
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether a value is one of those that say that there is none: None, NaN, pandas' NA and NaT.
+
+    Examples
+    --------
+    >>> is_missing(math.nan), is_missing(pd.NaT), is_missing(np.datetime64("NaT")), is_missing("")
+    (True, True, True, False)
+    """
+    if value is None or value is pd.NA or value is pd.NaT:
+        return True
+    if isinstance(value, np.datetime64):
+        return bool(np.isnat(value))
+    return isinstance(value, float) and math.isnan(value)
+
+
+def as_numbers(value: Any, name: str) -> NDArray[np.float64]:
+    """Return an array of real numbers; masked values, None and pandas' NA become NaN.
+
+    Raises
+    ------
+    ValueError
+        If it holds something else: complex numbers, text, truth values, dates.
+
+    Examples
+    --------
+    >>> as_numbers([[1, 2.5]], "boxes").tolist(), as_numbers(np.ma.masked_equal([3, 4], 4), "scores").tolist()
+    ([[1.0, 2.5]], [3.0, nan])
+    """
+    array = value if isinstance(value, np.ma.MaskedArray) else as_array(value)
+    if array.dtype.kind == "O":
+        array = np.array([np.nan if is_missing(each) else each for each in array.flat], object).reshape(array.shape)
+        kinds = {np.asarray(each).dtype.kind for each in array.flat}
+        kind = next(iter(kinds - set(_REAL)), "f")
+    else:
+        kind = array.dtype.kind
+    if kind not in _REAL and array.size:
+        raise ValueError(f"{name} must be real numbers; got {_KINDS.get(kind, 'other values')}")
+    return np.ma.filled(array.astype(np.float64), np.nan)
+
+
 def as_array(value: Any) -> NDArray[Any]:
-    """Return an array of anything array-like, also of a tensor that requires grad or lies on another device."""
+    """Return an array of anything array-like, also of a tensor that requires grad or lies on another device.
+
+    Raises
+    ------
+    ValueError
+        If values are masked: the array would lose that.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError("the array has masked values; leave them out")
     if isinstance(value, list | tuple) and any(hasattr(each, "detach") for each in value):
         return np.array([as_array(each) for each in value])
     for step in ("detach", "cpu", "resolve_conj"):  # of torch

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import check_unit
+from geotile.detectors.boxes import check_in_pixels
 from geotile.detectors.class_names import Labels, class_names
 from geotile.detectors.families import FAMILIES, Family, RawDetections
 from geotile.detectors.layouts import Network, Tensor
@@ -188,6 +189,7 @@ class Detector:
         valid come last, as they are, so that the run counts them.
         """
         rows, classes, scores = self._above_threshold(raw)
+        check_in_pixels(raw.boxes, rows, position.input_yx)
         boxes = position.to_tile(raw.boxes[rows])
         valid = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
         kept = np.flatnonzero(valid)

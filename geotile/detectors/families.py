@@ -7,6 +7,8 @@ yolov5      (n, 3·cells, 5 + classes) in pixels     ultralytics/yolov5, ``expor
 yolov8      (n, 4 + classes, cells) in pixels       ultralytics, ``export`` of v8, v9, 11, 12
 yolo-nms    (n, k, 6): xyxy, score, class           ultralytics, v10, 26, and ``export(nms=True)``
 yolox       (n, cells, 5 + classes), in strides     Megvii-BaseDetection/YOLOX, ``demo_utils.py``
+yolox-      the same in pixels; users must name it  the same, exported with ``--decode_in_inference``
+decoded
 nanodet     three (n, cells, classes), three        RangiLyu/nanodet, GFL head: the expected distance
             (n, cells, 32)                          over a softmax of 8 bins a side
 nanodet-    (n, cells, classes + 32), with a        RangiLyu/nanodet, ``nanodet_plus_head.py``: a cell's corner
@@ -42,6 +44,7 @@ from geotile.detectors.scores import as_scores, class_numbers
 Array = NDArray[np.float32]
 Size = tuple[int, int]  # (y, x) of the input
 _MAX_SHARE = 2.0  # of the input's side; a box may reach over its edge
+_MAX_OFFSET = 4.0  # median distance of a box from its cell, in strides
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,10 @@ def _yolo_nms(outputs: list[Array], size: Size) -> RawDetections:
 
 def _yolox(outputs: list[Array], size: Size) -> RawDetections:
     out = outputs[0]
+    if len(out) and np.median(np.abs(out[:, :2])) > _MAX_OFFSET:
+        raise ValueError(
+            "the boxes are in pixels already, as after an export with --decode_in_inference: give family='yolox-decoded'"
+        )
     cells = np.concatenate([_cells(size, s) for s in STRIDES])
     strides = np.concatenate([np.full((len(_cells(size, s)), 1), s, np.float32) for s in STRIDES])
     boxes = _corners((out[:, :2] + cells) * strides, np.exp(out[:, 2:4]) * strides)
@@ -190,12 +197,14 @@ _NANODET = Preprocessing(
     fit="stretch", channels="BGR", mean=(103.53, 116.28, 123.675), deviation=(57.375, 57.12, 58.395), bicubic=True,
 )  # fmt: skip
 _SCALED = Preprocessing(fit="stretch", scale=255.0)
+_YOLOX = Preprocessing(fit="corner", channels="BGR", bicubic=True)
 
 FAMILIES: dict[str, Family] = {
     "yolov5": Family(preprocessing=_ULTRALYTICS, decode=_yolov5),
     "yolov8": Family(preprocessing=_ULTRALYTICS, decode=_yolov8),
     "yolo-nms": Family(preprocessing=_ULTRALYTICS, decode=_yolo_nms, needs_nms=False),
-    "yolox": Family(preprocessing=Preprocessing(fit="corner", channels="BGR", bicubic=True), decode=_yolox),
+    "yolox": Family(preprocessing=_YOLOX, decode=_yolox),
+    "yolox-decoded": Family(preprocessing=_YOLOX, decode=_yolov5),
     "nanodet": Family(preprocessing=_NANODET, decode=_nanodet, single_label=False),
     "nanodet-plus": Family(preprocessing=_NANODET, decode=_nanodet_plus, single_label=False),
     "fastestdet": Family(

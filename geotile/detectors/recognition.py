@@ -20,6 +20,7 @@ from geotile.detectors.metadata import ModelMetadata
 from geotile.errors import ArgumentError
 
 _NEEDS_METADATA = {"rtdetr-ul-scores"}  # any (n, k, c) fits it by its shape
+_NAMED_BY_USERS = {"yolox-decoded"}  # nothing in the file distinguishes it
 _BY_OUTPUT_NAME = {"torchvision", "detr", "rtdetr"}  # their outputs have names of their own
 
 
@@ -103,6 +104,8 @@ def _allowed(metadata: ModelMetadata, family: str, named_outputs: bool) -> tuple
 
 def _fit(name: str, network: Network, family: str, named_outputs: bool) -> Fit | None:
     """Return the fit of a family; outputs of the families that have names for them must have these names."""
+    if name in _NAMED_BY_USERS and name != family:
+        return None
     outputs = {each.name for each in network.outputs}
     wanted = {"boxes", "scores"} if name == "torchvision" else {"logits", "pred_boxes"}
     if name in _BY_OUTPUT_NAME and name != family and not named_outputs and not wanted <= outputs:

@@ -110,6 +110,11 @@ def checked(answer: Answer) -> Answer:
         (boxes[:, 2:] < boxes[:, :2]).any(axis=1),
         lambda row: f"a box must have x0 <= x1 and y0 <= y1; got {boxes[row].tolist()} (box {row})",
     )
+    if len(boxes) > 1 and (boxes >= 0).all() and (boxes <= 1).all():
+        raise ResponseError(
+            "boxes must be in pixels of the tile; all of the model's lie in the first pixel, so they may be shares from 0 "
+            "to 1. Multiply them by the size of the tile"
+        )
     far = answer.detections.boxes
     return answer.without(
         (np.abs(far) > _FARTHEST_PX).any(axis=1), lambda row: f"box {far[row].tolist()} lies beyond any image"

@@ -11,7 +11,7 @@ dict with ``boxes``, ``scores``    torchvision's detectors and ``post_process_ob
 Ultralytics ``Results``            its boxes, with the names of the model; ``Boxes`` without names
 supervision ``Detections``         xyxy, confidence, class_name or class_id; other columns become properties
 DataFrame, GeoDataFrame            columns xmin, ymin, xmax, ymax, score and label (DeepForest's), in pixels;
-                                   other columns become properties
+                                   other columns become properties; tables of pyarrow and polars too
 GeoJSON FeatureCollection          the OversightML contract
 list of one of these               the same, since many models return a list with one item per picture
 ================================== =======================================================================
@@ -28,13 +28,14 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geotile.core.values import as_array, as_text
+from geotile.core.values import as_array, as_numbers, as_text, is_missing
 from geotile.endpoints.answer import NOTHING, Answer, answer_of, checked, properties_of
 from geotile.endpoints.decode import decode_collection
 from geotile.errors import EndpointError, ResponseError
 from geotile.merging.detections import detections
 
 _BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
+_LIKE_LABEL = {"label", "labels", "name", "class", "class_name", "class_id", "cls", "category", "category_id"}
 _UNDERSTOOD = (
     "return (boxes, scores), (boxes, scores, labels), an array (n, 5) or (n, 6), a FeatureCollection, or what "
     "Ultralytics, torchvision, transformers, supervision or DeepForest return"
@@ -75,6 +76,8 @@ def _decoded(answer: Any) -> Answer:
         return NOTHING
     if isinstance(answer, Mapping):
         return decode_collection(answer) if "type" in answer else _from_mapping(answer)
+    if hasattr(answer, "columns") and hasattr(answer, "to_pandas"):  # pyarrow, polars, cudf
+        return _from_frame(answer.to_pandas())
     if hasattr(answer, "columns") and hasattr(answer, "itertuples"):
         return _from_frame(answer)
     if hasattr(answer, "boxes") and hasattr(answer, "orig_shape"):
@@ -90,7 +93,7 @@ def _decoded(answer: Any) -> Answer:
 
 def _from_sequence(answer: list[Any] | tuple[Any, ...]) -> Answer:
     if all(isinstance(row, list | tuple) and len(row) in (5, 6) and not _nested(row) for row in answer):
-        return _from_rows(np.asarray(answer, np.float64))
+        return _from_rows(np.array(answer, object))
     if len(answer) == 1:
         return _decoded(answer[0])
     if len(answer) in (2, 3):
@@ -168,22 +171,26 @@ def _from_frame(frame: Any) -> Answer:
         return NOTHING
     if missing := [name for name in (*_BOX_COLUMNS, "score") if name not in names]:
         raise ResponseError(f"a table must have the columns xmin, ymin, xmax, ymax and score; {missing} are missing")
+    if "label" not in names and (like := [name for name in names if name.lower() in _LIKE_LABEL]):
+        raise ResponseError(f"a table must have its class names in the column label; got {like}. Rename the column")
     used = {*_BOX_COLUMNS, "score", "label", "geometry", "image_path"}
     if "geometry" in names:
-        expected = shapely.box(*frame[list(_BOX_COLUMNS)].to_numpy(np.float64).T)
+        expected = shapely.box(*as_numbers(frame[list(_BOX_COLUMNS)].to_numpy(object), "boxes").T)
         if not shapely.equals_exact(
             shapely.normalize(frame["geometry"].to_numpy()), shapely.normalize(expected), 1e-6
         ).all():
             raise ResponseError("the geometries of a table must be its boxes; other shapes would be lost")
     more = {name: list(frame[name]) for name in names if name not in used}
     labels = list(frame["label"]) if "label" in names else None
-    return _from_columns(frame[list(_BOX_COLUMNS)].to_numpy(), frame["score"].to_numpy(), labels, more)
+    return _from_columns(frame[list(_BOX_COLUMNS)].to_numpy(object), frame["score"].to_numpy(object), labels, more)
 
 
 def _from_columns(boxes: Any, scores: Any, labels: Any = None, more: Mapping[str, Any] | None = None) -> Answer:
     """Decode columns of the same length."""
+    if getattr(getattr(boxes, "format", None), "name", "XYXY") != "XYXY":  # torchvision's BoundingBoxes
+        raise ResponseError(f"the model's boxes must be xyxy; got {boxes.format}. Convert them first")
     try:
-        xyxy, values = as_array(boxes).astype(np.float64), as_array(scores).astype(np.float64)
+        xyxy, values = as_numbers(boxes, "boxes"), as_numbers(scores, "scores")
     except (ValueError, TypeError) as error:
         raise ResponseError(f"the model's boxes and scores must be numbers; {error}") from None
     xyxy = xyxy.reshape(0, 4) if xyxy.size == 0 else xyxy
@@ -195,16 +202,19 @@ def _from_columns(boxes: Any, scores: Any, labels: Any = None, more: Mapping[str
     n = len(xyxy)
     names = [""] * n if labels is None else _listed(labels, "label", n)
     columns = {name: _listed(column, name, n) for name, column in (more or {}).items()}
-    if not columns:
-        try:
-            texts = [as_text(each, "label") for each in names]
-        except ValueError as error:
-            raise ResponseError(str(error)) from None
+    missing = [is_missing(each) for each in names]
+    try:
+        texts = ["" if gap else as_text(each, "label") for each, gap in zip(names, missing, strict=True)]
+    except ValueError as error:
+        raise ResponseError(str(error)) from None
+    if not columns and not any(missing):
         return checked(Answer(detections=detections(xyxy, values.reshape(-1), texts)))
 
     def row_of(k: int, box: Any) -> tuple[Any, ...]:
+        if missing[k]:
+            raise ResponseError(f"a label must be text or a whole number; got {names[k]!r}")
         properties = properties_of((name, column[k]) for name, column in columns.items())
-        return box, values.reshape(-1)[k], as_text(names[k], "label"), None, None, properties
+        return box, values.reshape(-1)[k], texts[k], None, None, properties
 
     return answer_of(list(xyxy), row_of)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from geotile.core.values import as_json
+from geotile.core.values import as_json, is_missing
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference
 from geotile.merging.detections import Detections, box_geometries, detections
@@ -166,7 +165,7 @@ def with_text(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def _as_text(value: Any, name: str) -> str | None:
     if isinstance(value, str):
         return value
-    if _is_missing(value):
+    if is_missing(value):
         return None
     return json.dumps(as_json(value, name), allow_nan=False, ensure_ascii=False)
 
@@ -175,9 +174,5 @@ def from_text(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Return a table that was stored with `with_text` with its nested columns as objects again."""
     for column in {"classes", "properties"} & set(table.columns):
         values = [json.loads(value) if isinstance(value, str) else value for value in table[column]]
-        table[column] = np.fromiter((None if _is_missing(each) else each for each in values), object, len(values))
+        table[column] = np.fromiter((None if is_missing(each) else each for each in values), object, len(values))
     return table
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
