@@ -135,8 +135,9 @@ def detect_to(
     sink = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
     if options.crs is not None and sink.in_wgs84:
         raise ArgumentError("crs has no effect on GeoJSON, which is in WGS 84 longitude and latitude; leave it out")
-    with sink.leased(), _run(image, endpoint, options, try_out=sink.try_out) as run:
-        detections = run.frame(run.compute(options.progress))
+    with sink.leased():
+        with _run(image, endpoint, options, try_out=sink.try_out) as run:
+            detections = run.frame(run.compute(options.progress))
         report: Report = detections.attrs["report"]
         if report.status != "FAILED":
             write_or_save(detections, sink)
@@ -167,8 +168,8 @@ def detect_to_dataset(
             with around(run):
                 root = run.compute(options.progress)
             report = run.finish(root)
-            sink.end(root.parts, write=report.status != "FAILED")
-            return report
+        sink.end(root.parts, write=report.status != "FAILED")
+    return report
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Where arrays lie: coordinates that are a grid are placed right, others are refused by the name of their axis."""
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import rioxarray
@@ -30,6 +31,57 @@ def stackstac(rows=100, columns=120):
         coords={"x": 500_000 + 10.0 * np.arange(columns), "y": 4_000_000 - 10.0 * np.arange(rows), "epsg": 32631},
         attrs={"crs": "epsg:32631", "transform": GRID, "resolution": 10.0},
     )  # fmt: skip
+
+
+def named_otherwise(name="crs", text=None, **attributes):
+    """Return an array whose grid mapping has a name of its own, as netCDF and Zarr files have it."""
+    image = array(3_999_995 - 10.0 * np.arange(100), 500_005 + 10.0 * np.arange(120), crs=None)
+    attributes = attributes or pyproj.CRS(32631).to_cf()
+    return image.assign_coords({name: xr.Variable((), 0, attributes)}).assign_attrs(grid_mapping=text or name)
+
+
+def test_a_grid_mapping_may_have_any_name(tmp_path):
+    cf = {name: value for name, value in pyproj.CRS(32631).to_cf().items() if name != "crs_wkt"}
+    for image in (named_otherwise(), named_otherwise("transverse_mercator", **cf), named_otherwise(text="crs: x y"),
+                  named_otherwise(spatial_ref="EPSG:32631", GeoTransform="500000 10 0 4000000 0 -10")):  # fmt: skip
+        assert (transform(image), pyproj.CRS(georeference_of(image).crs).to_epsg()) == (GRID, 32631)
+        assert not geotile.plan(image, tile_size=64, overlap=8).notes
+    named_otherwise().rename("a").to_dataset().to_zarr(tmp_path / "a.zarr")
+    opened = geotile.open_image(tmp_path / "a.zarr")
+    assert (transform(opened), pyproj.CRS(georeference_of(opened).crs).to_epsg()) == (GRID, 32631)
+    bare = xr.open_zarr(tmp_path / "a.zarr", decode_coords=False)["a"]
+    with pytest.raises(GeoreferenceError, match=r"grid mapping 'crs' and does not carry it.*decode_coords='all'"):
+        georeference_of(bare)
+    assert georeference_of(bare.rio.write_crs(32631)).crs
+    del bare.attrs["grid_mapping"]
+    assert georeference_of(bare).crs is None
+
+
+def test_attributes_of_the_proj_convention_are_a_crs(tmp_path):
+    image = array(3_999_995 - 10.0 * np.arange(100), 500_005 + 10.0 * np.arange(120), crs=None)
+    crs = pyproj.CRS(32631)
+    for name, value in (("proj:code", "EPSG:32631"), ("proj:epsg", 32631), ("proj:wkt2", crs.to_wkt()),
+                        ("proj:projjson", crs.to_json_dict())):  # fmt: skip
+        assert pyproj.CRS(georeference_of(image.assign_attrs({name: value})).crs).to_epsg() == 32631
+    data = image.drop_vars(["y", "x"]).rename("a").to_dataset()
+    data.attrs = {"proj:code": "EPSG:32631", "spatial:transform": [10, 0, 500_000, 0, -10, 4_000_000]}
+    data["a"].attrs["spatial:transform"] = data.attrs["spatial:transform"]
+    data.to_zarr(tmp_path / "a.zarr")
+    assert georeference_of(geotile.open_image(tmp_path / "a.zarr")).transform == GRID
+    for bad in (image.assign_attrs({"proj:code": "EPSG:1"}), image.assign_attrs(crs="nonsense"),
+                named_otherwise(crs_wkt="nonsense")):  # fmt: skip
+        with pytest.raises(GeoreferenceError, match="cannot be read"):
+            georeference_of(bad)
+    with pytest.raises(GeoreferenceError, match="'odd_mapping', cannot be read"):
+        georeference_of(named_otherwise(grid_mapping_name="odd_mapping"))
+
+
+def test_degrees_without_a_crs_are_mentioned():
+    image = array(50 - np.arange(9) / 8, 5 + np.arange(9) / 8, None, {"y": "degrees_north", "x": "degrees_east"})
+    assert "names no CRS" in geotile.plan(image, tile_size=64, overlap=8).notes[0]
+    found = geotile.detect(image, lambda tile: ([[0, 0, 4, 4]], [0.5]), tile_size=64, overlap=8)
+    assert "names no CRS" in geotile.report(found).notes[0]
+    assert not geotile.plan(image.rio.write_crs(4326), tile_size=64, overlap=8).notes
 
 
 def transform(image):

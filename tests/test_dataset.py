@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import fsspec
 import geopandas as gpd
@@ -21,6 +20,8 @@ from object_store import BUCKET, KEYS, object_store
 
 import geotile
 import geotile.results.dataset
+from geotile.results.dataset import METADATA, part_names
+from geotile.storage.folder import Folder
 
 pytestmark = pytest.mark.slow
 
@@ -64,10 +65,9 @@ def test_the_rows_are_those_of_one_file(write_tiff, noise, tmp_path, small_parts
 def test_metadata_lists_all_parts(write_tiff, noise, tmp_path, small_parts):
     path = write_tiff(noise)
     geotile.detect_to(path, crowd, f"{tmp_path}/out/", **JOB)
-    listed = ds.parquet_dataset(str(tmp_path / "out" / "_metadata"))
-    assert sorted(Path(file).name for file in listed.files) == sorted(p.name for p in (tmp_path / "out").glob("part-*"))
-    assert listed.count_rows() == len(gpd.read_parquet(tmp_path / "out"))
-    geo = pq.read_schema(tmp_path / "out" / "_metadata")
+    names = part_names(Folder.at(f"{tmp_path}/out/"))
+    assert sorted(names) == sorted(p.name for p in (tmp_path / "out").glob("part-*"))
+    geo = pq.read_schema(tmp_path / "out" / "_metadata.parquet")
     west, south, east, north = gpd.read_parquet(tmp_path / "out").total_bounds
     box = json.loads(geo.metadata[b"geo"])["columns"]["geometry"]["bbox"]
     assert np.allclose(box, [west, south, east, north])
@@ -96,7 +96,7 @@ def test_what_is_there_is_left_alone(write_tiff, noise, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     geotile.detect_to(path, crowd, out, overwrite=True, **JOB | {"iou_threshold": 0.1})
     after = [p.name for p in (tmp_path / "out").iterdir()]
-    assert len(after) == 2  # one part, and _metadata
+    assert len(after) == 2  # one part, and _metadata.parquet
     assert set(after) != set(before)
     (tmp_path / "out" / "cat.jpg").write_bytes(b"meow")
     with pytest.raises(geotile.OutputError, match=r"holds cat\.jpg"):
@@ -191,3 +191,29 @@ def test_workers_write_to_s3(write_tiff, noise, tmp_path):
         geotile.detect_to(path, crowd, out, output_options=options, overwrite=True, iou_threshold=0.1, **JOB)
         fsspec.filesystem("s3", **options).invalidate_cache()
         assert len(gpd.read_parquet(out, storage_options=options)) < len(found)
+
+
+def test_a_dataset_that_cannot_be_completed_keeps_its_parts(write_tiff, noise, tmp_path):
+    out = tmp_path / "out"
+
+    def appears(tile):
+        out.mkdir(exist_ok=True)
+        (out / METADATA).write_bytes(b"of another run")
+        return crowd(tile)
+
+    with pytest.raises(
+        geotile.OutputError, match=r"appeared during the run.*The detections are in the parts \(1 file"
+    ) as caught:
+        geotile.detect_to(write_tiff(noise), appears, f"{out}/", **JOB)
+    assert not getattr(caught.value, "__notes__", [])
+    folder = str(caught.value).split(" part-*.parquet) in ")[1].split("; copy")[0]
+    assert len(gpd.read_parquet(folder)) == len(one_file(write_tiff(noise), tmp_path))
+
+
+def test_other_readers_read_the_folder(write_tiff, noise, tmp_path, small_parts):
+    report = geotile.detect_to(write_tiff(noise), crowd, f"{tmp_path}/out/", **JOB)
+    assert ds.dataset(tmp_path / "out").count_rows() == report.detections_after
+    assert len(gpd.read_parquet(tmp_path / "out")) == report.detections_after
+    polars = pytest.importorskip("polars")
+    assert polars.read_parquet(tmp_path / "out").height == report.detections_after
+    assert polars.scan_parquet(f"{tmp_path}/out/").select("label").collect().height == report.detections_after

@@ -78,6 +78,42 @@ def test_a_frame_that_was_read_back_is_written_again(found, tmp_path, suffix):
         geotile.write(back[back.score > 2], tmp_path / f"none{suffix}", overwrite=True)
 
 
+def test_geojson_that_was_read_back_keeps_what_it_held(found, tmp_path):
+    several = found.copy()
+    several.at[0, "classes"] = [{"iri": "car", "score": 0.9}, {"iri": "van", "score": 0.1}]
+    geotile.write(several, tmp_path / "a.geojson")
+    geotile.write(gpd.read_file(tmp_path / "a.geojson"), tmp_path / "b.geojson")
+    a, b = (json.loads((tmp_path / name).read_text())["features"] for name in ("a.geojson", "b.geojson"))
+    odd = {"t": "2024-01-01T00:00:00"}, {"t": None, "area": None}  # geopandas' own: a date has a time, no value is None
+    assert [each["properties"] | odd[0] for each in b] == [odd[1] | each["properties"] | odd[0] for each in a]
+    assert [each["geometry"] for each in b] == [each["geometry"] for each in a]
+
+
+@pytest.mark.parametrize("suffix", FILES)
+def test_detections_without_a_place_are_written(found, tmp_path, suffix):
+    for nowhere in (None, shapely.Polygon()):
+        some, path = found.copy(), tmp_path / f"a{suffix}"
+        some.loc[0, "geometry"] = nowhere
+        geotile.write(some, path, overwrite=True)
+        back = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
+        assert sorted(back["score"]) == sorted(found["score"])
+        assert (back.geometry.isna() | back.geometry.is_empty).sum() == 1
+
+
+@pytest.mark.parametrize("suffix", [*FILES, "/"])
+def test_a_table_that_no_format_can_hold_is_an_error_of_geotile(found, tmp_path, suffix):
+    twice = pd.concat([found, found[["label"]]], axis=1)
+    for odd, said in ((twice, "twice"), (found.rename(columns={"label": 3}), "text; got 3"), (gpd.GeoDataFrame({"score": [1]}), "active"),
+                      (found.assign(z=1j), "complex|type 15"), (found.assign(z=[object()] * 2), "JSON")):  # fmt: skip
+        with pytest.raises(GeotileError, match=said):
+            geotile.write(odd, f"{tmp_path}/a{suffix}")
+    assert not list(tmp_path.glob("a*"))
+    more = found.assign(
+        day=[pd.NaT, pd.Timestamp("2024-01-01")], text="\ud800", took=[datetime.timedelta(seconds=5), None]
+    )
+    geotile.write(more.astype({"took": object}), f"{tmp_path}/a{suffix}")
+
+
 @pytest.mark.parametrize("suffix", FILES)
 @pytest.mark.parametrize(
     "dropped",
@@ -172,6 +208,7 @@ def test_a_result_that_cannot_be_written_is_saved(tmp_path, write_tiff, noise, s
         geotile.detect_to(write_tiff(noise), breaks, folder / f"a{suffix}", tile_size=64, overlap=0)
     [saved] = spare.glob("*.parquet")
     assert str(saved) in str(caught.value)
+    assert not getattr(caught.value, "__notes__", [])  # nothing says that no result is kept
     folder.mkdir()
     geotile.write(gpd.read_parquet(saved), folder / f"a{suffix}")
     assert len(gpd.read_parquet(saved)) == 35

@@ -53,6 +53,12 @@ def test_file_uris(tmp_path, write_tiff, noise, form):
     assert output.exists()
     with pytest.raises(ArgumentError, match="of this machine"):
         geotile.open_image("file://otherhost/a.tif")
+    for odd in ("file:///a#b.tif", "file:///a?b.tif"):
+        with pytest.raises(geotile.ArgumentError, match="must write # as %23"):
+            geotile.open_image(odd)
+    for odd in ("onnx:file://otherhost/m.onnx", "onnx:file:///m#1.onnx", "onnx:file:///m?1.onnx"):
+        with pytest.raises(geotile.ArgumentError, match="a file: URI must"):
+            geotile.endpoint(odd)
 
 
 @pytest.mark.parametrize("place", ["a::b.geojson", "memory://m.geojson", "memory://m/"])

@@ -208,3 +208,19 @@ def test_the_example_runs_through_everything():
         geotile.stretch(open_image(write_example(), resolution=0.6)), bright_objects, tile_size=64, overlap=32
     )
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("chunks", [None, {"x": 32, "y": 32}])
+def test_an_array_whose_nodata_are_masked_is_scaled(write_tiff, chunks):
+    import rioxarray
+
+    pixels = np.random.default_rng(0).integers(0, 3000, (3, 64, 64)).astype(np.int16)
+    pixels[:, :8] = -9999
+    masked = rioxarray.open_rasterio(write_tiff(pixels, nodata=-9999), masked=True, chunks=chunks)
+    for scaled, want in (
+        (geotile.rescale(masked, 0, 3000), by_hand(pixels, 0, 3000)), (geotile.cast(masked, "uint8"), np.clip(pixels, 0, 255)),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(scaled, want)
+        assert scaled.rio.nodata is None
+        assert geotile.report(geotile.detect(scaled, lambda tile: None, tile_size=32, overlap=0)).tiles == 4
+    assert geotile.stretch(masked).dtype == np.uint8

@@ -9,6 +9,7 @@ import pytest
 from helpers import cli
 
 import geotile
+from geotile.service.request import JobRequest
 from geotile.testing import bright_objects, write_example
 
 REQUEST = {
@@ -48,6 +49,21 @@ def test_deep_json_is_refused_or_taken(depth, tmp_path):
     assert all(job.status == "QUEUED" for job in geotile.jobs(tmp_path / "queue"))
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "-1e400"])
+def test_numbers_are_finite(number, tmp_path):
+    (tmp_path / "job.json").write_text(json.dumps(REQUEST)[:-1] + f', "featureProperties": [{{"a": {number}}}]}}')
+    with pytest.raises(geotile.ArgumentError, match=rf"must be valid JSON: a number must be finite; got {number}"):
+        geotile.submit(tmp_path / "job.json", tmp_path / "queue")
+
+
+def test_parameters_of_any_json_are_sent_as_text():
+    given = {"CustomAttributes": {"a": [True, None]}, "TargetModel": "x", "n": 5, "on": True}
+    request = JobRequest.parse(json.dumps(REQUEST | {"imageProcessorParameters": given}))
+    assert request.endpoint_options()["params"] == {
+        "CustomAttributes": '{"a": [true, null]}', "TargetModel": "x", "n": "5", "on": "true"
+    }  # fmt: skip
+
+
 def test_json_without_an_end_is_refused(tmp_path):
     (tmp_path / "job.json").write_text(DEEP)
     with pytest.raises(geotile.ArgumentError, match="must be valid JSON"):
@@ -85,6 +101,11 @@ def test_a_queue_folder_is_created(tmp_path):
         ({"imageProcessorParameters": {"Custom hush": "a"}}, "params must hold names"),
         ({"imageProcessor": {"name": "m/x"}}, "endpoint must have the form sagemaker://"),
         ({"imageProcessor": {"name": "http://:9", "type": "HTTP_ENDPOINT"}}, "must be an HTTP"),
+        *[({"regionOfInterest": wrong}, "regionOfInterest must be text") for wrong in (False, 0, [], {})],
+        ({"postProcessing": False}, "postProcessing must be a list"), ({"featureProperties": 0}, "featureProperties must be a list"),
+        ({"geotile": {"bands": "3,2,1"}}, r"bands must be a list .* \[3, 2, 1\]"), ({"geotile": {"bands": ["1;2"]}}, "bands must be a list"),
+        ({"imageProcessor": {"name": "onnx:m.onnx", "type": "GEOTILE_ENDPOINT"}, "imageProcessorParameters": {"A": "b"}},
+         "do not apply to an endpoint of this type"),
         ({"regionOfInterest": "POLYGON EMPTY"}, "must not be empty"), ({"regionOfInterest": "POINT (nan 1)"}, "finite"),
         ({"regionOfInterest": "POINT (x"}, "must be WKT"), ({"regionOfInterest": '{"type": "Point"}'}, "must be WKT"),
         ({"geotile": {"outside_roi": "keep"}}, "outside_roi='keep' would have no effect without roi"),

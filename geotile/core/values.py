@@ -70,9 +70,11 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
         return {as_text(key, "property's name"): as_json(each, name, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [as_json(each, name, depth + 1) for each in value]
+    if isinstance(value, datetime.timedelta | np.timedelta64):
+        return pd.Timedelta(value).isoformat()
     if isinstance(value, datetime.date | datetime.time | np.datetime64):
         return str(value) if isinstance(value, np.datetime64) else value.isoformat()
-    if isinstance(value, np.ndarray) and value.dtype.kind == "M":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "mM":
         return [as_json(each, name, depth + 1) for each in value]
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
         plain = value if isinstance(value, np.ma.MaskedArray) else as_array(value)

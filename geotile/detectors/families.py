@@ -113,7 +113,8 @@ def _yolox(outputs: list[Array], size: Size) -> RawDetections:
     out = outputs[0]
     if len(out) and np.median(np.abs(out[:, :2])) > _MAX_OFFSET:
         raise ValueError(
-            "the boxes are in pixels already, as after an export with --decode_in_inference: give family='yolox-decoded'"
+            "the boxes are in pixels already, as after an export with --decode_in_inference: give "
+            "family='yolox-decoded'"
         )
     cells = np.concatenate([_cells(size, s) for s in STRIDES])
     strides = np.concatenate([np.full((len(_cells(size, s)), 1), s, np.float32) for s in STRIDES])

@@ -212,9 +212,9 @@ def _torchvision(network: Network) -> Fit | None:
 
 _RULES: dict[str, Callable[[Network], Fit | None]] = {
     "yolov5": _yolov5, "yolov8": _yolov8, "yolo-nms": _end_to_end, "yolox": _yolox, "yolox-decoded": _yolox,
-    "nanodet": _nanodet, "nanodet-plus": _nanodet_plus, "fastestdet": _fastestdet, "detr": lambda network: _queries(network, 1),
-    "rtdetr": lambda network: _queries(network, 0), "rtdetr-ul": _rtdetr_ul, "rtdetr-ul-scores": _rtdetr_ul_scores,
-    "torchvision": _torchvision,
+    "nanodet": _nanodet, "nanodet-plus": _nanodet_plus, "fastestdet": _fastestdet,
+    "detr": lambda network: _queries(network, 1), "rtdetr": lambda network: _queries(network, 0),
+    "rtdetr-ul": _rtdetr_ul, "rtdetr-ul-scores": _rtdetr_ul_scores, "torchvision": _torchvision,
 }  # fmt: skip
 _SHAPES = {
     "yolov5": "one output (n, 3·cells, 5 + classes)", "yolov8": "one output (n, 4 + classes, cells)",

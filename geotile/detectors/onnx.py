@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import fsspec
 import numpy as np
@@ -23,6 +22,7 @@ from geotile.detectors.metadata import ModelMetadata, read_metadata
 from geotile.detectors.preprocessing import as_layout
 from geotile.detectors.providers import check_started, chosen_providers
 from geotile.errors import ArgumentError
+from geotile.storage.uris import expanded_path
 
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 # path, threads, providers that the user asked for, version of the file
@@ -240,12 +240,15 @@ def read_model(path: str) -> bytes:
 def model_path(path: str | os.PathLike[str]) -> str:
     """Return the absolute path of a local model, or the URI of a remote one.
 
+    Raises
+    ------
+    ArgumentError
+        If a ``file:`` URI names another host, or has a query or a fragment.
+
     Examples
     --------
     >>> model_path("file:///models/my%20ships.onnx"), model_path("s3://models/ships.onnx")
     ('/models/my ships.onnx', 's3://models/ships.onnx')
     """
-    text = os.fspath(path)
-    if text.lower().startswith("file:"):
-        text = unquote(urlsplit(text).path)
-    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+    text = expanded_path(os.fspath(path))
+    return text if "://" in text else os.path.abspath(text)

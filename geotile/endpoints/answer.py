@@ -112,8 +112,8 @@ def checked(answer: Answer) -> Answer:
     )
     if len(boxes) > 1 and (boxes >= 0).all() and (boxes <= 1).all():
         raise ResponseError(
-            "boxes must be in pixels of the tile; all of the model's lie in the first pixel, so they may be shares from 0 "
-            "to 1. Multiply them by the size of the tile"
+            "boxes must be in pixels of the tile; all of the model's lie in the first pixel, so they may be shares "
+            "from 0 to 1. Multiply them by the size of the tile"
         )
     far = answer.detections.boxes
     return answer.without(

@@ -7,13 +7,13 @@ that a gap, a roll, padding or another order is refused, not averaged.
 from __future__ import annotations
 
 import numpy as np
-import pyproj
 import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 
 from geotile.errors import GeoreferenceError
+from geotile.geometry.grid_mapping import crs_of, grid_mapping_of
 
 _TOLERANCE_PX = 0.1  # float32 degrees are rounded by up to 0.08 pixels of 1e-4 degrees
 _EXACT_PX = 1e-3
@@ -99,24 +99,26 @@ def transform_of(image: xr.DataArray) -> Affine:
 
 
 def carried_transform(image: xr.DataArray) -> Affine | None:
-    """Return the transform that an array carries: rioxarray's, or stackstac's in its attributes; None without one.
+    """Return the transform that an array carries: rioxarray's, or that in its attributes; None without one.
+
+    The attributes are ``transform`` of stackstac and ``spatial:transform`` of GeoZarr.
 
     Raises
     ------
     GeoreferenceError
         If it is not a transform.
     """
-    spatial_ref = image.coords.get("spatial_ref")
-    text = None if spatial_ref is None else spatial_ref.attrs.get("GeoTransform")
-    given = image.attrs.get("transform")
+    mapping = grid_mapping_of(image)
+    text = None if mapping is None else mapping.attrs.get("GeoTransform")
+    given = image.attrs.get("transform", image.attrs.get("spatial:transform"))
     try:
         if text is not None:
             return Affine.from_gdal(*map(float, str(text).split()))
         return None if given is None else Affine(*map(float, tuple(given)[:6]))
     except (TypeError, ValueError):
         raise GeoreferenceError(
-            "the transform of the image (GeoTransform of spatial_ref, or the attribute 'transform') must be six "
-            f"numbers; got {given if text is None else text!r}"
+            "the transform of the image (GeoTransform of its grid mapping, or the attribute 'transform' or "
+            f"'spatial:transform') must be six numbers; got {given if text is None else text!r}"
         ) from None
 
 
@@ -184,7 +186,7 @@ def _unit_factor(image: xr.DataArray) -> float:
     GeoreferenceError
         If they are units of another kind.
     """
-    crs = None if image.rio.crs is None else pyproj.CRS.from_user_input(image.rio.crs)
+    crs = crs_of(image)
     named = {str(image.coords[axis].attrs.get("units", "")).strip().lower() for axis in "yx"}
     if crs is None or named <= {"", "1"}:
         return 1.0

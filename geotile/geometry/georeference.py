@@ -27,6 +27,7 @@ from geotile.geometry.coordinates import (
     pixel_transform_of,
     transform_of,
 )
+from geotile.geometry.grid_mapping import crs_of, grid_mapping_of
 from geotile.geometry.placement import AffinePlacement, GcpPlacement, Placement, Points
 
 WGS84 = "OGC:CRS84"
@@ -135,15 +136,15 @@ def georeference_of(image: xr.DataArray) -> Georeference:
     ------
     GeoreferenceError
         If the image was placed by rational polynomials but no longer carries them, its coordinates are not evenly
-        spaced, or their units are not those of its CRS.
+        spaced, their units are not those of its CRS, or the CRS that it declares cannot be read.
     """
-    spatial_ref = image.coords.get("spatial_ref")
+    spatial_ref = grid_mapping_of(image)
     attributes = {} if spatial_ref is None else spatial_ref.attrs
     carried = carried_transform(image)
     if counts_pixels(image) or carried is None or is_upright(carried):
         check_coordinates(image)
     pixel_transform = pixel_transform_of(image) if counts_pixels(image) else Affine.identity()
-    crs = image.rio.crs
+    crs = crs_of(image)
     wkt = None if crs is None else str(crs.to_wkt())
     if spatial_ref is not None and PLACEMENT in spatial_ref.encoding:
         return Georeference(spatial_ref.encoding[PLACEMENT], wkt).for_pixels(pixel_transform)

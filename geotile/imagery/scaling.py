@@ -19,6 +19,7 @@ from geotile.imagery.masks import has_data
 from geotile.imagery.open import from_source
 from geotile.public import public
 
+_OF_STORED_VALUES = {"_FillValue", "missing_value", "scale_factor", "add_offset", "dtype", "rasterio_dtype"}
 _MAX_SAMPLE_SIDE_PX = 1024  # of the overview from which percentiles are computed
 
 
@@ -230,7 +231,7 @@ def _apply(image: xr.DataArray, step: Rescale | Cast) -> xr.DataArray:
         result = image.copy(data=image.data.map_blocks(step, dtype=step.to, meta=np.empty((0, 0, 0), step.to)))
     else:
         result = image.copy(data=step(np.asarray(image)))
-    result.encoding = dict(image.encoding)
+    result.encoding = {name: value for name, value in image.encoding.items() if name not in _OF_STORED_VALUES}
     result.attrs.pop("_FillValue", None)  # the nodata value of the file does not apply to the result
     return result
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
+from geotile.geometry.grid_mapping import PROJ_ATTRIBUTES, mapping_name
 from geotile.options import ImageOptions
 
 _AXES = {"lat": "y", "latitude": "y", "northing": "y", "lon": "x", "longitude": "x", "easting": "x", "bands": "band"}
@@ -41,8 +42,10 @@ def open_zarr(uri: str, options: ImageOptions) -> xr.DataArray:
     name = _variable(store, options.subdataset, uri)
     dims = [dim for dim in store[name].dims if dim not in ("band", "y", "x") and store.sizes[dim] == 1]
     image: xr.DataArray = store[name].squeeze(dims)
-    if "spatial_ref" in store.variables and "spatial_ref" not in image.coords:
-        image = image.assign_coords(spatial_ref=store["spatial_ref"])
+    image.attrs = {each: store.attrs[each] for each in PROJ_ATTRIBUTES if each in store.attrs} | image.attrs
+    mapping = mapping_name(image) or "spatial_ref"
+    if mapping in store.variables and mapping not in image.coords:
+        image = image.assign_coords({mapping: store[mapping]})
     image.encoding = {"source": redact(uri)}
     return image if options.bands is None else _with_bands(image, options.bands)
 

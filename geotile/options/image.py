@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,6 +15,8 @@ from geotile.core.choices import SarRemap
 from geotile.core.option import Options, option
 from geotile.errors import ArgumentError
 from geotile.options.storage import check_storage, storage_values
+
+_NUMBERS = re.compile(r"\s*\d+(\s*[,;]\s*\d+)+\s*")  # several band numbers in one text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,10 @@ class ImageOptions(Options):
         for band in bands:
             if band is not None and not isinstance(band, str) and (isinstance(band, bool) or operator.index(band) < 1):
                 raise ArgumentError(f"bands must be numbers, from 1, or names; got {band!r}")
+            if isinstance(band, str) and _NUMBERS.fullmatch(band):
+                raise ArgumentError(
+                    f"bands must be a list of numbers or names, such as [3, 2, 1]; got {band!r}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

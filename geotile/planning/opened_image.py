@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
+from geotile.geometry.grid_mapping import crs_notes
 from geotile.imagery.array_check import check_array
 from geotile.imagery.file_array import file_of
 from geotile.imagery.open import opened
@@ -41,7 +42,7 @@ class OpenedImage:
     bands_chosen: bool = False
     """Whether the user chose the bands with ``bands=``."""
     notes: tuple[str, ...] = ()
-    """What to know about the choice of bands."""
+    """What to know about its bands and its CRS."""
 
 
 def opened_image(image: ImageLike, options: ImageOptions, scaling: ScalingOptions = _AS_IT_IS) -> OpenedImage:
@@ -73,8 +74,9 @@ def opened_image(image: ImageLike, options: ImageOptions, scaling: ScalingOption
     source = file_of(flat)
     edges = source.block_edges if source is not None and array is not image else _block_edges(flat)
     return OpenedImage(
-        name=redact(str(name)), array=flat, source=source, block_edges=edges, bands_chosen=options.bands is not None
-    )
+        name=redact(str(name)), array=flat, source=source, block_edges=edges, bands_chosen=options.bands is not None,
+        notes=crs_notes(array),
+    )  # fmt: skip
 
 
 def _opened(image: ImageLike, options: ImageOptions) -> xr.DataArray:

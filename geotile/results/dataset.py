@@ -1,13 +1,14 @@
-"""A GeoParquet dataset: the workers write parts of the settled detections, and `_metadata` is written last.
+"""A GeoParquet dataset: the workers write parts of the settled detections, and `_metadata.parquet` is written last.
 
 ::
 
     out/
-      _metadata                              schema and row groups of all parts: makes the dataset complete
+      _metadata.parquet                      no rows; schema, bounds and names of the parts: makes the dataset complete
       part-5d0c51a7-r00000-00004-c00000-00004.parquet   rows that a rectangle of regions settled
 
 In a local file system the parts are written to a hidden draft beside the dataset, which takes its place at the end. In
-object storage they are written to their final place; readers that use `_metadata` see the whole dataset or none.
+object storage they are written to their final place, and count once `_metadata.parquet` is there. It is not the file
+`_metadata` of Hive, since polars opens only folders whose files all end in `.parquet`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 
 from geotile.core.checks import Pair
 from geotile.core.redact import redact
-from geotile.errors import OutputError
+from geotile.errors import GeotileError, OutputError
 from geotile.merging.detections import Detections
 from geotile.results.frame import FrameBuilder, parquet_bytes
 from geotile.storage.atomic import draft_path, remove, replace, restore
@@ -34,7 +35,8 @@ from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
 
 PART_ROWS = 16_384  # minimum rows of a part, except the last one: many tiny files are slow to read
-METADATA = "_metadata"
+METADATA = "_metadata.parquet"
+_PARTS = b"geotile:parts"  # key of the names of the parts in its metadata
 _OWNER = "dataset"  # of the draft; the lease of the dataset lets one run at a time write it
 
 
@@ -97,11 +99,15 @@ def write_part(folder: Folder, name: str, table: gpd.GeoDataFrame) -> Part:
     OutputError
         If it cannot be written.
     """
-    data = parquet_bytes(table).getvalue()
+    try:
+        data = parquet_bytes(table).getvalue()
+    except GeotileError:
+        raise
+    except Exception as error:  # pandas and Arrow have errors of their own
+        raise OutputError(f"cannot write {folder.display_name}: {redact(str(error))}") from None
     folder.write(name, data)
     footer = io.BytesIO()
     metadata = pq.ParquetFile(io.BytesIO(data)).metadata
-    metadata.set_file_path(name)
     metadata.write_metadata_file(footer)
     return Part(name=name, rows=len(table), size=len(data), footer=footer.getvalue())
 
@@ -170,11 +176,17 @@ class DatasetOutput:
         Raises
         ------
         OutputError
-            As `commit`.
+            As `commit`; the message says where the parts are.
         """
         replaced = not self.folder.is_local and METADATA in self.folder.names()
         if write or replaced:
-            self.commit(parts)
+            try:
+                self.commit(parts)
+            except OutputError as error:
+                raise OutputError(
+                    f"{error} The detections are in the parts ({len(parts)} files part-*.parquet) in "
+                    f"{self.drafts.display_name}; copy them before the next run of this output removes them"
+                ) from None
         elif self.folder.is_local:
             remove(Path(self.drafts.uri))
         else:
@@ -234,14 +246,30 @@ class DatasetOutput:
 
 
 def _metadata(parts: Sequence[Part]) -> bytes:
-    """Return the metadata of all parts as one Parquet file."""
+    """Return a Parquet file without rows that holds the schema, the bounds and the names of all parts."""
     footers = [pq.read_metadata(io.BytesIO(part.footer)) for part in parts]
     metadata = {key: value for key, value in footers[0].metadata.items() if key != b"ARROW:schema"}
     geo = _merged_geo([json.loads(footer.metadata[b"geo"]) for footer in footers])
-    schema = footers[0].schema.to_arrow_schema().with_metadata({**metadata, b"geo": json.dumps(geo).encode()})
+    metadata |= {b"geo": json.dumps(geo).encode(), _PARTS: json.dumps([part.name for part in parts]).encode()}
     out = io.BytesIO()
-    pq.write_metadata(schema, out, metadata_collector=footers)
+    pq.write_metadata(footers[0].schema.to_arrow_schema().with_metadata(metadata), out)
     return out.getvalue()
+
+
+def part_names(folder: Folder) -> list[str]:
+    """Return the file names of the parts of a complete dataset, in their order."""
+    return list(json.loads(_file_metadata(folder)[_PARTS]))
+
+
+def geo_metadata(folder: Folder) -> bytes:
+    """Return the GeoParquet metadata of a complete dataset, with the bounds of all its parts."""
+    return _file_metadata(folder)[b"geo"]
+
+
+def _file_metadata(folder: Folder) -> dict[bytes, bytes]:
+    files, path = folder.files()
+    with files.open(f"{path}/{METADATA}", "rb") as file:
+        return dict(pq.read_metadata(file).metadata)
 
 
 def _merged_geo(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from geotile.core.values import as_json, is_missing
+from geotile.core.values import as_json, as_text, is_missing
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference
 from geotile.merging.detections import Detections, box_geometries, detections
@@ -164,7 +164,7 @@ def with_text(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 def _as_text(value: Any, name: str) -> str | None:
     if isinstance(value, str):
-        return value
+        return as_text(value, name)  # without lone surrogates
     if is_missing(value):
         return None
     return json.dumps(as_json(value, name), allow_nan=False, ensure_ascii=False)

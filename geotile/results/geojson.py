@@ -87,7 +87,7 @@ def _properties(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
             properties |= {"imageGeometry": shape, "imageBBox": boxes[i].tolist()}
         if row.get("classes") is not None:
             properties["featureClasses"] = row["classes"]
-        elif {"label", "score"} <= names:
+        elif {"label", "score"} <= names and "featureClasses" not in names:  # a table that was read from GeoJSON has it
             properties["featureClasses"] = [{"iri": row["label"], "score": row["score"]}]
         added = {str(name): row[name] for name in others}
         yield {name: as_json(value, name) for name, value in (own | added | properties).items()}

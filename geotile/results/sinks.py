@@ -211,7 +211,8 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     Raises
     ------
     ArgumentError
-        If the detections are not a GeoDataFrame, or the output is not a path.
+        If the detections are not a GeoDataFrame with a geometry and columns that have unique names, or the output is
+        not a path.
     OutputError
         If the output exists or cannot be written.
 
@@ -226,6 +227,7 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
         raise ArgumentError(
             f"detections must be a GeoDataFrame, as geotile.detect returns it; got {type(detections).__name__}"
         )
+    _check_columns(detections)
     if not isinstance(output, Output) and check_path(output, "output").endswith("/"):
         dataset = DatasetOutput.reserve(Folder.at(output), overwrite=overwrite)
         with dataset.leased():
@@ -236,13 +238,25 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     sink.put(lambda draft: sink.writer(detections, draft))
 
 
+def _check_columns(detections: gpd.GeoDataFrame) -> None:
+    if detections.active_geometry_name is None:
+        raise ArgumentError("detections must have an active geometry column; set it with set_geometry")
+    names = list(detections.columns)
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise ArgumentError(f"the columns of detections must have names that are text; got {odd[0]!r}. Rename them")
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise ArgumentError(f"the columns of detections must have names of their own; {double} occur twice")
+
+
 def _ogr(driver: str) -> Callable[[gpd.GeoDataFrame, str], None]:
     def write_ogr(detections: gpd.GeoDataFrame, path: str) -> None:
         table = with_text(detections)
         if set(BOX_COLUMNS) <= set(table.columns):
             table["image_geometry"] = image_geometry(detections).to_wkt(rounding_precision=-1)
+        nowhere = table.geometry.isna() | table.geometry.is_empty
+        index = {"SPATIAL_INDEX": "NO"} if driver == "FlatGeobuf" and nowhere.any() else {}  # its index holds no nulls
         with ignore_warnings(UserWarning):  # pyogrio warns of a layer without a CRS, which an image may lack
-            table.to_file(path, driver=driver, engine="pyogrio", layer="detections")
+            table.to_file(path, driver=driver, engine="pyogrio", layer="detections", **index)
 
     return write_ogr
 

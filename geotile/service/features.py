@@ -9,7 +9,6 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 
@@ -19,7 +18,6 @@ from geotile.imagery.file_array import source_of
 from geotile.imagery.open import opened
 from geotile.imagery.open_files import open_file
 from geotile.options import ImageOptions
-from geotile.results.dataset import METADATA
 from geotile.results.frame import from_text, image_geometry
 from geotile.results.geojson import features
 from geotile.storage.folder import Folder
@@ -104,15 +102,6 @@ def stored_tables(folder: Folder, parts: Sequence[str]) -> Iterator[gpd.GeoDataF
     for name in parts:
         with files.open(f"{path}/{name}", "rb") as file:
             yield from_text(gpd.read_parquet(file))
-
-
-def part_names(folder: Folder) -> list[str]:
-    """Return the file names of a dataset's parts in the order of its ``_metadata``."""
-    files, path = folder.files()
-    with files.open(f"{path}/{METADATA}", "rb") as file:
-        metadata = pq.read_metadata(file)
-    names = [metadata.row_group(i).column(0).file_path for i in range(metadata.num_row_groups)]
-    return list(dict.fromkeys(names))
 
 
 def job_properties(

@@ -17,11 +17,12 @@ from geotile.core.redact import redact
 from geotile.errors import EndpointError, GeotileError, OutputError, ServiceError
 from geotile.grid.tile_grid import TileGrid
 from geotile.pipeline import detect_to_dataset
+from geotile.results.dataset import part_names
 from geotile.results.report import Report
 from geotile.running.run import Run
 from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
-from geotile.service.features import ImagePlace, job_properties, part_names, source_metadata
+from geotile.service.features import ImagePlace, job_properties, source_metadata
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from geotile.core.redact import redact
 from geotile.errors import OutputError, ServiceError
-from geotile.results.dataset import METADATA
+from geotile.results.dataset import geo_metadata
 from geotile.results.frame import parquet_bytes
 from geotile.results.sinks import Output
 from geotile.service.features import ImagePlace, stored_features, stored_tables
@@ -124,10 +124,7 @@ def _write_geojson(detections: StoredDetections, path: str) -> None:
 
 def _write_parquet(detections: StoredDetections, path: str) -> None:
     """Copy the parts into one file, one row group each; the bounds in its metadata are those of the whole dataset."""
-    files, folder = detections.folder.files()
-    with files.open(f"{folder}/{METADATA}", "rb") as file:
-        geo = pq.read_metadata(file).metadata[b"geo"]
-    writer = None
+    geo, writer = geo_metadata(detections.folder), None
     for table in stored_tables(detections.folder, detections.parts):
         table["properties"] = [(each or {}) | detections.extra_properties for each in table["properties"]]
         row_group = pq.read_table(parquet_bytes(table))

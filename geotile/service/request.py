@@ -27,7 +27,7 @@ from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
-from geotile.service.request_checks import check_endpoint, check_region, unknown_fields
+from geotile.service.request_checks import check_endpoint, check_region, parsed_json, unknown_fields
 from geotile.service.request_fields import IN_GEOTILE, error_text, misplaced, option_hints
 
 _OLD_FIELDS = ("outputBucket", "outputPrefix")
@@ -170,7 +170,7 @@ class JobRequest(_RequestModel):
         if not isinstance(body, str | bytes | bytearray):
             raise ArgumentError(f"body must be JSON as str or bytes; got a value of type {type(body).__name__}")
         try:
-            fields = json.loads(body)
+            fields = parsed_json(body)
         except (ValueError, RecursionError) as error:
             raise ArgumentError(f"the request must be valid JSON: {error}") from None
         if not isinstance(fields, dict):
@@ -194,8 +194,8 @@ class JobRequest(_RequestModel):
         bucket, prefix = fields.pop("outputBucket", None), fields.pop("outputPrefix", "")
         if bucket is not None and not fields.get("outputs"):
             fields["outputs"] = [{"type": "S3", "bucket": bucket, "prefix": prefix}]
-        for name in ("postProcessing", "regionOfInterest", "featureProperties"):
-            if name in fields and not fields[name]:
+        for name in ("postProcessing", "featureProperties"):
+            if fields.get(name) == []:
                 del fields[name]
         return fields
 
@@ -289,7 +289,10 @@ class JobRequest(_RequestModel):
         """Return the options of the endpoint."""
         options: dict[str, Any] = {}
         if self.image_processor_parameters:
-            options["params"] = {name: str(value) for name, value in self.image_processor_parameters.items()}
+            options["params"] = {
+                name: value if isinstance(value, str) else json.dumps(value)
+                for name, value in self.image_processor_parameters.items()
+            }
         if self.image_processor.assumed_role and self.image_processor.type == "SM_ENDPOINT":
             options["role_arn"] = self.image_processor.assumed_role
         return options

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import shapely
 from pydantic import BaseModel
 
+from geotile.endpoints import applicable_options
 from geotile.endpoints.http import check_url
 from geotile.endpoints.sagemaker import endpoint_parts
 from geotile.options import ContractOptions
 from geotile.planning.roi import geometry_of
+
+
+def parsed_json(body: str | bytes | bytearray) -> Any:
+    """Return the value of a JSON text, which has neither NaN nor infinity.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, or a number is larger than the largest float.
+    """
+    return json.loads(body, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a number must be finite; got {text[:20]}")
+    return value
 
 
 def check_region(text: str) -> None:
@@ -40,8 +62,9 @@ def check_endpoint(kind: str, spec: str, parameters: Mapping[str, str]) -> None:
         check_url(spec, "https://host/invocations")
     if kind == "SM_ENDPOINT":
         endpoint_parts(spec)
-    if kind != "GEOTILE_ENDPOINT":
-        ContractOptions(params=parameters)
+    if parameters and not applicable_options(spec, {"params": parameters}):
+        raise ValueError("imageProcessorParameters do not apply to an endpoint of this type; leave them out")
+    ContractOptions(params=parameters)
 
 
 def unknown_fields(model: BaseModel, path: str) -> Iterator[str]:

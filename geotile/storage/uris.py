@@ -16,7 +16,7 @@ def expanded_path(text: str) -> str:
     Raises
     ------
     ArgumentError
-        If a ``file:`` URI names another host.
+        If a ``file:`` URI names another host, or has a query or a fragment.
 
     Examples
     --------
@@ -29,6 +29,8 @@ def expanded_path(text: str) -> str:
             raise ArgumentError(
                 f"a file: URI must name a file of this machine, as file:///folder/name; got {redact(text)!r}"
             )
+        if parts.query or parts.fragment:
+            raise ArgumentError(f"a file: URI must write # as %23 and ? as %3F; got {redact(text)!r}")
         return url2pathname(parts.path)
     return os.path.expanduser(text) if text.startswith("~") else text
 
