@@ -70,6 +70,8 @@ class EndpointError(GeotileError):
     """Whether the endpoint reported that it is overloaded (HTTP 429 or 503)."""
     timed_out: bool = False
     """Whether the endpoint did not respond in time."""
+    local: bool = False
+    """Whether the cause lies in this process, such as a limit of its open files, not in the endpoint."""
     retry_after_s: float | None = None
     """Delay before the next attempt that the endpoint requested, in seconds; None if it requested none."""
     http_status: int | None = None

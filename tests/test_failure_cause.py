@@ -138,12 +138,12 @@ def test_no_free_file_descriptors():
     pytest.importorskip("resource")
     code = """
 import contextlib, os, resource
-from geotile import EndpointUnreachable, HttpEndpoint
+from geotile import EndpointError, HttpEndpoint
 
 def failure(endpoint):
     try:
         endpoint.invoke([b""], "image/tiff")
-    except EndpointUnreachable as error:
+    except EndpointError as error:
         return error
 
 endpoint = HttpEndpoint("http://127.0.0.1:9/x")
@@ -156,10 +156,10 @@ with contextlib.suppress(OSError):
 error = failure(HttpEndpoint("http://127.0.0.1:9/x"))
 for descriptor in taken:
     os.close(descriptor)
-print(error.retryable, error)
+print(error.retryable, error.local, type(error).__name__, error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.startswith("True "), done.stderr
+    assert done.stdout.startswith("True True EndpointError "), done.stderr
     assert "this process has no free file descriptors" in done.stdout
 
 

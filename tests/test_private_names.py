@@ -20,11 +20,26 @@ def test_urllib3():
         for pool in manager.pool_classes_by_scheme.values():
             assert issubclass(pool.ConnectionCls, urllib3.connection.HTTPConnection)
             assert inspect.isfunction(pool.ConnectionCls.getresponse)
+            assert inspect.isfunction(pool.ConnectionCls._new_conn)
     for manager in (adapter.poolmanager, adapter.proxy_manager_for("http://127.0.0.1:9")):
         for scheme in ("http", "https"):
             connection = manager.connection_from_host("127.0.0.1", 9, scheme).ConnectionCls("127.0.0.1", 9)
             assert isinstance(connection, _DeadlineMixin)
             assert connection.sock is None
+
+
+def test_botocore_pools():
+    """`geotile.endpoints.sagemaker` replaces the connection classes of a client's pools."""
+    import botocore.session
+
+    from geotile.endpoints.deadline import _DeadlineMixin
+    from geotile.endpoints.sagemaker import with_deadlines
+
+    client = with_deadlines(botocore.session.Session().create_client("sagemaker-runtime", region_name="us-east-1"))
+    for scheme in ("http", "https"):
+        pool = client._endpoint.http_session._manager.connection_from_host("127.0.0.1", 9, scheme)
+        assert issubclass(pool.ConnectionCls, _DeadlineMixin)
+        assert type(pool).__mro__[1].__module__ == "botocore.awsrequest"
 
 
 def test_distributed():

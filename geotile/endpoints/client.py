@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 from uuid import uuid4
 
 import requests
-import urllib3
 from requests.auth import AuthBase
 
 from geotile.core.redact import digests, redact
 from geotile.core.registry import Registry
-from geotile.endpoints.deadline import DeadlineAdapter, response_deadline
-from geotile.endpoints.decode import excerpt
-from geotile.endpoints.failure_cause import Cause, failure_cause, missing_certificate_file
-from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
+from geotile.endpoints.deadline import DeadlineAdapter, exchange_deadline
+from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, missing_certificate_file
+from geotile.endpoints.json_answer import excerpt
+from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
 from geotile.options import ClientOptions
 
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})  # and all 5xx
 _CREDENTIAL = re.compile("auth|cookie|token|secret|password|signature|credential|expires|key|^sig$|^se$|^x-amz-", re.I)
+_SECONDS = re.compile(r"\d{1,9}", re.ASCII)
 _PLAIN_NAME = re.compile(r"[\w.-]{1,40}")
 _THROTTLED_STATUSES = frozenset({429, 503})
+_MIN_SECRET = 6  # characters; shorter texts would be masked in words
 _PROBE_TIMEOUT_S = 5.0  # OSML waits 2 s for a /ping
 _MAX_POOLED_CONNECTIONS = 256  # further threads open connections that are not kept
 _sessions = Registry[str, requests.Session](16)
@@ -37,15 +40,16 @@ _sessions = Registry[str, requests.Session](16)
 class Reply:
     """An HTTP response with any status."""
 
-    display_url: str
-    """URL without secrets, for messages."""
+    client: Client
+    """Client that sent the request."""
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def error(self) -> EndpointError:
         """Return the error that the status of an unsuccessful response stands for."""
-        error = EndpointError(f"{self.display_url} returned HTTP {self.status}: {excerpt(self.body)}")
+        quoted = self.client.without_secrets(excerpt(self.body))
+        error = EndpointError(f"{self.client.display_url} returned HTTP {self.status}: {quoted}")
         error.http_status = self.status
         error.retryable = self.status in _RETRYABLE_STATUSES or self.status >= 500
         error.throttled = self.status in _THROTTLED_STATUSES
@@ -80,6 +84,7 @@ class Client:
         self._headers = {**(more_headers or {}), **(options.headers or {})}
         if options.bearer is not None:
             self._headers["Authorization"] = f"Bearer {options.bearer}"
+        self._secrets = _secrets(url, self._headers, auth)
         self._auth = (tuple(auth) if isinstance(auth, list) else auth) or _NoAuth()
         self._verify = options.verify if isinstance(options.verify, bool) else os.fspath(options.verify)
         self._cert = _paths(options.cert)
@@ -128,7 +133,7 @@ class Client:
             If the response is larger than ``max_response_bytes``.
         """
         connect_s, response_s = timeout_s or (self._connect_s, self._response_s)
-        with response_deadline(connect_s + response_s) as deadline:
+        with exchange_deadline(connect_s + response_s) as deadline:
             try:
                 with self._session().request(
                     method, url or self.url, stream=True, allow_redirects=False,
@@ -138,11 +143,25 @@ class Client:
                     **request,
                 ) as response:  # fmt: skip
                     body = self._read(response, deadline)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            except GeotileError:
+                raise
+            except Exception as error:  # requests parses cookies, redirects and encodings, which can raise anything
                 raise self._unreachable(error, deadline, connect_s, response_s) from None
-        return Reply(
-            display_url=self.display_url, status=response.status_code, headers=response.headers, body=body
-        )  # fmt: skip
+        return Reply(client=self, status=response.status_code, headers=response.headers, body=body)
+
+    @contextmanager
+    def quoting(self) -> Iterator[None]:
+        """Take the secrets out of the errors of a block that quote an answer."""
+        try:
+            yield
+        except ResponseError as error:
+            raise ResponseError(self.without_secrets(str(error))) from None
+
+    def without_secrets(self, text: str) -> str:
+        """Return what a server wrote without what looks like a secret, and without what this client sends as one."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return redact(text)
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         """Read the body, but not more than is allowed."""
@@ -154,14 +173,14 @@ class Client:
                 raise ResponseError(
                     f"{self.display_url} returned more than max_response_bytes={self._max_response_bytes} bytes"
                 )
-            if time.monotonic() > deadline:
-                raise requests.ReadTimeout
+            if time.monotonic() >= deadline:
+                break
+        if time.monotonic() >= deadline:  # a body without a length looks complete when its connection is shut down
+            raise requests.ReadTimeout
         return b"".join(parts)
 
-    def _unreachable(
-        self, error: Exception, deadline: float, connect_s: float, response_s: float
-    ) -> EndpointUnreachable:
-        timed_out = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError)
+    def _unreachable(self, error: Exception, deadline: float, connect_s: float, response_s: float) -> EndpointError:
+        timed_out = is_timeout(error)
         if timed_out or time.monotonic() >= deadline:
             timed_out = True
             cause = Cause(f"timed out: no complete response within {response_s:g} s (timeout_s)", True)
@@ -169,9 +188,12 @@ class Client:
                 cause = Cause(f"timed out: no connection within {connect_s:g} s (timeout_s)", True)
         else:
             cause = self._missing_file(error) or failure_cause(error)
-        unreachable = EndpointUnreachable(f"{self.display_url} did not respond: {cause.text}")
-        unreachable.retryable, unreachable.timed_out = cause.retryable, timed_out
-        return unreachable
+        if cause.local:
+            failed = EndpointError(f"no request to {self.display_url} can be sent: {cause.text}")
+        else:
+            failed = EndpointUnreachable(f"{self.display_url} did not respond: {cause.text}")
+        failed.retryable, failed.timed_out, failed.local = cause.retryable, timed_out, cause.local
+        return failed
 
     def _missing_file(self, error: Exception) -> Cause | None:
         if type(error) is not OSError or error.errno is not None:
@@ -199,6 +221,17 @@ class _NoAuth(AuthBase):
         return request
 
 
+def _secrets(url: str, headers: Mapping[str, str], auth: Any) -> list[str]:
+    """Return the texts that must not show when a server repeats them, the longest first."""
+    found = {part for name, value in headers.items() if _CREDENTIAL.search(name) for part in (value, *value.split())}
+    found |= {value for _, value in parse_qsl(urlsplit(url).query)}
+    if isinstance(auth, tuple | list):
+        user, password = map(str, auth)
+        found |= {password, base64.b64encode(f"{user}:{password}".encode()).decode()}
+    found |= {quote(each, safe="") for each in found}
+    return sorted((each for each in found if len(each) >= _MIN_SECRET), key=len, reverse=True)
+
+
 def _paths(cert: Any) -> Any:
     """Return the paths of a client certificate as str, as requests takes them."""
     if isinstance(cert, tuple | list):
@@ -207,12 +240,18 @@ def _paths(cert: Any) -> Any:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Return the delay of a Retry-After header (RFC 9110, 10.2.3), which holds seconds or a date."""
+    """Return the delay of a Retry-After header (RFC 9110, 10.2.3), which holds seconds or a date.
+
+    Examples
+    --------
+    >>> _retry_after_s("120"), _retry_after_s("²"), _retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT")
+    (120.0, None, 0.0)
+    """
     if value is None:
         return None
-    if value.strip().isdigit():
+    if _SECONDS.fullmatch(value.strip()):
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, LookupError, AttributeError):  # the parser's, of text that is no date
         return None

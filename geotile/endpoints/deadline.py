@@ -1,8 +1,8 @@
-"""Connections with a deadline for the whole response, even if the server sends it byte by byte.
+"""Connections with one deadline for the whole exchange, however slowly the server takes and sends bytes.
 
-A socket's time-out starts again with every byte it receives, so a server that sends one byte per second never
-exceeds it. While a connection waits for the head of a response, a watcher thread therefore holds the socket and
-shuts it down at the deadline.
+A socket's time-out starts again with every byte, so a server that sends one byte per second never exceeds it: in the
+handshake of TLS, the head, the sizes of chunks, trailers, or a compressed body that never becomes a byte. So a watcher
+thread shuts the sockets of an exchange down at its deadline, and whatever waits for them ends.
 """
 
 from __future__ import annotations
@@ -12,34 +12,68 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+_MIN_S = 1e-3
 _current = threading.local()
 
 
-class _DeadlineWatcher:
-    """A thread that shuts down sockets at their deadlines."""
+class _Exchange:
+    """The sockets of one request and its response."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self._lock, self._sockets, self._expired = threading.Lock(), list[socket.socket](), False
+
+    def hold(self, sock: socket.socket) -> None:
+        """Shut a socket down at the deadline."""
+        with self._lock:
+            if sock not in self._sockets:
+                self._sockets.append(sock)
+            expired = self._expired
+        if expired:
+            _shut_down(sock)
+
+    def let_go(self, sock: socket.socket) -> None:
+        """Leave a socket as it is."""
+        with self._lock:
+            self._sockets.remove(sock)
+
+    def end(self) -> None:
+        """Leave all sockets as they are: the exchange is over."""
+        with self._lock:
+            self._sockets.clear()
+
+    def expire(self) -> None:
+        """Shut all sockets down."""
+        with self._lock:
+            self._expired = True
+            for sock in self._sockets:
+                _shut_down(sock)
+
+
+class _Watcher:
+    """A thread that lets exchanges expire."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._deadlines: list[tuple[float, int]] = []  # a heap; the numbers are keys of _sockets
-        self._sockets: dict[int, socket.socket] = {}
+        self._deadlines: list[tuple[float, int]] = []  # a heap; the numbers are keys of _exchanges
+        self._exchanges: dict[int, _Exchange] = {}
         self._numbers = itertools.count()
         self._started = False
 
     @contextmanager
-    def watch(self, sock: socket.socket, deadline: float) -> Iterator[None]:
-        """Shut down a socket at a time of the monotonic clock, unless the block ends before."""
+    def watch(self, exchange: _Exchange) -> Iterator[None]:
+        """Let an exchange expire at its deadline, unless the block ends before."""
         with self._changed:
             number = next(self._numbers)
-            self._sockets[number] = sock
-            heapq.heappush(self._deadlines, (deadline, number))
+            self._exchanges[number] = exchange
+            heapq.heappush(self._deadlines, (exchange.deadline, number))
             if not self._started:
                 self._started = True
                 threading.Thread(target=self._run, name="geotile-deadlines", daemon=True).start()
@@ -48,24 +82,25 @@ class _DeadlineWatcher:
         try:
             yield
         finally:
+            exchange.end()
             with self._changed:
-                self._sockets.pop(number, None)
+                self._exchanges.pop(number, None)
 
     def _run(self) -> None:
         with self._changed:
             while True:
-                self._shut_down_expired()
+                self._expire_due()
                 wait_s = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
                 self._changed.wait(wait_s)
 
-    def _shut_down_expired(self) -> None:
+    def _expire_due(self) -> None:
         while self._deadlines:
             deadline, number = self._deadlines[0]
-            if number in self._sockets and deadline > time.monotonic():
+            if number in self._exchanges and deadline > time.monotonic():
                 return
             heapq.heappop(self._deadlines)
-            if (sock := self._sockets.pop(number, None)) is not None:
-                _shut_down(sock)
+            if (exchange := self._exchanges.pop(number, None)) is not None:
+                exchange.expire()
 
 
 def _shut_down(sock: socket.socket) -> None:
@@ -74,61 +109,110 @@ def _shut_down(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-_watcher = _DeadlineWatcher()
+_watcher = _Watcher()
 
 
 @contextmanager
-def response_deadline(seconds: float) -> Iterator[float]:
-    """Set a deadline for the requests of this thread; yields the deadline as a time of the monotonic clock."""
-    _current.deadline = time.monotonic() + seconds
+def exchange_deadline(seconds: float) -> Iterator[float]:
+    """Set a deadline for the requests of this thread, from connecting to the last byte of the responses.
+
+    The block must read the responses to their end, and check the time at the end: a body without a length looks
+    complete when its connection is shut down.
+
+    Parameters
+    ----------
+    seconds : float
+        Seconds until the deadline. Looking up a host name cannot be interrupted, and counts.
+
+    Yields
+    ------
+    float
+        The deadline as a time of the monotonic clock.
+    """
+    exchange = _Exchange(time.monotonic() + seconds)
+    _current.exchange = exchange
     try:
-        yield _current.deadline
+        with _watcher.watch(exchange):
+            yield exchange.deadline
     finally:
-        _current.deadline = None
+        _current.exchange = None
+
+
+def exchange_expired() -> bool:
+    """Return whether the deadline of this thread's exchange has passed."""
+    exchange = getattr(_current, "exchange", None)
+    return exchange is not None and time.monotonic() >= exchange.deadline
 
 
 class _DeadlineMixin:
-    """Mixin for urllib3's connections that applies the thread's deadline."""
+    """Mixin for urllib3's connections that applies the deadline of the thread's exchange."""
 
     sock: Any
+    _twin: socket.socket | None = None
 
-    def getresponse(self) -> Any:
-        deadline = getattr(_current, "deadline", None)
-        if deadline is None:
-            return super().getresponse()  # type: ignore[misc]  # defined by the connection class
-        with _watcher.watch(self.sock, deadline):
-            return super().getresponse()  # type: ignore[misc]
+    def _new_conn(self) -> Any:
+        sock = super()._new_conn()  # type: ignore[misc]  # defined by the connection class, like all below
+        if (exchange := getattr(_current, "exchange", None)) is not None:
+            self._twin = sock.dup()  # during the handshake nothing else holds the socket that TLS makes of this one
+            exchange.hold(self._twin)
+        return sock
+
+    def connect(self) -> None:
+        try:
+            super().connect()  # type: ignore[misc]
+            self._hold()
+            self._give_time()
+        finally:
+            twin, self._twin = self._twin, None
+            if twin is not None:
+                _current.exchange.let_go(twin)
+                twin.close()
+
+    def request(self, *args: Any, **options: Any) -> Any:
+        self._hold()
+        self._give_time()
+        return super().request(*args, **options)  # type: ignore[misc]
+
+    def getresponse(self, *args: Any, **options: Any) -> Any:
+        self._hold()
+        return super().getresponse(*args, **options)  # type: ignore[misc]
+
+    def _give_time(self) -> None:
+        """Let the request be sent until the deadline; urllib3 allows it the time for a connection."""
+        exchange = getattr(_current, "exchange", None)
+        if exchange is not None and self.sock is not None:
+            self.sock.settimeout(max(_MIN_S, exchange.deadline - time.monotonic()))
+
+    def _hold(self) -> None:
+        exchange = getattr(_current, "exchange", None)
+        if exchange is not None and self.sock is not None:
+            exchange.hold(self.sock)
 
 
-class _Connection(_DeadlineMixin, HTTPConnection):
-    pass
+def deadline_pools(pools: Mapping[str, type[Any]]) -> dict[str, type[Any]]:
+    """Return pool classes of urllib3, by scheme, whose connections apply the deadline of `exchange_deadline`."""
+    return {scheme: _deadline_pool(pool) for scheme, pool in pools.items()}
 
 
-class _TlsConnection(_DeadlineMixin, HTTPSConnection):
-    pass
+def _deadline_pool(pool: type[Any]) -> type[Any]:
+    connection = pool.ConnectionCls
+    kind = type(connection.__name__, (_DeadlineMixin, connection), {"__module__": __name__})
+    return type(pool.__name__, (pool,), {"ConnectionCls": kind, "__module__": __name__})
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-_POOL_CLASSES = {"http": _Pool, "https": _TlsPool}
+_POOLS = deadline_pools({"http": HTTPConnectionPool, "https": HTTPSConnectionPool})
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Adapter of `requests` whose connections apply the deadline of `response_deadline`, also through proxies."""
+    """Adapter of `requests` whose connections apply the deadline of `exchange_deadline`, also through proxies."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Create the pool manager of direct connections."""
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """Return the pool manager of a proxy."""
         manager = super().proxy_manager_for(proxy, **options)
-        manager.pool_classes_by_scheme = _POOL_CLASSES
+        manager.pool_classes_by_scheme = _POOLS
         return manager

@@ -12,8 +12,12 @@ import shapely
 
 from geotile.core.values import as_json, as_text
 from geotile.endpoints.answer import Answer, answer_of, properties_of
+from geotile.endpoints.json_answer import excerpt, load_json, turn
 from geotile.errors import ResponseError
+from geotile.options.endpoint import MAX_DETECTIONS
 
+VALUES_PER_DETECTION = 40
+"""JSON values of an answer for each detection that is allowed: Python's objects take 30 to 100 bytes for each."""
 # Properties that are decoded into columns; all others are kept as properties of the detection.
 _DECODED_PROPERTIES = {
     "imageGeometry", "imageBBox", "featureClasses",
@@ -21,23 +25,34 @@ _DECODED_PROPERTIES = {
 }  # fmt: skip
 
 
-def decode_bytes(body: bytes) -> Answer:
+def decode_bytes(body: bytes, max_detections: int = MAX_DETECTIONS) -> Answer:
     """Decode a response body: a GeoJSON FeatureCollection in pixels of the tile.
+
+    Parameters
+    ----------
+    body : bytes
+    max_detections : int
+        Maximum number of features, and of JSON values for each of them, `VALUES_PER_DETECTION`.
 
     Raises
     ------
     ResponseError
-        If the body cannot be decoded. Its message contains the first 200 characters of the part at fault.
+        If the body cannot be decoded, or holds more than that. Its message contains the first 200 characters of the
+        part at fault.
     """
-    try:
-        collection = json.loads(body, parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as error:
-        raise ResponseError(f"the response is not JSON ({error}): {excerpt(body)}") from None
-    return decode_collection(collection)
+    limit = f"{VALUES_PER_DETECTION} for each of max_detections={max_detections:,}"
+    with turn(body):
+        return decode_collection(load_json(body, max_detections * VALUES_PER_DETECTION, limit), max_detections)
 
 
-def decode_collection(collection: Any) -> Answer:
+def decode_collection(collection: Any, max_detections: int | None = None) -> Answer:
     """Decode a parsed FeatureCollection with the current or the former property names of the OSML contract.
+
+    Parameters
+    ----------
+    collection : object
+    max_detections : int, optional
+        Maximum number of features. By default there is none.
 
     Raises
     ------
@@ -50,6 +65,8 @@ def decode_collection(collection: Any) -> Answer:
     features = collection.get("features")
     if not isinstance(features, list):
         raise ResponseError(f"the FeatureCollection must have a list of features; got {excerpt(collection)}")
+    if max_detections is not None and len(features) > max_detections:
+        raise ResponseError(f"the response has {len(features):,} features, more than max_detections={max_detections:,}")
     return answer_of(features, _row)
 
 
@@ -58,12 +75,6 @@ _MALFORMED = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
     shapely.errors.ShapelyError,
 )  # fmt: skip
-
-
-def excerpt(value: Any) -> str:
-    """Return the first 200 characters of a value, for an error message."""
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)
-    return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _row(number: int, feature: Any) -> tuple[Any, ...]:
@@ -153,7 +164,3 @@ def _box(values: Any) -> list[float]:
     if x1 < x0 or y1 < y0:
         raise ValueError(f"a box must have x0 <= x1 and y0 <= y1; got {box}")
     return box
-
-
-def _reject_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a valid JSON number")

@@ -25,6 +25,8 @@ class Cause(NamedTuple):
 
     text: str
     retryable: bool
+    local: bool = False
+    """Whether the cause lies in this process."""
 
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h; Python's ssl module has no names for them.
@@ -56,14 +58,25 @@ def failure_cause(error: BaseException) -> Cause:
     Examples
     --------
     >>> failure_cause(ConnectionRefusedError(111, "refused"))
-    Cause(text='connection refused (ConnectionRefusedError)', retryable=True)
+    Cause(text='connection refused (ConnectionRefusedError)', retryable=True, local=False)
     """
     chain = list(_chain(error))
     for kinds, explain in _RULES:
         for each in chain:
             if isinstance(each, kinds) and (cause := explain(each, chain)) is not None:
-                return Cause(f"{cause.text} ({type(error).__name__})", cause.retryable)
+                return cause._replace(text=f"{cause.text} ({type(error).__name__})")
     return Cause(type(error).__name__, True)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Return whether a request failed because something took too long.
+
+    Examples
+    --------
+    >>> is_timeout(requests.ConnectionError(urllib3.exceptions.ProtocolError("aborted", TimeoutError("timed out"))))
+    True
+    """
+    return any(isinstance(each, _TIMEOUTS) for each in _chain(error))
 
 
 def missing_certificate_file(verify: bool | str, cert: str | tuple[str, str] | None) -> str | None:
@@ -105,7 +118,7 @@ def _through_proxy(chain: list[BaseException]) -> bool:
 def _out_of_descriptors(error: Any, chain: list[BaseException]) -> Cause | None:
     if isinstance(error, ssl.SSLError | socket.gaierror) or error.errno not in _OUT_OF_DESCRIPTORS:
         return None  # the errno of these two types is a code of OpenSSL or of the resolver
-    return Cause("this process has no free file descriptors; raise its limit (ulimit -n)", True)
+    return Cause("this process has no free file descriptors; raise its limit (ulimit -n)", True, local=True)
 
 
 def _name_resolution(error: Any, chain: list[BaseException]) -> Cause:
@@ -152,6 +165,7 @@ def _always(text: str, retryable: bool) -> Callable[[Any, list[BaseException]], 
     return lambda error, chain: Cause(text, retryable)
 
 
+_TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.ReadTimeoutError)
 _PROXY_ERRORS = (requests.exceptions.ProxyError, requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxyError)
 _TLS_ERRORS = (requests.exceptions.SSLError, urllib3.exceptions.SSLError, ssl.SSLError)
 _INVALID_REQUEST = (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)

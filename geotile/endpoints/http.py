@@ -47,7 +47,7 @@ class HttpEndpoint(Endpoint):
     def __init__(self, url: str, options: HttpOptions) -> None:
         check_url(url, "https://host/invocations")
         self.retry_policy = options.part(RetryPolicy)
-        self._params = dict(options.params or {})
+        self._params, self._max_detections = dict(options.params or {}), options.max_detections
         headers = {_header_name(name): str(value) for name, value in self._params.items()}
         self._client = Client(url, options, more_headers=headers)
         self.display_url = redact(url)
@@ -85,8 +85,8 @@ class HttpEndpoint(Endpoint):
         reply = self._client.send("POST", data=tiles[0], headers={"Content-Type": content_type})
         if reply.status != 200:
             raise reply.error()
-        with timed("parse"):
-            return [decode_bytes(reply.body)]
+        with timed("parse"), self._client.quoting():
+            return [decode_bytes(reply.body, self._max_detections)]
 
 
 def check_url(url: str, example: str) -> None:

@@ -18,8 +18,8 @@ from geotile.detectors import Detector, Tensor
 from geotile.detectors.detector import decoder_identity
 from geotile.endpoints.base import Endpoint
 from geotile.endpoints.client import Client
-from geotile.endpoints.decode import excerpt
 from geotile.endpoints.http import check_url
+from geotile.endpoints.json_answer import excerpt, load_json, turn
 from geotile.errors import ArgumentError, EndpointError, ResponseError
 from geotile.options import DecoderOptions, OipOptions, RetryPolicy
 
@@ -29,6 +29,7 @@ _DTYPES = {
 }  # fmt: skip
 _DATATYPES = {np.dtype(value): key for key, value in _DTYPES.items()}
 _DEFAULT_BATCH_SIZE = 8
+_MAX_CONTAINERS = 1_000_000  # arrays and objects of a JSON answer; numbers are flat in it
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -108,7 +109,7 @@ class OipEndpoint(Endpoint):
             raise error
         try:
             content = json.loads(reply.body or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(content, Mapping) and content.get("ready") is False:
             error = EndpointError(f"{self.display_url} is not ready yet")
@@ -182,17 +183,15 @@ class OipEndpoint(Endpoint):
         reply = self._client.send("POST", f"{self._client.url}/infer", data=body, headers=headers)
         if reply.status != 200:
             raise reply.error()
-        with timed("parse"):
+        with timed("parse"), self._client.quoting():
             return read_response(reply.body, reply.headers.get(_HEADER_LENGTH))
 
     def _get_json(self, path: str) -> Any:
         reply = self._client.send("GET", self._client.url + path)
         if reply.status != 200:
             raise reply.error()
-        try:
-            return json.loads(reply.body)
-        except (ValueError, RecursionError):
-            raise ResponseError(f"{self.display_url}{path} did not return JSON: {excerpt(reply.body)}") from None
+        with self._client.quoting():
+            return load_json(reply.body, _MAX_CONTAINERS, f"{_MAX_CONTAINERS:,} values")
 
     def _max_batch_size(self) -> int:
         """Return Triton's ``max_batch_size`` if the server reports it, else a default."""
@@ -226,12 +225,14 @@ def read_response(body: bytes, header_length: str | None) -> dict[str, NDArray[A
         length = len(body) if header_length is None else int(header_length)
         if not 0 <= length <= len(body):
             raise ValueError(f"a JSON header of {length} bytes in a body of {len(body)} bytes")
-        header, rest = json.loads(body[:length]), memoryview(body)[length:]
+        rest = memoryview(body)[length:]
         outputs = {}
-        for each in header["outputs"]:
-            size = (each.get("parameters") or {}).get("binary_data_size")
-            outputs[str(each["name"])] = _array(each, None if size is None else rest[: int(size)])
-            rest = rest[int(size or 0) :]
+        with turn(body):
+            header = load_json(body[:length], _MAX_CONTAINERS, f"{_MAX_CONTAINERS:,} arrays", (b"[", b"{", b":"))
+            for each in header["outputs"]:
+                size = (each.get("parameters") or {}).get("binary_data_size")
+                outputs[str(each["name"])] = _array(each, None if size is None else rest[: int(size)])
+                rest = rest[int(size or 0) :]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise ResponseError(
             f"the response does not follow the Open Inference Protocol ({error!r}): {excerpt(body)}"

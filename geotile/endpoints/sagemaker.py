@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -14,8 +15,9 @@ from geotile.core.redact import digests, redact
 from geotile.core.registry import Registry
 from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint
+from geotile.endpoints.deadline import deadline_pools, exchange_deadline, exchange_expired
 from geotile.endpoints.decode import decode_bytes
-from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
+from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
 from geotile.options import RetryPolicy, SageMakerOptions
 from geotile.storage.aws import aws_session
 
@@ -65,7 +67,7 @@ class SageMakerEndpoint(Endpoint):
         self._login = (options.profile, options.role_arn, self.region)
         self._timeouts = options.timeout_s
         self.max_request_bytes = options.max_request_bytes
-        self._max_response_bytes = options.max_response_bytes
+        self._max_response_bytes, self._max_detections = options.max_response_bytes, options.max_detections
         self._key = uuid4().hex
         self._check_params()
 
@@ -115,10 +117,15 @@ class SageMakerEndpoint(Endpoint):
                 f"of {self}"
             )
         params = self._params | ({"TargetVariant": self.variant} if self.variant else {})
-        response = self._call("sagemaker-runtime", "invoke_endpoint", Body=tiles[0], ContentType=content_type, **params)
-        body = self._read(response["Body"])
+        with exchange_deadline(sum(self._timeouts)) as deadline:
+            response = self._call(
+                "sagemaker-runtime", "invoke_endpoint", Body=tiles[0], ContentType=content_type, **params
+            )
+            body = self._read(response["Body"])
+            if time.monotonic() >= deadline:  # the connection was shut down, so the body may be a part
+                raise self._timed_out()
         with timed("parse"):
-            return [decode_bytes(body)]
+            return [decode_bytes(body, self._max_detections)]
 
     def _read(self, stream: Any) -> bytes:
         import botocore.exceptions
@@ -152,7 +159,9 @@ class SageMakerEndpoint(Endpoint):
             raise self._service_error(error.response) from None
         except botocore.exceptions.ParamValidationError as error:
             raise EndpointError(f"the request to {self} is not valid: {error}") from None
-        except (botocore.exceptions.BotoCoreError, OSError) as error:
+        except GeotileError:
+            raise
+        except Exception as error:  # botocore's parsers raise anything for an answer that is not AWS's
             raise self._unreachable(error) from None
         return response
 
@@ -172,12 +181,20 @@ class SageMakerEndpoint(Endpoint):
     def _unreachable(self, error: Exception) -> EndpointUnreachable:
         import botocore.exceptions
 
-        timed_out = isinstance(error, botocore.exceptions.ReadTimeoutError | botocore.exceptions.ConnectTimeoutError)
+        if exchange_expired() or isinstance(
+            error, botocore.exceptions.ReadTimeoutError | botocore.exceptions.ConnectTimeoutError
+        ):
+            return self._timed_out()
         permanent = isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.SSLError)
-        cause = str(error) if permanent and not timed_out else type(error).__name__
-        unreachable = EndpointUnreachable(f"{self} did not respond: {'timed out (timeout_s)' if timed_out else cause}")
-        unreachable.retryable, unreachable.timed_out = not permanent, timed_out
+        cause = str(error) if permanent else type(error).__name__
+        unreachable = EndpointUnreachable(f"{self} did not respond: {cause}")
+        unreachable.retryable = not permanent
         return unreachable
+
+    def _timed_out(self) -> EndpointUnreachable:
+        late = EndpointUnreachable(f"{self} did not respond: timed out (timeout_s)")
+        late.retryable = late.timed_out = True
+        return late
 
     def _client(self, service: str) -> Any:
         """Return this process's botocore client of a service."""
@@ -192,19 +209,27 @@ class SageMakerEndpoint(Endpoint):
             retries={"total_max_attempts": 1}, max_pool_connections=_MAX_CONNECTIONS,
         )  # fmt: skip
         try:
-            return aws_session(*self._login).create_client(service, region_name=self.region, config=config)
+            client = aws_session(*self._login).create_client(service, region_name=self.region, config=config)
         except botocore.exceptions.NoRegionError:
             raise ArgumentError(
                 f"no AWS region is configured for {self}; use, for example, sagemaker://{self.name}?region=us-west-2"
             ) from None
         except botocore.exceptions.BotoCoreError as error:
             raise ArgumentError(f"no client for {self} can be created: {error}") from None
+        return with_deadlines(client)
 
     def _check_params(self) -> None:
         runtime = self._client("sagemaker-runtime").meta.service_model.operation_model("InvokeEndpoint")
         known = set(runtime.input_shape.members) - {"EndpointName", "Body", "ContentType"}
         if unknown := sorted(set(self._params) - known):
             raise ArgumentError(f"unknown parameters {unknown} in params; InvokeEndpoint accepts {sorted(known)}")
+
+
+def with_deadlines(client: Any) -> Any:
+    """Return a botocore client whose connections apply the deadline of `exchange_deadline`."""
+    pools = client._endpoint.http_session._manager
+    pools.pool_classes_by_scheme = deadline_pools(pools.pool_classes_by_scheme)
+    return client
 
 
 def endpoint_parts(spec: str) -> tuple[str, str | None, str | None]:

@@ -15,6 +15,7 @@ from geotile.errors import ArgumentError
 from geotile.options.run import ScoreOptions
 from geotile.public import public
 
+MAX_DETECTIONS = 100_000
 _MAX_COUNTS = {"threads": 1024, "batch_size": 2**16}  # onnxruntime starts all threads at once
 
 
@@ -102,7 +103,12 @@ class ContractOptions(Options):
         "``TargetVariant`` ... Over HTTP they are sent as headers.", type="mapping of str to str", secret=True,
     )  # fmt: skip
 
+    max_detections: int = option(
+        MAX_DETECTIONS, "Maximum number of features in the answer for a tile; a larger one fails the tile.", type="int",
+    )  # fmt: skip
+
     def _check(self) -> None:
+        as_int(self.max_detections, "max_detections", 1, unit="detections")
         if self.params:
             check_headers("params", self.params)
 

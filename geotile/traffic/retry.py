@@ -121,7 +121,8 @@ class _Request:
         self._failed_trials += is_trial
         if error.retryable:
             self._tile_failures += 1
-            self.gate.record_failure(error)
+            if not error.local:
+                self.gate.record_failure(error)
         else:
             self.gate.record_response(time.monotonic() - self._sent_at)
 
@@ -141,7 +142,7 @@ class _Request:
         all_fail = retries > 0 and self.gate.no_response_since(self._previously_failed_at)
         # The tile is at fault if it failed again although the model had just been probed successfully.
         tile_at_fault = self._failed_trials >= _MIN_FAILED_TRIALS and (self.gate.is_only_request or not error.throttled)
-        if all_fail and not tile_at_fault:
+        if all_fail and not tile_at_fault and not error.local:
             self.gate.suspect_outage()
             return False
         return True
