@@ -163,10 +163,9 @@ def georeference_of(image: xr.DataArray) -> Georeference:
         return Georeference(GcpPlacement(points), wkt).for_pixels(pixel_transform)
     transform = transform_of(image)
     if counts_pixels(image):
-        file_transform = attributes.get("GeoTransform")
-        if file_transform is None:
+        if carried is None:
             return NO_GEOREFERENCE
-        transform = Affine.from_gdal(*map(float, str(file_transform).split())) @ pixel_transform
+        transform = carried @ pixel_transform
     elif transform.is_identity:
         return NO_GEOREFERENCE
     return Georeference(AffinePlacement(transform), wkt)

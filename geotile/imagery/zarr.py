@@ -13,6 +13,7 @@ from geotile.errors import ArgumentError, ImageOpenError
 from geotile.geometry.grid_mapping import PROJ_ATTRIBUTES, mapping_name
 from geotile.options import ImageOptions
 
+_OF_GROUP = (*PROJ_ATTRIBUTES, "spatial:transform")  # attributes of a group that are those of its variables
 _AXES = {"lat": "y", "latitude": "y", "northing": "y", "lon": "x", "longitude": "x", "easting": "x", "bands": "band"}
 
 
@@ -42,7 +43,7 @@ def open_zarr(uri: str, options: ImageOptions) -> xr.DataArray:
     name = _variable(store, options.subdataset, uri)
     dims = [dim for dim in store[name].dims if dim not in ("band", "y", "x") and store.sizes[dim] == 1]
     image: xr.DataArray = store[name].squeeze(dims)
-    image.attrs = {each: store.attrs[each] for each in PROJ_ATTRIBUTES if each in store.attrs} | image.attrs
+    image.attrs = {each: store.attrs[each] for each in _OF_GROUP if each in store.attrs} | image.attrs
     mapping = mapping_name(image) or "spatial_ref"
     if mapping in store.variables and mapping not in image.coords:
         image = image.assign_coords({mapping: store[mapping]})
@@ -60,9 +61,18 @@ def _open_store(uri: str, storage_options: Mapping[str, Any] | None, scaled: boo
     try:
         options = dict(storage_options) if storage_options else None
         store: xr.Dataset = xr.open_zarr(uri, storage_options=options, mask_and_scale=scaled)
+        return _renamed(store)
     except Exception as error:  # each kind of storage has its own errors; all mean the same here
         raise ImageOpenError(f"cannot open {redact(uri)} as a Zarr store: {redact(str(error))}") from None
-    renamed: xr.Dataset = store.rename({dim: _AXES[str(dim)] for dim in store.dims if dim in _AXES})
+
+
+def _renamed(store: xr.Dataset) -> xr.Dataset:
+    """Return a store with dims y, x and band, whatever they are called."""
+    names = {str(dim): _AXES[str(dim)] for dim in store.dims if dim in _AXES}
+    renamed: xr.Dataset = store.rename(names)
+    for each in renamed.variables.values():
+        if ":" in (text := str(each.attrs.get("grid_mapping", ""))):
+            each.attrs["grid_mapping"] = " ".join(names.get(word, word) for word in text.split())
     return renamed
 
 
@@ -84,6 +94,8 @@ def _with_bands(image: xr.DataArray, bands: Any) -> xr.DataArray:
         raise ArgumentError(f"bands needs an image with a dim 'band'; this one has dims {image.dims}. Leave bands out")
     names = [str(each) for each in image.coords["band"].to_numpy()] if "band" in image.coords else []
     wanted = [bands] if isinstance(bands, int | str) else list(bands)
+    if not wanted:
+        raise ArgumentError("bands must name at least one band; got none. Leave it out for all bands")
     numbers = [names.index(str(b)) if str(b) in names else b - 1 if isinstance(b, int) else -1 for b in wanted]
     if not all(0 <= number < image.sizes["band"] for number in numbers):
         valid: list[Any] = names or list(range(1, image.sizes["band"] + 1))
