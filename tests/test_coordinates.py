@@ -349,3 +349,41 @@ def test_one_row_in_other_units_and_one_axis_alone():
     assert transform(image[2:3, 4:])[:6] == pytest.approx((1000, 0, 8000, 0, -1000, 49000))
     with pytest.raises(GeoreferenceError, match="both y and x"):
         transform(image.drop_vars("y"))
+
+
+def area(west, east, south=-10, north=10):
+    return f"POLYGON (({west} {south}, {east} {south}, {east} {north}, {west} {north}, {west} {south}))"
+
+
+def around_the_world(first):
+    """Return an image of the whole world, a pixel per degree, whose first column begins at a longitude."""
+    return array(89.5 - np.arange(180), first + 0.5 + np.arange(360), 4326)
+
+
+def columns(image, roi, size=10):
+    """Return the first columns of the tiles that are searched."""
+    selected = geotile.plan(image, roi=roi, tile_size=size, overlap=0).selected
+    return (np.flatnonzero(selected.any(axis=0)) * size).tolist()
+
+
+@pytest.mark.parametrize("first", [-180, 0, -90, 180])
+@pytest.mark.parametrize(("west", "east"), [(-10, 10), (-20, -10), (350, 360), (170, 190), (-190, -170), (5, 15), (-180, 180), (0, 360), (-540, 540)])  # fmt: skip
+def test_a_region_of_interest_is_found_however_longitudes_are_counted(first, west, east):
+    got = columns(around_the_world(first), area(west, east))
+    middle = np.arange(first + 5, first + 365, 10)  # of the tiles; all edges of the areas lie between
+    inside = [x - first - 5 for x in middle if any(west < x + 360 * turn + d < east for turn in range(-4, 5) for d in (-4.9, 4.9))]  # fmt: skip
+    assert got == sorted(inside)
+
+
+@pytest.mark.parametrize("crs", [3857, 3832, 3395, 4087])
+def test_a_region_across_180_degrees_of_a_projected_image(crs):
+    to_map = pyproj.Transformer.from_crs(4326, crs, always_xy=True)
+    turn = (to_map.transform(0.5, 0)[0] - to_map.transform(-0.5, 0)[0]) * 360
+    x180 = to_map.transform(179.999999, 0)[0]
+    step = turn / 360 / 100  # a hundredth of a degree
+    image = array(10 * step - step * np.arange(20), x180 - 99.5 * step + step * np.arange(200), crs)
+    across = "MULTIPOLYGON (((179.6 -9, 180 -9, 180 9, 179.6 9, 179.6 -9)), ((-180 -9, -179.61 -9, -179.61 9, -180 9, -180 -9)))"
+    for roi in (across, area(179.6, 180.39)):
+        assert columns(image, roi, 20) == [60, 80, 100, 120]
+    with pytest.raises(geotile.ArgumentError, match="must intersect"):
+        columns(image, area(10, 20))
