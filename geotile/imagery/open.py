@@ -35,7 +35,7 @@ from geotile.options import ImageOptions, OpenOptions
 from geotile.public import public
 from geotile.storage.location import Location, locate
 
-_ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset", "scaled")
+_ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset", "scaled", "max_block_bytes")
 
 
 def _check_zarr_options(options: ImageOptions, chunks: Any) -> None:

@@ -159,6 +159,11 @@ class Source:
         """Return a window of the image in pixels of the whole image."""
         return window.shifted(*self.origin_yx)
 
+    def check(self) -> None:
+        """Raise an error of GDAL or the system if the file cannot be opened in this process."""
+        with self.location.environment():
+            dataset(self.file_key)
+
     def read(self, window: Window, valid: bool = False) -> Pixels:
         """Return the pixels of a window.
 
