@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import suppress
 from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
 
 import rasterio
 from rasterio.errors import RasterioError
@@ -23,6 +25,11 @@ DRIVERS = (
     "GTiff", "COG", "NITF", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JPEG", "JPEGXL", "PNG", "WEBP", "GIF",
     "BIGGIF", "BMP", "HFA", "PCIDSK", "ENVI", "EHdr", "DTED", "SRTMHGT", "USGSDEM", "AAIGrid", "GRIB", "PNM", "RST",
 )  # fmt: skip
+
+_RETRYABLE = re.compile(  # messages of GDAL, and of S3 (last line), for which the host is the cause
+    r"HTTP (response|error) code ?:? ?(429|5\d\d)|CURL error|[Tt]imed? ?out|too slow|resolve host|refused|connect"
+    r"|SlowDown|reduce your request rate|Service ?Unavailable|[Ii]nternal ?[Ee]rror|[Tt]ry again|Throttl"
+)
 
 
 class FileKey(NamedTuple):
@@ -84,3 +91,26 @@ def open_file(location: Location, allow_vrt: bool, **options: Any) -> rasterio.D
     with ignore_georeference_warnings():
         # rasterio.open accepts one driver only; the class that it returns accepts several.
         return rasterio.DatasetReader(location.path, driver=None if allow_vrt else list(DRIVERS), **options)
+
+
+def is_retryable(location: Location, message: str) -> bool:
+    """Return whether a message of GDAL says that the host of a remote file is the cause of an error."""
+    return location.is_remote and _RETRYABLE.search(message) is not None
+
+
+def read_bytes(path: str, offset: int, size: int) -> bytes:
+    """Return bytes of any file that GDAL reads, within `Location.environment`: rasterio reads pixels only.
+
+    Raises
+    ------
+    OSError
+        If the file ends before.
+    """
+    band = (
+        f'<VRTDataset rasterXSize="{size}" rasterYSize="1"><VRTRasterBand dataType="Byte" band="1" '
+        f'subClass="VRTRawRasterBand"><SourceFilename relativetoVRT="0">{escape(path)}</SourceFilename>'
+        f"<ImageOffset>{offset}</ImageOffset><PixelOffset>1</PixelOffset><LineOffset>{size}</LineOffset>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with ignore_georeference_warnings(), rasterio.DatasetReader(band, driver=["VRT"]) as file:
+        return bytes(file.read(1).tobytes())
