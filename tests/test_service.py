@@ -289,9 +289,13 @@ def test_a_job_that_is_done_is_not_done_again(folder, tmp_path, path):
 
 
 def test_an_output_that_fails_fails_alone_and_asks_nobody_again(folder, tmp_path, path):
-    (tmp_path / "taken").write_text("a file where a folder is wanted")
+    def taking(tile):  # the place is good before the first tile, and taken after it
+        (tmp_path / "taken").is_dir() and (tmp_path / "taken").rmdir()
+        (tmp_path / "taken").write_text("a file where a folder is wanted")
+        return crowd(tile)
+
     outputs = [{"type": "File", "path": str(tmp_path / "taken")}, {"type": "File", "path": str(tmp_path / "out")}]
-    with ModelServer(crowd) as model:
+    with ModelServer(taking) as model:
         geotile.submit(request("a", path, model.url, outputs), folder)
         geotile.serve(folder, once=True, **QUICK)
         asked = model.requests
@@ -563,7 +567,7 @@ def test_a_stream_goes_on_where_it_was_and_names_what_is_too_large(there, tmp_pa
     from geotile.geometry.georeference import NO_GEOREFERENCE
     from geotile.service import outputs
     from geotile.service.features import ImagePlace
-    from geotile.service.request import KinesisOutput
+    from geotile.service.request_parts import KinesisOutput
     from geotile.storage.folder import Folder
 
     found = outputs.StoredDetections(

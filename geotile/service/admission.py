@@ -1,4 +1,4 @@
-"""Checks of a job before it starts: its number of tiles, and whether an error is permanent."""
+"""Checks of a job before it starts: its images, its outputs, and whether an error is permanent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from geotile.errors import ArgumentError, GeoreferenceError, GeotileError, Image
 from geotile.options import ImageOptions
 from geotile.planning.opened_image import opened_image
 from geotile.planning.plan import planned
+from geotile.running.prepare import prepare
+from geotile.service.output_checks import check_formats, check_places
 from geotile.service.request import JobRequest
 
 _ACCESS = re.compile(
@@ -24,8 +26,10 @@ def endpoint_of(request: JobRequest, options: Mapping[str, Any]) -> Endpoint:
     return endpoint(spec, **{**applicable_options(spec, options), **request.endpoint_options()})
 
 
-def count_tiles(request: JobRequest, options: Mapping[str, Any]) -> int:
-    """Return the number of tiles that a job will send; read only the headers of its images.
+def admit(request: JobRequest, options: Mapping[str, Any]) -> int:
+    """Check what a job needs before its model is asked, and return the number of tiles that it will send.
+
+    Only the headers of its images are read; its outputs are tried.
 
     Parameters
     ----------
@@ -37,20 +41,25 @@ def count_tiles(request: JobRequest, options: Mapping[str, Any]) -> int:
     Raises
     ------
     GeotileError
-        If an image cannot be opened, or cannot be tiled or encoded as the request says.
+        If an image cannot be opened, or cannot be tiled or encoded as the request says, or if an output cannot be
+        written.
     """
     model = endpoint_of(request, options)
-    job = request.options()
-    return sum(
-        planned(opened_image(url, job.part(ImageOptions), job), job, job, model).requests for url in request.image_urls
-    )
+    check_places(request)
+    job, tiles = request.options(), 0
+    for number, url in enumerate(request.image_urls):
+        work = planned(opened_image(url, job.part(ImageOptions), job), job, job, model)
+        check_formats(request, number, prepare(work, job).sample())
+        tiles += work.requests
+    return tiles
 
 
 def is_permanent(error: GeotileError) -> bool:
-    """Return whether an error of `count_tiles` would occur in each attempt.
+    """Return whether an error of `admit` would occur in each attempt.
 
-    A missing image, a file that is not an image and a wrong argument are permanent. A host that does not respond, a
-    role that cannot be assumed and denied access are not: the permission may be granted later.
+    A missing image, a file that is not an image, a wrong argument and an output that does not exist are permanent. A
+    host that does not respond, a role that cannot be assumed and denied access are not: the permission may be granted
+    later.
     """
     if isinstance(error, ImageOpenError) and error.retryable:
         return False

@@ -26,7 +26,7 @@ from geotile.service.features import ImagePlace, job_properties, source_metadata
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
-from geotile.service.outputs import StoredDetections, output_name, write_output
+from geotile.service.outputs import StoredDetections, write_output
 from geotile.service.records import FINISHED, ImageRecord, JobRecord, Records, Status, image_id, read_json
 from geotile.storage.folder import Folder
 from geotile.traffic import stop_run_everywhere
@@ -145,7 +145,7 @@ class JobRunner:
             extra_properties=job_properties(
                 record.job_id, record.started or 0.0, result["source"], job.request.feature_properties
             ),
-            name=output_name(job.request, number),
+            name=job.request.output_names()[number],
             place=ImagePlace.of(job.request.image_urls[number], job.request.options()),
         )  # fmt: skip
         self._write_outputs(job, record, image, detections, folder)
