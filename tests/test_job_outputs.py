@@ -106,6 +106,14 @@ def test_a_place_that_cannot_be_written_fails_the_job_at_once(run, path, tmp_pat
 
 
 @pytest.mark.slow
+def test_reasons_speak_json(run, write_tiff, noise, tmp_path):
+    path = write_tiff(noise[:1].astype("c8"))
+    (record,), asked = run(path, [file(tmp_path / "out")])
+    assert (record.status, asked) == ("FAILED", 0)
+    assert 'with "geotile": {"sar": "amplitude"} or "geotile": {"sar": "quarter_power"}' in record.reasons[0]
+
+
+@pytest.mark.slow
 def test_buckets_and_streams_are_tried(there, run, path):
     good, stream = bucket(there.bucket), {"type": "Kinesis", "stream": there.stream}
     nowhere = [[bucket("nowhere-at-all")], [{"type": "Kinesis", "stream": "nowhere"}]]

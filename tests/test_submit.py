@@ -94,21 +94,23 @@ def test_a_queue_folder_is_created(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"imageProcessorTileFormat": "PNG", "imageProcessorTileCompression": "JPEG"}, "tile_compression must be 'NONE'"),
-        ({"imageProcessorTileFormat": "NITF", "imageProcessorTileCompression": "LZW"}, "tile_compression must be"),
-        ({"imageProcessorParameters": {"CustomAttributes": "a\nhush"}}, "params must hold values"),
-        ({"imageProcessor": {"name": "m"}, "imageProcessorParameters": {"CustomAttributes": "a\nhush"}}, "params must hold"),
-        ({"imageProcessorParameters": {"Custom hush": "a"}}, "params must hold names"),
+        ({"imageProcessorTileFormat": "PNG", "imageProcessorTileCompression": "JPEG"}, "imageProcessorTileCompression must be 'NONE' for \"imageProcessorTileFormat\": \"PNG\""),
+        ({"imageProcessorTileFormat": "NITF", "imageProcessorTileCompression": "LZW"}, "imageProcessorTileCompression must be"),
+        ({"imageProcessorParameters": {"CustomAttributes": "a\nhush"}}, "imageProcessorParameters must hold values"),
+        ({"imageProcessor": {"name": "m"}, "imageProcessorParameters": {"CustomAttributes": "a\nhush"}}, "imageProcessorParameters must hold"),
+        ({"imageProcessorParameters": {"Custom hush": "a"}}, "imageProcessorParameters must hold names"),
         ({"imageProcessor": {"name": "m/x"}}, "endpoint must have the form sagemaker://"),
         ({"imageProcessor": {"name": "http://:9", "type": "HTTP_ENDPOINT"}}, "must be an HTTP"),
         *[({"regionOfInterest": wrong}, "regionOfInterest must be text") for wrong in (False, 0, [], {})],
         ({"postProcessing": False}, "postProcessing must be a list"), ({"featureProperties": 0}, "featureProperties must be a list"),
+        ({"geotile": {"scaled": 1}}, "scaled must be true or false; got 1"), ({"geotile": {"rescale": True}}, "got true"),
+        ({"geotile": {"sar": False}}, "sar must be one of null, 'amplitude', 'quarter_power'; got false"),
         ({"geotile": {"bands": "3,2,1"}}, r"bands must be a list .* \[3, 2, 1\]"), ({"geotile": {"bands": ["1;2"]}}, "bands must be a list"),
         ({"imageProcessor": {"name": "onnx:m.onnx", "type": "GEOTILE_ENDPOINT"}, "imageProcessorParameters": {"A": "b"}},
          "do not apply to an endpoint of this type"),
         ({"regionOfInterest": "POLYGON EMPTY"}, "must not be empty"), ({"regionOfInterest": "POINT (nan 1)"}, "finite"),
         ({"regionOfInterest": "POINT (x"}, "must be WKT"), ({"regionOfInterest": '{"type": "Point"}'}, "must be WKT"),
-        ({"geotile": {"outside_roi": "keep"}}, "outside_roi='keep' would have no effect without roi"),
+        ({"geotile": {"outside_roi": "keep"}}, '{"outside_roi": "keep"} would have no effect without roi; give "regionOfInterest"'),
     ],
 )  # fmt: skip
 def test_what_the_run_must_refuse_is_refused_at_submission(fields, text, tmp_path):
@@ -165,7 +167,7 @@ def test_values_of_merges_are_checked(wrong):
         ({"merge": None, "iou_threshold": 0.9}, "iou_threshold would have no effect with merge=None"),
         ({"merge": None, "overlap_metric": "ios", "class_agnostic": True}, "overlap_metric, class_agnostic would have no"),
         ({"merge": geotile.KeepAll(), "iou_threshold": 0.9}, "iou_threshold would have no effect"),
-        ({"outside_roi": "keep"}, "outside_roi='keep' would have no effect without roi"),
+        ({"outside_roi": "keep"}, '{"outside_roi": "keep"} would have no effect without roi; give "regionOfInterest"'),
         ({"output_options": {"anon": True}}, "output_options would have no effect"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from geotile.options import ImageOptions
 from geotile.planning.opened_image import opened_image
 from geotile.planning.plan import planned
 from geotile.running.prepare import prepare
+from geotile.service.json_words import speaking_json
 from geotile.service.output_checks import check_formats, check_places
 from geotile.service.request import JobRequest
 
@@ -44,6 +45,11 @@ def admit(request: JobRequest, options: Mapping[str, Any]) -> int:
         If an image cannot be opened, or cannot be tiled or encoded as the request says, or if an output cannot be
         written.
     """
+    with speaking_json():
+        return _admit(request, options)
+
+
+def _admit(request: JobRequest, options: Mapping[str, Any]) -> int:
     model = endpoint_of(request, options)
     check_places(request)
     job, tiles = request.options(), 0

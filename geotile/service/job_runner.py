@@ -23,6 +23,7 @@ from geotile.running.run import Run
 from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
 from geotile.service.features import ImagePlace, job_properties, source_metadata
+from geotile.service.json_words import speaking_json
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
@@ -121,7 +122,8 @@ class JobRunner:
             self.control.raise_if_stopping()
             if image.status not in FINISHED:
                 try:
-                    self._run_image(job, record, number, image)
+                    with speaking_json():
+                        self._run_image(job, record, number, image)
                 except ServiceStopped:
                     raise
                 except GeotileError as error:

@@ -16,6 +16,7 @@ from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
+from geotile.service.json_words import in_json
 from geotile.service.request_checks import (
     check_endpoint,
     check_job_id,
@@ -87,7 +88,7 @@ class JobRequest(RequestModel):
             request = cls.model_validate(fields)
             request.model_dump(mode="json")  # the record and the digest of the job need it
         except ValidationError as error:
-            raise ArgumentError("; ".join(error_text(each) for each in error.errors())) from None
+            raise ArgumentError("; ".join(in_json(error_text(each)) for each in error.errors())) from None
         except (ValueError, RecursionError) as error:
             raise ArgumentError(f"the request must not be nested this deeply: {error}") from None
         return request
