@@ -475,7 +475,7 @@ def test_jobs_of_every_kind(there, tmp_path, path, noise, write_tiff):
         assert len(jobs) + 2 * share(5) >= JOBS
         geotile.serve(
             f"sqs://{there.queue}", status=f"sns://{there.topic}", state=tmp_path / "state", once=True,
-            max_jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout_s": 30}},
+            allow_endpoints=[each.url for each in (good, bad, worse)], max_jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout_s": 30}},
         )  # fmt: skip
         assert bad.requests > 0
         asked = good.requests
@@ -608,7 +608,9 @@ def test_a_request_stays_invisible_while_its_job_lives(there, folder, tmp_path, 
 
         watcher = threading.Thread(target=look)
         service = threading.Thread(
-            target=lambda: geotile.serve(f"sqs://{there.queue}", state=tmp_path / "state", once=True, concurrency=1)
+            target=lambda: geotile.serve(
+                f"sqs://{there.queue}", state=tmp_path / "state", once=True, concurrency=1, allow_endpoints=model.url
+            )
         )
         service.start()
         until(lambda: model.requests > 0)
@@ -642,6 +644,8 @@ def test_two_services_do_each_job_once(there, tmp_path, path):
             1,
             "--max-jobs",
             2,
+            "--allow-endpoint",
+            model.url,
         ]
         services = [start(*words, env=os.environ | there.environment()) for _ in range(2)]
         for service in services:

@@ -167,7 +167,7 @@ def test_values_of_merges_are_checked(wrong):
         ({"merge": None, "iou_threshold": 0.9}, "iou_threshold would have no effect with merge=None"),
         ({"merge": None, "overlap_metric": "ios", "class_agnostic": True}, "overlap_metric, class_agnostic would have no"),
         ({"merge": geotile.KeepAll(), "iou_threshold": 0.9}, "iou_threshold would have no effect"),
-        ({"outside_roi": "keep"}, '{"outside_roi": "keep"} would have no effect without roi; give "regionOfInterest"'),
+        ({"outside_roi": "keep"}, "outside_roi='keep' would have no effect without roi"),
         ({"output_options": {"anon": True}}, "output_options would have no effect"),
     ],
 )  # fmt: skip

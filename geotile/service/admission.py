@@ -14,8 +14,10 @@ from geotile.planning.plan import planned
 from geotile.running.prepare import prepare
 from geotile.service.json_words import speaking_json
 from geotile.service.output_checks import check_formats, check_places
+from geotile.service.permissions import Permissions
 from geotile.service.request import JobRequest
 
+_CREDENTIALS = re.compile("[Cc]redentials")
 _ACCESS = re.compile(
     r"\b40[13]\b|[Dd]enied|[Ff]orbidden|Expired|InvalidAccessKeyId|SignatureDoesNotMatch|[Cc]redentials"
 )
@@ -27,7 +29,7 @@ def endpoint_of(request: JobRequest, options: Mapping[str, Any]) -> Endpoint:
     return endpoint(spec, **{**applicable_options(spec, options), **request.endpoint_options()})
 
 
-def admit(request: JobRequest, options: Mapping[str, Any]) -> int:
+def admit(request: JobRequest, options: Mapping[str, Any], permissions: Permissions) -> int:
     """Check what a job needs before its model is asked, and return the number of tiles that it will send.
 
     Only the headers of its images are read; its outputs are tried.
@@ -38,13 +40,16 @@ def admit(request: JobRequest, options: Mapping[str, Any]) -> int:
         The job's request.
     options : mapping
         Endpoint options of the service. Those of the request are added.
+    permissions : Permissions
+        What requests may name.
 
     Raises
     ------
     GeotileError
-        If an image cannot be opened, or cannot be tiled or encoded as the request says, or if an output cannot be
-        written.
+        If the request names what it may not, if an image cannot be opened, or cannot be tiled or encoded as the request
+        says, or if an output cannot be written.
     """
+    permissions.check(request)
     with speaking_json():
         return _admit(request, options)
 
@@ -69,6 +74,7 @@ def is_permanent(error: GeotileError) -> bool:
     """
     if isinstance(error, ImageOpenError) and error.retryable:
         return False
-    if _ACCESS.search(str(error)):
+    passing = _CREDENTIALS if isinstance(error, ArgumentError) else _ACCESS  # a name may contain 403
+    if passing.search(str(error)):
         return False
     return isinstance(error, ArgumentError | GeoreferenceError | ImageError)

@@ -23,6 +23,7 @@ from geotile.service.admission import admit
 from geotile.service.backlog import Backlog, Job
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.lifecycle import JobLifecycle
+from geotile.service.permissions import Permissions
 from geotile.service.queue import Delivery, Queue
 from geotile.service.records import JobRecord, Records
 from geotile.service.request import JobRequest
@@ -66,6 +67,8 @@ class Intake:
     cluster: ClusterConnection
     options: ServiceOptions
     stopping: threading.Event
+    permissions: Permissions = field(default_factory=Permissions)
+    """What requests may name."""
     ready: bool = False
     """Whether the queue and the cluster can be used."""
     queue_is_empty: bool = False
@@ -161,7 +164,7 @@ class Intake:
             record = self.records.load(job.request.job_id)
             if record is not None and self.lifecycle.resolve_if_finished(job, record):
                 return True, None
-            job.tiles = admit(job.request, self.options.endpoint_options or {})
+            job.tiles = admit(job.request, self.options.endpoint_options or {}, self.permissions)
         except GeotileError as error:
             return False, error
         except Exception as error:  # a header can raise anything in a library; the job must not be lost
