@@ -184,7 +184,8 @@ class Round:
             self.aws = stack.enter_context(aws())
             os.environ.update(self.aws.environment())
             self.aws.setup("kills")
-            self.queue, more = f"sqs://{self.aws.queue}", ["--status", f"sns://{self.aws.topic}"]
+            self.queue = f"sqs://{self.aws.queue}"
+            more = ["--status", f"sns://{self.aws.topic}", "--allow-endpoint", self.url]
         if self.kind == "cluster":
             cluster = Cluster(folder, nanny=False)
             stack.callback(cluster.stop)

@@ -289,9 +289,13 @@ def test_a_job_that_is_done_is_not_done_again(folder, tmp_path, path):
 
 
 def test_an_output_that_fails_fails_alone_and_asks_nobody_again(folder, tmp_path, path):
-    (tmp_path / "taken").write_text("a file where a folder is wanted")
+    def taking(tile):  # the place is good before the first tile, and taken after it
+        (tmp_path / "taken").is_dir() and (tmp_path / "taken").rmdir()
+        (tmp_path / "taken").write_text("a file where a folder is wanted")
+        return crowd(tile)
+
     outputs = [{"type": "File", "path": str(tmp_path / "taken")}, {"type": "File", "path": str(tmp_path / "out")}]
-    with ModelServer(crowd) as model:
+    with ModelServer(taking) as model:
         geotile.submit(request("a", path, model.url, outputs), folder)
         geotile.serve(folder, once=True, **QUICK)
         asked = model.requests
@@ -471,7 +475,7 @@ def test_jobs_of_every_kind(there, tmp_path, path, noise, write_tiff):
         assert len(jobs) + 2 * share(5) >= JOBS
         geotile.serve(
             f"sqs://{there.queue}", status=f"sns://{there.topic}", state=tmp_path / "state", once=True,
-            max_jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout_s": 30}},
+            allow_endpoints=[each.url for each in (good, bad, worse)], max_jobs_per_endpoint=6, **QUICK | {"endpoint_options": QUICK["endpoint_options"] | {"outage_timeout_s": 30}},
         )  # fmt: skip
         assert bad.requests > 0
         asked = good.requests
@@ -563,7 +567,7 @@ def test_a_stream_goes_on_where_it_was_and_names_what_is_too_large(there, tmp_pa
     from geotile.geometry.georeference import NO_GEOREFERENCE
     from geotile.service import outputs
     from geotile.service.features import ImagePlace
-    from geotile.service.request import KinesisOutput
+    from geotile.service.request_parts import KinesisOutput
     from geotile.storage.folder import Folder
 
     found = outputs.StoredDetections(
@@ -604,7 +608,9 @@ def test_a_request_stays_invisible_while_its_job_lives(there, folder, tmp_path, 
 
         watcher = threading.Thread(target=look)
         service = threading.Thread(
-            target=lambda: geotile.serve(f"sqs://{there.queue}", state=tmp_path / "state", once=True, concurrency=1)
+            target=lambda: geotile.serve(
+                f"sqs://{there.queue}", state=tmp_path / "state", once=True, concurrency=1, allow_endpoints=model.url
+            )
         )
         service.start()
         until(lambda: model.requests > 0)
@@ -638,6 +644,8 @@ def test_two_services_do_each_job_once(there, tmp_path, path):
             1,
             "--max-jobs",
             2,
+            "--allow-endpoint",
+            model.url,
         ]
         services = [start(*words, env=os.environ | there.environment()) for _ in range(2)]
         for service in services:

@@ -17,7 +17,10 @@ from geotile.core.option_info import OptionInfo
 from geotile.errors import ArgumentError
 from geotile.options import DetectToKeywords, EndpointKeywords, ServiceOptions
 
-_FLAGS = {"limits": "--limit", "endpoint_options": "--option"}  # of options whose flags have other names
+_FLAGS = {  # of options whose flags have other names
+    "limits": "--limit", "endpoint_options": "--option", "allow_endpoints": "--allow-endpoint",
+    "allow_images": "--allow-image", "allow_outputs": "--allow-output",
+}  # fmt: skip
 _NOT_IMPORTED = {"Merge": Any, "ProgressCallback": Any}  # types that are named in annotations and not imported for them
 
 

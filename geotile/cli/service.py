@@ -20,6 +20,7 @@ _queue = partial(typer.Option, rich_help_panel="Queue")
 _cluster = partial(typer.Option, rich_help_panel="Cluster")
 _limits = partial(typer.Option, rich_help_panel="Limits")
 _endpoint = partial(typer.Option, rich_help_panel="Endpoint")
+_allowed = partial(typer.Option, rich_help_panel="What requests may name", metavar="PREFIX")
 _monitoring = partial(typer.Option, rich_help_panel="Monitoring")
 
 Queue = Annotated[
@@ -93,6 +94,22 @@ def serve(
             "Pairs and lists have commas, as for `geotile detect`. Can be repeated.",
         ),
     ] = None,
+    allow_endpoint: Annotated[
+        list[str] | None,
+        _allowed(
+            help="Endpoints that requests may name: https://HOST/PATH and all below it, sagemaker://NAME, or "
+            "sagemaker:// for all. Default: all, but with SQS no loopback, link-local or metadata addresses. May be "
+            "repeated."
+        ),
+    ] = None,
+    allow_image: Annotated[
+        list[str] | None,
+        _allowed(help="Images and elevation models: s3://BUCKET/PREFIX, https://HOST/, a folder. May be repeated."),
+    ] = None,
+    allow_output: Annotated[
+        list[str] | None,
+        _allowed(help="Outputs: a folder, s3://BUCKET/PREFIX, kinesis://STREAM. Default: all. May be repeated."),
+    ] = None,
     status: Annotated[str | None, _monitoring(help="sns:// and the ARN of a topic for status notifications.")] = None,
     region_status: Annotated[
         str | None, _monitoring(help="sns:// and the ARN of a topic for the statuses of regions with failed tiles.")
@@ -119,7 +136,8 @@ def serve(
         max_backlog=max_backlog, max_attempts=max_attempts, retry_delay_s=retry_delay_s, grace_s=grace_s,
         concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
         region_size="auto" if region_size is None else region_size, once=once,
-        endpoint_options=endpoint_options(option, None),
+        endpoint_options=endpoint_options(option, None), allow_endpoints=allow_endpoint or None,
+        allow_images=allow_image or None, allow_outputs=allow_output or None,
     )  # fmt: skip
 
 

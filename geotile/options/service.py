@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -73,6 +73,19 @@ class ServiceOptions(Options):
     endpoint_options: Mapping[str, Any] | None = option(
         None, "Options of the endpoints, as `geotile.endpoint` takes them, such as ``retries``. Each endpoint gets "
         "those that apply to it.", type="mapping", secret=True,
+    )  # fmt: skip
+    allow_endpoints: Sequence[str] | None = option(
+        None, "Endpoints that requests may name: URLs such as ``https://models.example/`` (with all that lies below "
+        "them), ``sagemaker://NAME``, ``sagemaker://`` for all of a kind, or ``onnx:`` and a folder. By default all, "
+        "but with a queue in SQS no loopback, link-local or metadata addresses.", type="sequence of str or str",
+    )  # fmt: skip
+    allow_images: Sequence[str] | None = option(
+        None, "Images that requests may name, and elevation models: URLs and folders with all that lies below them, "
+        "such as ``s3://imagery/2024/`` or ``/data``. By default as for endpoints.", type="sequence of str or str",
+    )  # fmt: skip
+    allow_outputs: Sequence[str] | None = option(
+        None, "Places that requests may write to: folders, ``s3://bucket/prefix`` and ``kinesis://STREAM``. By default "
+        "all.", type="sequence of str or str",
     )  # fmt: skip
     once: bool = option(
         False, "Stop when the queue is empty and all jobs have finished, or with an error if there is no connection to "

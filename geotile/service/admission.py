@@ -1,4 +1,4 @@
-"""Checks of a job before it starts: its number of tiles, and whether an error is permanent."""
+"""Checks of a job before it starts: its images, its outputs, and whether an error is permanent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from geotile.errors import ArgumentError, GeoreferenceError, GeotileError, Image
 from geotile.options import ImageOptions
 from geotile.planning.opened_image import opened_image
 from geotile.planning.plan import planned
+from geotile.running.prepare import prepare
+from geotile.service.json_words import speaking_json
+from geotile.service.output_checks import check_formats, check_places
+from geotile.service.permissions import Permissions
 from geotile.service.request import JobRequest
 
+_CREDENTIALS = re.compile("[Cc]redentials")
 _ACCESS = re.compile(
     r"\b40[13]\b|[Dd]enied|[Ff]orbidden|Expired|InvalidAccessKeyId|SignatureDoesNotMatch|[Cc]redentials"
 )
@@ -24,8 +29,10 @@ def endpoint_of(request: JobRequest, options: Mapping[str, Any]) -> Endpoint:
     return endpoint(spec, **{**applicable_options(spec, options), **request.endpoint_options()})
 
 
-def count_tiles(request: JobRequest, options: Mapping[str, Any]) -> int:
-    """Return the number of tiles that a job will send; read only the headers of its images.
+def admit(request: JobRequest, options: Mapping[str, Any], permissions: Permissions) -> int:
+    """Check what a job needs before its model is asked, and return the number of tiles that it will send.
+
+    Only the headers of its images are read; its outputs are tried.
 
     Parameters
     ----------
@@ -33,27 +40,41 @@ def count_tiles(request: JobRequest, options: Mapping[str, Any]) -> int:
         The job's request.
     options : mapping
         Endpoint options of the service. Those of the request are added.
+    permissions : Permissions
+        What requests may name.
 
     Raises
     ------
     GeotileError
-        If an image cannot be opened, or cannot be tiled or encoded as the request says.
+        If the request names what it may not, if an image cannot be opened, or cannot be tiled or encoded as the request
+        says, or if an output cannot be written.
     """
+    permissions.check(request)
+    with speaking_json():
+        return _admit(request, options)
+
+
+def _admit(request: JobRequest, options: Mapping[str, Any]) -> int:
     model = endpoint_of(request, options)
-    job = request.options()
-    return sum(
-        planned(opened_image(url, job.part(ImageOptions), job), job, job, model).requests for url in request.image_urls
-    )
+    check_places(request)
+    job, tiles = request.options(), 0
+    for number, url in enumerate(request.image_urls):
+        work = planned(opened_image(url, job.part(ImageOptions), job), job, job, model)
+        check_formats(request, number, prepare(work, job).sample())
+        tiles += work.requests
+    return tiles
 
 
 def is_permanent(error: GeotileError) -> bool:
-    """Return whether an error of `count_tiles` would occur in each attempt.
+    """Return whether an error of `admit` would occur in each attempt.
 
-    A missing image, a file that is not an image and a wrong argument are permanent. A host that does not respond, a
-    role that cannot be assumed and denied access are not: the permission may be granted later.
+    A missing image, a file that is not an image, a wrong argument and an output that does not exist are permanent. A
+    host that does not respond, a role that cannot be assumed and denied access are not: the permission may be granted
+    later.
     """
     if isinstance(error, ImageOpenError) and error.retryable:
         return False
-    if _ACCESS.search(str(error)):
+    passing = _CREDENTIALS if isinstance(error, ArgumentError) else _ACCESS  # a name may contain 403
+    if passing.search(str(error)):
         return False
     return isinstance(error, ArgumentError | GeoreferenceError | ImageError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -59,16 +59,21 @@ class ImagePlace:
 def stored_features(
     folder: Folder, parts: Sequence[str], extra_properties: dict[str, Any], image_id: str, place: ImagePlace
 ) -> Iterator[dict[str, Any]]:
-    """Yield the features of a dataset in the order of its parts, in the form of OversightML's outputs.
+    """Yield the features of a dataset in the order of its parts, as `job_features` does."""
+    return job_features(stored_tables(folder, parts), extra_properties, image_id, place)
+
+
+def job_features(
+    tables: Iterable[gpd.GeoDataFrame], extra_properties: dict[str, Any], image_id: str, place: ImagePlace
+) -> Iterator[dict[str, Any]]:
+    """Yield detections as features in the form of OversightML's outputs.
 
     Rings are wound as the model returned them, coordinates have an elevation of 0, and ``bbox`` is that of the box.
 
     Parameters
     ----------
-    folder : Folder
-        The dataset.
-    parts : sequence of str
-        File names of the parts, in order.
+    tables : iterable of GeoDataFrame
+        Detections with the columns of `geotile.detect`.
     extra_properties : dict
         Properties to add to each feature.
     image_id : str
@@ -83,7 +88,7 @@ def stored_features(
         A GeoJSON feature.
     """
     number = 0
-    for table in stored_tables(folder, parts):
+    for table in tables:
         found = list(features(table, exact=True))
         place.add_to(found, table)
         for feature in found:

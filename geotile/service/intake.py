@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from geotile.core.redact import redact
 from geotile.errors import GeotileError, ServiceError
 from geotile.options import ServiceOptions
-from geotile.service.admission import count_tiles
+from geotile.service.admission import admit
 from geotile.service.backlog import Backlog, Job
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.lifecycle import JobLifecycle
+from geotile.service.permissions import Permissions
 from geotile.service.queue import Delivery, Queue
 from geotile.service.records import JobRecord, Records
 from geotile.service.request import JobRequest
@@ -66,6 +67,8 @@ class Intake:
     cluster: ClusterConnection
     options: ServiceOptions
     stopping: threading.Event
+    permissions: Permissions = field(default_factory=Permissions)
+    """What requests may name."""
     ready: bool = False
     """Whether the queue and the cluster can be used."""
     queue_is_empty: bool = False
@@ -156,12 +159,12 @@ class Intake:
             self.lifecycle.release_with_backoff(delivery)
 
     def _inspection_result(self, job: Job) -> tuple[bool, GeotileError | None]:
-        """Count a job's tiles; return whether the job had finished before, and the error if one occurred."""
+        """Check a job; return whether it had finished before, and the error if one occurred."""
         try:
             record = self.records.load(job.request.job_id)
             if record is not None and self.lifecycle.resolve_if_finished(job, record):
                 return True, None
-            job.tiles = count_tiles(job.request, self.options.endpoint_options or {})
+            job.tiles = admit(job.request, self.options.endpoint_options or {}, self.permissions)
         except GeotileError as error:
             return False, error
         except Exception as error:  # a header can raise anything in a library; the job must not be lost

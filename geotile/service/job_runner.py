@@ -23,10 +23,11 @@ from geotile.running.run import Run
 from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
 from geotile.service.features import ImagePlace, job_properties, source_metadata
+from geotile.service.json_words import speaking_json
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
-from geotile.service.outputs import StoredDetections, output_name, write_output
+from geotile.service.outputs import StoredDetections, write_output
 from geotile.service.records import FINISHED, ImageRecord, JobRecord, Records, Status, image_id, read_json
 from geotile.storage.folder import Folder
 from geotile.traffic import stop_run_everywhere
@@ -121,7 +122,8 @@ class JobRunner:
             self.control.raise_if_stopping()
             if image.status not in FINISHED:
                 try:
-                    self._run_image(job, record, number, image)
+                    with speaking_json():
+                        self._run_image(job, record, number, image)
                 except ServiceStopped:
                     raise
                 except GeotileError as error:
@@ -145,7 +147,7 @@ class JobRunner:
             extra_properties=job_properties(
                 record.job_id, record.started or 0.0, result["source"], job.request.feature_properties
             ),
-            name=output_name(job.request, number),
+            name=job.request.output_names()[number],
             place=ImagePlace.of(job.request.image_urls[number], job.request.options()),
         )  # fmt: skip
         self._write_outputs(job, record, image, detections, folder)

@@ -21,8 +21,10 @@ from geotile.service.lifecycle import JobLifecycle
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
+from geotile.service.permissions import Permissions
 from geotile.service.queue import Queue
 from geotile.service.records import Records
+from geotile.service.sqs import SqsQueue
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
 
@@ -71,7 +73,7 @@ class Service:
         self.stopping, self._stopped = threading.Event(), threading.Event()
         self.intake = Intake(
             queue=queue, records=self.records, lifecycle=self.lifecycle, backlog=self.backlog, cluster=self.cluster,
-            options=options, stopping=self.stopping,
+            options=options, stopping=self.stopping, permissions=Permissions.of(options, isinstance(queue, SqsQueue)),
         )  # fmt: skip
         self.last_heartbeat = time.monotonic()
 

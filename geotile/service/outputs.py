@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from geotile.results.frame import parquet_bytes
 from geotile.results.sinks import Output
 from geotile.service.features import ImagePlace, stored_features, stored_tables
 from geotile.service.records import read_json
-from geotile.service.request import FileOutput, JobRequest, KinesisOutput, S3Output
+from geotile.service.request_parts import FileOutput, KinesisOutput, S3Output
 from geotile.storage.aws import aws_session, resolve
 from geotile.storage.folder import Folder
 
@@ -52,15 +52,6 @@ class StoredDetections:
         return stored_features(self.folder, self.parts, self.extra_properties, self.image_id, self.place)
 
 
-def output_name(request: JobRequest, number: int) -> str:
-    """Return the name of an image's outputs: the last part of the job's id, as OversightML's code has it.
-
-    Where a request has several images, of which OversightML runs only the first, the name of the image follows.
-    """
-    job = request.job_id.rpartition("/")[2]
-    return job if len(request.image_urls) == 1 else f"{job}-{request.image_names()[number]}"
-
-
 def write_output(
     detections: StoredDetections, output: S3Output | FileOutput | KinesisOutput, progress_folder: Folder, name: str
 ) -> str:
@@ -89,22 +80,17 @@ def write_output(
     """
     if isinstance(output, KinesisOutput):
         return _KinesisWriter(detections, output, progress_folder, name).write()
-    options: Mapping[str, Any] = {}
-    if isinstance(output, S3Output):
-        base = "/".join(each for each in (f"s3://{output.bucket}", output.prefix.strip("/"), detections.name) if each)
-        options = _s3_options(output.assumed_role)
-    else:
-        base = os.path.join(os.path.abspath(output.path), detections.name)
-        os.makedirs(os.path.dirname(base), exist_ok=True)
-    sink = Output(
-        f"{base}.{output.format}", overwrite=True, options=tuple(sorted(options.items())), owner=detections.image_id
-    )
+    options = s3_options(output.assumed_role) if isinstance(output, S3Output) else {}
+    uri = output.uri(detections.name)
+    if isinstance(output, FileOutput):
+        os.makedirs(os.path.dirname(uri), exist_ok=True)
+    sink = Output(uri, overwrite=True, options=tuple(sorted(options.items())), owner=detections.image_id)
     write = _write_geojson if output.format == "geojson" else _write_parquet
     sink.put(lambda path: write(detections, path))
     return redact(sink.uri)
 
 
-def _s3_options(role: str | None) -> dict[str, Any]:
+def s3_options(role: str | None) -> dict[str, Any]:
     """Return options for s3fs. Like in OversightML, the owner of the bucket gets full control of the object."""
     options: dict[str, Any] = {"s3_additional_kwargs": {"ACL": "bucket-owner-full-control"}}
     credentials = resolve(None, role).credentials if role else None
@@ -136,6 +122,11 @@ def _write_parquet(detections: StoredDetections, path: str) -> None:
         writer.close()
 
 
+def kinesis_client(role: str | None) -> Any:
+    """Return a botocore client for Kinesis."""
+    return aws_session(None, role, None).create_client("kinesis")
+
+
 class _KinesisWriter:
     """Writer of features to a Kinesis stream, one record each.
 
@@ -146,7 +137,7 @@ class _KinesisWriter:
     def __init__(self, detections: StoredDetections, output: KinesisOutput, progress_folder: Folder, name: str) -> None:
         self.detections, self.output = detections, output
         self.progress_folder, self.progress_file = progress_folder, f"{name}.sent.json"
-        self.client = aws_session(None, output.assumed_role, None).create_client("kinesis")
+        self.client = kinesis_client(output.assumed_role)
 
     def write(self) -> str:
         """Send the features that have not been sent yet; return the URI of the stream."""
@@ -174,7 +165,7 @@ class _KinesisWriter:
                 f"{too_large} features are larger than {MAX_RECORD_BYTES:,} bytes, the maximum size of a record of "
                 f"Kinesis stream {self.output.stream}; all others were sent. Use an S3 output for large features."
             )
-        return f"kinesis://{self.output.stream}"
+        return self.output.uri(self.detections.name)
 
     def _record(self, feature: dict[str, Any]) -> dict[str, Any]:
         collection = {"type": "FeatureCollection", "features": [feature]}

@@ -5,123 +5,32 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from geotile.core.choices import TileCompression
 from geotile.core.digest import digest, json_digest
 from geotile.core.option import refuse_unknown
-from geotile.core.redact import redact
 from geotile.encoding.encoder import check_combination
 from geotile.errors import ArgumentError
 from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
-from geotile.service.request_checks import check_endpoint, check_region, parsed_json, unknown_fields
-from geotile.service.request_fields import IN_GEOTILE, error_text, misplaced, option_hints
-
-_OLD_FIELDS = ("outputBucket", "outputPrefix")
-_MAX_RECORDS_PER_CALL = 500  # the maximum of Kinesis
-
-
-class _RequestModel(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_misplaced(cls, fields: Any) -> Any:
-        if isinstance(fields, dict):
-            known = [to_camel(name) for name in cls.model_fields]
-            unknown = [name for name in fields if name not in {*known, *cls.model_fields, *_OLD_FIELDS}]
-            if found := misplaced(unknown, known):
-                raise ValueError("; ".join(found))
-        return fields
-
-
-class S3Output(_RequestModel):
-    """Output with one S3 object per image: ``bucket/prefix/<image file name>.geojson``."""
-
-    type: Literal["S3"]
-    bucket: str = Field(min_length=3)
-    prefix: str = ""
-    format: Literal["geojson", "parquet"] = "geojson"
-    assumed_role: str | None = None
-
-
-class FileOutput(_RequestModel):
-    """Output with one file per image, in a local folder."""
-
-    type: Literal["File"]
-    path: str = Field(min_length=1)
-    format: Literal["geojson", "parquet"] = "geojson"
-
-
-class KinesisOutput(_RequestModel):
-    """Output with one Kinesis record per feature."""
-
-    type: Literal["Kinesis"]
-    stream: str = Field(min_length=1)
-    batch_size: int | None = Field(default=None, ge=1)
-    assumed_role: str | None = None
-
-    @property
-    def records_per_call(self) -> int:
-        """Maximum number of records in one PutRecords call."""
-        return min(self.batch_size or _MAX_RECORDS_PER_CALL, _MAX_RECORDS_PER_CALL)
-
-
-Output = Annotated[S3Output | KinesisOutput | FileOutput, Field(discriminator="type")]
-
-
-class ImageProcessor(_RequestModel):
-    """The endpoint of the model."""
-
-    name: str = Field(min_length=1)
-    type: Literal["SM_ENDPOINT", "HTTP_ENDPOINT", "GEOTILE_ENDPOINT"] = "SM_ENDPOINT"
-    assumed_role: str | None = None
-
-    @property
-    def endpoint(self) -> str:
-        """Endpoint as an argument of `geotile.endpoint`."""
-        return f"sagemaker://{self.name}" if self.type == "SM_ENDPOINT" else self.name
-
-    @model_validator(mode="after")
-    def _check_url(self) -> ImageProcessor:
-        if self.type == "HTTP_ENDPOINT" and not self.name.startswith(("http://", "https://")):
-            raise ValueError(f"the name of an HTTP_ENDPOINT must be its URL; got {redact(self.name)!r}")
-        return self
-
-
-class Algorithm(_RequestModel):
-    """Algorithm that merges the detections of overlapping tiles."""
-
-    algorithm_type: Literal["NMS", "SOFT_NMS"] = Field(
-        default="NMS", validation_alias=AliasChoices("algorithmType", "algorithm_type")
-    )
-    iou_threshold: float = Field(default=0.75, ge=0, le=1)
-    skip_box_threshold: float = Field(default=0.0001, ge=0, le=1)
-    sigma: float = Field(default=0.1, gt=0)
-
-
-class PostProcessingStep(_RequestModel):
-    """One step of post-processing."""
-
-    step: Literal["FEATURE_DISTILLATION"]
-    algorithm: Algorithm = Algorithm()
+from geotile.service.json_words import in_json
+from geotile.service.request_checks import (
+    check_endpoint,
+    check_job_id,
+    check_region,
+    output_names,
+    parsed_json,
+    unknown_fields,
+)
+from geotile.service.request_fields import IN_GEOTILE, error_text, option_hints
+from geotile.service.request_parts import ImageProcessor, Name, Output, PostProcessingStep, RequestModel, Whole
 
 
 @public
-class JobRequest(_RequestModel):
+class JobRequest(RequestModel):
     """A request to run a model on images and to write the detections to outputs.
 
     The fields have OversightML's names (in camel case) and defaults. Unknown fields are kept without effect, and
@@ -137,21 +46,21 @@ class JobRequest(_RequestModel):
     ('sagemaker://planes', 512, ['colour'])
     """
 
-    job_id: str = Field(min_length=1, max_length=256)
+    job_id: Annotated[Name, Field(max_length=256), AfterValidator(check_job_id)]
     job_name: str = ""
-    image_urls: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    image_urls: list[Name] = Field(min_length=1)
     outputs: list[Output] = Field(min_length=1)
     image_processor: ImageProcessor
     image_processor_parameters: dict[str, Any] | None = None
-    image_processor_tile_size: int = Field(default=1024, ge=16, le=65_536)
-    image_processor_tile_overlap: int = Field(default=50, ge=0)
+    image_processor_tile_size: Whole = Field(default=1024, ge=16, le=65_536)
+    image_processor_tile_overlap: Whole = Field(default=50, ge=0)
     image_processor_tile_format: Literal["NITF", "GTIFF", "PNG", "JPEG"] = "NITF"
     image_processor_tile_compression: TileCompression = "NONE"
-    image_read_role: str | None = None
+    image_read_role: Name | None = None
     region_of_interest: str | None = None
-    feature_properties: list[dict[str, Any]] = []
-    post_processing: list[PostProcessingStep] = [PostProcessingStep(step="FEATURE_DISTILLATION")]
-    geotile: dict[str, Any] = {}
+    feature_properties: list[dict[str, Any]] = Field(default=[])
+    post_processing: list[PostProcessingStep] = Field(default=[PostProcessingStep(step="FEATURE_DISTILLATION")])
+    geotile: dict[str, Any] = Field(default={})
 
     @classmethod
     def parse(cls, body: bytes | str) -> JobRequest:
@@ -179,7 +88,7 @@ class JobRequest(_RequestModel):
             request = cls.model_validate(fields)
             request.model_dump(mode="json")  # the record and the digest of the job need it
         except ValidationError as error:
-            raise ArgumentError("; ".join(error_text(each) for each in error.errors())) from None
+            raise ArgumentError("; ".join(in_json(error_text(each)) for each in error.errors())) from None
         except (ValueError, RecursionError) as error:
             raise ArgumentError(f"the request must not be nested this deeply: {error}") from None
         return request
@@ -223,6 +132,8 @@ class JobRequest(_RequestModel):
         check_combination(self.image_processor_tile_format, self.image_processor_tile_compression)
         parameters = self.endpoint_options().get("params", {})
         check_endpoint(self.image_processor.type, self.image_processor.endpoint, parameters)
+        for output in self.outputs:
+            output.check_name(max(self.output_names(), key=lambda name: len(name.encode())))
         algorithms = {each.algorithm.algorithm_type for each in self.post_processing}
         if "SOFT_NMS" in algorithms and "overlap_metric" in self.geotile:
             raise ValueError("geotile.overlap_metric would have no effect with SOFT_NMS; leave it out")
@@ -255,17 +166,9 @@ class JobRequest(_RequestModel):
         """Return the paths of the fields that have no effect."""
         return list(unknown_fields(self, ""))
 
-    def image_names(self) -> list[str]:
-        """Return a name for each image's outputs: its file name, with a number if an earlier image has the same."""
-        names: list[str] = []
-        for url in self.image_urls:
-            name = base = url.partition("?")[0].rstrip("/").rpartition("/")[2] or "image"
-            number = 1
-            while name in names:
-                number += 1
-                name = f"{base}-{number}"
-            names.append(name)
-        return names
+    def output_names(self) -> list[str]:
+        """Return the name of each image's outputs, without a suffix."""
+        return output_names(self.job_id, self.image_urls)
 
     def options(self, **settings: Any) -> DetectToOptions:
         """Return the options of the request's runs.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import shapely
 from pydantic import BaseModel
 
+from geotile.core.redact import redact
 from geotile.endpoints import applicable_options
 from geotile.endpoints.http import check_url
 from geotile.endpoints.sagemaker import endpoint_parts
@@ -23,9 +24,18 @@ def parsed_json(body: str | bytes | bytearray) -> Any:
     Raises
     ------
     ValueError
-        If it is no JSON, or a number is larger than the largest float.
+        If it is no JSON, a number is larger than the largest float, or a text has half a character.
     """
-    return json.loads(body, parse_constant=_finite, parse_float=_finite)
+    value = json.loads(body, parse_constant=_finite, parse_float=_finite)
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = json.dumps(error.object[error.start])
+        before = error.object[max(0, error.start - 30) : error.start]
+        raise ValueError(
+            f"{half} is half of a character (a surrogate without its pair), after {redact(before)!r}; leave it out"
+        ) from None
+    return value
 
 
 def _finite(text: str) -> float:
@@ -33,6 +43,38 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"a number must be finite; got {text[:20]}")
     return value
+
+
+def check_job_id(text: str) -> str:
+    """Return the id of a job; raise ValueError if it names no outputs."""
+    if text.endswith("/"):
+        raise ValueError("must not end in /, since its last part names the outputs; leave the / out")
+    return text
+
+
+def output_names(job_id: str, urls: Sequence[str]) -> list[str]:
+    """Return the name of each image's outputs: the last part of the job's id, as OversightML's code has it.
+
+    Where a request has several images, of which OversightML runs only the first, the file name of the image follows,
+    with a number if an earlier image has the same.
+
+    Examples
+    --------
+    >>> output_names("x/a", ["s3://b/c.tif"]), output_names("a", ["s3://b/c.tif", "s3://d/c.tif"])
+    (['a'], ['a-c.tif', 'a-c.tif-2'])
+    """
+    job = job_id.rpartition("/")[2]
+    if len(urls) == 1:
+        return [job]
+    names: dict[str, None] = {}
+    for url in urls:
+        name = base = url.partition("?")[0].rstrip("/").rpartition("/")[2] or "image"
+        number = 1
+        while f"{job}-{name}" in names:
+            number += 1
+            name = f"{base}-{number}"
+        names[f"{job}-{name}"] = None
+    return list(names)
 
 
 def check_region(text: str) -> None:

@@ -12,7 +12,7 @@ from geotile.core.option import described, option_names
 from geotile.core.redact import redact
 from geotile.options import EndpointKeywords, JobOptions, ServiceOptions
 
-_FIELDS_BY_OPTION = {
+FIELDS_BY_OPTION = {
     "tile_size": "imageProcessorTileSize", "overlap": "imageProcessorTileOverlap",
     "tile_format": "imageProcessorTileFormat", "tile_compression": "imageProcessorTileCompression",
     "roi": "regionOfInterest", "merge": "postProcessing", "iou_threshold": "postProcessing",
@@ -27,7 +27,7 @@ _CUTOFF = 0.85  # similarity of a misspelt name, 0 to 1; "jobArn", a field of Ov
 def option_hints() -> dict[str, str]:
     """Return messages for options of geotile that the field ``geotile`` does not take, by name."""
     fields = {name: f"option {name!r} is the field {field} of a request; give that" for name, field in
-              _FIELDS_BY_OPTION.items()}  # fmt: skip
+              FIELDS_BY_OPTION.items()}  # fmt: skip
     flags = {name: f"--{name.replace('_', '-')}" for name in _OF_SERVICE}
     flags |= {name: f"-O {name}=VALUE" for name in _OF_ENDPOINTS}
     return {
@@ -63,8 +63,8 @@ def _remedy(name: str, known: Collection[str]) -> str | None:
     option = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
     if option in IN_GEOTILE:
         return f'give "geotile": {{"{option}": ...}}'
-    if option in _FIELDS_BY_OPTION:
-        return f"give the field {_FIELDS_BY_OPTION[option]} of the request"
+    if option in FIELDS_BY_OPTION:
+        return f"give the field {FIELDS_BY_OPTION[option]} of the request"
     if option in _OF_ENDPOINTS:
         return f"it is an option of all endpoints of a service; give `geotile serve` -O {option}=VALUE"
     by_letters = {_letters(each): each for each in known}

@@ -1,0 +1,156 @@
+"""Outputs of a job are tried before its model is asked: their places, and what their formats must hold.
+
+What can never succeed (a folder below a file, a bucket that does not exist, a CRS without a way to WGS 84) is an
+`ArgumentError`, and the job fails at once. What may succeed later (denied access, a store that does not answer) is an
+`OutputError` or a `ServiceError`, and the job is tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas as gpd
+from fsspec.core import url_to_fs
+
+from geotile.core.redact import redact
+from geotile.errors import ArgumentError, GeotileError, OutputError, ServiceError
+from geotile.options import ImageOptions
+from geotile.results.frame import parquet_bytes
+from geotile.service.features import ImagePlace, job_features, job_properties
+from geotile.service.outputs import kinesis_client, s3_options
+from geotile.service.request import JobRequest
+from geotile.service.request_parts import FileOutput, KinesisOutput, S3Output
+
+_log = logging.getLogger(__name__)
+_PERMANENT = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
+_NO_SHARD = "9" * 39  # a hash key above 2**128 - 1: Kinesis refuses the record after it has checked the access
+
+
+def check_places(request: JobRequest) -> None:
+    """Check that each output of a job can be written.
+
+    Raises
+    ------
+    ArgumentError
+        If an output can never be written.
+    OutputError, ServiceError
+        If it cannot be written now.
+    """
+    name = request.output_names()[0]
+    for number, output in enumerate(request.outputs):
+        try:
+            if isinstance(output, FileOutput):
+                _check_folder(Path(output.uri(name)))
+            elif isinstance(output, S3Output):
+                _check_bucket(output, name)
+            else:
+                _check_stream(output)
+        except GeotileError as error:
+            raise type(error)(f"outputs[{number}]: {error}") from None
+
+
+def check_formats(request: JobRequest, number: int, sample: gpd.GeoDataFrame) -> None:
+    """Check that the formats of a job's outputs can hold the results of an image.
+
+    Parameters
+    ----------
+    request : JobRequest
+    number : int
+        Number of the image.
+    sample : geopandas.GeoDataFrame
+        A result with one row.
+
+    Raises
+    ------
+    ArgumentError
+        If a format cannot hold them, for example since there is no way from the image's CRS to WGS 84.
+    """
+    tried: dict[str, str] = {}
+    for position, output in enumerate(request.outputs):
+        kind = "GeoJSON" if isinstance(output, KinesisOutput) or output.format == "geojson" else "GeoParquet"
+        if kind not in tried:
+            tried[kind] = _held(_as_geojson if kind == "GeoJSON" else _as_parquet, request, number, sample)
+        if tried[kind]:
+            crs = "" if sample.crs is None else f" of the CRS {sample.crs.name!r}"
+            raise ArgumentError(
+                f"outputs[{position}]: {kind} cannot hold results{crs}: {tried[kind]}. For files and objects, give "
+                '"format": "parquet"'
+            )
+
+
+def _held(
+    write: Callable[[JobRequest, int, gpd.GeoDataFrame], None], request: JobRequest, number: int,
+    sample: gpd.GeoDataFrame,
+) -> str:  # fmt: skip
+    """Return why a format cannot hold a sample; empty if it can."""
+    try:
+        write(request, number, sample)
+    except Exception as error:  # PROJ, shapely and Arrow have errors of their own
+        return redact(str(error)) or type(error).__name__
+    return ""
+
+
+def _as_geojson(request: JobRequest, number: int, sample: gpd.GeoDataFrame) -> None:
+    place = ImagePlace.of(request.image_urls[number], request.options().part(ImageOptions))
+    properties = job_properties(request.job_id, 0.0, None, request.feature_properties)
+    json.dumps(list(job_features([sample], properties, request.job_id, place)), allow_nan=False)
+
+
+def _as_parquet(request: JobRequest, number: int, sample: gpd.GeoDataFrame) -> None:
+    parquet_bytes(sample)
+
+
+def _check_folder(path: Path) -> None:
+    """Create the folder of a file, and write and remove a file without a name in it."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder has the name of the output", str(path))
+        os.makedirs(path.parent, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        kind = ArgumentError if error.errno in _PERMANENT else OutputError
+        raise kind(f"cannot write {redact(str(path))}: {error}. Name a folder that can be written") from None
+
+
+def _check_bucket(output: S3Output, name: str) -> None:
+    """Begin an upload and abort it: that needs the access that an upload needs, and leaves nothing behind."""
+    options, uri = s3_options(output.assumed_role), output.uri(name)
+    try:
+        files, path = url_to_fs(uri, **options)
+        bucket, key, _ = files.split_path(path)
+        begun = files.call_s3("create_multipart_upload", Bucket=bucket, Key=key, **options["s3_additional_kwargs"])
+    except FileNotFoundError as error:
+        raise ArgumentError(f"cannot write {uri}: {redact(str(error))}. Create the bucket, or name another") from None
+    except Exception as error:  # botocore, aiohttp and s3fs have errors of their own
+        raise OutputError(f"cannot write {uri}: {redact(str(error)) or type(error).__name__}") from None
+    try:
+        files.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun["UploadId"])
+    except Exception as error:  # not allowed, for example; outputs can be written all the same
+        _log.warning("an upload to %s could not be aborted: %s", uri, redact(str(error)))
+
+
+def _check_stream(output: KinesisOutput) -> None:
+    """Send a record that Kinesis must refuse for its hash key alone."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    record = {"Data": b"{}", "PartitionKey": "geotile", "ExplicitHashKey": _NO_SHARD}
+    try:
+        client = kinesis_client(output.assumed_role)
+        client.put_records(StreamName=output.stream, Records=[record])
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code == "ResourceNotFoundException":
+            raise ArgumentError(
+                f"Kinesis stream {output.stream} does not exist: {redact(str(error))}. Create it, or name another"
+            ) from None
+        if code not in ("InvalidArgumentException", "ValidationException"):
+            raise ServiceError(f"Kinesis stream {output.stream}: {redact(str(error))}") from None
+    except BotoCoreError as error:
+        raise ServiceError(f"Kinesis stream {output.stream}: {redact(str(error))}") from None
