@@ -38,6 +38,14 @@ def serve(
         str | None, _queue(help="sqs:// queue for rejected requests. Default: the one that the redrive policy names.")
     ] = None,
     max_attempts: Annotated[int, _queue(help="Attempts after which a failing job is rejected.", min=1)] = 5,
+    deliveries: Annotated[
+        int,
+        _queue(
+            help="Deliveries after which a request is rejected, if each time the process ended while it read the "
+            "headers of its images.",
+            min=1,
+        ),
+    ] = 3,
     retry_delay_s: Annotated[
         float, _queue(help="Delay before the second attempt, in seconds. Doubles with each attempt, up to 900 s.")
     ] = 30.0,
@@ -116,8 +124,8 @@ def serve(
         queue, status=status, region_status=region_status, state=state,
         dead_letters=dead_letters, scheduler=scheduler, gateway=gateway,
         workers=_workers(workers), address=address, max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
-        max_backlog=max_backlog, max_attempts=max_attempts, retry_delay_s=retry_delay_s, grace_s=grace_s,
-        concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
+        max_backlog=max_backlog, max_attempts=max_attempts, deliveries=deliveries, retry_delay_s=retry_delay_s,
+        grace_s=grace_s, concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
         region_size="auto" if region_size is None else region_size, once=once,
         endpoint_options=endpoint_options(option, None),
     )  # fmt: skip

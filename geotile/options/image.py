@@ -89,9 +89,7 @@ class ImageOptions(Options):
             if band is not None and not isinstance(band, str) and (isinstance(band, bool) or operator.index(band) < 1):
                 raise ArgumentError(f"bands must be numbers, from 1, or names; got {band!r}")
             if isinstance(band, str) and _NUMBERS.fullmatch(band):
-                raise ArgumentError(
-                    f"bands must be a list of numbers or names, such as [3, 2, 1]; got {band!r}"
-                )
+                raise ArgumentError(f"bands must be a list of numbers or names, such as [3, 2, 1]; got {band!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

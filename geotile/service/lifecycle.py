@@ -11,18 +11,18 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
+from collections.abc import Callable
 
 from geotile.core.redact import redact
 from geotile.errors import ClusterError, GeotileError, OutputError, ServiceError
 from geotile.service.admission import is_permanent
 from geotile.service.backlog import Job
+from geotile.service.health import Health
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.queue import Delivery, Queue
-from geotile.service.records import FINISHED, Attempt, JobRecord, Records, Status, image_id, new_record
+from geotile.service.records import FINISHED, JobRecord, Records, Status, image_id, new_attempt, new_record
 
 _log = logging.getLogger(__name__)
 _MAX_RETRY_DELAY_S = 900.0
@@ -44,6 +44,8 @@ class JobLifecycle:
         Receiver of status changes.
     metrics : ServiceMetrics
         Counters of finished jobs.
+    health : Health
+        Receiver of the queue's errors.
     max_attempts : int
         Number of attempts after which a failing job is rejected.
     retry_delay_s : float
@@ -51,10 +53,10 @@ class JobLifecycle:
     """
 
     def __init__(
-        self, queue: Queue, records: Records, notifier: Notifier, metrics: ServiceMetrics, max_attempts: int,
-        retry_delay_s: float,
+        self, queue: Queue, records: Records, notifier: Notifier, metrics: ServiceMetrics, health: Health,
+        max_attempts: int, retry_delay_s: float,
     ) -> None:  # fmt: skip
-        self.queue, self.records, self.notifier, self.metrics = queue, records, notifier, metrics
+        self.queue, self.records, self.notifier, self.metrics, self.health = queue, records, notifier, metrics, health
         self.max_attempts, self.retry_delay_s = max_attempts, retry_delay_s
 
     def start(self, job: Job) -> JobRecord | None:
@@ -71,7 +73,7 @@ class JobLifecycle:
         is_first = record.started is None
         record.started, record.status = record.started or time.time(), "IN_PROGRESS"
         record.delivery = job.delivery.name
-        record.attempts.append(_new_attempt())
+        record.attempts.append(new_attempt())
         self.records.save(record)
         if is_first:
             for image in record.images:
@@ -143,7 +145,7 @@ class JobLifecycle:
             if is_permanent(error):
                 self.reject(job.delivery, record, redact(str(error)))
             else:
-                record.attempts.append(_new_attempt())
+                record.attempts.append(new_attempt())
                 self.record_failure(job, record, error)
         except OutputError as state_error:
             _log.error("%s", state_error)
@@ -166,10 +168,7 @@ class JobLifecycle:
         if save:
             self.records.save(record)
         self.metrics.count_job(record)
-        try:
-            self.queue.reject(delivery, record.model_dump(mode="json"))
-        except ServiceError as error:  # the request is delivered again, and its record says that it failed
-            _log.error("%s", error)
+        self._tell_queue(lambda: self.queue.reject(delivery, record.model_dump(mode="json")))
 
     def release_with_backoff(self, delivery: Delivery) -> None:
         """Return a request to the queue that cannot be processed now; the delay grows with each delivery."""
@@ -177,20 +176,22 @@ class JobLifecycle:
 
     def release(self, delivery: Delivery, delay_s: float) -> None:
         """Return a request to the queue, which delivers it again after `delay_s` seconds."""
-        try:
-            self.queue.release(delivery, delay_s)
-        except ServiceError as error:  # it is delivered again once its time is no longer extended
-            _log.error("%s", error)
+        self._tell_queue(lambda: self.queue.release(delivery, delay_s))
 
     def _complete(self, delivery: Delivery, record: JobRecord) -> None:
+        self._tell_queue(lambda: self.queue.complete(delivery, record.model_dump(mode="json")))
+
+    def _tell_queue(self, tell: Callable[[], None]) -> None:
+        """Tell the queue what became of a request.
+
+        If that fails, a folder tries it again, and SQS delivers the request again: its record says how it ended.
+        """
         try:
-            self.queue.complete(delivery, record.model_dump(mode="json"))
-        except ServiceError as error:  # the request is delivered again, and its record says that the job has finished
-            _log.error("%s", error)
+            tell()
+        except ServiceError as error:
+            self.health.failed("queue", error)
+        else:
+            self.health.succeeded("queue")
 
     def _retry_delay(self, attempts: int) -> float:
         return float(min(_MAX_RETRY_DELAY_S, self.retry_delay_s * 2 ** min(attempts - 1, 20)))
-
-
-def _new_attempt() -> Attempt:
-    return Attempt(started=time.time(), host=socket.gethostname(), process=os.getpid())

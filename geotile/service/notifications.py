@@ -80,10 +80,14 @@ class Notifier:
             topic.publish(attributes, f"StatusMonitor update: {status} {job_id}: {message}")
 
     def _write(self, attributes: dict[str, str], message: str) -> None:
-        with self._lock:
-            stream = self._stream or sys.stdout
-            stream.write(json.dumps({"time": time.time(), **attributes, "message": message}) + "\n")
-            stream.flush()
+        line = json.dumps({"time": time.time(), **attributes, "message": message}) + "\n"
+        try:
+            with self._lock:
+                stream = self._stream or sys.stdout
+                stream.write(line)
+                stream.flush()
+        except (OSError, ValueError) as error:  # its reader has gone, or a disk is full
+            _log.error("a status was not written to standard output: %s", error)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -166,6 +168,11 @@ def new_record(request: JobRequest, delivery: Delivery, previous: JobRecord | No
         images=previous.images if previous else [ImageRecord(image=redact(url)) for url in request.image_urls],
         warnings=[f"unknown field {name}" for name in request.unknown_fields()],
     )  # fmt: skip
+
+
+def new_attempt() -> Attempt:
+    """Return an attempt of this process that begins now."""
+    return Attempt(started=time.time(), host=socket.gethostname(), process=os.getpid())
 
 
 def image_id(record: JobRecord, image: ImageRecord) -> str:

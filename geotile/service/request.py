@@ -27,7 +27,7 @@ from geotile.merging.merge import Merge, Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
-from geotile.service.request_checks import check_endpoint, check_region, parsed_json, unknown_fields
+from geotile.service.request_checks import check_endpoint, check_region, parsed_fields, unknown_fields
 from geotile.service.request_fields import IN_GEOTILE, error_text, misplaced, option_hints
 
 _OLD_FIELDS = ("outputBucket", "outputPrefix")
@@ -165,16 +165,10 @@ class JobRequest(_RequestModel):
         Raises
         ------
         ArgumentError
-            If the body is not a JSON object or fields are invalid; the message names each field by its path.
+            If the body is larger than 1 MiB or not a JSON object, or fields are invalid; the message names each field
+            by its path.
         """
-        if not isinstance(body, str | bytes | bytearray):
-            raise ArgumentError(f"body must be JSON as str or bytes; got a value of type {type(body).__name__}")
-        try:
-            fields = parsed_json(body)
-        except (ValueError, RecursionError) as error:
-            raise ArgumentError(f"the request must be valid JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise ArgumentError(f"the request must be a JSON object; got {type(fields).__name__}")
+        fields = parsed_fields(body)
         try:
             request = cls.model_validate(fields)
             request.model_dump(mode="json")  # the record and the digest of the job need it

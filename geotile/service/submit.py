@@ -12,9 +12,12 @@ from geotile.core.checks import check_path
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ServiceError
 from geotile.public import public
+from geotile.service.folder_queue import FolderQueue
 from geotile.service.open_queue import open_queue
 from geotile.service.records import JobRecord, Records, file_name
 from geotile.service.request import JobRequest
+from geotile.service.request_checks import MAX_REQUEST_BYTES
+from geotile.service.request_file import read_request
 from geotile.storage.folder import Folder
 
 _STATE = "state"
@@ -97,12 +100,13 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     if "://" not in uri:
         if not Path(queue).is_dir():
             raise ServiceError(f"there is no queue at {queue}; its folder is created by the first submission")
-        for path in Path(queue).glob("*.json"):
+        for name in FolderQueue(Path(queue).absolute()).names():
+            path = Path(queue) / name
             try:
-                request = JobRequest.parse(path.read_bytes())
+                request, queued = JobRequest.parse(read_request(path)), path.stat().st_mtime
             except (ArgumentError, OSError):  # incomplete or invalid: the service will report it
                 continue
-            records.setdefault(request.job_id, JobRecord(job_id=request.job_id, queued=path.stat().st_mtime))
+            records.setdefault(request.job_id, JobRecord(job_id=request.job_id, queued=queued))
     return sorted(records.values(), key=lambda record: record.queued)
 
 
@@ -130,6 +134,7 @@ def _as_json(request: Mapping[str, Any]) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:  # also a pipe: the user chose it
+            return file.read(MAX_REQUEST_BYTES + 1)
     except OSError as error:
         raise ArgumentError(f"the request file {path} cannot be read: {error}") from None
