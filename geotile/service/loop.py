@@ -15,7 +15,7 @@ from geotile.errors import GeotileError, OutputError
 from geotile.options import ServiceOptions
 from geotile.service.backlog import Backlog, Job
 from geotile.service.cluster_connection import ClusterConnection
-from geotile.service.health import Health
+from geotile.service.health import MAX_AGE_S, Health
 from geotile.service.inspections import Inspections
 from geotile.service.intake import RECEIVE_WAIT_S, Intake
 from geotile.service.job_runner import JobRunner, RunControl, ServiceStopped
@@ -27,6 +27,7 @@ from geotile.service.queue import Queue
 from geotile.service.records import Records
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
+from geotile.storage.lease_holder import renewal_age_s
 
 _log = logging.getLogger(__name__)
 _EXTEND_INTERVAL_S = 15.0  # SQS hides a request for four times as long
@@ -68,6 +69,7 @@ class Service:
             region_size=options.region_size, metrics=metrics, job_context=job_context,
         )  # fmt: skip
         self.health = Health()
+        self.health.watch("leases", renewal_age_s, MAX_AGE_S)
         self.lifecycle = JobLifecycle(
             queue, self.records, notifier, metrics, self.health, options.max_attempts, options.retry_delay_s
         )
