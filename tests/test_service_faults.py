@@ -1,10 +1,13 @@
 """A running service among hostile files, full tables of files, idle connections and processes that die."""
 
+import contextlib
 import http.client
 import json
 import os
+import re
 import resource
 import socket
+import subprocess
 import time
 
 import pytest
@@ -194,6 +197,38 @@ def test_an_image_that_ends_the_process_is_given_up_and_no_other(folder, said, t
     records = {record.job_id: record for record in geotile.jobs(folder)}
     assert [records[f"good-{i}"].status for i in range(6)] == 6 * ["SUCCESS"]
     assert list((folder / "state" / "inspections").iterdir()) == []
+
+
+# --- a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_disk_uses_up_no_attempts(folder, said, small_disk):
+    words = ("--state", small_disk, "--max-attempts", 2, "--retry-delay-s", 0.1, "--concurrency", 1)
+    with ModelServer(crowd, latency_s=0.1) as model, ServiceProcess(folder, *words, "--region-size", 128) as service:
+        geotile.submit(said("a", model.url), folder)
+        until(lambda: list(small_disk.glob("work/a/0/checkpoint/*/*.parquet")))
+        with open(small_disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        until(lambda: re.search(r'errors\{part="disk"\} ([4-9]|\d\d)', service.get("metrics")[1]))
+        assert "disk: " in service.get("healthz")[1]
+        assert not service.failed()
+        (small_disk / "filler").unlink()
+        until(lambda: (folder / "done" / "a.json").exists())
+        assert service.get("healthz") == (200, "200 OK")
+    (record,) = geotile.jobs(folder, small_disk)
+    assert (record.status, len(record.attempts)) == ("SUCCESS", 1)
 
 
 # --- the loops and the address

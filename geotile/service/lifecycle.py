@@ -3,7 +3,7 @@
 ::
 
                     ┌─▶ finish ───────────────▶ Queue.complete
-    start: attempt ─┼─▶ release_interrupted ──▶ Queue.release      the service stopped: the attempt is not counted
+    start: attempt ─┼─▶ release_interrupted ──▶ Queue.release      stopped, or a full disk: the attempt is not counted
        ▲            └─▶ record_failure ───┬───▶ Queue.release      until max_attempts is reached
        └──────────────────────────────────┘└──▶ reject: Queue.reject
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from geotile.core.redact import redact
 from geotile.errors import ClusterError, GeotileError, OutputError, ServiceError
-from geotile.service.admission import is_permanent
+from geotile.service.admission import is_disk_full, is_permanent
 from geotile.service.backlog import Job
 from geotile.service.health import Health
 from geotile.service.metrics import ServiceMetrics
@@ -58,6 +58,7 @@ class JobLifecycle:
     ) -> None:  # fmt: skip
         self.queue, self.records, self.notifier, self.metrics, self.health = queue, records, notifier, metrics, health
         self.max_attempts, self.retry_delay_s = max_attempts, retry_delay_s
+        self._not_counted: set[tuple[str, float]] = set()  # attempts that are in the record, since the disk is full
 
     def start(self, job: Job) -> JobRecord | None:
         """Start an attempt and return the job's record; return None if the job must not run."""
@@ -65,6 +66,7 @@ class JobLifecycle:
         if self.resolve_if_finished(job, record):
             return None
         record = self._renewed(job, record)
+        record.attempts = [each for each in record.attempts if (record.job_id, each.started) not in self._not_counted]
         for attempt in record.attempts:
             attempt.error = attempt.error or f"process {attempt.process} on {attempt.host} ended before the job did"
         if len(record.attempts) >= self.max_attempts:
@@ -106,24 +108,30 @@ class JobLifecycle:
 
     def finish(self, job: Job, record: JobRecord, status: Status) -> None:
         """Set the final status of a job that succeeded, and remove its request from the queue."""
-        record.status, record.finished = status, time.time()
+        done = record.model_copy(update={"status": status, "finished": time.time()})
         self.notifier.notify(
-            status, record.job_id, f"{len(record.images)} images processed", duration_s=record.duration_s(),
-            publish=False,
+            status, done.job_id, f"{len(done.images)} images processed", duration_s=done.duration_s(), publish=False,
         )  # fmt: skip
-        self.records.save(record)
-        self.records.clear(record.job_id)
-        self.metrics.count_job(record)
-        self._complete(job.delivery, record)
+        self.records.save(done)
+        self.records.clear(done.job_id)
+        self.metrics.count_job(done)
+        self.health.succeeded("disk")
+        self._complete(job.delivery, done)
 
-    def release_interrupted(self, job: Job, record: JobRecord) -> None:
-        """Return a job that the service interrupted to the queue; do not count the attempt."""
-        record.attempts.pop()
-        self.records.save(record)
-        self.release(job.delivery, 0.0)
+    def release_interrupted(self, job: Job, record: JobRecord, delay_s: float = 0.0) -> None:
+        """Return a job that did not fail by itself to the queue; do not count the attempt."""
+        attempt = record.attempts.pop()
+        try:
+            self.records.save(record)
+        except OutputError:
+            self._not_counted.add((record.job_id, attempt.started))
+        self.release(job.delivery, delay_s)
 
     def record_failure(self, job: Job, record: JobRecord, error: Exception) -> None:
         """Record a failed attempt; release the job for the next one, or reject it after `max_attempts`."""
+        if is_disk_full(error):
+            self.release_interrupted(job, record, self._disk_delay(error))
+            return
         reason = redact(str(error)) or type(error).__name__
         record.attempts[-1].error = reason
         if len(record.attempts) >= self.max_attempts:
@@ -192,6 +200,17 @@ class JobLifecycle:
             self.health.failed("queue", error)
         else:
             self.health.succeeded("queue")
+
+    def release_unstarted(self, job: Job, error: Exception) -> None:
+        """Return a job that could not be started to the queue."""
+        if is_disk_full(error):
+            self.release(job.delivery, self._disk_delay(error))
+        else:
+            self.release_with_backoff(job.delivery)
+
+    def _disk_delay(self, error: Exception) -> float:
+        self.health.failed("disk", error)
+        return self._retry_delay(self.health.errors["disk"].in_a_row)
 
     def _retry_delay(self, attempts: int) -> float:
         return float(min(_MAX_RETRY_DELAY_S, self.retry_delay_s * 2 ** min(attempts - 1, 20)))

@@ -173,7 +173,7 @@ class Service:
                 self._attempt(job)
         except OutputError as error:  # another process holds the lease, or the state cannot be written
             _log.warning("%s", error, extra={"job_id": job_id})
-            self.lifecycle.release_with_backoff(job.delivery)
+            self.lifecycle.release_unstarted(job, error)
         except Exception:  # after a bug the request must return to the queue
             _log.exception("job %s", job_id, extra={"job_id": job_id})
             self.lifecycle.release_with_backoff(job.delivery)
@@ -192,12 +192,10 @@ class Service:
         if record is None:
             return
         try:
-            status = self.job_runner.run(job, record)
+            self.lifecycle.finish(job, record, self.job_runner.run(job, record))
         except ServiceStopped:
             self.lifecycle.release_interrupted(job, record)
         except Exception as error:  # of any kind: the record names it, and the job is tried again
             if not isinstance(error, GeotileError):
                 _log.exception("job %s", record.job_id, extra={"job_id": record.job_id})
             self.lifecycle.record_failure(job, record, error)
-        else:
-            self.lifecycle.finish(job, record, status)
