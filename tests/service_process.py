@@ -39,11 +39,11 @@ class ServiceProcess:
     `before` is code that the process runs first.
     """
 
-    def __init__(self, folder, *words, before="", **more):
+    def __init__(self, folder, *words, before="", stdout=subprocess.DEVNULL, **more):
         code = f"{before}\nfrom geotile.cli.main import main\nif __name__ == '__main__': main()"
         command = [sys.executable, "-c", code, "serve", "--queue", str(folder), "--address", "127.0.0.1:0"]
         self.process = subprocess.Popen(
-            [*command, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **more
+            [*command, *map(str, words)], stdout=stdout, stderr=subprocess.PIPE, text=True, **more
         )
         self.logs: list[str] = []
         self._reader = threading.Thread(target=lambda: self.logs.extend(self.process.stderr), daemon=True)

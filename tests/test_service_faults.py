@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import pytest
-from helpers import crowd
+from helpers import cli, crowd
 from service_process import ServiceProcess, reasons, request, until
 
 import geotile
@@ -269,3 +269,46 @@ def test_hostile_files_and_idle_connections_do_not_keep_others_out(folder, said,
         for each in idle:
             each.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- a running job
+
+
+def test_a_running_job_shows_what_it_does(folder, said, tmp_path):
+    often = "import geotile.service.job_progress as p\np._LINE_INTERVAL_S = 0.3"
+    words = ("--concurrency", 1, "--region-size", 128)
+    with (
+        ModelServer(crowd, latency_s=0.4) as model,
+        open(tmp_path / "lines", "w") as lines,
+        ServiceProcess(folder, *words, before=often, stdout=lines) as service,
+    ):
+        geotile.submit(said("a", model.url), folder)
+
+        def progress():
+            (record,) = geotile.jobs(folder)
+            now = record.images[0].progress if record.images else None
+            return now if now is not None and now.done >= 2 else None
+
+        now = until(progress)
+        assert (
+            2 <= now.done < now.tiles == geotile.plan(said("a", "x")["imageUrls"][0], tile_size=128, overlap=32).tiles
+        )
+        assert now.failures == 0
+        assert 0.5 < now.tiles_per_s < 3
+        assert now.left_s == pytest.approx((now.tiles - now.done) / now.tiles_per_s, rel=0.2)
+        assert now.process.startswith(f"{service.process.pid} on ")
+        table = cli("jobs", "--queue", folder).stdout
+        assert re.search(rf"a +IN_PROGRESS .* \d+ of {now.tiles} +0 +\d\.\d +0:00:\d\d", table), table
+        metrics = service.get("metrics")[1]
+        assert float(re.search(r'job_tiles_done\{job="a"\} (\S+)', metrics)[1]) >= 2
+        assert 'geotile_service_job_seconds_left{job="a"}' in metrics
+        told = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+        (told, *_) = [each for each in told if "progress" in each]
+        assert (told["status"], told["progress"]["tiles"]) == ("IN_PROGRESS", now.tiles)
+        assert "to go" in told["message"]
+        model.latency_s = 0.0
+        until(lambda: (folder / "done" / "a.json").exists())
+        assert 'job="a"' not in service.get("metrics")[1]
+    (record,) = geotile.jobs(folder)
+    assert record.images[0].progress is None
+    assert re.search(rf"a +SUCCESS .* {now.tiles} ", cli("jobs", "--queue", folder).stdout)

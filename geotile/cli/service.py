@@ -182,15 +182,31 @@ def jobs(
 
 def _table(records: list[Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "status", "queued", "images", "attempts", "detections", "reason"):
-        table.add_column(name, justify="right" if name in ("images", "attempts", "detections") else "left")
+    for name in ("job", "status", "queued", "images", "attempts", "tiles", "failed", "tiles/s", "left", "detections"):
+        table.add_column(name, justify="left" if name in ("job", "status", "queued") else "right")
+    table.add_column("reason")
     for record in records:
         table.add_row(
             Text(record.job_id), record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
-            str(len(record.images)), str(len(record.attempts)), f"{sum(each.detections for each in record.images):,}",
+            str(len(record.images)), str(len(record.attempts)), *_progress(record),
+            f"{sum(each.progress.detections if each.progress else each.detections for each in record.images):,}",
             Text(_last_reason(record)),
         )  # fmt: skip
     return table
+
+
+def _progress(record: Any) -> tuple[str, str, str, str]:
+    """Return the tiles of a job, those that failed, and of a running one the tiles per second and the time left."""
+    from geotile.running.progress import clock
+
+    tiles = sum(each.progress.tiles if each.progress else each.tiles for each in record.images)
+    failed = f"{sum(each.progress.failures if each.progress else each.failures for each in record.images):,}"
+    running = [each.progress for each in record.images if each.progress]
+    if not running:
+        return f"{tiles:,}", failed, "", ""
+    done = sum(each.progress.done if each.progress else each.tiles for each in record.images)
+    left = "" if running[0].left_s is None else clock(running[0].left_s)
+    return f"{done:,} of {tiles:,}", failed, f"{running[0].tiles_per_s:,.1f}", left
 
 
 def _last_reason(record: Any) -> str:

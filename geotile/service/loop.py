@@ -18,6 +18,7 @@ from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.health import MAX_AGE_S, Health
 from geotile.service.inspections import Inspections
 from geotile.service.intake import RECEIVE_WAIT_S, Intake
+from geotile.service.job_progress import JobProgress
 from geotile.service.job_runner import JobRunner, RunControl, ServiceStopped
 from geotile.service.lifecycle import JobLifecycle
 from geotile.service.logs import JobContext
@@ -66,7 +67,7 @@ class Service:
         self.job_runner = JobRunner(
             records=self.records, notifier=notifier, control=self.control, concurrency=options.concurrency,
             limits=options.limits or {}, endpoint_options=options.endpoint_options or {},
-            region_size=options.region_size, metrics=metrics, job_context=job_context,
+            region_size=options.region_size, metrics=metrics, job_context=job_context, progress=JobProgress(notifier),
         )  # fmt: skip
         self.health = Health()
         self.health.watch("leases", renewal_age_s, MAX_AGE_S)

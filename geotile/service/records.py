@@ -41,6 +41,25 @@ class Attempt(BaseModel):
     """Reason of the failure; None while the attempt is in progress or if its process died."""
 
 
+class ImageProgress(BaseModel):
+    """Progress of an image that is running."""
+
+    tiles: int
+    """Number of tiles."""
+    done: int
+    """Number of tiles that are done, including those kept from an earlier attempt."""
+    failures: int
+    """Number of tiles that failed in this attempt."""
+    detections: int
+    """Number of detections in this attempt before merging."""
+    tiles_per_s: float
+    """Tiles per second in this attempt."""
+    left_s: float | None
+    """Estimated seconds until the image is done; None before the first tile is done."""
+    process: str = ""
+    """Process that runs it, and its machine."""
+
+
 class ImageRecord(BaseModel):
     """Status and figures of one image of a job."""
 
@@ -62,6 +81,8 @@ class ImageRecord(BaseModel):
     """Processing time in seconds, over the same attempts."""
     outputs: dict[str, str] = {}
     """URI of each written output, by the number and type of the output."""
+    progress: ImageProgress | None = None
+    """Progress while the image is running, as `geotile.jobs` finds it. It is not stored in the record."""
 
 
 class JobRecord(BaseModel):

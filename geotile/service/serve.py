@@ -124,6 +124,7 @@ def _gauges(service: Service) -> Gauges:
         "concurrency": Gauge(
             "Maximum number of requests in flight", "endpoint", {name: each[1] for name, each in traffic.items()}
         ),
+        **service.job_runner.progress.gauges(),
         "loop_age_seconds": Gauge("Seconds since a loop last turned", "loop", service.health.ages_s()),
         "errors": Gauge(
             "Errors of the service's loops and of its queue since its start", "part",

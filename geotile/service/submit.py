@@ -13,6 +13,7 @@ from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ServiceError
 from geotile.public import public
 from geotile.service.folder_queue import FolderQueue
+from geotile.service.job_progress import add_progress
 from geotile.service.open_queue import open_queue
 from geotile.service.records import JobRecord, Records, file_name
 from geotile.service.request import JobRequest
@@ -78,7 +79,8 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     Returns
     -------
     list of JobRecord
-        The records, in the order of submission.
+        The records, in the order of submission. Images that are running have their `progress`, which is a few seconds
+        old.
 
     Raises
     ------
@@ -96,7 +98,10 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     []
     """
     uri = check_path(queue, "queue")
-    records = {record.job_id: record for record in Records(state_folder(uri, state)).all()}
+    stored = Records(state_folder(uri, state))
+    records = {record.job_id: record for record in stored.all()}
+    for record in records.values():
+        add_progress(stored, record)
     if "://" not in uri:
         if not Path(queue).is_dir():
             raise ServiceError(f"there is no queue at {queue}; its folder is created by the first submission")
