@@ -75,7 +75,7 @@ def test_any_request_is_parsed_or_refused(body):
     with suppress(ArgumentError):
         request = JobRequest.parse(body)
         assert len(request.digest) > 8
-        assert len(request.image_names()) == len(request.image_urls)
+        assert len(request.output_names()) == len(request.image_urls)
         request.options()
         request.endpoint_options()
 

@@ -23,6 +23,7 @@ from geotile.running.run import Run
 from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
 from geotile.service.features import ImagePlace, job_properties, source_metadata
+from geotile.service.job_progress import JobProgress
 from geotile.service.json_words import speaking_json
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
@@ -95,6 +96,8 @@ class JobRunner:
         Counters of tiles and requests.
     job_context : JobContext
         Filter that adds the job of each run to log records.
+    progress : JobProgress
+        Receiver of the progress of each run.
     """
 
     records: Records
@@ -106,6 +109,7 @@ class JobRunner:
     endpoint_options: Mapping[str, Any]
     metrics: ServiceMetrics
     job_context: JobContext
+    progress: JobProgress
 
     def run(self, job: Job, record: JobRecord) -> Status:
         """Run the images of a job that are not finished, and return the job's status.
@@ -117,6 +121,12 @@ class JobRunner:
         ServiceStopped
             If the service is stopping.
         """
+        try:
+            return self._run_images(job, record)
+        finally:
+            self.progress.end(record.job_id)
+
+    def _run_images(self, job: Job, record: JobRecord) -> Status:
         errors: list[GeotileError] = []
         for number, image in enumerate(record.images):
             self.control.raise_if_stopping()
@@ -140,6 +150,7 @@ class JobRunner:
         result = read_json(folder, _RESULT)
         if result is None:
             image.status = "IN_PROGRESS"
+            self.records.save(record)
             self.notifier.notify("IN_PROGRESS", record.job_id, "sending tiles to the model", image_id=full_id)
             result = self._detect(job, record, number, image, folder)
         detections = StoredDetections(
@@ -198,6 +209,7 @@ class JobRunner:
                 request.options(
                     overwrite=True, checkpoint=folder.sub("checkpoint").uri, retry_failed=image.failures > 0,
                     concurrency=self.limits.get(processor.name, self.concurrency), region_size=self.region_size,
+                    progress=self.progress.callback(record, number),
                 ),
                 group=request.endpoint_key, around=around,
             )  # fmt: skip

@@ -11,11 +11,14 @@ import logging
 import threading
 import time
 
-from geotile.errors import GeotileError, OutputError, ServiceError
+from geotile.errors import GeotileError, OutputError
 from geotile.options import ServiceOptions
 from geotile.service.backlog import Backlog, Job
 from geotile.service.cluster_connection import ClusterConnection
+from geotile.service.health import MAX_AGE_S, Health
+from geotile.service.inspections import Inspections
 from geotile.service.intake import RECEIVE_WAIT_S, Intake
+from geotile.service.job_progress import JobProgress
 from geotile.service.job_runner import JobRunner, RunControl, ServiceStopped
 from geotile.service.lifecycle import JobLifecycle
 from geotile.service.logs import JobContext
@@ -27,11 +30,12 @@ from geotile.service.records import Records
 from geotile.service.sqs import SqsQueue
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
+from geotile.storage.lease_holder import renewal_age_s
 
 _log = logging.getLogger(__name__)
 _EXTEND_INTERVAL_S = 15.0  # SQS hides a request for four times as long
 _INTERRUPT_TIMEOUT_S = 10.0
-_CLUSTER_TIMEOUT_S = 60.0
+_LOST_TIMEOUT_S = 60.0  # of the cluster and the queue, with ``once``
 
 
 class Service:
@@ -65,17 +69,20 @@ class Service:
         self.job_runner = JobRunner(
             records=self.records, notifier=notifier, control=self.control, concurrency=options.concurrency,
             limits=options.limits or {}, endpoint_options=options.endpoint_options or {},
-            region_size=options.region_size, metrics=metrics, job_context=job_context,
+            region_size=options.region_size, metrics=metrics, job_context=job_context, progress=JobProgress(notifier),
         )  # fmt: skip
+        self.health = Health()
+        self.health.watch("leases", renewal_age_s, MAX_AGE_S)
         self.lifecycle = JobLifecycle(
-            queue, self.records, notifier, metrics, options.max_attempts, options.retry_delay_s
+            queue, self.records, notifier, metrics, self.health, options.max_attempts, options.retry_delay_s
         )
         self.stopping, self._stopped = threading.Event(), threading.Event()
         self.intake = Intake(
-            queue=queue, records=self.records, lifecycle=self.lifecycle, backlog=self.backlog, cluster=self.cluster,
-            options=options, stopping=self.stopping, permissions=Permissions.of(options, isinstance(queue, SqsQueue)),
+            queue=queue, records=self.records, inspections=Inspections(state.sub("inspections"), options.deliveries),
+            lifecycle=self.lifecycle, backlog=self.backlog, cluster=self.cluster, options=options,
+            stopping=self.stopping, health=self.health,
+            permissions=Permissions.of(options, isinstance(queue, SqsQueue)),
         )  # fmt: skip
-        self.last_heartbeat = time.monotonic()
 
     @property
     def ready(self) -> bool:
@@ -89,17 +96,19 @@ class Service:
         ------
         ClusterError
             If there is no connection to the cluster for a minute; with ``once`` only.
+        ServiceError
+            If the queue cannot be used for a minute; with ``once`` only.
         """
         receiver = threading.Thread(target=self.intake.run, name="geotile-receive", daemon=True)
         receiver.start()
-        threading.Thread(target=self._extend_deliveries, name="geotile-extend", daemon=True).start()
+        threading.Thread(target=self._keep_extending, name="geotile-extend", daemon=True).start()
+        self.health.watch_loop("jobs")
         try:
             while not self.stopping.is_set() and not self._all_done():
                 if self.options.once:
-                    self.cluster.raise_if_lost(_CLUSTER_TIMEOUT_S)
-                job = self._wait_for_job()
-                if job is not None:
-                    threading.Thread(target=self._run_job, args=(job,), name="geotile-job", daemon=True).start()
+                    self.cluster.raise_if_lost(_LOST_TIMEOUT_S)
+                    self.health.raise_if_failing(_LOST_TIMEOUT_S)
+                self.health.turn("jobs", self._start_next_job, self.stopping)
         finally:
             self._shut_down(receiver)
 
@@ -111,12 +120,22 @@ class Service:
         with self.backlog.changed:
             return self.intake.queue_is_empty and len(self.backlog) == 0
 
+    def _start_next_job(self) -> None:
+        job = self._wait_for_job()
+        if job is None:
+            return
+        try:
+            threading.Thread(target=self._run_job, args=(job,), name="geotile-job", daemon=True).start()
+        except BaseException:  # there is no thread
+            self._end_job(job)
+            self.lifecycle.release_with_backoff(job.delivery)
+            raise
+
     def _wait_for_job(self) -> Job | None:
         """Return the next job; return None if none may start within 0.2 s."""
         with self.backlog.changed:
             job = self.backlog.start_next() if self.ready and self.cluster.is_connected else None
             if job is None:
-                self.last_heartbeat = time.monotonic()
                 self.backlog.changed.wait(0.2)
             return job
 
@@ -140,15 +159,15 @@ class Service:
             while self.backlog.running and time.monotonic() < deadline:
                 self.backlog.changed.wait(0.1)
 
-    def _extend_deliveries(self) -> None:
+    def _keep_extending(self) -> None:
         """Keep the requests of all jobs hidden in the queue until the service has stopped."""
-        while not self._stopped.wait(_EXTEND_INTERVAL_S):
-            with self.backlog.changed:
-                deliveries = self.backlog.deliveries()
-            try:
-                self.queue.extend(deliveries)
-            except ServiceError as error:
-                _log.error("%s", error)
+        self.health.keep_turning("deliveries", self._extend_deliveries, self._stopped)
+
+    def _extend_deliveries(self) -> None:
+        self._stopped.wait(_EXTEND_INTERVAL_S)
+        with self.backlog.changed:
+            deliveries = self.backlog.deliveries()
+        self.queue.extend(deliveries)
 
     def _run_job(self, job: Job) -> None:
         """Run a job in a thread of its own, under the lease of its folder."""
@@ -158,28 +177,29 @@ class Service:
                 self._attempt(job)
         except OutputError as error:  # another process holds the lease, or the state cannot be written
             _log.warning("%s", error, extra={"job_id": job_id})
-            self.lifecycle.release_with_backoff(job.delivery)
+            self.lifecycle.release_unstarted(job, error)
         except Exception:  # after a bug the request must return to the queue
             _log.exception("job %s", job_id, extra={"job_id": job_id})
             self.lifecycle.release_with_backoff(job.delivery)
         finally:
-            with self.backlog.changed:
-                self.backlog.remove(job)
-                self.backlog.changed.notify_all()
-            for delivery in job.duplicates:  # when they are delivered again, the record says what became of the job
-                self.lifecycle.release_with_backoff(delivery)
+            self._end_job(job)
+
+    def _end_job(self, job: Job) -> None:
+        with self.backlog.changed:
+            self.backlog.remove(job)
+            self.backlog.changed.notify_all()
+        for delivery in job.duplicates:  # when they are delivered again, the record says what became of the job
+            self.lifecycle.release_with_backoff(delivery)
 
     def _attempt(self, job: Job) -> None:
         record = self.lifecycle.start(job)
         if record is None:
             return
         try:
-            status = self.job_runner.run(job, record)
+            self.lifecycle.finish(job, record, self.job_runner.run(job, record))
         except ServiceStopped:
             self.lifecycle.release_interrupted(job, record)
         except Exception as error:  # of any kind: the record names it, and the job is tried again
             if not isinstance(error, GeotileError):
                 _log.exception("job %s", record.job_id, extra={"job_id": record.job_id})
             self.lifecycle.record_failure(job, record, error)
-        else:
-            self.lifecycle.finish(job, record, status)

@@ -12,9 +12,13 @@ from geotile.core.checks import check_path
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ServiceError
 from geotile.public import public
+from geotile.service.folder_queue import FolderQueue
+from geotile.service.job_progress import add_progress
 from geotile.service.open_queue import open_queue
 from geotile.service.records import JobRecord, Records, file_name
 from geotile.service.request import JobRequest
+from geotile.service.request_checks import MAX_REQUEST_BYTES
+from geotile.service.request_file import read_request
 from geotile.storage.folder import Folder
 
 _STATE = "state"
@@ -75,7 +79,8 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     Returns
     -------
     list of JobRecord
-        The records, in the order of submission.
+        The records, in the order of submission. Images that are running have their `progress`, which is a few seconds
+        old.
 
     Raises
     ------
@@ -93,16 +98,20 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     []
     """
     uri = check_path(queue, "queue")
-    records = {record.job_id: record for record in Records(state_folder(uri, state)).all()}
+    stored = Records(state_folder(uri, state))
+    records = {record.job_id: record for record in stored.all()}
+    for record in records.values():
+        add_progress(stored, record)
     if "://" not in uri:
         if not Path(queue).is_dir():
             raise ServiceError(f"there is no queue at {queue}; its folder is created by the first submission")
-        for path in Path(queue).glob("*.json"):
+        for name in FolderQueue(Path(queue).absolute()).names():
+            path = Path(queue) / name
             try:
-                request = JobRequest.parse(path.read_bytes())
+                request, queued = JobRequest.parse(read_request(path)), path.stat().st_mtime
             except (ArgumentError, OSError):  # incomplete or invalid: the service will report it
                 continue
-            records.setdefault(request.job_id, JobRecord(job_id=request.job_id, queued=path.stat().st_mtime))
+            records.setdefault(request.job_id, JobRecord(job_id=request.job_id, queued=queued))
     return sorted(records.values(), key=lambda record: record.queued)
 
 
@@ -130,6 +139,7 @@ def _as_json(request: Mapping[str, Any]) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:  # also a pipe: the user chose it
+            return file.read(MAX_REQUEST_BYTES + 1)
     except OSError as error:
         raise ArgumentError(f"the request file {path} cannot be read: {error}") from None
