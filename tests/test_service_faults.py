@@ -312,3 +312,42 @@ def test_a_running_job_shows_what_it_does(folder, said, tmp_path):
     (record,) = geotile.jobs(folder)
     assert record.images[0].progress is None
     assert re.search(rf"a +SUCCESS .* {now.tiles} ", cli("jobs", "--queue", folder).stdout)
+
+
+def test_jobs_are_cancelled_from_another_process(folder, said):
+    words = ("--concurrency", 1, "--region-size", 128, "--max-jobs", 1)
+    with ModelServer(crowd, latency_s=0.4) as model, ServiceProcess(folder, *words) as service:
+        geotile.submit(said("running", model.url), folder)
+        until(lambda: len(list((folder / "state" / "work").glob("running/0/checkpoint/*/*.parquet"))) >= 2)
+        geotile.submit(said("waiting", model.url), folder)
+        assert "waiting: was QUEUED" in cli("jobs", "--queue", folder, "--cancel", "waiting").stdout
+        assert geotile.cancel("running", folder).status == "IN_PROGRESS"
+        began = time.monotonic()
+        until(lambda: set(service.failed()) == {"running", "waiting"})
+        assert time.monotonic() - began < 5
+        assert set(service.failed().values()) == {"the job was cancelled"}
+        assert {job.job_id: job.status for job in geotile.jobs(folder)} == dict.fromkeys(
+            ("running", "waiting"), "CANCELLED"
+        )
+        geotile.submit(said("absent", "http://127.0.0.1:1/invocations"), folder)
+        until(lambda: any("waiting up to" in line for line in service.logs))
+        geotile.cancel("absent", folder)  # while it waits for its model
+        until(lambda: "absent" in service.failed(), 8)
+        for job_id, text in (("running", "has ended as CANCELLED"), ("other", "has no job 'other'")):
+            with pytest.raises(geotile.ServiceError, match=text):
+                geotile.cancel(job_id, folder)
+        asked, model.latency_s = model.requests, 0.0
+        geotile.submit(said("running", model.url), folder)  # it goes on from the regions that are kept
+        until(lambda: (folder / "done" / "running.json").exists())
+        assert service.get("healthz") == (200, "200 OK")
+    records = {job.job_id: job for job in geotile.jobs(folder)}
+    assert model.requests - asked == records["running"].images[0].requests <= records["running"].images[0].tiles - 2
+
+
+def test_a_job_is_cancelled_without_a_service(folder, said):
+    geotile.submit(said("a", "http://127.0.0.1:1/invocations"), folder)
+    geotile.cancel("a", folder)
+    assert [job.status for job in geotile.jobs(folder)] == ["CANCELLED"]
+    geotile.serve(folder, once=True)
+    assert reasons(folder) == {"a": "the job was cancelled"}
+    assert [job.status for job in geotile.jobs(folder)] == ["CANCELLED"]
