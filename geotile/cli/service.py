@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geotile.cli.options import as_concurrency, endpoint_options
+from geotile.cli.settings import Config
 from geotile.cli.show import err, print_error, print_table, print_text
 from geotile.core.redact import redact
 
@@ -33,6 +34,7 @@ State = Annotated[
 
 def serve(
     queue: Queue,
+    config: Config = None,
     state: State = None,
     dead_letters: Annotated[
         str | None, _queue(help="sqs:// queue for rejected requests. Default: the one that the redrive policy names.")
