@@ -166,9 +166,8 @@ class JobLifecycle:
         if record.attempts:
             record.attempts[-1].error = record.attempts[-1].error or CANCELLED
         self.reject(job.delivery, record, CANCELLED, status="CANCELLED")
-        for delivery in job.duplicates:
-            self.reject(delivery, record, CANCELLED, status="CANCELLED")
-        job.duplicates.clear()
+        while job.duplicates:
+            self._reject(job.duplicates.pop(), record)
 
     def reject(
         self, delivery: Delivery, record: JobRecord, reason: str, *, save: bool = True, status: Status = "FAILED"
@@ -189,7 +188,7 @@ class JobLifecycle:
         if save:
             self.records.save(record)
         self.metrics.count_job(record)
-        self._tell_queue(lambda: self.queue.reject(delivery, record.model_dump(mode="json")))
+        self._reject(delivery, record)
 
     def release_with_backoff(self, delivery: Delivery) -> None:
         """Return a request to the queue that cannot be processed now; the delay grows with each delivery."""
@@ -198,6 +197,9 @@ class JobLifecycle:
     def release(self, delivery: Delivery, delay_s: float) -> None:
         """Return a request to the queue, which delivers it again after `delay_s` seconds."""
         self._tell_queue(lambda: self.queue.release(delivery, delay_s))
+
+    def _reject(self, delivery: Delivery, record: JobRecord) -> None:
+        self._tell_queue(lambda: self.queue.reject(delivery, record.model_dump(mode="json")))
 
     def _complete(self, delivery: Delivery, record: JobRecord) -> None:
         self._tell_queue(lambda: self.queue.complete(delivery, record.model_dump(mode="json")))

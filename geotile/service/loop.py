@@ -181,9 +181,17 @@ class Service:
                 job = self.backlog.find(job_id)
                 has_not_started = job is not None and self.backlog.remove_pending(job)
             if job is not None and has_not_started:
-                self.lifecycle.cancel(job)
+                self._cancel_or_release(job)
             elif job is not None:
                 self.control.cancel(job_id)
+
+    def _cancel_or_release(self, job: Job) -> None:
+        try:
+            self.lifecycle.cancel(job)
+        except Exception:  # the state cannot be written; the mark stays, so it is cancelled at its next delivery
+            for delivery in job.deliveries():
+                self.lifecycle.release_with_backoff(delivery)
+            raise
 
     def _run_job(self, job: Job) -> None:
         """Run a job in a thread of its own, under the lease of its folder."""
