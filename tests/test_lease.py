@@ -296,7 +296,7 @@ def test_asking_for_a_lease_keeps_nobody_from_it(tmp_path):
     thread = threading.Thread(target=ask)
     thread.start()
     try:
-        for _ in range(50):
+        for _ in range(20):
             with lease(folder, "lease", "it"):
                 assert is_leased(folder, "lease")
     finally:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geotile.cli.options import as_concurrency, endpoint_options
+from geotile.cli.settings import Config
 from geotile.cli.show import err, print_error, print_table, print_text
 from geotile.core.redact import redact
 
@@ -34,6 +35,7 @@ State = Annotated[
 
 def serve(
     queue: Queue,
+    config: Config = None,
     state: State = None,
     dead_letters: Annotated[
         str | None, _queue(help="sqs:// queue for rejected requests. Default: the one that the redrive policy names.")
@@ -173,13 +175,21 @@ def jobs(
     job_id: Annotated[str | None, typer.Argument(help="Id of a job whose full record to print as JSON.")] = None,
     state: State = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all records as JSON.")] = False,
+    cancel: Annotated[
+        str | None,
+        typer.Option(help="Id of a job to cancel: a running one stops and keeps its finished regions.", metavar="ID"),
+    ] = None,
 ) -> None:
-    """List the jobs of a queue, or show one.
+    """List the jobs of a queue, show one, or cancel one.
 
-    Exit status: 1 if the job or the queue does not exist.
+    Exit status: 1 if the job or the queue does not exist, or the job to cancel has ended.
     """
     import geotile
 
+    if cancel is not None:
+        was = geotile.cancel(cancel, queue, state).status
+        print_text(f"{cancel}: was {was}; the service that has it cancels it within seconds")
+        return
     records = geotile.jobs(queue, state)
     if job_id is not None:
         records = [record for record in records if record.job_id == job_id]

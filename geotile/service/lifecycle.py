@@ -22,10 +22,11 @@ from geotile.service.health import Health
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.queue import Delivery, Queue
-from geotile.service.records import FINISHED, JobRecord, Records, Status, image_id, new_attempt, new_record
+from geotile.service.records import FINISHED, GIVEN_UP, JobRecord, Records, Status, image_id, new_attempt, new_record
 
 _log = logging.getLogger(__name__)
 _MAX_RETRY_DELAY_S = 900.0
+CANCELLED = "the job was cancelled"
 
 
 class JobLifecycle:
@@ -85,7 +86,7 @@ class JobLifecycle:
     def _renewed(self, job: Job, record: JobRecord) -> JobRecord:
         """Return a new record if the request was submitted again after a failure, possibly corrected."""
         is_same_request = record.digest == job.request.digest
-        if record.status != "FAILED" and is_same_request:
+        if record.status not in GIVEN_UP and is_same_request:
             return record
         if not is_same_request:
             self.records.clear(job.request.job_id)
@@ -100,7 +101,7 @@ class JobLifecycle:
                 "Submit this request with a new jobId."
             )
             self.reject(job.delivery, new_record(job.request, job.delivery), reason, save=False)
-        elif record.status in FINISHED or (record.status == "FAILED" and is_redelivery):
+        elif record.status in FINISHED or (record.status in GIVEN_UP and is_redelivery):
             self._complete(job.delivery, record)  # a failed request is among the dead letters already
         else:
             return False
@@ -148,7 +149,7 @@ class JobLifecycle:
             return
         try:
             record = self.records.load(job.request.job_id)
-            if record is None or record.status == "FAILED":
+            if record is None or record.status in GIVEN_UP:
                 record = new_record(job.request, job.delivery)
             if is_permanent(error):
                 self.reject(job.delivery, record, redact(str(error)))
@@ -159,13 +160,24 @@ class JobLifecycle:
             _log.error("%s", state_error)
             self.release_with_backoff(job.delivery)
 
-    def reject(self, delivery: Delivery, record: JobRecord, reason: str, *, save: bool = True) -> None:
+    def cancel(self, job: Job, record: JobRecord | None = None) -> None:
+        """Set the status CANCELLED and move all requests of the job to the dead letters; what it has done is kept."""
+        record = record or self.records.load(job.request.job_id) or new_record(job.request, job.delivery)
+        if record.attempts:
+            record.attempts[-1].error = record.attempts[-1].error or CANCELLED
+        self.reject(job.delivery, record, CANCELLED, status="CANCELLED")
+        while job.duplicates:
+            self._reject(job.duplicates.pop(), record)
+
+    def reject(
+        self, delivery: Delivery, record: JobRecord, reason: str, *, save: bool = True, status: Status = "FAILED"
+    ) -> None:
         """Set the status FAILED and move the request to the dead letters, with the error of each attempt."""
         record.reasons = [each.error for each in record.attempts if each.error] or [reason]
-        record.status, record.finished, record.delivery = "FAILED", time.time(), delivery.name
+        record.status, record.finished, record.delivery = status, time.time(), delivery.name
         for image in record.images:
             if image.status not in FINISHED:
-                image.status = "FAILED"
+                image.status = status
                 self.notifier.notify(
                     "FAILED", record.job_id, record.reasons[-1], image_id=image_id(record, image),
                     duration_s=record.duration_s(), failed_tiles=image.failed_tiles,
@@ -176,7 +188,7 @@ class JobLifecycle:
         if save:
             self.records.save(record)
         self.metrics.count_job(record)
-        self._tell_queue(lambda: self.queue.reject(delivery, record.model_dump(mode="json")))
+        self._reject(delivery, record)
 
     def release_with_backoff(self, delivery: Delivery) -> None:
         """Return a request to the queue that cannot be processed now; the delay grows with each delivery."""
@@ -185,6 +197,9 @@ class JobLifecycle:
     def release(self, delivery: Delivery, delay_s: float) -> None:
         """Return a request to the queue, which delivers it again after `delay_s` seconds."""
         self._tell_queue(lambda: self.queue.release(delivery, delay_s))
+
+    def _reject(self, delivery: Delivery, record: JobRecord) -> None:
+        self._tell_queue(lambda: self.queue.reject(delivery, record.model_dump(mode="json")))
 
     def _complete(self, delivery: Delivery, record: JobRecord) -> None:
         self._tell_queue(lambda: self.queue.complete(delivery, record.model_dump(mode="json")))

@@ -14,12 +14,13 @@ import time
 from geotile.errors import GeotileError, OutputError
 from geotile.options import ServiceOptions
 from geotile.service.backlog import Backlog, Job
+from geotile.service.cancellation import Cancellations
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.health import MAX_AGE_S, Health
 from geotile.service.inspections import Inspections
 from geotile.service.intake import RECEIVE_WAIT_S, Intake
 from geotile.service.job_progress import JobProgress
-from geotile.service.job_runner import JobRunner, RunControl, ServiceStopped
+from geotile.service.job_runner import JobCancelled, JobRunner, RunControl, ServiceStopped
 from geotile.service.lifecycle import JobLifecycle
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
@@ -34,6 +35,7 @@ from geotile.storage.lease_holder import renewal_age_s
 
 _log = logging.getLogger(__name__)
 _EXTEND_INTERVAL_S = 15.0  # SQS hides a request for four times as long
+_CANCEL_INTERVAL_S, _REMOTE_CANCEL_INTERVAL_S = 1.0, 10.0
 _INTERRUPT_TIMEOUT_S = 10.0
 _LOST_TIMEOUT_S = 60.0  # of the cluster and the queue, with ``once``
 
@@ -65,6 +67,7 @@ class Service:
     ) -> None:  # fmt: skip
         self.queue, self.options = queue, options
         self.records, self.control, self.cluster = Records(state), RunControl(), cluster or ClusterConnection()
+        self.cancellations = Cancellations(state)
         self.backlog = Backlog(options.max_jobs, options.max_jobs_per_endpoint)
         self.job_runner = JobRunner(
             records=self.records, notifier=notifier, control=self.control, concurrency=options.concurrency,
@@ -102,6 +105,7 @@ class Service:
         receiver = threading.Thread(target=self.intake.run, name="geotile-receive", daemon=True)
         receiver.start()
         threading.Thread(target=self._keep_extending, name="geotile-extend", daemon=True).start()
+        threading.Thread(target=self._keep_cancelling, name="geotile-cancel", daemon=True).start()
         self.health.watch_loop("jobs")
         try:
             while not self.stopping.is_set() and not self._all_done():
@@ -169,6 +173,29 @@ class Service:
             deliveries = self.backlog.deliveries()
         self.queue.extend(deliveries)
 
+    def _keep_cancelling(self) -> None:
+        """Cancel the jobs of this process that somebody has marked, until the service has stopped."""
+        self.health.keep_turning("cancellations", self._cancel_jobs, self._stopped)
+
+    def _cancel_jobs(self) -> None:
+        self._stopped.wait(_CANCEL_INTERVAL_S if self.records.folder.is_local else _REMOTE_CANCEL_INTERVAL_S)
+        for job_id in self.cancellations.asked():
+            with self.backlog.changed:
+                job = self.backlog.find(job_id)
+                has_not_started = job is not None and self.backlog.remove_pending(job)
+            if job is not None and has_not_started:
+                self._cancel_or_release(job)
+            elif job is not None:
+                self.control.cancel(job_id)
+
+    def _cancel_or_release(self, job: Job) -> None:
+        try:
+            self.lifecycle.cancel(job)
+        except Exception:  # the state cannot be written; the mark stays, so it is cancelled at its next delivery
+            for delivery in job.deliveries():
+                self.lifecycle.release_with_backoff(delivery)
+            raise
+
     def _run_job(self, job: Job) -> None:
         """Run a job in a thread of its own, under the lease of its folder."""
         job_id = job.request.job_id
@@ -187,16 +214,22 @@ class Service:
     def _end_job(self, job: Job) -> None:
         with self.backlog.changed:
             self.backlog.remove(job)
+            self.control.forget(job.request.job_id)
             self.backlog.changed.notify_all()
         for delivery in job.duplicates:  # when they are delivered again, the record says what became of the job
             self.lifecycle.release_with_backoff(delivery)
 
     def _attempt(self, job: Job) -> None:
+        if self.cancellations.is_asked(job.request.job_id):
+            self.lifecycle.cancel(job)
+            return
         record = self.lifecycle.start(job)
         if record is None:
             return
         try:
             self.lifecycle.finish(job, record, self.job_runner.run(job, record))
+        except JobCancelled:
+            self.lifecycle.cancel(job, record)
         except ServiceStopped:
             self.lifecycle.release_interrupted(job, record)
         except Exception as error:  # of any kind: the record names it, and the job is tried again

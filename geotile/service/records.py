@@ -23,8 +23,10 @@ from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
 
-Status = Literal["QUEUED", "IN_PROGRESS", "SUCCESS", "PARTIAL", "FAILED"]
+Status = Literal["QUEUED", "IN_PROGRESS", "SUCCESS", "PARTIAL", "FAILED", "CANCELLED"]
 FINISHED = ("SUCCESS", "PARTIAL")
+GIVEN_UP = ("FAILED", "CANCELLED")
+ENDED = (*FINISHED, *GIVEN_UP)
 _MAX_NAME_LENGTH = 100
 
 

@@ -15,6 +15,7 @@ from waitress import create_server, wasyncore
 from geotile.errors import ArgumentError
 from geotile.service.health import Health
 
+_log = logging.getLogger(__name__)
 _LIMITS = {
     "threads": 4, "connection_limit": 256, "backlog": 1024,  # connections beyond the limit wait in the kernel
     "channel_timeout": 2, "cleanup_interval": 1,  # seconds without a byte, after which a connection is closed
@@ -54,13 +55,25 @@ def serve_http(
     logging.getLogger("waitress").setLevel(logging.ERROR)  # a crowd of connections must not fill the log
     listening, connections = _bound(address), dict[int, Any]()
     server = create_server(_app(health, is_ready, registry), connections, sockets=[listening], **_LIMITS)
-    threading.Thread(target=server.run, name="geotile-web", daemon=True).start()
+    closed = threading.Event()
+    threading.Thread(target=_serve, args=(server.run, closed), name="geotile-web", daemon=True).start()
     try:
         host = address.rpartition(":")[0]
         yield f"http://{host}:{listening.getsockname()[1]}"
     finally:
+        closed.set()
         server.trigger.pull_trigger(lambda: wasyncore.close_all(connections))
         server.task_dispatcher.shutdown()
+
+
+def _serve(run: Callable[[], None], closed: threading.Event) -> None:
+    """Run a server until it is closed, also after an error of its loop."""
+    while not closed.is_set():
+        try:
+            run()
+        except Exception:  # whatever it is, such as EINVAL of poll() with more descriptors than are allowed by now
+            _log.exception("the server of /healthz")
+        closed.wait(0.5)
 
 
 def _app(
