@@ -19,7 +19,7 @@ from geotile.imagery.block_limit import MAX_BLOCK_BYTES, check_blocks
 from geotile.imagery.file_checks import check_raw, check_readable, check_size
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.imagery.masks import alpha_band, has_mask
-from geotile.imagery.open_files import DRIVERS, drop_cached_header, is_retryable, open_file
+from geotile.imagery.open_files import DRIVERS, drop_cached_header, is_retryable, open_file, own_subdatasets
 from geotile.imagery.source import Source
 from geotile.storage.location import Location
 
@@ -119,7 +119,7 @@ def _header(
     try:
         with location.environment():
             with open_file(location, allow_vrt) as file:
-                inside = _inside(location, file, subdataset)
+                inside = _inside(location, file, subdataset, allow_vrt)
                 if inside is None:
                     return _read(location, file, bands, allow_vrt, max_block_bytes)
             with open_file(inside, allow_vrt) as file:
@@ -244,11 +244,13 @@ def _numbers(file: rasterio.DatasetReader, names: list[str], bands: BandNames, s
     return tuple(numbers)
 
 
-def _inside(location: Location, file: rasterio.DatasetReader, subdataset: int | str | None) -> Location | None:
+def _inside(
+    location: Location, file: rasterio.DatasetReader, subdataset: int | str | None, allow_vrt: bool
+) -> Location | None:
     """Return the location of a subdataset, None for the file itself."""
     if subdataset is None:
         return None
-    names = file.subdatasets
+    names = own_subdatasets(location, file, allow_vrt)
     if isinstance(subdataset, int) and 0 <= subdataset < len(names):
         path = names[subdataset]
     elif isinstance(subdataset, int) and subdataset == 0 and file.count:
