@@ -11,6 +11,7 @@ import xarray as xr
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.geometry.grid_mapping import PROJ_ATTRIBUTES, mapping_name
+from geotile.imagery.redirects import client_of_one_host
 from geotile.options import ImageOptions
 
 _AXES = {"lat": "y", "latitude": "y", "northing": "y", "lon": "x", "longitude": "x", "easting": "x", "bands": "band"}
@@ -59,6 +60,8 @@ def _open_store(uri: str, storage_options: Mapping[str, Any] | None, scaled: boo
         ) from None
     try:
         options = dict(storage_options) if storage_options else None
+        if options is not None and uri.lower().startswith(("http://", "https://")):
+            options.setdefault("get_client", client_of_one_host)
         store: xr.Dataset = xr.open_zarr(uri, storage_options=options, mask_and_scale=scaled)
     except Exception as error:  # each kind of storage has its own errors; all mean the same here
         raise ImageOpenError(f"cannot open {redact(uri)} as a Zarr store: {redact(str(error))}") from None
