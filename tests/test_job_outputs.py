@@ -93,7 +93,7 @@ def test_a_format_that_cannot_hold_the_crs_fails_the_job_at_once(crs, run, write
 def test_a_place_that_cannot_be_written_fails_the_job_at_once(run, path, tmp_path):
     (tmp_path / "taken" / "d.geojson").mkdir(parents=True)
     places = {
-        "/etc/passwd/x": "Not a directory", "/etc/passwd": "File exists", "/proc/x": "No such file",
+        "/etc/passwd/x": "Not a directory", "/etc/passwd": "Not a directory", "/proc/x": "No such file",
         str(tmp_path / "taken"): "a folder has the name of the output",
     }  # fmt: skip
     records, asked = run(path, *[[file(tmp_path / "good"), file(place)] for place in places])
@@ -102,7 +102,8 @@ def test_a_place_that_cannot_be_written_fails_the_job_at_once(run, path, tmp_pat
         assert (record.status, record.attempts) == ("FAILED", [])
         assert record.reasons[0].startswith(f"outputs[1]: cannot write {place}/{record.job_id}.geojson: ")
         assert text in record.reasons[0]
-    assert list((tmp_path / "good").iterdir()) == []  # nothing is left of the trial
+    assert not (tmp_path / "good").exists()  # nothing is left of the trial
+    assert not list(tmp_path.glob(".geotile-*"))
 
 
 @pytest.mark.slow

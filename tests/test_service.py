@@ -486,7 +486,9 @@ def test_jobs_of_every_kind(there, tmp_path, path, noise, write_tiff):
     want = {uri: wanted(local, crowd) for uri, local in images.items()}
     tiles = geotile.plan(path, tile_size=128, overlap=32).tiles
     assert asked == tiles * sum(
-        len(uris) for job, (_, model, uris) in jobs.items() if model is good and not job.startswith("missing")
+        len(uris)
+        for job, (_, model, uris) in jobs.items()
+        if model is good and not job.startswith(("missing", "nowhere"))
     )
     for job_id, (status, model, uris) in jobs.items():
         names = [f"{job_id}-{uri.rpartition('/')[2]}" for uri in uris] if len(uris) > 1 else [job_id]
@@ -523,7 +525,7 @@ def test_jobs_of_every_kind(there, tmp_path, path, noise, write_tiff):
     assert "does not exist" in reasons["missing-0"][0] or "404" in reasons["missing-0"][0]
     assert "no-such-bucket" in reasons["nowhere-0"][0]
     assert there.messages(there.queue) == []
-    assert {each.name[:6] for each in (tmp_path / "state" / "work").iterdir()} == {"broken", "nowher"}
+    assert {each.name[:6] for each in (tmp_path / "state" / "work").iterdir()} == {"broken"}
 
 
 def test_records_that_a_stream_refuses_are_sent_again(there, folder, tmp_path, path, monkeypatch):
@@ -535,6 +537,8 @@ def test_records_that_a_stream_refuses_are_sent_again(there, folder, tmp_path, p
         if not headers.get("x-amz-target", "").endswith("PutRecords"):
             return forward(sent)
         said = json.loads(sent)
+        if "ExplicitHashKey" in said["Records"][0]:  # the trial before the model is asked
+            return forward(sent)
         calls.append(len(said["Records"]))
         largest.append(len(sent))
         taken = [each for i, each in enumerate(said["Records"]) if i % 3 or len(said["Records"]) == 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from geotile.errors import ArgumentError
 from geotile.options import EndpointKeywords
 
 _ENDPOINT = "Endpoint"
+_BOUND = re.compile(r"(?P<prefix>[A-Za-z][\w+.-]*:[^=]*)=(?P<option>.*)", re.DOTALL)
 ENDPOINT_TYPES = {name: TYPES[info.type_text][0] for name, info in described(EndpointKeywords).items()}
 
 EndpointHeaders = Annotated[
@@ -69,6 +71,16 @@ def endpoint_options(
         return found | ({"headers": from_text.headers(headers)} if headers else {})
     except ArgumentError as error:
         raise typer.BadParameter(str(error), param_hint="--headers") from None
+
+
+def service_endpoint_options(options: list[str] | None) -> dict[str, Any]:
+    """Return the options of a service's endpoints, those of ``PREFIX=NAME=VALUE`` under their prefix."""
+    found = [_BOUND.fullmatch(text) for text in options or []]
+    texts = [text for text, match in zip(options or [], found, strict=True) if match is None]
+    by_prefix: dict[str, list[str]] = {}
+    for match in filter(None, found):
+        by_prefix.setdefault(match["prefix"], []).append(match["option"])
+    return endpoint_options(texts) | {prefix: endpoint_options(each) for prefix, each in by_prefix.items()}
 
 
 def _typed(name: str, value: Any) -> Any:

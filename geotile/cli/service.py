@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from geotile.cli.options import as_concurrency, endpoint_options
+from geotile.cli.options import as_concurrency, service_endpoint_options
 from geotile.cli.settings import Config
 from geotile.cli.show import err, print_error, print_table, print_text
 from geotile.core.redact import redact
@@ -99,8 +99,9 @@ def serve(
         _endpoint(
             "--option",
             "-O",
-            metavar="NAME=VALUE",
-            help="Option of the endpoints that it applies to, for example retries=2. "
+            metavar="[PREFIX=]NAME=VALUE",
+            help="Option of the endpoints that it applies to, for example retries=2; with a prefix, of the endpoints "
+            "below it: https://HOST/=bearer=TOKEN. Secrets need one, unless there is one --allow-endpoint. "
             "Pairs and lists have commas, as for `geotile detect`. Can be repeated.",
         ),
     ] = None,
@@ -146,7 +147,7 @@ def serve(
         max_backlog=max_backlog, max_attempts=max_attempts, deliveries=deliveries, retry_delay_s=retry_delay_s,
         grace_s=grace_s, concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
         region_size="auto" if region_size is None else region_size, once=once,
-        endpoint_options=endpoint_options(option, None), allow_endpoints=allow_endpoint or None,
+        endpoint_options=service_endpoint_options(option), allow_endpoints=allow_endpoint or None,
         allow_images=allow_image or None, allow_outputs=allow_output or None,
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 import requests
 
 from geotile.core.registry import Registry
+from geotile.imagery.redirects import sent_headers
 from geotile.storage.aws import Credentials, no_botocore_secrets_in_logs
 from geotile.storage.location import Location
 
@@ -68,17 +69,12 @@ def _etag(location: Location) -> str | None:
 def _http_headers(location: Location) -> Mapping[str, str]:
     try:
         response = requests.head(
-            location.file_path.removeprefix("/vsicurl/"), headers=_request_headers(location), timeout=_TIMEOUT_S,
+            location.file_path.removeprefix("/vsicurl/"), headers=sent_headers(location), timeout=_TIMEOUT_S,
             allow_redirects=False, verify=location.verify,
         )  # fmt: skip
     except (requests.RequestException, ValueError):
         return {}  # GDAL opens the file all the same; a version is not worth an error
     return response.headers if response.status_code == 200 else {}
-
-
-def _request_headers(location: Location) -> dict[str, str]:
-    lines = dict(location.settings).get("GDAL_HTTP_HEADERS", "").split("\r\n")
-    return dict(line.split(": ", 1) for line in lines if ": " in line)
 
 
 def _s3_headers(location: Location) -> Mapping[str, str]:

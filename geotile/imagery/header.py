@@ -20,6 +20,7 @@ from geotile.imagery.file_checks import check_raw, check_readable, check_size
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.imagery.masks import alpha_band, has_mask
 from geotile.imagery.open_files import DRIVERS, drop_cached_header, is_retryable, open_file, own_subdatasets
+from geotile.imagery.redirects import refuse_headers_elsewhere
 from geotile.imagery.source import Source
 from geotile.storage.location import Location
 
@@ -104,6 +105,7 @@ def read_header(
     how = subdataset, bands, allow_vrt, max_block_bytes
     if not location.is_remote:
         return _header(location, *how)
+    refuse_headers_elsewhere(location)
     without_sidecars = location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     if not sidecars:
         header = _header(without_sidecars, *how)

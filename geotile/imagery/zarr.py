@@ -18,6 +18,7 @@ from geotile.geometry.grid_mapping import PROJ_ATTRIBUTES, mapping_name
 from geotile.grid.tile_grid import Window
 from geotile.imagery.file_array import file_array
 from geotile.imagery.masks import has_data, nodata_of
+from geotile.imagery.redirects import client_of_one_host
 from geotile.imagery.source import Pixels, Source
 from geotile.options import ImageOptions
 from geotile.storage.location import Location
@@ -161,6 +162,8 @@ def _open_store(path: str, options: ImageOptions) -> xr.Dataset:
             "a Zarr store needs zarr, which is not installed. Install it with pip install 'geotile[zarr]'"
         ) from None
     storage = dict(options.storage_options) if options.storage_options else None
+    if storage is not None and path.lower().startswith(("http://", "https://")):
+        storage.setdefault("get_client", client_of_one_host)
     checked = checked_store(path, storage, options.max_block_bytes)
     with ignore_warnings(RuntimeWarning):  # xarray warns of a store without consolidated metadata
         return _renamed(xr.open_zarr(checked, chunks=None, mask_and_scale=options.scaled))

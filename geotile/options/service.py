@@ -76,7 +76,9 @@ class ServiceOptions(Options):
     )  # fmt: skip
     endpoint_options: Mapping[str, Any] | None = option(
         None, "Options of the endpoints, as `geotile.endpoint` takes them, such as ``retries``. Each endpoint gets "
-        "those that apply to it.", type="mapping", secret=True,
+        "those that apply to it. Options of endpoints with a prefix stand under it: ``{\"https://host/\": {\"bearer\": "
+        "...}}``. `auth`, `bearer`, `cert`, `headers` and `params` need a prefix, unless `allow_endpoints` is one "
+        "endpoint, to which they then belong.", type="mapping", secret=True,
     )  # fmt: skip
     allow_endpoints: Sequence[str] | None = option(
         None, "Endpoints that requests may name: URLs such as ``https://models.example/`` (with all that lies below "
@@ -116,6 +118,8 @@ class ServiceOptions(Options):
         _check_endpoint_options(self.endpoint_options or {})
 
 
+ENDPOINT_SECRETS = frozenset({"auth", "bearer", "cert", "headers", "params"})
+"""Options of endpoints that must not be sent to an endpoint for which they were not given."""
 _COUNTS = {
     "max_jobs": "jobs",
     "max_jobs_per_endpoint": "jobs",
@@ -139,5 +143,18 @@ def _check_topic(name: str, topic: str | None) -> None:
 def _check_endpoint_options(given: Mapping[str, Any]) -> None:
     """Check the options before any job is taken, since a job whose endpoint refuses them fails for good."""
     known = option_names(HttpOptions, OipOptions, OnnxOptions, SageMakerOptions)
-    refuse_unknown(given, known, "the endpoint of a job")
-    EndpointKeywords(**given)
+    groups = [{name: value for name, value in given.items() if not is_prefix(name)}]
+    groups += [value for name, value in given.items() if is_prefix(name)]
+    for group in groups:
+        if not isinstance(group, Mapping):
+            raise ArgumentError(
+                "endpoint_options must hold a mapping under a prefix, such as {'https://host/': {'retries': 2}}"
+                f"; got a value of type {type(group).__name__}"
+            )
+        refuse_unknown(group, known, "the endpoint of a job")
+        EndpointKeywords(**group)
+
+
+def is_prefix(name: str) -> bool:
+    """Return whether a name in `endpoint_options` is the prefix of an endpoint, and no option."""
+    return ":" in name

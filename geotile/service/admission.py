@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from geotile.endpoints import Endpoint, applicable_options, endpoint
+from geotile.endpoints import Endpoint, endpoint
 from geotile.errors import (
     ArgumentError,
     GeoreferenceError,
@@ -20,6 +20,7 @@ from geotile.options import ImageOptions
 from geotile.planning.opened_image import opened_image
 from geotile.planning.plan import planned
 from geotile.running.prepare import prepare
+from geotile.service.endpoint_settings import options_of
 from geotile.service.json_words import speaking_json
 from geotile.service.output_checks import check_formats, check_places
 from geotile.service.permissions import Permissions
@@ -35,7 +36,7 @@ _FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122
 def endpoint_of(request: JobRequest, options: Mapping[str, Any]) -> Endpoint:
     """Return the endpoint of a job, with its own options and those of the service's that apply to it."""
     spec = request.image_processor.endpoint
-    return endpoint(spec, **{**applicable_options(spec, options), **request.endpoint_options()})
+    return endpoint(spec, **{**options_of(spec, options), **request.endpoint_options()})
 
 
 def admit(request: JobRequest, options: Mapping[str, Any], permissions: Permissions) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -107,13 +106,15 @@ def _as_parquet(request: JobRequest, number: int, sample: gpd.GeoDataFrame) -> N
 
 
 def _check_folder(path: Path) -> None:
-    """Create the folder of a file, and write and remove a file without a name in it."""
+    """Write the file, and the folders that do not exist yet, in a temporary folder beside them, which is removed."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder has the name of the output", str(path))
-        os.makedirs(path.parent, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        there = next(each for each in path.parents if each.exists())
+        with tempfile.TemporaryDirectory(prefix=".geotile-", dir=there) as folder:
+            trial = Path(folder) / path.relative_to(there)
+            trial.parent.mkdir(parents=True, exist_ok=True)
+            trial.touch()
     except OSError as error:
         kind = ArgumentError if error.errno in _PERMANENT else OutputError
         raise kind(f"cannot write {redact(str(path))}: {error}. Name a folder that can be written") from None

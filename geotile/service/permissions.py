@@ -106,10 +106,8 @@ def _prefixes(kind: str, options: ServiceOptions) -> list[Place] | None:
     if given is None:
         return None
     texts = [given] if isinstance(given, str) else given
-    if (bad := next((text for text in texts if not text or "?" in text or "#" in text), None)) is not None:
-        raise ArgumentError(f"allow_{kind}s must be prefixes of URLs or folders, without ? and #; got {redact(bad)!r}")
     try:
-        return [Place.of(text) for text in texts]
+        return [Place.prefix(text) for text in texts]
     except ArgumentError as error:
         raise ArgumentError(f"allow_{kind}s must be prefixes of URLs or folders: {error}") from None
 

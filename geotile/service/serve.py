@@ -17,6 +17,7 @@ from geotile.core.redact import redact
 from geotile.options import ServiceOptions
 from geotile.public import public
 from geotile.service.cluster_connection import ClusterConnection
+from geotile.service.endpoint_settings import bound
 from geotile.service.logs import JobContext, logging_as_json
 from geotile.service.loop import Service
 from geotile.service.metrics import Gauge, Gauges, ServiceMetrics
@@ -70,7 +71,7 @@ def serve(queue: str | os.PathLike[str], options: ServiceOptions) -> None:
     {"time": ..., "status": "SUCCESS", "job_id": "first", ...}
     """
     uri = check_path(queue, "queue")
-    folder = state_folder(uri, options.state)
+    folder, options = state_folder(uri, options.state), bound(options)
     job_context, metrics = JobContext(), ServiceMetrics()
     cluster = ClusterConnection(options.scheduler, options.gateway, options.workers)
     requests, notifier = open_queue(uri, options.dead_letters), Notifier(options.status, options.region_status)

@@ -58,6 +58,21 @@ class Place:
         return cls("file", "", (_local_parts(text),))
 
     @classmethod
+    def prefix(cls, text: str) -> Place:
+        """Return the place of a prefix.
+
+        Raises
+        ------
+        ArgumentError
+            If it is empty or has a query or a fragment, or programs could read it in different ways.
+        """
+        if not text or "?" in text or "#" in text:
+            raise ArgumentError(
+                f"a prefix must be the start of a URL or a folder, without ? and #; got {redact(text)!r}"
+            )
+        return cls.of(text)
+
+    @classmethod
     def _of_url(cls, text: str, scheme: str) -> Place:
         if _UNCLEAR.search(text):
             raise ArgumentError(f"{redact(text)!r} is not a URL: it must have neither spaces nor \\; write %20 and %5C")
