@@ -16,9 +16,9 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
+from geotile.core.deadline import DeadlineAdapter, response_deadline
 from geotile.core.redact import digests, redact
 from geotile.core.registry import Registry
-from geotile.endpoints.deadline import DeadlineAdapter, response_deadline
 from geotile.endpoints.decode import excerpt
 from geotile.endpoints.failure_cause import Cause, failure_cause, missing_certificate_file
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, ResponseError
