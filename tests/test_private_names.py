@@ -9,10 +9,10 @@ import pytest
 
 
 def test_urllib3():
-    """`geotile.endpoints.deadline` replaces the connection classes of urllib3's pools."""
+    """`geotile.core.deadline` replaces the connection classes of urllib3's pools."""
     import urllib3
 
-    from geotile.endpoints.deadline import DeadlineAdapter, _DeadlineMixin
+    from geotile.core.deadline import DeadlineAdapter, _DeadlineMixin
 
     adapter = DeadlineAdapter()
     for manager in (urllib3.PoolManager(), adapter.poolmanager, adapter.proxy_manager_for("http://127.0.0.1:9")):
@@ -32,7 +32,7 @@ def test_botocore_pools():
     """`geotile.endpoints.sagemaker` replaces the connection classes of a client's pools."""
     import botocore.session
 
-    from geotile.endpoints.deadline import _DeadlineMixin
+    from geotile.core.deadline import _DeadlineMixin
     from geotile.endpoints.sagemaker import with_deadlines
 
     client = with_deadlines(botocore.session.Session().create_client("sagemaker-runtime", region_name="us-east-1"))

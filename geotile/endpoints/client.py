@@ -17,9 +17,9 @@ from uuid import uuid4
 import requests
 from requests.auth import AuthBase
 
+from geotile.core.deadline import DeadlineAdapter, exchange_deadline
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
-from geotile.endpoints.deadline import DeadlineAdapter, exchange_deadline
 from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, missing_certificate_file
 from geotile.endpoints.json_answer import excerpt
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError

@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
+from geotile.core.deadline import deadline_pools, exchange_deadline, exchange_expired
 from geotile.core.option import documents, with_options
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
 from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint
-from geotile.endpoints.deadline import deadline_pools, exchange_deadline, exchange_expired
 from geotile.endpoints.decode import decode_bytes
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
 from geotile.options import RetryPolicy, SageMakerOptions

@@ -7,6 +7,7 @@ block about once for each region that it lies in, however many tiles there are.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Tile, Window
 from geotile.imagery.blocks import Blocks, Canvas
 from geotile.imagery.open_files import FileKey
+from geotile.imagery.silent_host import given_up, note_read, note_silence
 from geotile.imagery.source import Pixels, Source
 
 _MAX_KEPT = 2**16  # failed blocks of a run that a process remembers
@@ -92,9 +94,16 @@ class _Damaged:
         area = self.blocks.area(rows, columns).intersection(self.window)
         if not self.on(area).any():
             return
+        if reason := given_up(self.run, self.source.location.total_s):
+            self.fail(area, reason)
+            return
+        started = time.monotonic()
         try:
             self.canvas.paste(self.source.read(area, self.valid), area)
+            note_read(self.run)
         except ImageReadError as error:
+            if error.retryable:
+                note_silence(self.run, started)
             down, across = rows[1] - rows[0], columns[1] - columns[0]
             if down == across == 1:
                 if len(self.failed) < _MAX_KEPT and not error.retryable:

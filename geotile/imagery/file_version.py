@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import requests
+from requests.structures import CaseInsensitiveDict
 
+from geotile.core.deadline import DeadlineAdapter, exchange_deadline
 from geotile.core.registry import Registry
 from geotile.imagery.redirects import sent_headers
 from geotile.storage.aws import Credentials, no_botocore_secrets_in_logs
@@ -68,13 +71,22 @@ def _etag(location: Location) -> str | None:
 
 def _http_headers(location: Location) -> Mapping[str, str]:
     try:
-        response = requests.head(
-            location.file_path.removeprefix("/vsicurl/"), headers=sent_headers(location), timeout=_TIMEOUT_S,
-            allow_redirects=False, verify=location.verify,
-        )  # fmt: skip
+        with exchange_deadline(_TIMEOUT_S), _session() as session:
+            response = session.head(
+                location.file_path.removeprefix("/vsicurl/"), headers=sent_headers(location), timeout=_TIMEOUT_S,
+                allow_redirects=False, verify=location.verify,
+            )  # fmt: skip
     except (requests.RequestException, ValueError):
         return {}  # GDAL opens the file all the same; a version is not worth an error
     return response.headers if response.status_code == 200 else {}
+
+
+def _session() -> requests.Session:
+    """Return a session whose answers have a deadline, even if they come byte by byte."""
+    session = requests.Session()
+    session.mount("http://", DeadlineAdapter())
+    session.mount("https://", DeadlineAdapter())
+    return session
 
 
 def _s3_headers(location: Location) -> Mapping[str, str]:
@@ -85,7 +97,7 @@ def _s3_headers(location: Location) -> Mapping[str, str]:
     try:
         with no_botocore_secrets_in_logs():
             response = _client(location).head_object(Bucket=bucket, Key=key, **payer)
-    except (BotoCoreError, ClientError, ValueError):
+    except (BotoCoreError, ClientError, requests.RequestException, ValueError):
         return {}  # as above
     headers: Mapping[str, str] = response["ResponseMetadata"]["HTTPHeaders"]
     return headers
@@ -116,7 +128,23 @@ def _new_client(settings: Mapping[str, str], credentials: Credentials | None, ve
         connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, retries={"total_max_attempts": _ATTEMPTS},
         ignore_configured_endpoint_urls=True,  # the location has the endpoint of the process that opened the image
     )  # fmt: skip
-    return session.create_client(
+    client = session.create_client(
         "s3", region_name=settings.get("AWS_REGION", "us-east-1"), config=config, verify=verify,
         endpoint_url=f"{scheme}://{endpoint}" if endpoint else None, use_ssl=scheme == "https",
     )  # fmt: skip
+    client.meta.events.register("before-send.s3", partial(_sent_with_deadline, verify=verify))
+    return client
+
+
+def _sent_with_deadline(request: Any, verify: bool | str, **more: Any) -> Any:
+    """Send a request that botocore has signed: botocore's own time-out starts again with every byte of the headers."""
+    from botocore.awsrequest import AWSResponse
+
+    prepared = requests.PreparedRequest()
+    prepared.method, prepared.url = request.method, request.url
+    prepared.headers = CaseInsensitiveDict(request.headers.items())
+    with exchange_deadline(_TIMEOUT_S), _session() as http:
+        how = http.merge_environment_settings(request.url, {}, True, verify, None)
+        response = http.send(prepared, timeout=_TIMEOUT_S, allow_redirects=False, **how)
+        response.close()
+        return AWSResponse(request.url, response.status_code, response.headers, response.raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from geotile.imagery.block_limit import MAX_BLOCK_BYTES, check_blocks
 from geotile.imagery.file_checks import check_raw, check_readable, check_size
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.imagery.masks import alpha_band, has_mask
-from geotile.imagery.open_files import DRIVERS, drop_cached_header, is_retryable, open_file, own_subdatasets
+from geotile.imagery.open_files import DRIVERS, drop_cached_header, is_retryable, late_note, open_file, own_subdatasets
 from geotile.imagery.redirects import refuse_headers_elsewhere
 from geotile.imagery.source import Source
 from geotile.storage.location import Location
@@ -118,16 +119,17 @@ def read_header(
 def _header(
     location: Location, subdataset: int | str | None, bands: BandNames, allow_vrt: bool, max_block_bytes: int
 ) -> Header:
+    started, opening = time.monotonic(), location.for_opening()
     try:
-        with location.environment():
-            with open_file(location, allow_vrt) as file:
+        with opening.environment():
+            with open_file(opening, allow_vrt) as file:
                 inside = _inside(location, file, subdataset, allow_vrt)
                 if inside is None:
                     return _read(location, file, bands, allow_vrt, max_block_bytes)
-            with open_file(inside, allow_vrt) as file:
+            with open_file(inside.for_opening(), allow_vrt) as file:
                 return _read(inside, file, bands, allow_vrt, max_block_bytes)
     except READ_ERRORS as error:
-        failed = ImageOpenError(_reason(location, error, allow_vrt))
+        failed = ImageOpenError(_reason(location, error, allow_vrt) + late_note(location, started, location.opening_s))
         failed.retryable = is_retryable(location, str(failed))
         if location.is_remote:
             drop_cached_header(location, allow_vrt)  # GDAL would treat the file as missing as long as the process runs
@@ -147,7 +149,7 @@ def _read(
         file.close()
         drop_cached_header(location, allow_vrt)
         note_change(location, version)
-        with open_file(location, allow_vrt) as reopened:
+        with open_file(location.for_opening(), allow_vrt) as reopened:
             return _read(location, reopened, bands, allow_vrt, max_block_bytes)
     dtypes = {file.dtypes[number - 1] for number in numbers}
     if len(dtypes) > 1:

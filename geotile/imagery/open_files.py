@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from contextlib import nullcontext, suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -67,7 +68,17 @@ def _open_version(key: FileKey) -> rasterio.DatasetReader:
             raise OSError("the file has changed since it was opened. Open the image again")
         drop_cached_header(key.location, key.allow_vrt)
         note_change(key.location, key.version)
+    if key.location.is_remote:  # GDAL caches what it learns of the file, so the second time costs no request
+        with (quick := key.location.for_opening()).environment():
+            open_file(quick, key.allow_vrt).close()
     return open_file(key.location, key.allow_vrt)
+
+
+def close_dataset(key: FileKey) -> None:
+    """Close this thread's handle of a file: GDAL does not repeat a read that timed out with the same handle."""
+    files: Registry[FileKey, rasterio.DatasetReader] | None = getattr(_local, "files", None)
+    if files is not None and (file := files.peek(key)) is not None:
+        files.discard(key, file)
 
 
 def drop_cached_header(location: Location, allow_vrt: bool) -> None:
@@ -76,9 +87,12 @@ def drop_cached_header(location: Location, allow_vrt: bool) -> None:
     GDAL drops this when a handle that was opened with CPL_VSIL_CURL_NON_CACHED is closed, even if the file could not
     be opened. The time-outs are short, so that a host that does not answer causes no wait.
     """
-    no_wait = {"GDAL_HTTP_MAX_RETRY": "0", "GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_CONNECTTIMEOUT": "1"}
-    with location.environment(CPL_VSIL_CURL_NON_CACHED=location.file_path, **no_wait), suppress(RasterioError, OSError):
-        open_file(location, allow_vrt).close()
+    hasty = location.with_settings(
+        GDAL_HTTP_MAX_RETRY="0", GDAL_HTTP_TIMEOUT="1", GDAL_HTTP_CONNECTTIMEOUT="1",
+        CPL_VSIL_CURL_NON_CACHED=location.file_path,
+    )  # fmt: skip
+    with hasty.environment(), suppress(RasterioError, OSError):
+        open_file(hasty, allow_vrt).close()
 
 
 def open_file(location: Location, allow_vrt: bool, **options: Any) -> rasterio.DatasetReader:
@@ -136,7 +150,12 @@ def _check_aux(location: Location) -> None:
 
 def is_retryable(location: Location, message: str) -> bool:
     """Return whether a message of GDAL says that the host of a remote file is the cause of an error."""
-    return location.is_remote and _RETRYABLE.search(message) is not None
+    return (location.is_remote or "://" in location.path) and is_retryable_text(message)
+
+
+def is_retryable_text(message: str) -> bool:
+    """Return whether a message says that a host is the cause of an error, and may answer later."""
+    return _RETRYABLE.search(message) is not None
 
 
 def read_bytes(path: str, offset: int, size: int) -> bytes:
@@ -155,3 +174,13 @@ def read_bytes(path: str, offset: int, size: int) -> bytes:
     )
     with ignore_georeference_warnings(), rasterio.DatasetReader(band, driver=["VRT"]) as file:
         return bytes(file.read(1).tobytes())
+
+
+def late_note(location: Location, started: float, limit_s: float) -> str:
+    """Return what an error says of a read that began at a time of the monotonic clock, if an answer was cut off."""
+    if not location.is_remote or time.monotonic() - started < limit_s:
+        return ""
+    return (
+        f"; it timed out after {time.monotonic() - started:.0f} s: an answer must be complete within {limit_s:g} s, "
+        f"which total_timeout={location.total_s:g} in storage_options sets"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import thread_time
+from time import monotonic, thread_time
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,8 @@ from geotile.grid.tile_grid import Tile, TileGrid, Window
 from geotile.imagery.block_cache import read_shared
 from geotile.imagery.damaged import is_damaged, read_damaged
 from geotile.imagery.masks import has_data
-from geotile.imagery.source import Source
+from geotile.imagery.silent_host import given_up, note_read, note_silence
+from geotile.imagery.source import Pixels, Source
 
 _NOWHERE = Window(0, 0, 0, 0)
 
@@ -102,16 +103,22 @@ class FileRegion:
         whole = len(wanted) == len(self.grid.region_tiles(self.row, self.column))
         window = self.grid.read_window(self.row, self.column) if whole else _bounds(wanted)
         started = thread_time()
-        unreadable: dict[int, str] = {}
-        try:
-            if is_damaged(source, window, self.run):
-                pixels, unreadable = read_damaged(source, window, wanted, need_valid, self.run)
-            else:
-                pixels = read_shared(source, self.grid, window, need_valid, self.run)
-        except ImageReadError:
-            pixels, unreadable = read_damaged(source, window, wanted, need_valid, self.run)
+        pixels, unreadable = self._pixels(window, wanted, need_valid)
         read_s = thread_time() - started
         return RegionPixels(pixels.values, window, pixels.valid, unreadable, blank, read_s)
+
+    def _pixels(self, window: Window, tiles: Sequence[Tile], need_valid: bool) -> tuple[Pixels, dict[int, str]]:
+        """Return the pixels of a window, and the reasons why tiles cannot be read."""
+        source, started = self.source, monotonic()
+        if not is_damaged(source, window, self.run) and given_up(self.run, source.location.total_s) is None:
+            try:
+                pixels = read_shared(source, self.grid, window, need_valid, self.run)
+                note_read(self.run)
+                return pixels, {}
+            except ImageReadError as error:
+                if error.retryable:
+                    note_silence(self.run, started)
+        return read_damaged(source, window, tiles, need_valid, self.run)
 
 
 def _no_pixels(source: Source) -> NDArray[Any]:

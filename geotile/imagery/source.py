@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from geotile.core.redact import redact
 from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Window
 from geotile.imagery.masks import has_data, missing_blocks, spread_blocks
-from geotile.imagery.open_files import FileKey, dataset, is_retryable
+from geotile.imagery.open_files import FileKey, close_dataset, dataset, is_retryable, late_note
 from geotile.storage.location import Location
 
 CELL = 512  # a resampled image is computed in cells of this size, so that its pixels do not depend on the window
@@ -179,12 +180,16 @@ class Source:
         ImageReadError
             If a block on the window cannot be read.
         """
-        whole = self.to_whole_image(window)
+        whole, started = self.to_whole_image(window), time.monotonic()
         try:
             with self.location.environment(), np.errstate(all="ignore"):
                 values, data = self._cells(whole, valid) if self.resampled else self._raw(whole, valid)
         except READ_ERRORS as error:
-            raise self.unreadable(window, redact(error_text(error))) from None
+            late = late_note(self.location, started, self.location.total_s)
+            failed = self.unreadable(window, redact(error_text(error)) + late)
+            if failed.retryable:
+                close_dataset(self.file_key)
+            raise failed from None
         for step in self.steps:
             values = step(values)
         return Pixels(values, data)

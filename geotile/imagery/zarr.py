@@ -18,10 +18,11 @@ from geotile.geometry.grid_mapping import PROJ_ATTRIBUTES, mapping_name
 from geotile.grid.tile_grid import Window
 from geotile.imagery.file_array import file_array
 from geotile.imagery.masks import has_data, nodata_of
+from geotile.imagery.open_files import is_retryable_text
 from geotile.imagery.redirects import client_of_one_host
 from geotile.imagery.source import Pixels, Source
 from geotile.options import ImageOptions
-from geotile.storage.location import Location
+from geotile.storage.location import TOTAL_TIMEOUT_S, Location
 from geotile.storage.uris import expanded_path
 
 _OF_GROUP = (*PROJ_ATTRIBUTES, "spatial:transform")  # attributes of a group that are those of its variables
@@ -71,7 +72,7 @@ class ZarrSource(Source):
         try:
             values = np.asarray(self.variable[tuple(keys[axis] for axis in self.axes)].values)
         except Exception as error:  # each codec has its own errors of a damaged chunk
-            raise OSError(f"{type(error).__name__}: {error}") from None
+            raise OSError(f"{type(error).__name__}: {error}") from None  # a TimeoutError counts as a silent host
         ordered = values.transpose([self.axes.index(axis) for axis in ("band", "y", "x") if axis in self.axes])
         return ordered.reshape(len(bands), *ordered.shape[-2:])
 
@@ -100,7 +101,9 @@ def open_zarr(uri: str, options: ImageOptions) -> xr.DataArray:
     except GeotileError:
         raise
     except Exception as error:  # each kind of storage and each kind of nonsense has errors of its own
-        raise ImageOpenError(f"cannot open {redact(uri)} as a Zarr store: {redact(str(error))}") from None
+        failed = ImageOpenError(f"cannot open {redact(uri)} as a Zarr store: {redact(str(error))}")
+        failed.retryable = "://" in path and (isinstance(error, TimeoutError) or is_retryable_text(str(error)))
+        raise failed from None
     return image if options.bands is None else _with_bands(image, options.bands)
 
 
@@ -115,14 +118,14 @@ def _opened(uri: str, path: str, options: ImageOptions) -> xr.DataArray:
     if mapping in store.variables and mapping not in image.coords:
         image = image.assign_coords({mapping: store[mapping]})
     if {"y", "x"} <= set(image.dims) <= {"band", "y", "x"} and image.dtype.kind in "buif":
-        image = _windowed(image, path, redact(uri))
+        image = _windowed(image, path, uri, _total_s(options))
     else:
         image = image.chunk()
     image.encoding = {"source": redact(uri)}
     return image
 
 
-def _windowed(image: xr.DataArray, path: str, shown: str) -> xr.DataArray:
+def _windowed(image: xr.DataArray, path: str, uri: str, total_s: float) -> xr.DataArray:
     """Return an image whose windows are read as those of a file."""
     axes = tuple(str(dim) for dim in image.dims)
     height, width, count = image.sizes["y"], image.sizes["x"], image.sizes.get("band", 1)
@@ -131,7 +134,8 @@ def _windowed(image: xr.DataArray, path: str, shown: str) -> xr.DataArray:
     state = os.path.getmtime(path) if os.path.exists(path) else ""
     version = digest(f"{state} {image.encoding} {image.attrs}".encode())
     source = ZarrSource(
-        location=Location(path=path, display_name=shown), shape=(count, height, width), file_dtype=str(image.dtype),
+        location=Location(path=path, display_name=redact(uri), settings=(("GDAL_HTTP_TIMEOUT", f"{total_s:g}"),)),
+        shape=(count, height, width), file_dtype=str(image.dtype),
         block_yx=(sizes["y"], sizes["x"]), version=version, bands=tuple(range(1, count + 1)), driver="Zarr",
         interleave="band" if sizes.get("band", 1) == 1 else "pixel", file_bands=count, whole_yx=(height, width),
         nodata=nodata, file_shape_yx=(height, width), variable=image.variable,
@@ -161,10 +165,10 @@ def _open_store(path: str, options: ImageOptions) -> xr.Dataset:
         raise ArgumentError(
             "a Zarr store needs zarr, which is not installed. Install it with pip install 'geotile[zarr]'"
         ) from None
-    storage = dict(options.storage_options) if options.storage_options else None
-    if storage is not None and path.lower().startswith(("http://", "https://")):
+    storage = {name: value for name, value in (options.storage_options or {}).items() if name != "total_timeout"}
+    if storage and path.lower().startswith(("http://", "https://")):
         storage.setdefault("get_client", client_of_one_host)
-    checked = checked_store(path, storage, options.max_block_bytes)
+    checked = checked_store(path, storage or None, options.max_block_bytes, _total_s(options))
     with ignore_warnings(RuntimeWarning):  # xarray warns of a store without consolidated metadata
         return _renamed(xr.open_zarr(checked, chunks=None, mask_and_scale=options.scaled))
 
@@ -177,6 +181,11 @@ def _renamed(store: xr.Dataset) -> xr.Dataset:
         if ":" in (text := str(each.attrs.get("grid_mapping", ""))):
             each.attrs["grid_mapping"] = " ".join(names.get(word, word) for word in text.split())
     return renamed
+
+
+def _total_s(options: ImageOptions) -> float:
+    """Return the maximum time for an answer of a store in seconds."""
+    return float((options.storage_options or {}).get("total_timeout") or TOTAL_TIMEOUT_S)
 
 
 def _variable(store: xr.Dataset, variable: int | str | None, uri: str) -> str:

@@ -5,6 +5,7 @@ xarray and zarr read through this store only, in this process and in workers, so
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
@@ -29,16 +30,18 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
     store : zarr.abc.store.Store
     limit : int
         Maximum size of a chunk in bytes.
+    total_s : float
+        Maximum time for a whole answer in seconds.
     """
 
-    def __init__(self, store: Store, limit: int) -> None:
+    def __init__(self, store: Store, limit: int, total_s: float) -> None:
         super().__init__(store)
-        self.limit = limit
+        self.limit, self.total_s = limit, total_s
         self.compressors: dict[str, str] = {}
         """Name of the compressor of each array, by path."""
 
     def _with_store(self, store: Store) -> CheckedStore:
-        copy = CheckedStore(store, self.limit)
+        copy = CheckedStore(store, self.limit, self.total_s)
         copy.compressors = self.compressors
         return copy
 
@@ -52,7 +55,11 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
         most = MAX_METADATA_BYTES if is_metadata else self.limit + _CODED_BYTES
         if byte_range is None and self._may_exceed(key, most):
             byte_range = RangeByteRequest(0, most + 1)
-        value = await self._store.get(key, prototype, byte_range)
+        try:
+            async with asyncio.timeout(self.total_s):
+                value = await self._store.get(key, prototype, byte_range)
+        except TimeoutError:
+            raise TimeoutError(f"no complete answer within {self.total_s:g} s (total_timeout)") from None
         if value is None:
             return None
         if len(value) > most:
@@ -100,8 +107,8 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
             return False
 
 
-def checked_store(path: str, storage_options: dict[str, Any] | None, limit: int) -> CheckedStore:
+def checked_store(path: str, storage_options: dict[str, Any] | None, limit: int, total_s: float) -> CheckedStore:
     """Return the store of a local path or a URI."""
     if "://" in path:
-        return CheckedStore(FsspecStore.from_url(path, storage_options=storage_options, read_only=True), limit)
-    return CheckedStore(LocalStore(path, read_only=True), limit)
+        return CheckedStore(FsspecStore.from_url(path, storage_options=storage_options, read_only=True), limit, total_s)
+    return CheckedStore(LocalStore(path, read_only=True), limit, total_s)

@@ -26,7 +26,8 @@ class ImageOptions(Options):
     storage_options: Mapping[str, Any] | None = option(
         None, "How to reach the image, as fsspec, s3fs, gcsfs and adlfs take it: ``key``, ``secret``, ``token``, "
         "``profile``, ``role_arn``, ``anon``, ``endpoint_url``, ``requester_pays``, ``client_kwargs``, ``headers``, "
-        "``timeout`` (seconds without a byte) ... It travels to every worker and is not shown anywhere.",
+        "``timeout`` (seconds without a byte, 20), ``total_timeout`` (seconds for a whole answer, 300; a run gives up "
+        "a host that has not answered for so long) ... It travels to every worker and is not shown anywhere.",
         type="mapping", from_text=storage_values, repeatable=True, metavar="NAME=VALUE", in_requests=False,
         secret=True,
     )  # fmt: skip

@@ -43,7 +43,9 @@ _CHECKS: dict[str, Check] = {
         _TEXT,
     ),
     **dict.fromkeys(("anon", "requester_pays", "use_ssl"), _FLAG),
-    **dict.fromkeys(("timeout", "config_kwargs.read_timeout", "config_kwargs.connect_timeout"), _SECONDS),
+    **dict.fromkeys(
+        ("timeout", "total_timeout", "config_kwargs.read_timeout", "config_kwargs.connect_timeout"), _SECONDS
+    ),
     **dict.fromkeys(("client_kwargs", "config_kwargs", "config_kwargs.s3"), _MAPPING),
     **dict.fromkeys(("headers", "client_kwargs.headers"), _HEADERS),
     **dict.fromkeys(("auth", "client_kwargs.auth"), _AUTH),

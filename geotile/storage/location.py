@@ -27,6 +27,8 @@ from geotile.storage.uris import expanded_path
 GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block twice, so a larger cache brings nothing
 Settings = dict[str, str]
 _TIMEOUT_S = 20  # without receiving a byte
+TOTAL_TIMEOUT_S = 300  # for a whole answer
+_ATTEMPTS = 5  # of a request that finds out whether a file exists
 _AUTHORITIES = "GDAL_CURL_CA_BUNDLE"  # CURL_CA_BUNDLE has no effect: rasterio's wheels set this one, to certifi's
 
 # GDAL's configuration for everything that it reads over a network.
@@ -34,7 +36,7 @@ _REMOTE: Settings = {
     "GDAL_NUM_THREADS": "1",  # with more, GDAL 3.10 returns zeros for a refused range request, without an error
     "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": f"{64 * 2**20}",  # the ranges of a region are requested at once, not row by row
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_MAX_RETRY": f"{_ATTEMPTS - 1}",
     "GDAL_HTTP_RETRY_DELAY": "0.2",
     "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
@@ -66,6 +68,20 @@ class Location:
     def is_remote(self) -> bool:
         """Whether the image is read over a network."""
         return re.search(r"/vsi(?!mem/|zip/|tar/|gzip/|subfile/|sparse/)", self.path) is not None
+
+    @property
+    def total_s(self) -> float:
+        """Maximum time for a whole answer in seconds."""
+        return float(dict(self.settings).get("GDAL_HTTP_TIMEOUT", TOTAL_TIMEOUT_S))
+
+    @property
+    def opening_s(self) -> float:
+        """Maximum time for an answer while the file is opened: GDAL asks up to five times whether it exists."""
+        return max(1.0, self.total_s / _ATTEMPTS)
+
+    def for_opening(self) -> Location:
+        """Return the location with the time-out of opening, which a handle of GDAL then keeps."""
+        return self.with_settings(GDAL_HTTP_TIMEOUT=f"{self.opening_s:.0f}") if self.is_remote else self
 
     @property
     def verify(self) -> bool | str:
@@ -263,7 +279,11 @@ def _common(options: dict[str, Any]) -> Settings:
     for name in ("asynchronous", "use_listings_cache", "skip_instance_cache", "cache_regions"):
         options.pop(name, None)  # these control fsspec itself, which is not used here
     timeout = options.pop("timeout", options.pop("config_kwargs.read_timeout", _TIMEOUT_S))
-    settings = {"GDAL_HTTP_LOW_SPEED_TIME": f"{max(1, round(float(timeout)))}"}
+    total = options.pop("total_timeout", TOTAL_TIMEOUT_S)
+    settings = {
+        "GDAL_HTTP_LOW_SPEED_TIME": f"{max(1, round(float(timeout)))}",
+        "GDAL_HTTP_TIMEOUT": f"{max(1, round(float(total)))}",
+    }
     if (connect := options.pop("config_kwargs.connect_timeout", None)) is not None:
         settings["GDAL_HTTP_CONNECTTIMEOUT"] = f"{max(1, round(float(connect)))}"
     return settings
