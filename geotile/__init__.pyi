@@ -45,6 +45,7 @@ from .results.sinks import write as write
 from .running.progress import Progress as Progress
 from .service.request import JobRequest as JobRequest
 from .service.serve import serve as serve
+from .service.submit import cancel as cancel
 from .service.submit import jobs as jobs
 from .service.submit import submit as submit
 

@@ -52,6 +52,11 @@ class ImageOpenError(ImageError):
 class ImageReadError(ImageError):
     """Pixels of an opened image that cannot be read."""
 
+    cause: str = ""
+    """What the reader said, without the place."""
+    retryable: bool = False
+    """Whether a later attempt may succeed, because the host did not respond or was overloaded."""
+
 
 @public
 class GeoreferenceError(GeotileError):

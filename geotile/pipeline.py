@@ -146,7 +146,7 @@ def detect_to(
 
 def detect_to_dataset(
     image: ImageLike, endpoint: Endpoint, folder: Folder, options: DetectToOptions, *, group: str | None = None,
-    around: Callable[[Run], AbstractContextManager[Any]] = nullcontext,
+    around: Callable[[Run], AbstractContextManager[Any]] = nullcontext, waiting: Callable[[], None] | None = None,
 ) -> Report:  # fmt: skip
     """Run `detect` and have the workers that settle rows write them as a GeoParquet dataset.
 
@@ -160,11 +160,13 @@ def detect_to_dataset(
         Runs of one group share one number of requests in flight.
     around : callable, optional
         ``around(run)`` is entered while the run is computed; if it raises at its end, the dataset does not appear.
+    waiting : callable, optional
+        Called again and again while the model is waited for; what it raises ends the wait.
     """
     sink = DatasetOutput.reserve(folder, overwrite=options.overwrite)
     with sink.leased():
         sink.begin()
-        with _run(image, endpoint, options, parts=sink.drafts, group=group) as run:
+        with _run(image, endpoint, options, parts=sink.drafts, group=group, waiting=waiting) as run:
             with around(run):
                 root = run.compute(options.progress)
             report = run.finish(root)
@@ -180,6 +182,7 @@ def _run(
     *,
     parts: Folder | None = None,
     group: str | None = None,
+    waiting: Callable[[], None] | None = None,
     try_out: Callable[[gpd.GeoDataFrame], None] | None = None,
 ) -> Iterator[Run]:
     """Prepare a run whose graph is built and whose model is ready; hold its checkpoint while the block runs.
@@ -193,7 +196,7 @@ def _run(
         try_out(sample)
     image, source = prepared.work.image, prepared.work.source
     with naming_how_to_resume(prepared.folder):
-        ready, traffic = ready_endpoint(endpoint, options, source, [prepared.folder, parts], group)
+        ready, traffic = ready_endpoint(endpoint, options, source, [prepared.folder, parts], group, waiting)
         with leased(prepared.folder):
             job, summary = region_job(prepared, endpoint, ready, traffic, options, parts)
             regions = map_overlap(image, source, job.grid, job.run)

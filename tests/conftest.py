@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from affine import Affine
 from hypothesis import settings
 
 settings.register_profile("geotile", deadline=None)  # a slow machine is no failure
+settings.register_profile("fuzz", deadline=None, max_examples=int(os.environ.get("GEOTILE_FUZZ_EXAMPLES", "5000")))
 settings.load_profile("geotile")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a background job of a shell, whose children inherit it

@@ -195,3 +195,49 @@ def _away(server, seconds, server_box):
     again.seen = seen
     server_box.append(again)
     again.serve_forever(0.02)
+
+
+# --- servers below HTTP ---
+
+
+@contextmanager
+def raw_server(talk):
+    """Run ``talk(connection)`` for each connection; yields the port."""
+    server = socket.create_server(("127.0.0.1", 0), backlog=128)
+    done = threading.Event()
+
+    def serve(connection):
+        with suppress(OSError), connection:
+            talk(connection)
+
+    def accept():
+        while not done.is_set():
+            with suppress(OSError):
+                threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield server.getsockname()[1]
+    finally:
+        done.set()
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+def read_request(connection):
+    """Read a request with its body; the tile is the word tile."""
+    data = b""
+    while not data.endswith(b"tile"):
+        part = connection.recv(65536)
+        if not part:
+            return
+        data += part
+
+
+def replies(reply):
+    def talk(connection):
+        read_request(connection)
+        connection.sendall(reply)
+
+    return talk

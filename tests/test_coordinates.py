@@ -65,7 +65,6 @@ def test_attributes_of_the_proj_convention_are_a_crs(tmp_path):
         assert pyproj.CRS(georeference_of(image.assign_attrs({name: value})).crs).to_epsg() == 32631
     data = image.drop_vars(["y", "x"]).rename("a").to_dataset()
     data.attrs = {"proj:code": "EPSG:32631", "spatial:transform": [10, 0, 500_000, 0, -10, 4_000_000]}
-    data["a"].attrs["spatial:transform"] = data.attrs["spatial:transform"]
     data.to_zarr(tmp_path / "a.zarr")
     assert georeference_of(geotile.open_image(tmp_path / "a.zarr")).transform == GRID
     for bad in (image.assign_attrs({"proj:code": "EPSG:1"}), image.assign_attrs(crs="nonsense"),
@@ -74,6 +73,121 @@ def test_attributes_of_the_proj_convention_are_a_crs(tmp_path):
             georeference_of(bad)
     with pytest.raises(GeoreferenceError, match="'odd_mapping', cannot be read"):
         georeference_of(named_otherwise(grid_mapping_name="odd_mapping"))
+
+
+def mapping(crs):
+    return xr.DataArray(0, attrs=pyproj.CRS(crs).to_cf())
+
+
+def metres():
+    return array(3_999_995 - 10.0 * np.arange(100), 500_005 + 10.0 * np.arange(120), crs=None)
+
+
+def epsg_of(image):
+    crs = georeference_of(image).crs
+    return None if crs is None else pyproj.CRS(crs).to_epsg()
+
+
+@pytest.mark.parametrize(
+    "text", ["ll: lat lon utm: x y", "utm: x y ll: lat lon", "utm: y x", "ll: lat lon\nutm: band x y", "utm"]
+)
+def test_of_several_grid_mappings_that_of_x_and_y_is_taken(text, tmp_path):
+    image = metres().assign_coords(ll=mapping(4326), utm=mapping(32631)).assign_attrs(grid_mapping=text)
+    assert epsg_of(image) == 32631
+    image.rename("a").to_dataset().to_zarr(tmp_path / "a.zarr")
+    assert epsg_of(geotile.open_image(tmp_path / "a.zarr")) == 32631
+
+
+def test_a_zarr_store_may_name_its_axes_in_the_grid_mapping(tmp_path):
+    image = metres().assign_coords(ll=mapping(4326), utm=mapping(32631)).rename(y="northing", x="easting")
+    image = image.assign_attrs(grid_mapping="ll: lat lon utm: easting northing").rename("a")
+    image.to_dataset().to_zarr(tmp_path / "a.zarr")
+    assert epsg_of(geotile.open_image(tmp_path / "a.zarr")) == 32631
+    odd = image.rename(northing="lat").assign_coords(y=("lat", np.arange(100.0))).rename("a")
+    odd.to_dataset().to_zarr(tmp_path / "b.zarr")
+    with pytest.raises(geotile.ImageOpenError, match="as a Zarr store"):
+        geotile.open_image(tmp_path / "b.zarr")
+
+
+def test_ambiguous_grid_mappings_are_refused():
+    both = metres().assign_coords(ll=mapping(4326), utm=mapping(32631))
+    for image in (both, both.assign_attrs(grid_mapping="ll: lat lon utm: a b")):
+        with pytest.raises(GeoreferenceError, match="grid mapping"):
+            georeference_of(image)
+
+
+def test_a_crs_survives_arithmetic():
+    """xarray drops attributes and encoding, but not coordinates."""
+    assert epsg_of(named_otherwise() + 0) == 32631
+    lost = stackstac() + np.uint8(0)
+    lost.attrs = {}
+    assert epsg_of(lost) == 32631
+    assert "taken for centres of pixels" in geotile.plan(lost, tile_size=64, overlap=8).notes[0]
+    assert not geotile.plan(stackstac(), tile_size=64, overlap=8).notes
+    items = metres().assign_coords({"proj:epsg": 32631})
+    assert epsg_of(items) is None
+    assert "coordinate proj:epsg" in geotile.plan(items, tile_size=64, overlap=8).notes[0]
+
+
+@pytest.mark.parametrize("name", ["crs_wkt", "spatial_ref", "epsg", "crs"])
+def test_attributes_of_older_files_are_a_crs(name):
+    value = 32631 if name == "epsg" else pyproj.CRS(32631).to_wkt()
+    assert epsg_of(metres().assign_attrs({name: value})) == 32631
+    assert epsg_of(metres().assign_attrs(crs=None)) is None
+
+
+def test_coordinates_with_names_of_their_own_are_refused_where_there_is_a_crs():
+    image = metres()
+    named = image.drop_vars(["y", "x"]).assign_coords(lat=("y", image.y.data), lon=("x", image.x.data))
+    assert georeference_of(named).placement is None
+    with pytest.raises(GeoreferenceError, match=r"got 'lat' and 'lon'. Give image.assign_coords\(y=image\['lat'\]"):
+        georeference_of(named.rio.write_crs(32631))
+
+
+@pytest.mark.parametrize(
+    ("crs", "units", "factor"),
+    [
+        (2263, "0.30480060960121924 metre", 1), (2263, "US_survey_foot", 1), (2263, "metre", 3937 / 1200), (32631, "1000 m", 1000),
+        (4326, "degrees_N", 1), (4326, "degreeE", 1), (4807, "grad", 1), (4807, None, 1),
+    ],
+)  # fmt: skip
+def test_units_that_other_libraries_write(crs, units, factor):
+    given = {"y": units, "x": units} if units else {}
+    image = array(40 - np.arange(9) / 8, 5 + np.arange(9) / 8, crs, given)
+    assert transform(image).a == pytest.approx(factor / 8, rel=1e-9)
+    only = array(40 - np.arange(9) / 8, 5 + np.arange(9) / 8, crs, {"y": units} if units else {})
+    assert transform(only).a == pytest.approx(factor / 8, rel=1e-9)
+
+
+def test_what_rioxarray_writes_is_read_or_refused():
+    for crs in (2263, 2222, 27291, 24382, 3857, 4326):
+        image = array(40 - np.arange(9) / 8, 5 + np.arange(9) / 8, crs)
+        assert transform(image.rio.write_coordinate_system()).a == pytest.approx(1 / 8)
+    grads = array(40 - np.arange(9) / 8, 5 + np.arange(9) / 8, 4807).rio.write_coordinate_system()
+    with pytest.raises(GeoreferenceError, match="degrees_east"):  # rioxarray calls them degrees
+        transform(grads)
+
+
+def test_a_geotransform_may_be_numbers():
+    image = metres().rio.write_crs(32631)
+    for form in ([500_000, 10, 0, 4_000_000, 0, -10], np.array([500_000, 10, 0, 4_000_000, 0, -10.0])):
+        image.spatial_ref.attrs["GeoTransform"] = form
+        assert transform(image) == GRID
+
+
+@pytest.mark.parametrize("value", [-9999, 300, np.nan, np.float32("nan"), 0.5])
+def test_a_nodata_value_that_the_dtype_cannot_hold_is_none(value):
+    image = metres().assign_attrs(_FillValue=value)
+    assert geotile.report(geotile.detect(image, lambda tile: None, tile_size=64, overlap=8)).status == "SUCCESS"
+    encoded = metres()
+    encoded.encoding["_FillValue"] = 0
+    assert geotile.report(geotile.detect(encoded, lambda tile: None, tile_size=64, overlap=8)).status == "SUCCESS"
+
+
+@pytest.mark.parametrize("value", ["none", [0], (0, 0, 0)])
+def test_a_nodata_value_that_is_no_number_is_refused(value):
+    with pytest.raises(geotile.ArgumentError, match="nodata value of the image must be a number"):
+        geotile.plan(metres().assign_attrs(_FillValue=value))
 
 
 def test_degrees_without_a_crs_are_mentioned():
@@ -235,3 +349,41 @@ def test_one_row_in_other_units_and_one_axis_alone():
     assert transform(image[2:3, 4:])[:6] == pytest.approx((1000, 0, 8000, 0, -1000, 49000))
     with pytest.raises(GeoreferenceError, match="both y and x"):
         transform(image.drop_vars("y"))
+
+
+def area(west, east, south=-10, north=10):
+    return f"POLYGON (({west} {south}, {east} {south}, {east} {north}, {west} {north}, {west} {south}))"
+
+
+def around_the_world(first):
+    """Return an image of the whole world, a pixel per degree, whose first column begins at a longitude."""
+    return array(89.5 - np.arange(180), first + 0.5 + np.arange(360), 4326)
+
+
+def columns(image, roi, size=10):
+    """Return the first columns of the tiles that are searched."""
+    selected = geotile.plan(image, roi=roi, tile_size=size, overlap=0).selected
+    return (np.flatnonzero(selected.any(axis=0)) * size).tolist()
+
+
+@pytest.mark.parametrize("first", [-180, 0, -90, 180])
+@pytest.mark.parametrize(("west", "east"), [(-10, 10), (-20, -10), (350, 360), (170, 190), (-190, -170), (5, 15), (-180, 180), (0, 360), (-540, 540)])  # fmt: skip
+def test_a_region_of_interest_is_found_however_longitudes_are_counted(first, west, east):
+    got = columns(around_the_world(first), area(west, east))
+    middle = np.arange(first + 5, first + 365, 10)  # of the tiles; all edges of the areas lie between
+    inside = [x - first - 5 for x in middle if any(west < x + 360 * turn + d < east for turn in range(-4, 5) for d in (-4.9, 4.9))]  # fmt: skip
+    assert got == sorted(inside)
+
+
+@pytest.mark.parametrize("crs", [3857, 3832, 3395, 4087])
+def test_a_region_across_180_degrees_of_a_projected_image(crs):
+    to_map = pyproj.Transformer.from_crs(4326, crs, always_xy=True)
+    turn = (to_map.transform(0.5, 0)[0] - to_map.transform(-0.5, 0)[0]) * 360
+    x180 = to_map.transform(179.999999, 0)[0]
+    step = turn / 360 / 100  # a hundredth of a degree
+    image = array(10 * step - step * np.arange(20), x180 - 99.5 * step + step * np.arange(200), crs)
+    across = "MULTIPOLYGON (((179.6 -9, 180 -9, 180 9, 179.6 9, 179.6 -9)), ((-180 -9, -179.61 -9, -179.61 9, -180 9, -180 -9)))"
+    for roi in (across, area(179.6, 180.39)):
+        assert columns(image, roi, 20) == [60, 80, 100, 120]
+    with pytest.raises(geotile.ArgumentError, match="must intersect"):
+        columns(image, area(10, 20))

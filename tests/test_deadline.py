@@ -1,4 +1,4 @@
-"""One deadline for the whole exchange, whichever part of it a server draws out; headers and bodies of any bytes."""
+"""One deadline for the whole exchange, whichever part of it a server draws out."""
 
 import concurrent.futures
 import contextlib
@@ -7,13 +7,11 @@ import itertools
 import socket
 import ssl
 import subprocess
-import threading
 import time
 import zlib
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from misbehaving import raw_server, read_request, replies
 
 import geotile
 from geotile import EndpointError, EndpointUnreachable, HttpEndpoint, ResponseError
@@ -21,41 +19,6 @@ from geotile import EndpointError, EndpointUnreachable, HttpEndpoint, ResponseEr
 OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b'{"type": "FeatureCollection", "features": []}'
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-@contextlib.contextmanager
-def raw_server(talk):
-    """Run ``talk(connection)`` for each connection; yields the port."""
-    server = socket.create_server(("127.0.0.1", 0), backlog=128)
-    done = threading.Event()
-
-    def serve(connection):
-        with contextlib.suppress(OSError), connection:
-            talk(connection)
-
-    def accept():
-        while not done.is_set():
-            with contextlib.suppress(OSError):
-                threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield server.getsockname()[1]
-    finally:
-        done.set()
-        with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-        server.close()
-
-
-def read_request(connection):
-    """Read a request with its body; the tile is the word tile."""
-    data = b""
-    while not data.endswith(b"tile"):
-        part = connection.recv(65536)
-        if not part:
-            return
-        data += part
 
 
 def drips(first, parts):
@@ -177,7 +140,7 @@ def test_an_exchange_with_sagemaker_ends_at_the_deadline(sagemaker, part):
 
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 400 No\r\n\r\n\xff{", b"HTTP/1.1 500 No\r\n\r\n[1]", OK + b"\r\n{", b"SSH-2.0\r\n", b"HTTP/1.1 424 X\r\n\r\n" + b'{"OriginalStatusCode": "x"}'])  # fmt: skip
 def test_any_answer_of_sagemaker_is_an_error_of_geotile(sagemaker, reply):
-    with raw_server(answers(reply)) as port:
+    with raw_server(replies(reply)) as port:
         sagemaker(port)
 
 
@@ -192,14 +155,6 @@ def test_a_connection_that_was_kept_is_not_cut_by_an_earlier_deadline():
         endpoint = HttpEndpoint(f"http://127.0.0.1:{port}/x", timeout_s=(0.2, 0.4))
         for _ in range(6):
             endpoint.invoke([b"tile"], "image/tiff")
-
-
-def answers(reply):
-    def talk(connection):
-        read_request(connection)
-        connection.sendall(reply)
-
-    return talk
 
 
 def compressed(body, times=1, encoding="gzip"):
@@ -222,7 +177,7 @@ def compressed(body, times=1, encoding="gzip"):
 def test_an_answer_takes_no_more_memory_than_is_allowed(reply, said):
     import tracemalloc
 
-    with raw_server(answers(reply)) as port:
+    with raw_server(replies(reply)) as port:
         tracemalloc.start()
         try:
             error, _ = failure(f"http://127.0.0.1:{port}/x", timeout_s=(5, 30), max_response_bytes=2**25)
@@ -236,7 +191,7 @@ def test_an_answer_takes_no_more_memory_than_is_allowed(reply, said):
 def test_more_detections_than_are_allowed_are_refused():
     row = b'{"type": "Feature", "properties": {"imageBBox": [1, 2, 3, 4]}}'
     body = b'{"type": "FeatureCollection", "features": [' + b",".join([row] * 30) + b"]}"
-    with raw_server(answers(OK + b"Content-Length: %d\r\n\r\n" % len(body) + body)) as port:
+    with raw_server(replies(OK + b"Content-Length: %d\r\n\r\n" % len(body) + body)) as port:
         url = f"http://127.0.0.1:{port}/x"
         error, _ = failure(url, max_detections=29)
         assert isinstance(error, ResponseError)
@@ -262,34 +217,3 @@ def test_a_secret_that_a_server_repeats_is_not_quoted(status, options):
     assert "You sent" in str(error)
     assert TOKEN not in str(error)
     assert "bWU6azN5VDBr" not in str(error)  # basic authentication
-
-
-HEADER = st.sampled_from(
-    ["Retry-After", "Set-Cookie", "Location", "Content-Type", "Content-Encoding", "Content-Length", "Transfer-Encoding", "X-A", "Date"]
-)  # fmt: skip
-VALUE = st.binary(max_size=40) | st.sampled_from(
-    ["²".encode(), b"9" * 400, b"-1", b"1e9", b"Mon, 99 Foo 99999999 99:99:99 +9999", b"http://[", b"//[::1", b"gzip, br, x", b"\xff\xfe", b"a=b; expires=never; Max-Age=x"]
-)  # fmt: skip
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(status=st.sampled_from([200, 302, 307, 401, 429, 503]), headers=st.lists(st.tuples(HEADER, VALUE), max_size=4), body=st.binary(max_size=60))  # fmt: skip
-def test_any_bytes_of_a_response_are_an_answer_or_an_error(any_response, status, headers, body):
-    any_response.reply = (
-        b"HTTP/1.1 %d X\r\n" % status
-        + b"".join(name.encode() + b": " + value + b"\r\n" for name, value in headers)
-        + b"\r\n" + body
-    )  # fmt: skip
-    with contextlib.suppress(EndpointError):
-        HttpEndpoint(any_response.url, timeout_s=(2, 2)).invoke([b"tile"], "image/tiff")
-
-
-@pytest.fixture(scope="module")
-def any_response():
-    class Box:
-        reply = b""
-
-    box = Box()
-    with raw_server(lambda connection: answers(box.reply)(connection)) as port:
-        box.url = f"http://127.0.0.1:{port}/x"
-        yield box

@@ -73,7 +73,7 @@ def test_a_point_beside_a_box_is_the_shape_and_the_box_is_merged():
 def test_classes_in_old_words():
     assert one({"imageBBox": [0, 0, 1, 1], "feature_types": {"a": 0.2, "b": 0.7}}).labels[0] == "b"
     assert one({"imageBBox": [0, 0, 1, 1], "detection_score": 0.4}).scores[0] == 0.4
-    assert one({"imageBBox": [0, 0, 1, 1]}).scores[0] == 1.0
+    assert one({"imageBBox": [0, 0, 1, 1]}).scores[0] == 1.0  # OversightML keeps a feature without classes
 
 
 def test_an_empty_answer_is_a_good_one():

@@ -249,6 +249,7 @@ def raw_outputs(family):
         return {"output": out[None]}
     if family == "yolox-decoded":
         out = np.zeros((n, 9), np.float32)
+        out[:, :2], out[:, 2:4] = table[:, :2] * table[:, 2:], 8
         out[picks] = np.hstack([boxes, np.ones((2, 1)), one_hot])
         return {"output": out[None]}
     if family == "nanodet":
@@ -315,7 +316,8 @@ def test_every_family_says_its_boxes_in_pixels_of_the_tile(family, tile_yx, tmp_
     shape = (3, "y", "x") if family == "torchvision" else (1, 3, *INPUT)
     path = save_onnx(tmp_path / "m.onnx", raw_outputs(family), shape, more_inputs=more)
     options = {"family": family} if family in NAMED_BY_USERS else {}
-    model = geotile.endpoint(f"onnx:{path}", labels=["a", "b", "c", "d"], score_threshold=0.4, **options)
+    labels = dict(enumerate("abcd")) if family == "torchvision" else ["a", "b", "c", "d"]
+    model = geotile.endpoint(f"onnx:{path}", labels=labels, score_threshold=0.4, **options)
     assert f", {family}," in repr(model)
     boxes, scores, labels = model.invoke([np.zeros((3, *tile_yx), np.uint8)], "")[0]
     scale, shift = np.array(INPUT[::-1]) / tile_yx[::-1], np.zeros(2)

@@ -355,8 +355,10 @@ def test_absurd_headers(tmp_path):
     profile = {"width": 10**7, "height": 10**7, "count": 3, "dtype": "uint8", "sparse_ok": True, "bigtiff": "yes"}
     with rasterio.open(path, "w", driver="GTiff", tiled=True, blockxsize=65536, blockysize=65536, **profile):
         pass
-    with pytest.raises(ArgumentError, match="a region would take"):
+    with pytest.raises(ImageOpenError, match="a block takes"):
         geotile.plan(path)
+    with pytest.raises(ArgumentError, match="a region would take"):
+        geotile.plan(path, max_block_bytes=2**40)
     with rasterio.open(
         path, "w", driver="GTiff", tiled=True, blockxsize=4096, blockysize=4096, **(profile | {"width": 10**6})
     ):

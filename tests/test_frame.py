@@ -101,6 +101,28 @@ def test_detections_without_a_place_are_written(found, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [*FILES, "/"])
+def test_columns_with_the_names_of_a_format_are_kept(found, tmp_path, suffix):
+    for name, values in (
+        ("bbox", ["a", "b"]),
+        ("fid", [7, 7]),
+        ("fid", ["x", "y"]),
+        ("FID", [0.5, 1.5]),
+        ("ogc_fid", [1, 2]),
+    ):
+        path = f"{tmp_path}/a{suffix}"
+        geotile.write(found.assign(**{name: values}), path, overwrite=True)
+        if suffix in (".geojson", ".gpkg", ".fgb"):
+            assert sorted(gpd.read_file(path)[name]) == values
+        elif suffix != ".geojsonl":
+            assert sorted(gpd.read_parquet(path)[name]) == values
+    geotile.write(found.set_index("label"), path, overwrite=True)
+    if suffix in (".geojson", ".gpkg", ".fgb"):
+        assert gpd.read_file(path)["label"].tolist() == ["car", "car"]
+    with pytest.raises(geotile.ArgumentError, match="both have"):
+        geotile.write(found.set_index("label").assign(label=1), path, overwrite=True)
+
+
+@pytest.mark.parametrize("suffix", [*FILES, "/"])
 def test_a_table_that_no_format_can_hold_is_an_error_of_geotile(found, tmp_path, suffix):
     twice = pd.concat([found, found[["label"]]], axis=1)
     for odd, said in ((twice, "twice"), (found.rename(columns={"label": 3}), "text; got 3"), (gpd.GeoDataFrame({"score": [1]}), "active"),

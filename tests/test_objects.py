@@ -119,10 +119,12 @@ def test_nothing_in_any_form(answer):
         ((np.array(BOXES) + 2j, SCORES), "boxes must be real numbers; got complex"), ((BOXES, [True, False]), "got truth values"),
         ((np.array(BOXES).astype(str), SCORES), "got text"), (([["0", "0", "5", "5"]], [0.5]), "got text"),
         ((np.array(BOXES, int).astype("M8[s]"), SCORES), "got dates"), ((BOXES, np.array(SCORES).astype(object) + 1j), "got complex"),
-        ((np.ma.masked_all((2, 4)), SCORES), "must be finite"), (np.ma.masked_equal(np.c_[BOXES, SCORES], 1), "masked"),
-        (TABLE.rename(columns={"label": "Label"}), r"column label; got \['Label'\]"), (TABLE.rename(columns={"label": "name"}), "name"),
+        ((np.ma.masked_all((2, 4)), SCORES), "must be finite"), (np.ma.masked_all((2, 6)), "a label must|must be finite"),
+        (TABLE.rename(columns={"label": "Label"}), r"column label of a table.*got \['Label'\]"), (TABLE.rename(columns={"label": "name"}), "name"),
         (TABLE.rename(columns={"label": "class_id"}), "Rename the column"), (pa.table({"a": [1]}), "are missing"),
-        ((np.array(BOXES) / 64, SCORES), "all of the model's lie in the first pixel"),
+        ((np.array(BOXES) / 64, SCORES), "all of the model's lie in the first pixel"), (([[0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 1.01, 0.9]], SCORES), "first pixel"),
+        (pd.concat([TABLE, TABLE[["label"]]], axis=1), r"\['label'\] occur twice"), (supervision(class_id=None, data={"label": SHIP_PLANE}), "class_name"),
+        (results(names={0: "ship"}), "class 2, which is not among its names"), (results(names=["a", "b"]), "class 2"),
         ((tv_boxes("XYWH"), SCORES), "boxes must be xyxy; got"),
         ((BOXES, [95.0, 40]), r"scores must be numbers from 0 to 1; got 95"), ((BOXES, [0.5, -3.2]), "got -3.2"),
         ((BOXES, SCORES, ["a", "b"], 5), "a tuple of 4 items"), ({"boxes": BOXES}, "must hold boxes, scores"),
@@ -183,8 +185,39 @@ def test_missing_values_are_missing_in_properties_and_reject_a_row_elsewhere():
         gap.loc[0, column] = pd.NA
         read = decode_object(gap)
         assert (read.rejected, read.detections.labels.tolist()) == (1, ["plane"])
-    read = decode_object((np.ma.masked_equal(BOXES, 2), SCORES, SHIP_PLANE))
+    rows = np.array([[*BOXES[0], 0.75, np.nan], [*BOXES[1], 0.5, 2]])
+    for answer in (
+        (np.ma.masked_equal(BOXES, 2), SCORES, [0, 2]), rows, rows.astype(np.float32), np.ma.masked_invalid(rows),
+        (BOXES, SCORES, np.ma.masked_equal([1, 2], 1)), (BOXES, SCORES, list(np.ma.masked_equal([1, 2], 1))),
+    ):  # fmt: skip
+        read = decode_object(answer)
+        assert (read.rejected, read.detections.labels.tolist()) == (1, ["2"])
+    shapes = [None, shapely.box(*BOXES[1])]
+    placed = gpd.GeoDataFrame(TABLE.astype({"xmin": object}), geometry=shapes)
+    placed.loc[0, "xmin"] = pd.NA
+    read = decode_object(placed)
     assert (read.rejected, read.detections.labels.tolist()) == (1, ["plane"])
+
+
+def test_padding_is_no_box_in_shares():
+    assert decode_object(np.zeros((100, 6))).detections.scores.max() == 0
+    padded = np.zeros((9, 6))
+    padded[0] = [*BOXES[0], 0.75, 0]
+    assert decode_object(padded).detections.scores.max() == 0.75
+
+
+def test_results_of_a_resized_picture_are_refused():
+    assert len(decode_object(results(), (64, 64)).detections) == 2
+    for wrapped in (results(), [results()]):
+        with pytest.raises(ResponseError, match="picture of 64 x 64 px for a tile of 128 x 256 px"):
+            decode_object(wrapped, (256, 128))
+
+
+def test_numbers_of_other_libraries():
+    from decimal import Decimal
+
+    found = decode_object((BOXES, [Decimal("0.75"), Decimal("0.5")], np.array([[0], [2]]))).detections
+    assert (found.scores.tolist(), found.labels.tolist()) == (SCORES, NUMBERS)
 
 
 def test_other_columns_become_properties():
@@ -214,7 +247,7 @@ def test_one_bad_row_leaves_the_good_ones():
     [
         (np.float32(3.5), 3.5), (np.int64(3), 3), (np.bool_(True), True), (math.nan, None), (math.inf, None), (np.nan, None),
         (np.array([1, 2]), [1, 2]), (Tensor([1.5]), [1.5]), ({1: (2, {3})}, {"1": [2, [3]]}), ("\ud800a", "\ufffda"),
-        (pd.NA, None), (pd.NaT, None), (np.datetime64("NaT"), None), (np.array(["2024-01-01", "NaT"], "M8[D]"), ["2024-01-01", None]),
+        (pd.NA, None), (pd.NaT, None), (np.datetime64("NaT"), None), (np.timedelta64("NaT"), None), (np.timedelta64(90, "s"), "P0DT0H1M30S"), ("a\0b", "a\ufffdb"), (np.array(["2024-01-01", "NaT"], "M8[D]"), ["2024-01-01", None]),
         (np.ma.masked_equal([1, 2], 2), [1, None]), (np.ma.masked, None), (pd.array([1, None], "Int64"), [1, None]),
         (datetime.date(2024, 1, 1), "2024-01-01"), (np.datetime64("2024-01-01"), "2024-01-01"), (10**30, 10**30), (b"a"[0], 97),
     ],

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "burst": ("serve.py", "burst", "--requests", "8", "--latency", "0.01"),
     "efficiency": ("endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"),
     "scale": ("scale.py", "one", "--side", "8192"),
+    "chaos": ("chaos.py", "--seconds", "15"),
     "scale computed": ("scale.py", "one", "--side", "8192", "--computed"),
 }
 
@@ -77,6 +78,10 @@ def test_comparisons_run_small(which, programs):
 def test_the_service_benchmarks_run_small(programs):
     assert re.search(r"^folder +1 +1 +1 +[1-9]\d+ +0 ", programs["kills"].result(), re.MULTILINE)
     assert re.search(r"^fast, beside the slow ones +4 ", programs["burst"].result(), re.MULTILINE)
+
+
+def test_no_request_is_lost_in_chaos(programs):
+    assert re.search(r"^\d+ requests, none lost, none twice", programs["chaos"].result(), re.MULTILINE)
 
 
 def test_the_efficiency_table_is_printed(programs):

@@ -15,7 +15,7 @@ NAMES = [
     "ArgumentError", "Check", "ClusterError", "Endpoint", "EndpointError", "EndpointUnreachable", "FailedTilesWarning", "GeoreferenceError",
     "GeotileError", "HttpEndpoint", "ImageError", "ImageOpenError", "ImageReadError", "JobRequest", "KeepAll", "Merge",
     "Nms", "OutputError", "Plan", "Progress", "Report", "ResponseError", "RetryPolicy", "ServiceError", "SigV4",
-    "SoftNms", "TileError", "TileFailure", "TileGrid", "Window", "cast", "detect", "detect_to", "endpoint",
+    "SoftNms", "TileError", "TileFailure", "TileGrid", "Window", "cancel", "cast", "detect", "detect_to", "endpoint",
     "image_geometry", "jobs",
     "nms", "open_image", "plan", "plot_detections", "report", "rescale", "serve", "stretch", "submit", "write",
 ]  # fmt: skip

@@ -44,6 +44,43 @@ def end_to_end(rows=300, columns=6):
     return out
 
 
+def in_shares(out):
+    """Return an output with boxes in shares of the input, in every row."""
+    out = out.copy()
+    out[..., 1:, :4], out[..., 1:, 4:] = [10, 12, 20, 22], 0
+    out[..., 1, 4:] = out[..., 0, 4:]
+    out[..., :4] /= 64
+    return out
+
+
+def raw_yolox():
+    out = np.zeros((1, CELLS, 7), np.float32)
+    out[0, :, :4] = [0.5, 0.5, 1, 0.2]
+    out[0, 9] = [0.2, 0.3, 1, 0.2, 0.9, 0.9, 0.1]
+    return out
+
+
+def test_a_box_in_a_corner_of_the_tile_is_no_share(tmp_path):
+    out = end_to_end()
+    out[0, 0, :4] = [0, 0, 1.5, 1.8]
+    assert len(detector(tmp_path, out, family="yolo-nms")(TILE)[0]) == 1
+    dense = v5()
+    dense[0, 1:, :4], dense[0, 0, :4] = [30, 30, 8, 8], [0.5, 0.5, 1, 1]
+    assert len(detector(tmp_path, dense)(TILE)[0]) == 1
+
+
+def test_labels_of_torchvision_begin_with_the_background(tmp_path):
+    outputs = {
+        "boxes": np.array([SHIP_BOX], np.float32),
+        "scores": np.array([0.8], np.float32),
+        "labels": np.array([1]),
+    }
+    for labels in (["__background__", "car"], ["background", "car"], ["N/A", "car"], {1: "car"}):
+        assert detector(tmp_path, outputs, labels, shape=(3, "y", "x"))(TILE)[2] == ["car"]
+    with pytest.raises(ArgumentError, match=r"labels must begin with the background, which is class 0 .* got 'car'"):
+        detector(tmp_path, outputs, ["car", "truck"], shape=(3, "y", "x"))
+
+
 def decoded_yolox():
     cells = [(x * s, y * s) for s in (8, 16, 32) for y in range(64 // s) for x in range(64 // s)]
     out = np.hstack([cells, np.full((CELLS, 2), 20), np.zeros((CELLS, 3))])
@@ -255,11 +292,12 @@ def test_the_head_of_v10_may_be_exported_with_all_its_cells(tmp_path):
         (end_to_end() + np.eye(6)[5] / 2, {"family": "yolo-nms"}, r"class numbers must be whole numbers"),
         (end_to_end(), {"family": "rtdetr-ul"}, r"boxes must be shares of the input"),
         (np.where(v8() == 20, np.inf, v8()), {}, r"finite"),
-        (v8() / np.array([64] * 4 + [1] * 2)[:, None], {}, r"largest coordinate .* 0\.656, so they may be shares"),
-        (end_to_end() / [64, 64, 64, 64, 1, 1], {"family": "yolo-nms"}, r"pixels of the input, 64 x 64 px"),
-        (v5() / [64, 64, 64, 64, 1, 1, 1], {}, r"may be shares"),
+        (in_shares(v8().transpose(0, 2, 1)).transpose(0, 2, 1), {}, r"largest coordinate .* 0\.656, so they may be shares"),
+        (in_shares(end_to_end()), {"family": "yolo-nms"}, r"pixels of the input, 64 x 64 px"), (in_shares(v5()), {}, r"may be shares"),
+        (np.insert(in_shares(v5())[:, 1:], 0, [9, 9, 9, 9, 0, 0, 0], axis=1), {}, r"may be shares"),
         (v8() * np.array([16] * 4 + [1] * 2)[:, None], {}, r"most sides of the model's are longer than 4 times"),
         (decoded_yolox(), {}, r"--decode_in_inference: give family='yolox-decoded'"),
+        (raw_yolox(), {"family": "yolox-decoded"}, r"offsets from cells, not pixels: give family='yolox'"),
     ],
 )  # fmt: skip
 def test_an_answer_that_cannot_be_right_fails_the_tile(tmp_path, out, options, said):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from geotile.core.redact import redact
+from geotile.core.redact import redact, redact_answer
 
 PLACES = [
     "https://me:{}@host/a.tif", "https://{}@host/a.tif", "https://{}:@host/a.tif", "https://me:p/{}@host/a",
@@ -41,6 +41,29 @@ def test_a_secret_does_not_survive(place, message, secret):
     assert "Xq" not in shown
     assert "Zj" not in shown
     assert redact(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer {}", "authorization: Basic {}==", "X-Api-Key: {}", "{{'token': '{}'}}", "password={}", "Bearer {}7",
+        '{{"access_token":"{}"}}', '{{\\"access_token\\": \\"{}\\"}}', "Invalid API key: {}", "Set-Cookie: a={}; Path=/",
+        "aws_secret_access_key = {}", "no such page: https://h/x?k={}", "https://me:{}@h/x",
+    ],
+)  # fmt: skip
+@settings(max_examples=20)
+@given(secret=st.text("hushHUSH0123456789+-_.~!*()$", min_size=1, max_size=20).map(lambda text: f"Xq{text}Zj"))
+def test_a_secret_that_a_server_wrote_does_not_survive(text, secret):
+    shown = redact_answer(text.format(secret))
+    assert "Xq" not in shown
+    assert "Zj" not in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["the basic model failed", "a bearer token is missing", "token expired", "Unexpected token < in JSON", '{"score": 0.5}']
+)  # fmt: skip
+def test_other_answers_stay(text):
+    assert redact_answer(text) == text
 
 
 @pytest.mark.parametrize(

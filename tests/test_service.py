@@ -422,7 +422,7 @@ def test_health_and_metrics(folder, tmp_path, path):
 # --- AWS
 
 
-JOBS = int(os.environ.get("GEOTILE_TEST_JOBS", "25"))  # 100: a minute more
+JOBS = int(os.environ.get("SERVICE_TEST_JOBS", "25"))  # 100: a minute more
 
 
 def share(of_a_hundred: int) -> int:

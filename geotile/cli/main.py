@@ -18,6 +18,7 @@ from geotile.cli.call import kept_call, stored_call
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
+from geotile.cli.settings import PREFIX
 from geotile.cli.show import err, in_words, out, print_error, print_text, show, show_failures, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
@@ -201,7 +202,8 @@ def demo(
         typer.echo(path)
 
 
-for command in (serve, submit, jobs):
+app.command(rich_help_panel=_SERVICE, context_settings={"auto_envvar_prefix": PREFIX})(serve)
+for command in (submit, jobs):
     app.command(rich_help_panel=_SERVICE)(command)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geotile.cli.options import as_concurrency, service_endpoint_options
+from geotile.cli.settings import Config
 from geotile.cli.show import err, print_error, print_table, print_text
 from geotile.core.redact import redact
 
@@ -34,11 +35,20 @@ State = Annotated[
 
 def serve(
     queue: Queue,
+    config: Config = None,
     state: State = None,
     dead_letters: Annotated[
         str | None, _queue(help="sqs:// queue for rejected requests. Default: the one that the redrive policy names.")
     ] = None,
     max_attempts: Annotated[int, _queue(help="Attempts after which a failing job is rejected.", min=1)] = 5,
+    deliveries: Annotated[
+        int,
+        _queue(
+            help="Deliveries after which a request is rejected, if each time the process ended while it read the "
+            "headers of its images.",
+            min=1,
+        ),
+    ] = 3,
     retry_delay_s: Annotated[
         float, _queue(help="Delay before the second attempt, in seconds. Doubles with each attempt, up to 900 s.")
     ] = 30.0,
@@ -134,8 +144,8 @@ def serve(
         queue, status=status, region_status=region_status, state=state,
         dead_letters=dead_letters, scheduler=scheduler, gateway=gateway,
         workers=_workers(workers), address=address, max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
-        max_backlog=max_backlog, max_attempts=max_attempts, retry_delay_s=retry_delay_s, grace_s=grace_s,
-        concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
+        max_backlog=max_backlog, max_attempts=max_attempts, deliveries=deliveries, retry_delay_s=retry_delay_s,
+        grace_s=grace_s, concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
         region_size="auto" if region_size is None else region_size, once=once,
         endpoint_options=service_endpoint_options(option), allow_endpoints=allow_endpoint or None,
         allow_images=allow_image or None, allow_outputs=allow_output or None,
@@ -166,13 +176,21 @@ def jobs(
     job_id: Annotated[str | None, typer.Argument(help="Id of a job whose full record to print as JSON.")] = None,
     state: State = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all records as JSON.")] = False,
+    cancel: Annotated[
+        str | None,
+        typer.Option(help="Id of a job to cancel: a running one stops and keeps its finished regions.", metavar="ID"),
+    ] = None,
 ) -> None:
-    """List the jobs of a queue, or show one.
+    """List the jobs of a queue, show one, or cancel one.
 
-    Exit status: 1 if the job or the queue does not exist.
+    Exit status: 1 if the job or the queue does not exist, or the job to cancel has ended.
     """
     import geotile
 
+    if cancel is not None:
+        was = geotile.cancel(cancel, queue, state).status
+        print_text(f"{cancel}: was {was}; the service that has it cancels it within seconds")
+        return
     records = geotile.jobs(queue, state)
     if job_id is not None:
         records = [record for record in records if record.job_id == job_id]
@@ -193,15 +211,31 @@ def jobs(
 
 def _table(records: list[Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "status", "queued", "images", "attempts", "detections", "reason"):
-        table.add_column(name, justify="right" if name in ("images", "attempts", "detections") else "left")
+    for name in ("job", "status", "queued", "images", "attempts", "tiles", "failed", "tiles/s", "left", "detections"):
+        table.add_column(name, justify="left" if name in ("job", "status", "queued") else "right")
+    table.add_column("reason")
     for record in records:
         table.add_row(
             Text(record.job_id), record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
-            str(len(record.images)), str(len(record.attempts)), f"{sum(each.detections for each in record.images):,}",
+            str(len(record.images)), str(len(record.attempts)), *_progress(record),
+            f"{sum(each.progress.detections if each.progress else each.detections for each in record.images):,}",
             Text(_last_reason(record)),
         )  # fmt: skip
     return table
+
+
+def _progress(record: Any) -> tuple[str, str, str, str]:
+    """Return the tiles of a job, those that failed, and of a running one the tiles per second and the time left."""
+    from geotile.running.progress import clock
+
+    tiles = sum(each.progress.tiles if each.progress else each.tiles for each in record.images)
+    failed = f"{sum(each.progress.failures if each.progress else each.failures for each in record.images):,}"
+    running = [each.progress for each in record.images if each.progress]
+    if not running:
+        return f"{tiles:,}", failed, "", ""
+    done = sum(each.progress.done if each.progress else each.tiles for each in record.images)
+    left = "" if running[0].left_s is None else clock(running[0].left_s)
+    return f"{done:,} of {tiles:,}", failed, f"{running[0].tiles_per_s:,.1f}", left
 
 
 def _last_reason(record: Any) -> str:

@@ -11,6 +11,7 @@ from rasterio.session import DummySession
 
 from geotile.core.warning_filter import ignore_warnings
 
+_RASTERIO_HINT = "See previous exception for details."
 READ_ERRORS = (RasterioError, OSError, CPLE_BaseError)  # rasterio lets some errors of GDAL through as they are
 
 
@@ -25,3 +26,12 @@ def memory_env() -> rasterio.Env:
 def ignore_georeference_warnings() -> AbstractContextManager[None]:
     """Return a block that opens or writes images without a georeference and without a warning."""
     return ignore_warnings(NotGeoreferencedWarning)
+
+
+def error_text(error: BaseException) -> str:
+    """Return the message of an error with that of GDAL, which names the cause: rasterio only says "read failed"."""
+    cause = error.__cause__ or error.__context__
+    text = str(error).removesuffix(_RASTERIO_HINT).rstrip(" .")
+    if cause is None or not str(cause):
+        return text
+    return str(cause).rstrip(".") if text in ("", "Read failed") else f"{text}; {str(cause).rstrip('.')}"

@@ -29,6 +29,16 @@ _URL, _PARAMETERS = re.compile(r"//|/vsi"), re.compile(r"[?#;]|&(?=[^\s&]*=)")
 _ASSIGNED = re.compile(r"[?#;&].*")
 _PART = re.compile(r"([?#;&])([^?#;&]*)")
 _NAME = re.compile(r"[\w.%~-]+")
+_SECRET_NAME = (
+    r"(?:token|secret|passw(?:or)?d|passphrase|pwd|api[-_ ]?key|access[-_ ]?key|signature|credential|authorization"
+    r"|cookie)"
+)
+_NAMED = re.compile(  # name: value, "name": "value", name=value; of Authorization also the scheme
+    rf"([\w-]*{_SECRET_NAME}[\w-]*\\?[\"']?\s*[:=]\s*\\?[\"']?)"
+    r"(?:(?:bearer|basic|digest|negotiate)\s+)?[^\s\"',;}&<>\\]+",
+    re.I,
+)
+_SCHEME = re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=+/._-]|\S{20})[^\s\"',;<>]+", re.I)
 _CLOSING = "'\"`)]}>,.;:"
 
 
@@ -46,6 +56,17 @@ def redact(text: str) -> str:
     text = _LOGIN_WITHOUT_SLASHES.sub(lambda match: (match[1] or "") + "***@", text)
     text = _VSI_OPTIONS.sub(lambda match: match[1] + _masked(match[2]) + match[3], text)
     return re.sub(r"\S+", lambda match: _redacted_word(match[0]), text)
+
+
+def redact_answer(text: str) -> str:
+    """Mask what looks like a secret in what a server wrote: URLs, and values after names such as token or password.
+
+    Examples
+    --------
+    >>> redact_answer('{"access_token": "abc123", "detail": "no"} for Authorization: Bearer xyz')
+    '{"access_token": "***", "detail": "no"} for Authorization: ***'
+    """
+    return redact(_SCHEME.sub(r"\1 ***", _NAMED.sub(r"\1***", text)))
 
 
 def _redacted_word(word: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -77,24 +78,23 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "mM":
         return [as_json(each, name, depth + 1) for each in value]
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
-        plain = value if isinstance(value, np.ma.MaskedArray) else as_array(value)
-        return as_json(plain.tolist(), name, depth + 1)
+        return as_json(as_array(value).tolist(), name, depth + 1)
     raise ValueError(f"property {name} cannot be written as JSON; got {type(value).__name__}")
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value is one of those that say that there is none: None, NaN, pandas' NA and NaT.
+    """Return whether a value is one of those that say that there is none: None, NaN, NA, NaT, or a masked one.
 
     Examples
     --------
     >>> is_missing(math.nan), is_missing(pd.NaT), is_missing(np.datetime64("NaT")), is_missing("")
     (True, True, True, False)
     """
-    if value is None or value is pd.NA or value is pd.NaT:
+    if value is None or value is pd.NA or value is pd.NaT or value is np.ma.masked:
         return True
-    if isinstance(value, np.datetime64):
+    if isinstance(value, np.datetime64 | np.timedelta64):
         return bool(np.isnat(value))
-    return isinstance(value, float) and math.isnan(value)
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def as_numbers(value: Any, name: str) -> NDArray[np.float64]:
@@ -110,28 +110,29 @@ def as_numbers(value: Any, name: str) -> NDArray[np.float64]:
     >>> as_numbers([[1, 2.5]], "boxes").tolist(), as_numbers(np.ma.masked_equal([3, 4], 4), "scores").tolist()
     ([[1.0, 2.5]], [3.0, nan])
     """
-    array = value if isinstance(value, np.ma.MaskedArray) else as_array(value)
+    array = as_array(value)
     if array.dtype.kind == "O":
         array = np.array([np.nan if is_missing(each) else each for each in array.flat], object).reshape(array.shape)
-        kinds = {np.asarray(each).dtype.kind for each in array.flat}
+        kinds = {"f" if isinstance(each, Decimal) else np.asarray(each).dtype.kind for each in array.flat}
         kind = next(iter(kinds - set(_REAL)), "f")
     else:
         kind = array.dtype.kind
     if kind not in _REAL and array.size:
         raise ValueError(f"{name} must be real numbers; got {_KINDS.get(kind, 'other values')}")
-    return np.ma.filled(array.astype(np.float64), np.nan)
+    return array.astype(np.float64)
 
 
 def as_array(value: Any) -> NDArray[Any]:
     """Return an array of anything array-like, also of a tensor that requires grad or lies on another device.
 
-    Raises
-    ------
-    ValueError
-        If values are masked: the array would lose that.
+    Masked values become None.
     """
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise ValueError("the array has masked values; leave them out")
+    if isinstance(value, np.ma.MaskedArray):
+        if not np.ma.is_masked(value):
+            return np.asarray(value)
+        plain = value.data.astype(object)
+        plain[np.ma.getmaskarray(value)] = None
+        return plain
     if isinstance(value, list | tuple) and any(hasattr(each, "detach") for each in value):
         return np.array([as_array(each) for each in value])
     for step in ("detach", "cpu", "resolve_conj"):  # of torch
@@ -140,9 +141,10 @@ def as_array(value: Any) -> NDArray[Any]:
         value = value.float()
     if type(value).__module__.partition(".")[0] == "cupy":
         value = value.get()
-    return np.asarray(value)
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _valid_unicode(text: str) -> str:
-    """Return text with U+FFFD in place of lone surrogates, which no file format can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """Return text with U+FFFD in place of what file formats cannot hold: lone surrogates and NUL."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")

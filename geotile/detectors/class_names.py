@@ -10,6 +10,7 @@ from typing import Any
 
 from geotile.detectors.metadata import as_names
 from geotile.errors import ArgumentError
+from geotile.storage.uris import expanded_path
 
 Labels = Sequence[str] | Mapping[int, str] | str | os.PathLike[str]
 
@@ -38,7 +39,10 @@ def class_names(labels: Labels | None) -> dict[int, str] | None:
     """
     if labels is None:
         return None
-    given = _from_file(Path(labels).expanduser()) if isinstance(labels, str | os.PathLike) else _plain(labels)
+    if isinstance(labels, str | os.PathLike):
+        given = _from_file(Path(expanded_path(os.fspath(labels))))
+    else:
+        given = _plain(labels)
     try:
         names = as_names(given)
     except ValueError as error:

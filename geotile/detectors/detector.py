@@ -68,9 +68,12 @@ class Detector:
         self.inputs, self.outputs, self.metadata = list(inputs), list(outputs), metadata
         check_inputs(self.inputs, metadata)
         given = class_names(labels)
+        given_in_order = given is not None and not isinstance(labels, Mapping)
         network = Network(self.inputs, self.outputs, self.size_yx or metadata.size_yx, metadata.stride)
         found = recognise(network, metadata, family=family, labels=given, named_outputs=output_names is not None)
         self.family, self.classes = found.family, found.classes
+        if self.family == "torchvision" and given_in_order:
+            _check_background(given)
         known = FAMILIES[self.family]
         self._family: Family = replace(known, preprocessing=known.preprocessing.with_values(mean, std))
         if self.inputs[0].dtype == np.uint8 and not (mean is None and std is None):
@@ -227,6 +230,16 @@ class Detector:
         else:
             rows, classes = np.nonzero(values >= self._min_score)
         return rows, classes, values[rows, classes].astype(np.float64)
+
+
+def _check_background(names: Mapping[int, str] | None) -> None:
+    """Check that the first of the class names of a torchvision model is that of the background."""
+    first = (names or {}).get(0, "")
+    if "background" not in first.lower() and first.strip("_ ").lower() not in ("", "n/a", "none", "bg"):
+        raise ArgumentError(
+            f"labels must begin with the background, which is class 0 of torchvision; got {first!r} as the first. Give "
+            "['__background__', ...], or a mapping such as {1: 'car'}"
+        )
 
 
 def decoder_identity(options: DecoderOptions) -> str:

@@ -122,6 +122,12 @@ def _yolox(outputs: list[Array], size: Size) -> RawDetections:
     return RawDetections(boxes, as_scores(out[:, 4:5]) * as_scores(out[:, 5:]))
 
 
+def _yolox_decoded(outputs: list[Array], size: Size) -> RawDetections:
+    if len(outputs[0]) and np.median(np.abs(outputs[0][:, :2])) <= _MAX_OFFSET:
+        raise ValueError("the boxes are offsets from cells, not pixels: give family='yolox'")
+    return _yolov5(outputs, size)
+
+
 def _around(centre: Array, sides: Array, stride: Array | int, size: Size) -> Array:
     """Return boxes xyxy around points, clipped to the input as NanoDet's authors do it before suppression.
 
@@ -205,7 +211,7 @@ FAMILIES: dict[str, Family] = {
     "yolov8": Family(preprocessing=_ULTRALYTICS, decode=_yolov8),
     "yolo-nms": Family(preprocessing=_ULTRALYTICS, decode=_yolo_nms, needs_nms=False),
     "yolox": Family(preprocessing=_YOLOX, decode=_yolox),
-    "yolox-decoded": Family(preprocessing=_YOLOX, decode=_yolov5),
+    "yolox-decoded": Family(preprocessing=_YOLOX, decode=_yolox_decoded),
     "nanodet": Family(preprocessing=_NANODET, decode=_nanodet, single_label=False),
     "nanodet-plus": Family(preprocessing=_NANODET, decode=_nanodet_plus, single_label=False),
     "fastestdet": Family(

@@ -14,6 +14,7 @@ from geotile.errors import ResponseError
 from geotile.merging.detections import Detections, concat, detections
 
 _FARTHEST_PX = 1e6  # of a coordinate from its tile: no image is as large, and projections fail far outside
+_MAX_SHARE = 1.25  # of a tile: a box in shares may reach over its edge
 _ROUNDING = 1e-6  # of a softmax in float32, whose shares may add up to slightly more than 1
 
 
@@ -110,7 +111,8 @@ def checked(answer: Answer) -> Answer:
         (boxes[:, 2:] < boxes[:, :2]).any(axis=1),
         lambda row: f"a box must have x0 <= x1 and y0 <= y1; got {boxes[row].tolist()} (box {row})",
     )
-    if len(boxes) > 1 and (boxes >= 0).all() and (boxes <= 1).all():
+    extended = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]  # padding has no extent
+    if len(extended) > 1 and (np.abs(extended - 0.5) <= _MAX_SHARE - 0.5).all():
         raise ResponseError(
             "boxes must be in pixels of the tile; all of the model's lie in the first pixel, so they may be shares "
             "from 0 to 1. Multiply them by the size of the tile"

@@ -203,8 +203,8 @@ def invoke_endpoint(endpoint: Endpoint, tiles: Sequence[Any], content_type: str)
     return answers
 
 
-def as_answer(answer: Any) -> Answer:
-    """Return the answer in what an endpoint returned for a tile.
+def as_answer(answer: Any, tile_yx: tuple[int, int] | None = None) -> Answer:
+    """Return the answer in what an endpoint returned for a tile of a height and a width.
 
     Raises
     ------
@@ -213,7 +213,7 @@ def as_answer(answer: Any) -> Answer:
     """
     if isinstance(answer, EndpointError):
         raise answer
-    return decode_object(answer)
+    return decode_object(answer, tile_yx)
 
 
 @public

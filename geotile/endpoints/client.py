@@ -17,7 +17,7 @@ from uuid import uuid4
 import requests
 from requests.auth import AuthBase
 
-from geotile.core.redact import digests, redact
+from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
 from geotile.endpoints.deadline import DeadlineAdapter, exchange_deadline
 from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, missing_certificate_file
@@ -161,7 +161,7 @@ class Client:
         """Return what a server wrote without what looks like a secret, and without what this client sends as one."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return redact(text)
+        return redact_answer(text)
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         """Read the body, but not more than is allowed."""

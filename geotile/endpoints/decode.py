@@ -16,6 +16,7 @@ from geotile.endpoints.json_answer import excerpt, load_json, turn
 from geotile.errors import ResponseError
 from geotile.options.endpoint import MAX_DETECTIONS
 
+_LIKE_CLASSES = {"score", "scores", "confidence", "label", "labels", "class", "category"}
 VALUES_PER_DETECTION = 40
 """JSON values of an answer for each detection that is allowed: Python's objects take 30 to 100 bytes for each."""
 # Properties that are decoded into columns; all others are kept as properties of the detection.
@@ -133,14 +134,21 @@ def _is_position(value: Any) -> bool:
 def _classes(properties: Mapping[str, Any]) -> list[dict[str, Any]]:
     if (classes := properties.get("featureClasses")) is not None:
         return [
-            as_json(each, "featureClasses") | {"iri": _text(each["iri"]), "score": _number(each.get("score", 1.0))}
-            for each in classes
+            as_json(each, "featureClasses") | {"iri": _text(each["iri"]), "score": _score(each)} for each in classes
         ]
     if (scores := properties.get("feature_types")) is not None:
         return [{"iri": _text(name), "score": _number(score)} for name, score in scores.items()]
     if (score := properties.get("detection_score")) is not None:
         return [{"iri": "", "score": _number(score)}]
+    if unread := sorted(_LIKE_CLASSES & set(properties)):
+        raise ValueError(f"expected featureClasses with iri and score; got {unread}, which have no meaning here")
     return []
+
+
+def _score(each: Mapping[str, Any]) -> float:
+    if "score" not in each:
+        raise ValueError("expected a score for each of the featureClasses; give 1.0 if the model has none")
+    return _number(each["score"])
 
 
 def _text(value: Any) -> str:

@@ -21,7 +21,7 @@ Masks, oriented boxes and key points are refused, since they would be lost; so i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geotile.core.values import as_array, as_numbers, as_text, is_missing
+from geotile.detectors.scores import class_numbers
 from geotile.endpoints.answer import NOTHING, Answer, answer_of, checked, properties_of
 from geotile.endpoints.decode import decode_collection
 from geotile.errors import EndpointError, ResponseError
@@ -42,13 +43,15 @@ _UNDERSTOOD = (
 )
 
 
-def decode_object(answer: Any) -> Answer:
+def decode_object(answer: Any, tile_yx: tuple[int, int] | None = None) -> Answer:
     """Decode what a Python callable returned for a tile.
 
     Parameters
     ----------
     answer : object
         One of the objects that the table above names. Boxes are xyxy in pixels of the tile.
+    tile_yx : tuple of int, optional
+        Height and width of the tile, for objects that say of which size their picture was.
 
     Raises
     ------
@@ -62,11 +65,24 @@ def decode_object(answer: Any) -> Answer:
     ['car']
     """
     try:
+        _check_size(answer, tile_yx)
         return _decoded(answer)
     except EndpointError:
         raise
     except Exception as error:  # the object is foreign code: its conversions can raise anything
         raise ResponseError(f"the model's answer cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _check_size(answer: Any, tile_yx: tuple[int, int] | None) -> None:
+    """Refuse the Results of Ultralytics for a picture of another size than the tile's."""
+    if isinstance(answer, list | tuple) and len(answer) == 1:
+        answer = answer[0]
+    picture = getattr(answer, "orig_shape", None) if hasattr(answer, "boxes") else None
+    if picture is not None and tile_yx is not None and tuple(picture) != tile_yx:
+        raise ResponseError(
+            f"the model returned Results of a picture of {picture[1]} x {picture[0]} px for a tile of {tile_yx[1]} x "
+            f"{tile_yx[0]} px; give the tile as it is, or return boxes in pixels of the tile"
+        )
 
 
 def _decoded(answer: Any) -> Answer:
@@ -131,10 +147,10 @@ def _from_results(answer: Any) -> Answer:
     boxes = answer.boxes
     if boxes is None:
         raise ResponseError("the model returned Results without boxes; use a model whose task is detect")
-    names = getattr(answer, "names", None) or {}
-    labels = [
-        names.get(int(k), str(int(k))) if isinstance(names, Mapping) else names[int(k)] for k in as_array(boxes.cls)
-    ]
+    names, numbers = getattr(answer, "names", None), class_numbers(as_array(boxes.cls)).tolist()
+    if unnamed := set(numbers) - (set(names) if isinstance(names, Mapping) else set(range(len(names or ())))):
+        raise ResponseError(f"the model returned class {min(unnamed)}, which is not among its names ({names!r})")
+    labels = [names[k] for k in numbers]  # type: ignore[index]  # all are among them
     more = {} if getattr(boxes, "id", None) is None else {"track_id": as_array(boxes.id)}
     return _from_columns(boxes.xyxy, boxes.conf, labels, more)
 
@@ -157,6 +173,8 @@ def _from_boxes(answer: Any) -> Answer:
     _refuse_parts(columns, ("xyxyxyxy",))
     ids = next((each for name in ("class_id", "cls") if (each := getattr(answer, name, None)) is not None), None)
     names = columns.pop("class_name", None)
+    if names is None:
+        _refuse_unread_names(columns)
     tracks = next((each for name in ("tracker_id", "id") if (each := getattr(answer, name, None)) is not None), None)
     more = columns if tracks is None else columns | {"track_id": as_array(tracks)}
     return _from_columns(answer.xyxy, scores, ids if names is None else names, more)
@@ -171,14 +189,16 @@ def _from_frame(frame: Any) -> Answer:
         return NOTHING
     if missing := [name for name in (*_BOX_COLUMNS, "score") if name not in names]:
         raise ResponseError(f"a table must have the columns xmin, ymin, xmax, ymax and score; {missing} are missing")
-    if "label" not in names and (like := [name for name in names if name.lower() in _LIKE_LABEL]):
-        raise ResponseError(f"a table must have its class names in the column label; got {like}. Rename the column")
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise ResponseError(f"the columns of a table must have names of their own; {double} occur twice")
+    if "label" not in names:
+        _refuse_unread_names(names)
     used = {*_BOX_COLUMNS, "score", "label", "geometry", "image_path"}
     if "geometry" in names:
-        expected = shapely.box(*as_numbers(frame[list(_BOX_COLUMNS)].to_numpy(object), "boxes").T)
-        if not shapely.equals_exact(
-            shapely.normalize(frame["geometry"].to_numpy()), shapely.normalize(expected), 1e-6
-        ).all():
+        boxes = as_numbers(frame[list(_BOX_COLUMNS)].to_numpy(object), "boxes")
+        known = np.isfinite(boxes).all(axis=1)  # the others are rejected row by row
+        shapes, expected = frame["geometry"].to_numpy()[known], shapely.box(*boxes[known].T)
+        if not shapely.equals_exact(shapely.normalize(shapes), shapely.normalize(expected), 1e-6).all():
             raise ResponseError("the geometries of a table must be its boxes; other shapes would be lost")
     more = {name: list(frame[name]) for name in names if name not in used}
     labels = list(frame["label"]) if "label" in names else None
@@ -219,11 +239,22 @@ def _from_columns(boxes: Any, scores: Any, labels: Any = None, more: Mapping[str
     return answer_of(list(xyxy), row_of)
 
 
+def _refuse_unread_names(columns: Iterable[str]) -> None:
+    """Refuse columns that look like class names where the column of class names is missing."""
+    if like := [name for name in columns if name.lower() in _LIKE_LABEL]:
+        raise ResponseError(
+            "class names must be in the column label of a table, or as class_name in the data of supervision; got "
+            f"{like}. Rename the column"
+        )
+
+
 def _listed(column: Any, name: str, n: int) -> list[Any]:
     """Return one value per box."""
     if isinstance(column, str | bytes):
         raise ResponseError(f"the model must return one {name} per box; got the text {column!r} for {n} boxes")
     values = list(column) if isinstance(column, list | tuple) else list(as_array(column))
+    if values and all(np.shape(each) == (1,) for each in values):  # a column of shape (n, 1)
+        values = [each[0] for each in values]
     if len(values) != n:
         raise ResponseError(f"the model must return one {name} per box; got {len(values)} {name}s for {n} boxes")
     return values

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
 from geotile.core.option import documents, with_options
-from geotile.core.redact import digests, redact
+from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
 from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint
@@ -168,7 +168,7 @@ class SageMakerEndpoint(Endpoint):
     def _service_error(self, response: Mapping[str, Any]) -> EndpointError:
         """Return the error for an error response; an error of the container has the container's own status."""
         details = response.get("Error", {})
-        code, message = details.get("Code", ""), str(details.get("Message", ""))[:200]
+        code, message = details.get("Code", ""), redact_answer(str(details.get("Message", "")))[:200]
         status = int(
             response.get("OriginalStatusCode") or response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         )

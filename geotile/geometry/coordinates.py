@@ -6,6 +6,8 @@ that a gap, a roll, padding or another order is refused, not averaged.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
@@ -16,6 +18,7 @@ from geotile.errors import GeoreferenceError
 from geotile.geometry.grid_mapping import crs_of, grid_mapping_of
 
 _TOLERANCE_PX = 0.1  # float32 degrees are rounded by up to 0.08 pixels of 1e-4 degrees
+_SAME_UNIT = 1e-9
 _EXACT_PX = 1e-3
 _REMEDY = (
     "Select or sort pixels so that they are, interpolate them, or drop the coordinates for results in pixels: "
@@ -27,7 +30,15 @@ _UNITS = {
     **dict.fromkeys(("ft", "foot", "feet", "international_foot"), ("metre", 0.3048)),
     **dict.fromkeys(("us_survey_foot", "us-ft", "us survey foot"), ("metre", 1200 / 3937)),
     **dict.fromkeys(("degree", "degrees", "deg"), ("degree", 1.0)),
-    **dict.fromkeys(("degree_north", "degrees_north", "degree_east", "degrees_east"), ("degree", 1.0)),
+    **dict.fromkeys(
+        (
+            f"{word}{axis}"
+            for word in ("degree", "degrees", "degree_", "degrees_")
+            for axis in ("n", "north", "e", "east")
+        ),
+        ("degree", 1.0),
+    ),
+    **dict.fromkeys(("grad", "grads", "gon", "gons"), ("degree", 0.9)),
     **dict.fromkeys(("rad", "radian", "radians"), ("degree", float(np.rad2deg(1)))),
 }  # kind and size of units that coordinates name, in metres or degrees
 
@@ -84,6 +95,7 @@ def transform_of(image: xr.DataArray) -> Affine:
     if ("y" in image.coords) != ("x" in image.coords):
         raise GeoreferenceError("the image must have coordinates of both y and x, or of neither; got one of them")
     if "y" not in image.coords:
+        _check_other_names(image)
         return own
     factor = _unit_factor(image)
     (y0, dy), (x0, dx) = (
@@ -96,6 +108,16 @@ def transform_of(image: xr.DataArray) -> Affine:
     if factor == 1 and drift.max() < _EXACT_PX * min(abs(dx), abs(dy)):
         return own  # exact, while coordinates are rounded
     return Affine.scale(factor) @ measured
+
+
+def _check_other_names(image: xr.DataArray) -> None:
+    """Refuse coordinates of y and x that have names of their own, if the image has a CRS to place it in."""
+    names = {axis: [str(each.name) for each in image.coords.values() if each.dims == (axis,)] for axis in ("y", "x")}
+    if all(names.values()) and crs_of(image) is not None:
+        raise GeoreferenceError(
+            f"the coordinates of y and x must be named y and x; got {names['y'][0]!r} and {names['x'][0]!r}. Give "
+            f"image.assign_coords(y=image[{names['y'][0]!r}], x=image[{names['x'][0]!r}])"
+        )
 
 
 def carried_transform(image: xr.DataArray) -> Affine | None:
@@ -113,7 +135,8 @@ def carried_transform(image: xr.DataArray) -> Affine | None:
     given = image.attrs.get("transform", image.attrs.get("spatial:transform"))
     try:
         if text is not None:
-            return Affine.from_gdal(*map(float, str(text).split()))
+            numbers = text.split() if isinstance(text, str) else text
+            return Affine.from_gdal(*map(float, numbers))
         return None if given is None else Affine(*map(float, tuple(given)[:6]))
     except (TypeError, ValueError):
         raise GeoreferenceError(
@@ -187,16 +210,30 @@ def _unit_factor(image: xr.DataArray) -> float:
         If they are units of another kind.
     """
     crs = crs_of(image)
-    named = {str(image.coords[axis].attrs.get("units", "")).strip().lower() for axis in "yx"}
-    if crs is None or named <= {"", "1"}:
+    named = {str(image.coords[axis].attrs.get("units", "")).strip().lower() for axis in "yx"} - {"", "1"}
+    if crs is None or not named:
         return 1.0
     unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0  # in radians or metres
     wanted = ("degree", float(np.rad2deg(unit))) if crs.is_geographic else ("metre", unit)
-    found = {_UNITS.get(name, (name, 1.0)) for name in named}
+    found = {_unit(name) for name in named}
     kind, size = next(iter(found))
+    if (
+        crs.is_geographic and kind == "degree" and size == 1 and wanted[1] != 1
+    ):  # rioxarray writes degrees for grads too
+        kind = "degrees of another unit"
     if len(found) != 1 or kind != wanted[0]:
         raise GeoreferenceError(
             f"the coordinates are in {' and '.join(sorted(named))}, and the CRS {crs.name!r} is in {wanted[0]}s. "
             "Convert the coordinates, or set the CRS that they are in with image.rio.write_crs"
         )
-    return float(size / wanted[1])
+    factor = float(size / wanted[1])
+    return 1.0 if abs(factor - 1) < _SAME_UNIT else factor
+
+
+def _unit(name: str) -> tuple[str, float]:
+    """Return kind and size of a unit, also of a multiple such as ``0.3048 metre``, which rioxarray writes."""
+    number, _, unit = name.partition(" ")
+    if unit in _UNITS and re.fullmatch(r"[\d.]+(e[+-]?\d+)?", number):
+        kind, size = _UNITS[unit]
+        return kind, size * float(number)
+    return _UNITS.get(name, (name, 1.0))

@@ -6,9 +6,9 @@ Geographic results are valid at the antimeridian and at the poles.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import antimeridian
 import numpy as np
 import pyproj
 import rioxarray  # noqa: F401 - registers the .rio accessor
@@ -17,8 +17,8 @@ import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 
-from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, GeoreferenceError
+from geotile.geometry.around_earth import crosses_antimeridian, cut_at_antimeridian, turn_of
 from geotile.geometry.coordinates import (
     carried_transform,
     check_coordinates,
@@ -74,10 +74,10 @@ class Georeference:
         world = _reprojected(own, transformer)
         converted = _with_coordinates(shapes, world)
         if target is not None and _crs(target).is_geographic:
-            crossing = np.flatnonzero(_crosses_antimeridian(converted))
+            crossing = np.flatnonzero(crosses_antimeridian(converted))
             if len(crossing):
                 in_own_crs = shapely.set_coordinates(shapes.copy(), np.nan_to_num(own))[crossing]
-                converted[crossing] = _cut_at_antimeridian(in_own_crs, transformer)
+                converted[crossing] = cut_at_antimeridian(in_own_crs, transformer)
         return converted
 
     def points_to_world(self, xy: Points, crs: str | None) -> Points:
@@ -85,8 +85,14 @@ class Georeference:
         assert self.placement is not None  # callers check this first
         return _reprojected(self.placement.to_world(xy), _transformer(self.crs, crs))
 
-    def to_pixels(self, shape: Any, crs: str) -> Any:
+    def to_pixels(self, shape: Any, crs: str) -> list[Any]:
         """Convert a geometry from a CRS to image pixels, with edges densified so that they follow curves.
+
+        Returns
+        -------
+        list of shapely geometry
+            The geometry, and, where the x axis of the CRS goes round the Earth, its copies one turn to either side: an
+            image may count longitudes from 0 to 360, or go on beyond 180.
 
         Raises
         ------
@@ -102,8 +108,8 @@ class Georeference:
         dense = shapely.segmentize(shape, max(x1 - x0, y1 - y0, 1e-9) / 64)
         transformer, placement = _transformer(crs, self.crs), self.placement
 
-        def convert(xy: Points) -> Points:
-            pixels = placement.to_pixels(_reprojected(xy, transformer))
+        def convert(xy: Points, shift: float) -> Points:
+            pixels = placement.to_pixels(_reprojected(xy, transformer) + np.array([shift, 0]))
             if not np.isfinite(pixels).all():
                 raise GeoreferenceError(
                     f"the area with bounds {shape.bounds} (xmin, ymin, xmax, ymax) has parts without a position in the "
@@ -111,7 +117,10 @@ class Georeference:
                 )
             return pixels
 
-        return shapely.transform(dense, convert)
+        # Polynomials hold near their image alone.
+        turn = turn_of(_crs(self.crs)) if isinstance(placement, AffinePlacement) else None
+        shifts = (0.0,) if turn is None else (0.0, -turn, turn)
+        return [shapely.transform(dense, partial(convert, shift=shift)) for shift in shifts]
 
     def for_pixels(self, pixel_transform: Affine) -> Georeference:
         """Return the georeference of another image of the same ground, such as a crop or a resampled image.
@@ -163,10 +172,9 @@ def georeference_of(image: xr.DataArray) -> Georeference:
         return Georeference(GcpPlacement(points), wkt).for_pixels(pixel_transform)
     transform = transform_of(image)
     if counts_pixels(image):
-        file_transform = attributes.get("GeoTransform")
-        if file_transform is None:
+        if carried is None:
             return NO_GEOREFERENCE
-        transform = Affine.from_gdal(*map(float, str(file_transform).split())) @ pixel_transform
+        transform = carried @ pixel_transform
     elif transform.is_identity:
         return NO_GEOREFERENCE
     return Georeference(AffinePlacement(transform), wkt)
@@ -196,6 +204,12 @@ def wkt_of(crs: Any) -> str:
         raise ArgumentError(
             f"crs must be a CRS that pyproj accepts, such as 'EPSG:4326'; got {crs!r} ({error})"
         ) from None
+
+
+def is_degrees(crs: str) -> bool:
+    """Return whether a CRS is geographic, with axes in degrees."""
+    known = _crs(crs)
+    return bool(known.is_geographic and np.isclose(known.axis_info[0].unit_conversion_factor, np.deg2rad(1)))
 
 
 def pixel_size_m(georeference: Georeference, shape_yx: tuple[int, int]) -> tuple[float, float]:
@@ -242,37 +256,6 @@ def _with_coordinates(shapes: NDArray[np.object_], xy: Points) -> NDArray[np.obj
     moved: NDArray[np.object_] = shapely.set_coordinates(shapes.copy(), np.where(lost[:, None], 0.0, xy))
     moved[np.logical_or.reduceat(lost, first)] = None
     return moved
-
-
-def _crosses_antimeridian(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
-    """Return which geographic geometries leave -180 to 180 degrees or jump across the antimeridian, (n,) bool."""
-    west, _, east, _ = shapely.bounds(shapes).reshape(-1, 4).T
-    return np.asarray((east - west > 180) | (west < -180) | (east > 180))
-
-
-def _cut_at_antimeridian(shapes: NDArray[np.object_], transformer: pyproj.Transformer | None) -> list[Any]:
-    """Reproject geometries of the image's CRS to a geographic CRS and cut them at the antimeridian.
-
-    The winding of a ring tells which side of it holds the pole, so rings are oriented in the image's CRS, where they
-    are seen from above.
-    """
-    oriented = shapely.orient_polygons(shapes)
-    if transformer is not None:
-        oriented = shapely.transform(oriented, transformer.transform, interleaved=False)
-    return [_wrapped(shape) for shape in oriented]
-
-
-def _wrapped(shape: Any) -> Any:
-    """Cut a geographic geometry at the antimeridian, and close a polygon around a pole that it contains."""
-    if shape.geom_type == "GeometryCollection":
-        return shapely.GeometryCollection([_wrapped(part) for part in shape.geoms])
-    if "Polygon" not in shape.geom_type:
-        shape = shapely.transform(shape, lambda xy: np.stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]], axis=1))
-    if "Point" in shape.geom_type:
-        return shape
-    with ignore_warnings(antimeridian.FixWindingWarning):  # it warns about every ring that is wound clockwise
-        fixed = shapely.geometry.shape(antimeridian.fix_shape(shapely.geometry.mapping(shape)))
-    return fixed if fixed.is_valid else shapely.make_valid(fixed)
 
 
 def _crs(crs: str) -> pyproj.CRS:

@@ -20,6 +20,7 @@ _AUTO_REGION_BYTES = 32 * 2**20  # larger regions were no faster, and a worker h
 _SEQUENTIAL_REGION_BYTES = 2**30
 _MAX_REGIONS = 2**22  # 130 TB in regions of 32 MiB
 _MAX_REGION_BYTES = 2**33
+_MAX_AUTO_REGION_BYTES = 2**31  # without the user's word: a header of a kilobyte may claim a thousand bands
 
 
 def plan_grid(
@@ -56,7 +57,8 @@ def plan_grid(
     Raises
     ------
     ArgumentError
-        If a size is not valid, or if there would be more than 4,194,304 regions or a region of more than 8.6 GB.
+        If a size is not valid, or if there would be more than 4,194,304 regions or a region of more than 8.6 GB
+        (2.1 GB if its size is "auto").
     """
     bands, height, width = shape
     image = TileGrid((height, width), tile_size, overlap)  # checks the sizes
@@ -73,11 +75,12 @@ def plan_grid(
     )
     grid = TileGrid((height, width), tile_size, overlap, (y, x))
     region_bytes = max(grid.chunks[0]) * max(grid.chunks[1]) * bands * itemsize
-    if region_bytes > _MAX_REGION_BYTES:
+    limit = _MAX_AUTO_REGION_BYTES if isinstance(region_size, str) else _MAX_REGION_BYTES
+    if region_bytes > limit:
         raise ArgumentError(
-            f"a region would take {region_bytes / 1e9:.1f} GB, and the maximum is {_MAX_REGION_BYTES / 1e9:.1f} GB. "
-            f"Either the blocks of the image or region_size={region_size!r} are too large: give a smaller region_size, "
-            "choose fewer bands, or convert the image to a COG"
+            f"a region would take {region_bytes / 1e9:.1f} GB, and the maximum is {limit / 1e9:.1f} GB. Either the "
+            f"blocks or the bands of the image or region_size={region_size!r} are too large: choose fewer bands, give "
+            f"region_size in pixels (up to {_MAX_REGION_BYTES / 1e9:.1f} GB), or convert the image to a COG"
         )
     return grid
 

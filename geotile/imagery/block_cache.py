@@ -29,6 +29,8 @@ from geotile.core.cancellation import cancel_reason
 from geotile.core.checks import Pair
 from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import TileGrid, Window
+from geotile.imagery.blocks import Blocks, Canvas
+from geotile.imagery.damaged import discard_failures
 from geotile.imagery.source import Pixels, Source
 
 KEPT_BYTES = 128 * 2**20  # per process; enough for the halos of a row of regions of 32 MiB
@@ -129,7 +131,7 @@ def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run
     height, width = source.block_yx
     if height * width * source.shape[0] * np.dtype(source.dtype).itemsize > _MAX_BLOCK_BYTES:
         return source.read(window, valid)
-    blocks = _Blocks(source, window)
+    blocks = Blocks(source, window)
     rows, columns = _region_counts(grid, source.block_yx, source.origin_yx)
     y, x = np.ogrid[slice(*blocks.rows), slice(*blocks.columns)]
     counts = rows[y] * columns[x]
@@ -139,77 +141,27 @@ def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run
         block = int(row) + blocks.rows[0], int(column) + blocks.columns[0]
         if (taken := _store.take((*key, *block))) is not None:
             shared[block] = taken
-    canvas = _Canvas(source, window)
+    canvas = Canvas(source, window)
     _read_missing(canvas, blocks, counts, shared, key)
     _paste_shared(canvas, blocks, shared, key)
     return canvas.pixels()
 
 
 def discard_run(run: str) -> None:
-    """Drop the blocks that this process keeps for a run."""
+    """Drop the blocks that this process keeps for a run, and forget those that failed."""
     _store.discard_run(run)
-
-
-class _Blocks:
-    """The blocks of the file that a window of an image intersects, numbered as in the file."""
-
-    def __init__(self, source: Source, window: Window) -> None:
-        self.source = source
-        (height, width), whole = source.block_yx, source.to_whole_image(window)
-        self.rows = whole.y0 // height, -(-whole.y1 // height)
-        self.columns = whole.x0 // width, -(-whole.x1 // width)
-
-    def area(self, rows: Pair, columns: Pair) -> Window:
-        """Return the pixels of the image in a rectangle of blocks, given by first and one past the last block."""
-        (h, w), (_, height, width), (y, x) = self.source.block_yx, self.source.shape, self.source.origin_yx
-        return Window(
-            max(rows[0] * h - y, 0), min(rows[1] * h - y, height),
-            max(columns[0] * w - x, 0), min(columns[1] * w - x, width),
-        )  # fmt: skip
-
-    def area_of(self, block: Pair) -> Window:
-        """Return the pixels of the image in one block, given by row and column."""
-        return self.area((block[0], block[0] + 1), (block[1], block[1] + 1))
-
-
-class _Canvas:
-    """A window that is assembled from parts."""
-
-    def __init__(self, source: Source, window: Window) -> None:
-        self.source, self.window = source, window
-        self.values: NDArray[Any] | None = None
-        self.valid: NDArray[np.bool_] | None = None
-
-    def paste(self, part: Pixels, area: Window) -> None:
-        """Copy the pixels of a part that lie in the window."""
-        if area == self.window:
-            self.values, self.valid = part
-            return
-        if self.values is None:
-            self.values = np.empty((self.source.shape[0], *self.window.shape_yx), part.values.dtype)
-        own = self.window
-        shared = area.intersection(own)
-        self.values[:, *shared.within(own).slices] = part.values[:, *shared.within(area).slices]
-        if part.valid is not None:
-            if self.valid is None:
-                self.valid = np.ones(own.shape_yx, bool)
-            self.valid[shared.within(own).slices] = part.valid[shared.within(area).slices]
-
-    def pixels(self) -> Pixels:
-        """Return the pixels of the window."""
-        assert self.values is not None  # a window contains at least one block
-        return Pixels(self.values, self.valid)
+    discard_failures(run)
 
 
 def _read_missing(
-    canvas: _Canvas, blocks: _Blocks, counts: NDArray[np.int64], shared: Iterable[Pair], key: Key
+    canvas: Canvas, blocks: Blocks, counts: NDArray[np.int64], shared: Iterable[Pair], key: Key
 ) -> None:  # fmt: skip
     """Read the blocks that were not in the store into the canvas, and store those that other regions need.
 
     Parameters
     ----------
-    canvas : _Canvas
-    blocks : _Blocks
+    canvas : Canvas
+    blocks : Blocks
     counts : numpy.ndarray
         (blocks down, blocks across) int64, the number of regions that need each block.
     shared : iterable of tuple of int
@@ -239,7 +191,7 @@ def _read_missing(
 
 
 def _paste_shared(
-    canvas: _Canvas, blocks: _Blocks, shared: Mapping[Pair, Pixels | Future[Pixels]], key: Key
+    canvas: Canvas, blocks: Blocks, shared: Mapping[Pair, Pixels | Future[Pixels]], key: Key
 ) -> None:  # fmt: skip
     """Copy shared blocks into the canvas; wait for those that other threads are reading."""
     for block, pixels in shared.items():

@@ -17,6 +17,7 @@ from dask.base import tokenize
 from numpy.typing import NDArray
 
 from geotile.grid.tile_grid import TileGrid, Window
+from geotile.imagery.masks import nodata_of
 from geotile.imagery.source import Source
 
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]
@@ -86,8 +87,7 @@ def file_of(image: xr.DataArray) -> Source | None:
     source = source_of(image.data)
     if source is None or source.steps:
         return source
-    nodata = image.rio.nodata
-    return replace(source, nodata=None if nodata is None else float(nodata))
+    return replace(source, nodata=nodata_of(image))
 
 
 def _read_chunk(source: Source, regions: Chunks, block_id: tuple[int, ...]) -> NDArray[Any]:

@@ -15,19 +15,16 @@ from geotile.core.rasterio_env import READ_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.imagery.band_names import names_of_bands
+from geotile.imagery.block_limit import MAX_BLOCK_BYTES, check_blocks
 from geotile.imagery.file_checks import check_raw, check_readable, check_size
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.imagery.masks import alpha_band, has_mask
-from geotile.imagery.open_files import DRIVERS, drop_cached_header, open_file
+from geotile.imagery.open_files import DRIVERS, drop_cached_header, is_retryable, open_file, own_subdatasets
 from geotile.imagery.redirects import refuse_headers_elsewhere
 from geotile.imagery.source import Source
 from geotile.storage.location import Location
 
 BandNames = Sequence[int | str] | int | str | None
-_RETRYABLE = re.compile(  # messages of GDAL, and of S3 (last line), for which the host is the cause
-    r"HTTP (response|error) code ?:? ?(429|5\d\d)|CURL error|[Tt]imed? ?out|too slow|resolve host|refused|connect"
-    r"|SlowDown|reduce your request rate|Service ?Unavailable|[Ii]nternal ?[Ee]rror|[Tt]ry again|Throttl"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +73,7 @@ def read_header(
     bands: BandNames = None,
     allow_vrt: bool = False,
     sidecars: bool | None = None,
+    max_block_bytes: int = MAX_BLOCK_BYTES,
 ) -> Header:
     """Open a file and return its header.
 
@@ -93,6 +91,8 @@ def read_header(
         Whether formats that refer to other files are opened.
     sidecars : bool, optional
         Whether to look for files beside a remote image.
+    max_block_bytes : int
+        Maximum size of what is decoded at once, in bytes.
 
     Raises
     ------
@@ -102,38 +102,44 @@ def read_header(
         If the file has no such band or subdataset.
     """
     check_readable(location)
+    how = subdataset, bands, allow_vrt, max_block_bytes
     if not location.is_remote:
-        return _header(location, subdataset, bands, allow_vrt)
+        return _header(location, *how)
     refuse_headers_elsewhere(location)
     without_sidecars = location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     if not sidecars:
-        header = _header(without_sidecars, subdataset, bands, allow_vrt)
+        header = _header(without_sidecars, *how)
         if header.place.is_known or sidecars is False:
             return header
     no_listing = "YES" if location.path.startswith("/vsicurl/") else "FALSE"  # a web server cannot list a folder
-    return _header(location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN=no_listing), subdataset, bands, allow_vrt)
+    return _header(location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN=no_listing), *how)
 
 
-def _header(location: Location, subdataset: int | str | None, bands: BandNames, allow_vrt: bool) -> Header:
+def _header(
+    location: Location, subdataset: int | str | None, bands: BandNames, allow_vrt: bool, max_block_bytes: int
+) -> Header:
     try:
         with location.environment():
             with open_file(location, allow_vrt) as file:
-                inside = _inside(location, file, subdataset)
+                inside = _inside(location, file, subdataset, allow_vrt)
                 if inside is None:
-                    return _read(location, file, bands, allow_vrt)
+                    return _read(location, file, bands, allow_vrt, max_block_bytes)
             with open_file(inside, allow_vrt) as file:
-                return _read(inside, file, bands, allow_vrt)
+                return _read(inside, file, bands, allow_vrt, max_block_bytes)
     except READ_ERRORS as error:
         failed = ImageOpenError(_reason(location, error, allow_vrt))
-        failed.retryable = location.is_remote and _RETRYABLE.search(str(failed)) is not None
+        failed.retryable = is_retryable(location, str(failed))
         if location.is_remote:
             drop_cached_header(location, allow_vrt)  # GDAL would treat the file as missing as long as the process runs
         raise failed from None
 
 
-def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, allow_vrt: bool) -> Header:
+def _read(
+    location: Location, file: rasterio.DatasetReader, bands: BandNames, allow_vrt: bool, max_block_bytes: int
+) -> Header:
     check_size(location, file)
     check_raw(location, file)
+    check_blocks(location, file, allow_vrt, max_block_bytes)
     names = _names(file)
     numbers = _numbers(file, names, bands, location.display_name)
     version = version_of(location)
@@ -142,7 +148,7 @@ def _read(location: Location, file: rasterio.DatasetReader, bands: BandNames, al
         drop_cached_header(location, allow_vrt)
         note_change(location, version)
         with open_file(location, allow_vrt) as reopened:
-            return _read(location, reopened, bands, allow_vrt)
+            return _read(location, reopened, bands, allow_vrt, max_block_bytes)
     dtypes = {file.dtypes[number - 1] for number in numbers}
     if len(dtypes) > 1:
         raise ImageOpenError(
@@ -240,11 +246,13 @@ def _numbers(file: rasterio.DatasetReader, names: list[str], bands: BandNames, s
     return tuple(numbers)
 
 
-def _inside(location: Location, file: rasterio.DatasetReader, subdataset: int | str | None) -> Location | None:
+def _inside(
+    location: Location, file: rasterio.DatasetReader, subdataset: int | str | None, allow_vrt: bool
+) -> Location | None:
     """Return the location of a subdataset, None for the file itself."""
     if subdataset is None:
         return None
-    names = file.subdatasets
+    names = own_subdatasets(location, file, allow_vrt)
     if isinstance(subdataset, int) and 0 <= subdataset < len(names):
         path = names[subdataset]
     elif isinstance(subdataset, int) and subdataset == 0 and file.count:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import rasterio
+import rioxarray  # noqa: F401 - registers the .rio accessor
+import xarray as xr
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 
 from geotile.core.checks import Pair
+from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Window
+
+_NODATA_ATTRIBUTES = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")  # rioxarray's, in its order
 
 
 def has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | None:
@@ -38,6 +44,32 @@ def has_data(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_] | 
             data &= band != (band.dtype.type(nodata) if floating else nodata)
         valid |= data
     return valid
+
+
+def nodata_of(image: xr.DataArray) -> float | None:
+    """Return the nodata value of an image; None if it has none, or one that its dtype cannot hold.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a number.
+
+    Examples
+    --------
+    >>> image = xr.DataArray(np.zeros((1, 2, 2), np.uint8), dims=("band", "y", "x"))
+    >>> nodata_of(image.assign_attrs(_FillValue=0)), nodata_of(image.assign_attrs(_FillValue=-9999))
+    (0.0, None)
+    """
+    try:
+        value = image.rio.nodata
+        return None if value is None else float(value)
+    except (OverflowError, ValueError, TypeError):  # rioxarray's, of a value that is none of the dtype
+        given = next((image.attrs[name] for name in _NODATA_ATTRIBUTES if name in image.attrs), None)
+    if given is None or (isinstance(given, Real | np.number) and image.dtype.kind in "iu"):
+        return None  # such as that of the dtype before astype, or NaN of values that were masked
+    raise ArgumentError(
+        f"the nodata value of the image must be a number; got {given!r}. Set it with image.rio.write_nodata"
+    )
 
 
 def has_mask(file: rasterio.DatasetReader) -> bool:

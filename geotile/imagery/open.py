@@ -35,7 +35,7 @@ from geotile.options import ImageOptions, OpenOptions
 from geotile.public import public
 from geotile.storage.location import Location, locate
 
-_ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset", "scaled")
+_ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset", "scaled", "max_block_bytes")
 
 
 def _check_zarr_options(options: ImageOptions, chunks: Any) -> None:
@@ -100,7 +100,7 @@ def opened(uri: Any, options: ImageOptions, chunks: Any = "auto", argument: str 
         return open_zarr(name, options)
     header = read_header(
         locate(name, options.storage_options), subdataset=options.subdataset, bands=options.bands,
-        allow_vrt=options.allow_vrt, sidecars=options.sidecars,
+        allow_vrt=options.allow_vrt, sidecars=options.sidecars, max_block_bytes=options.max_block_bytes,
     )  # fmt: skip
     place = header.place if options.georeference else NO_PLACE
     source, names = expanded(header.source, header.band_names, header.colormap if options.palette == "expand" else None)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
 
 import rasterio
 from rasterio.errors import RasterioError
 
 from geotile.core.rasterio_env import ignore_georeference_warnings
+from geotile.core.redact import redact
 from geotile.core.registry import Registry
 from geotile.imagery.file_version import has_changed, note_change, version_of
 from geotile.storage.location import Location
@@ -17,12 +22,18 @@ from geotile.storage.location import Location
 _MAX_OPEN_FILES = 4  # per thread
 _local = threading.local()
 
-# Formats whose files contain their whole image. The others (VRT, DIMAP, SAFE, WMS ...) refer to further files or hosts,
-# which an image from an unknown origin must not choose.
+# Formats whose files contain their whole image, each of them tried in tests/test_drivers.py. The others name further
+# files or hosts (VRT, DIMAP, SAFE, WMS ...; PCIDSK, HFA and RST too), which an untrusted image must not choose.
 DRIVERS = (
-    "GTiff", "COG", "NITF", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID", "JPEG", "JPEGXL", "PNG", "WEBP", "GIF",
-    "BIGGIF", "BMP", "HFA", "PCIDSK", "ENVI", "EHdr", "DTED", "SRTMHGT", "USGSDEM", "AAIGrid", "GRIB", "PNM", "RST",
+    "GTiff", "COG", "NITF", "JP2OpenJPEG", "JPEG", "PNG", "WEBP", "GIF", "BIGGIF", "BMP", "ENVI", "EHdr", "DTED",
+    "SRTMHGT", "USGSDEM", "AAIGrid", "GRIB", "PNM",
 )  # fmt: skip
+_ALLOW = ". Remove that, or pass allow_vrt=True if you trust the image"
+_ERDAS_LINKS = (b"ExternalRasterDMS", b"RRDNamesList")
+_RETRYABLE = re.compile(  # messages of GDAL, and of S3 (last line), for which the host is the cause
+    r"HTTP (response|error) code ?:? ?(429|5\d\d)|CURL error|[Tt]imed? ?out|too slow|resolve host|refused|connect"
+    r"|SlowDown|reduce your request rate|Service ?Unavailable|[Ii]nternal ?[Ee]rror|[Tt]ry again|Throttl"
+)
 
 
 class FileKey(NamedTuple):
@@ -80,7 +91,67 @@ def open_file(location: Location, allow_vrt: bool, **options: Any) -> rasterio.D
         Whether all drivers are allowed, including those of formats that refer to other files.
     **options
         Open options of the driver.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, or names another file and not all drivers are allowed.
     """
-    with ignore_georeference_warnings():
+    if not allow_vrt:
+        _check_aux(location)
+    # GDAL's reader of NITF asks for overviews while it opens a file, before the metadata can be checked.
+    without_aux = location.environment(GDAL_PAM_ENABLED="NO") if not allow_vrt and _is_nitf(location) else nullcontext()
+    with ignore_georeference_warnings(), without_aux:
         # rasterio.open accepts one driver only; the class that it returns accepts several.
-        return rasterio.DatasetReader(location.path, driver=None if allow_vrt else list(DRIVERS), **options)
+        file = rasterio.DatasetReader(location.path, driver=None if allow_vrt else list(DRIVERS), **options)
+    if not allow_vrt and (named := file.tags(ns="OVERVIEWS").get("OVERVIEW_FILE")) is not None:
+        file.close()  # GDAL opens what is named, any file or URL, when it is first asked for overviews
+        raise OSError(f"its metadata name another file, {redact(named)!r}, as its overviews{_ALLOW}")
+    return file
+
+
+def own_subdatasets(location: Location, file: rasterio.DatasetReader, allow_vrt: bool) -> list[str]:
+    """Return the names of the images inside a file; metadata of any file can claim that another one is inside it."""
+    inside = re.compile(rf"(GTIFF_DIR:(off:)?|NITF_IM:)\d+:{re.escape(location.path)}")
+    return [name for name in file.subdatasets if allow_vrt or inside.fullmatch(name)]
+
+
+def _is_nitf(location: Location) -> bool:
+    """Return whether a file is a NITF beside which GDAL looks for others; one that cannot be read is none."""
+    if dict(location.settings).get("GDAL_DISABLE_READDIR_ON_OPEN") == "EMPTY_DIR":
+        return False
+    with suppress(RasterioError, OSError):
+        return read_bytes(location.file_path, 0, 4) in (b"NITF", b"NSIF")
+    return False
+
+
+def _check_aux(location: Location) -> None:
+    """Raise OSError if an ``.aux`` file of ERDAS beside a local file, which GDAL takes for overviews, names others."""
+    for beside in (Path(f"{location.file_path}.aux"), Path(location.file_path).with_suffix(".aux")):
+        if beside.is_file() and beside.stat().st_size:
+            with beside.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+                if any(content.find(name) >= 0 for name in _ERDAS_LINKS):
+                    raise OSError(f"{beside.name} beside it names other files as its overviews{_ALLOW}")
+
+
+def is_retryable(location: Location, message: str) -> bool:
+    """Return whether a message of GDAL says that the host of a remote file is the cause of an error."""
+    return location.is_remote and _RETRYABLE.search(message) is not None
+
+
+def read_bytes(path: str, offset: int, size: int) -> bytes:
+    """Return bytes of any file that GDAL reads, within `Location.environment`: rasterio reads pixels only.
+
+    Raises
+    ------
+    OSError
+        If the file ends before.
+    """
+    band = (
+        f'<VRTDataset rasterXSize="{size}" rasterYSize="1"><VRTRasterBand dataType="Byte" band="1" '
+        f'subClass="VRTRawRasterBand"><SourceFilename relativetoVRT="0">{escape(path)}</SourceFilename>'
+        f"<ImageOffset>{offset}</ImageOffset><PixelOffset>1</PixelOffset><LineOffset>{size}</LineOffset>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with ignore_georeference_warnings(), rasterio.DatasetReader(band, driver=["VRT"]) as file:
+        return bytes(file.read(1).tobytes())

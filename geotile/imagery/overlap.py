@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from geotile.core.dask_info import active_client
 from geotile.grid.tile_grid import TileGrid
+from geotile.imagery.masks import nodata_of
 from geotile.imagery.region_pixels import ArrayRegion, FileRegion
 from geotile.imagery.source import Source
 from geotile.imagery.strips import with_strips
@@ -52,7 +53,7 @@ def map_overlap(image: xr.DataArray, source: Source | None, grid: TileGrid, run:
         shared = delayed((source, grid, run), name=f"image-{run}", traverse=False)  # one key, so that tasks stay small
         return da.map_blocks(_file_region, shared=shared, name=f"read-region-{run}", **form)
     pixels = array_overlap(image, grid, run)
-    nodata = None if image.rio.nodata is None else float(image.rio.nodata)
+    nodata = nodata_of(image)
     shared = delayed(grid, name=f"grid-{run}", traverse=False)
     return pixels.map_blocks(partial(_array_region, nodata=nodata), grid=shared, name=f"region-pixels-{run}", **form)
 

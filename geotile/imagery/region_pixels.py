@@ -14,8 +14,9 @@ from geotile.core.cancellation import cancel_reason
 from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Tile, TileGrid, Window
 from geotile.imagery.block_cache import read_shared
+from geotile.imagery.damaged import is_damaged, read_damaged
 from geotile.imagery.masks import has_data
-from geotile.imagery.source import Pixels, Source
+from geotile.imagery.source import Source
 
 _NOWHERE = Window(0, 0, 0, 0)
 
@@ -101,35 +102,20 @@ class FileRegion:
         whole = len(wanted) == len(self.grid.region_tiles(self.row, self.column))
         window = self.grid.read_window(self.row, self.column) if whole else _bounds(wanted)
         started = thread_time()
+        unreadable: dict[int, str] = {}
         try:
-            pixels = read_shared(source, self.grid, window, need_valid, self.run)
+            if is_damaged(source, window, self.run):
+                pixels, unreadable = read_damaged(source, window, wanted, need_valid, self.run)
+            else:
+                pixels = read_shared(source, self.grid, window, need_valid, self.run)
         except ImageReadError:
-            return _read_by_tiles(source, window, wanted, blank, need_valid)
-        return RegionPixels(pixels.values, window, pixels.valid, blank=blank, read_s=thread_time() - started)
+            pixels, unreadable = read_damaged(source, window, wanted, need_valid, self.run)
+        read_s = thread_time() - started
+        return RegionPixels(pixels.values, window, pixels.valid, unreadable, blank, read_s)
 
 
 def _no_pixels(source: Source) -> NDArray[Any]:
     return np.empty((source.shape[0], 0, 0), source.dtype)
-
-
-def _read_by_tiles(
-    source: Source, window: Window, tiles: Sequence[Tile], blank: frozenset[int], need_valid: bool
-) -> RegionPixels:
-    """Return a region with damaged blocks, read tile by tile so that only the tiles on these blocks fail."""
-    values = np.zeros((source.shape[0], *window.shape_yx), source.dtype)
-    valid = np.ones(window.shape_yx, bool) if need_valid else None
-    unreadable = {}
-    for tile in tiles:
-        try:
-            part: Pixels = source.read(tile.window, need_valid)
-        except ImageReadError as error:
-            unreadable[tile.number] = str(error)
-            continue
-        area = tile.window.within(window).slices
-        values[:, *area] = part.values
-        if valid is not None and part.valid is not None:
-            valid[area] = part.valid
-    return RegionPixels(values, window, valid, unreadable, blank)
 
 
 def _blank_tiles(source: Source, tiles: Sequence[Tile]) -> frozenset[int]:

@@ -15,7 +15,7 @@ from geotile.core.checks import is_number
 from geotile.errors import ArgumentError
 from geotile.imagery.array_check import check_array
 from geotile.imagery.file_array import file_of
-from geotile.imagery.masks import has_data
+from geotile.imagery.masks import has_data, nodata_of
 from geotile.imagery.open import from_source
 from geotile.public import public
 
@@ -243,7 +243,7 @@ def _sample(image: xr.DataArray) -> tuple[NDArray[Any], NDArray[np.bool_] | None
         return source.thumbnail(_MAX_SAMPLE_SIDE_PX)
     step = max(1, -(-max(image.shape[1:]) // _MAX_SAMPLE_SIDE_PX))
     values = np.asarray(image[:, ::step, ::step])
-    return values, has_data(values, image.rio.nodata)
+    return values, has_data(values, nodata_of(image))
 
 
 def _flat(image: xr.DataArray) -> xr.DataArray:

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
 from geotile.core.checks import Pair
-from geotile.core.rasterio_env import READ_ERRORS
+from geotile.core.rasterio_env import READ_ERRORS, error_text
 from geotile.core.redact import redact
 from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Window
 from geotile.imagery.masks import has_data, missing_blocks, spread_blocks
-from geotile.imagery.open_files import FileKey, dataset
+from geotile.imagery.open_files import FileKey, dataset, is_retryable
 from geotile.storage.location import Location
 
-_RASTERIO_HINT = "See previous exception for details."
 CELL = 512  # a resampled image is computed in cells of this size, so that its pixels do not depend on the window
 _MARGIN = 4  # pixels around a cell that resampling may use
 _MAX_EDGES = 2**20
@@ -160,6 +159,11 @@ class Source:
         """Return a window of the image in pixels of the whole image."""
         return window.shifted(*self.origin_yx)
 
+    def check(self) -> None:
+        """Raise an error of GDAL or the system if the file cannot be opened in this process."""
+        with self.location.environment():
+            dataset(self.file_key)
+
     def read(self, window: Window, valid: bool = False) -> Pixels:
         """Return the pixels of a window.
 
@@ -180,13 +184,19 @@ class Source:
             with self.location.environment(), np.errstate(all="ignore"):
                 values, data = self._cells(whole, valid) if self.resampled else self._raw(whole, valid)
         except READ_ERRORS as error:
-            raise ImageReadError(
-                f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
-                f"{self.location.display_name}: {redact(_message(error))}"
-            ) from None
+            raise self.unreadable(window, redact(error_text(error))) from None
         for step in self.steps:
             values = step(values)
         return Pixels(values, data)
+
+    def unreadable(self, window: Window, cause: str) -> ImageReadError:
+        """Return the error of a window that cannot be read."""
+        error = ImageReadError(
+            f"cannot read rows {window.y0}:{window.y1}, columns {window.x0}:{window.x1} of "
+            f"{self.location.display_name}: {cause}"
+        )
+        error.cause, error.retryable = cause, is_retryable(self.location, cause)
+        return error
 
     def thumbnail(self, max_side: int) -> Pixels:
         """Return the image with at most `max_side` pixels a side, from the nearest overview, after all steps."""
@@ -302,12 +312,3 @@ class Source:
             data = self._validity(file, values, window=area, out_shape=wide.shape_yx, resampling=Resampling.nearest)
             data = None if data is None else data[inner]
         return Pixels(values[:, *inner], data)
-
-
-def _message(error: BaseException) -> str:
-    """Return the message of an error with that of GDAL, which names the cause: rasterio only says "read failed"."""
-    cause = error.__cause__ or error.__context__
-    text = str(error).removesuffix(_RASTERIO_HINT).rstrip(" .")
-    if cause is None or not str(cause):
-        return text
-    return str(cause).rstrip(".") if text in ("", "Read failed") else f"{text}; {str(cause).rstrip('.')}"

@@ -70,6 +70,11 @@ class ImageOptions(Options):
         False, "Also open formats that name other files or hosts (VRT, DIMAP, SAFE, WMS ...). What they name is read "
         "with your rights: allow it only for images that you trust.", type="bool", in_requests=False,
     )  # fmt: skip
+    max_block_bytes: int = option(
+        2**29, "Maximum size in bytes of what is decoded at once: a block of a file as its header says, a chunk of a "
+        "Zarr store. A file of a kilobyte can claim blocks of gigabytes; raise it only for images that you trust.",
+        type="int", in_requests=False,
+    )  # fmt: skip
     sidecars: bool | None = option(
         None, "Look for files beside a remote image (``_RPB.TXT``, ``.ovr``, ``.msk``, ``.aux.xml``), which costs a "
         "few requests. By default only where the image has no georeference of its own.", type="bool",
@@ -81,6 +86,7 @@ class ImageOptions(Options):
             check_finite(self.height, "height", "metres above the ellipsoid")
         if self.subdataset is not None and not isinstance(self.subdataset, str):
             as_int(self.subdataset, "subdataset", 0, unit="images")
+        as_int(self.max_block_bytes, "max_block_bytes", 1, unit="bytes")
         if self.resolution is not None:
             check_positive(self.resolution, "resolution", "metres")
         several = isinstance(self.bands, Iterable) and not isinstance(self.bands, str)

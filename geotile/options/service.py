@@ -53,6 +53,10 @@ class ServiceOptions(Options):
         "overtake those of a slow endpoint among them.", type="int",
     )  # fmt: skip
     max_attempts: int = option(5, "Number of attempts after which a failing job is rejected.", type="int")
+    deliveries: int = option(
+        3, "Number of deliveries of a request after which it is rejected, if each time the process ended while it read "
+        "the headers of the request's images.", type="int",
+    )  # fmt: skip
     retry_delay_s: float = option(
         30.0, "Delay before the second attempt, in seconds. It doubles with each attempt, up to 900 s.", type="float",
     )  # fmt: skip
@@ -116,7 +120,13 @@ class ServiceOptions(Options):
 
 ENDPOINT_SECRETS = frozenset({"auth", "bearer", "cert", "headers", "params"})
 """Options of endpoints that must not be sent to an endpoint for which they were not given."""
-_COUNTS = {"max_jobs": "jobs", "max_jobs_per_endpoint": "jobs", "max_backlog": "requests", "max_attempts": "attempts"}
+_COUNTS = {
+    "max_jobs": "jobs",
+    "max_jobs_per_endpoint": "jobs",
+    "max_backlog": "requests",
+    "max_attempts": "attempts",
+    "deliveries": "deliveries",
+}
 
 
 def _check_topic(name: str, topic: str | None) -> None:

@@ -21,6 +21,7 @@ from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference, georeference_of, wkt_of
 from geotile.grid.regions import plan_grid
 from geotile.grid.tile_grid import TileGrid
+from geotile.imagery.masks import nodata_of
 from geotile.imagery.source import Source
 from geotile.options import AreaOptions, ImageOptions, PlanOptions, TilingOptions
 from geotile.planning.advice import advice_on, megabytes
@@ -243,10 +244,8 @@ def planned(image: OpenedImage, tiling: TilingOptions, area: AreaOptions, endpoi
         (bands, height, width), array.dtype.itemsize, image.block_edges, tile_yx, overlap_yx, tiling.region_size,
         sequential=source is not None and source.sequential,
     )  # fmt: skip
-    nodata = array.rio.nodata
-    encoder = Encoder(
-        tiling.tile_format, georeference_of(array), None if nodata is None else float(nodata), tiling.tile_compression
-    )
+    nodata = nodata_of(array)
+    encoder = Encoder(tiling.tile_format, georeference_of(array), nodata, tiling.tile_compression)
     encoder.check(str(array.dtype), bands)
     if encoder.georeference.placement is not None:  # ground control points may fit no polynomial
         encoder.georeference.points_to_world(np.array([[width / 2, height / 2]]), None)

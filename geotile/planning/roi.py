@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
+import shapely.affinity
 from numpy.typing import NDArray
 
 from geotile.core import from_text
 from geotile.errors import ArgumentError
-from geotile.geometry.georeference import WGS84, Georeference, wkt_of
+from geotile.geometry.georeference import WGS84, Georeference, is_degrees, wkt_of
 from geotile.grid.tile_grid import TileGrid
 
 _EDGE_PARTS = 64  # of the longer side of the image, whose projection may be curved
@@ -47,20 +49,32 @@ def roi_in_pixels(roi: Any, georeference: Georeference, shape_yx: tuple[int, int
         If the image has no georeference.
     """
     whole, crs = geometry_of(roi)
+    image = shapely.box(0, 0, shape_yx[1], shape_yx[0])
     try:
-        shape = _near_image(shapely.make_valid(whole), crs, georeference, shape_yx)
+        shape = _near_image(_once_around(shapely.make_valid(whole), crs), crs, georeference, shape_yx)
         if shape.is_empty:
             raise ArgumentError(f"roi must intersect the image; got {_short(roi)}, which lies elsewhere. Check its CRS")
-        pixels = shapely.make_valid(georeference.to_pixels(shape, crs))
+        turns = [shapely.make_valid(each) for each in georeference.to_pixels(shape, crs)]
+        pixels = shapely.union_all([each for each in turns if shapely.intersects(each, image)] or turns[:1])
     except shapely.errors.ShapelyError as error:
         raise ArgumentError(f"roi must be a geometry that can be made valid; got {_short(roi)} ({error})") from None
-    if not shapely.intersects(pixels, shapely.box(0, 0, shape_yx[1], shape_yx[0])):
+    if not shapely.intersects(pixels, image):
         raise ArgumentError(
             f"roi must intersect the image, which has {shape_yx[1]} x {shape_yx[0]} pixels; got {_short(roi)}, which "
             f"spans {[round(v) for v in pixels.bounds]} in image pixels (xyxy). Check its CRS: without one, "
             "coordinates are longitude and latitude"
         )
     return pixels
+
+
+def _once_around(shape: Any, crs: str) -> Any:
+    """Return a geometry with longitudes in -180 to 180, as footprints have them."""
+    west, _, east, _ = shape.bounds
+    if not is_degrees(crs) or (west >= -180 and east <= 180):
+        return shape
+    turns = range(math.floor((west + 180) / 360), math.ceil((east - 180) / 360) + 1)
+    world = shapely.box(-180, -90, 180, 90)
+    return shapely.union_all([shapely.affinity.translate(shape, -360 * turn).intersection(world) for turn in turns])
 
 
 def _near_image(shape: Any, crs: str, georeference: Georeference, shape_yx: tuple[int, int]) -> Any:

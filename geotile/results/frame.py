@@ -130,11 +130,12 @@ def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
 
 
 def write_parquet(detections: gpd.GeoDataFrame, target: Any) -> None:
-    """Write a table as GeoParquet 1.1 to a path or a file object."""
+    """Write a table as GeoParquet 1.1 to a path or a file object, with a column of bounds unless a column is `bbox`."""
     table = with_text(detections)
     if "report" in table.attrs:
         table.attrs = {**table.attrs, "report": lasting(table.attrs["report"])}
-    table.to_parquet(target, schema_version="1.1.0", write_covering_bbox=True, compression="zstd")
+    covering = "bbox" not in table.columns  # the name of the column of bounds
+    table.to_parquet(target, schema_version="1.1.0", write_covering_bbox=covering, compression="zstd")
 
 
 def parquet_bytes(detections: gpd.GeoDataFrame) -> io.BytesIO:

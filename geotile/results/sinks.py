@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -227,6 +228,7 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
         raise ArgumentError(
             f"detections must be a GeoDataFrame, as geotile.detect returns it; got {type(detections).__name__}"
         )
+    detections = _with_index(detections)
     _check_columns(detections)
     if not isinstance(output, Output) and check_path(output, "output").endswith("/"):
         dataset = DatasetOutput.reserve(Folder.at(output), overwrite=overwrite)
@@ -236,6 +238,14 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
         return
     sink = output if isinstance(output, Output) else Output.reserve(output, overwrite=overwrite)
     sink.put(lambda draft: sink.writer(detections, draft))
+
+
+def _with_index(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return a table whose index has become columns, if it has names: not every format has an index."""
+    names = [name for name in detections.index.names if name is not None]
+    if double := sorted(set(names) & set(detections.columns)):
+        raise ArgumentError(f"the index and the columns of detections must have names of their own; both have {double}")
+    return detections.reset_index(level=names) if names else detections
 
 
 def _check_columns(detections: gpd.GeoDataFrame) -> None:
@@ -254,11 +264,19 @@ def _ogr(driver: str) -> Callable[[gpd.GeoDataFrame, str], None]:
         if set(BOX_COLUMNS) <= set(table.columns):
             table["image_geometry"] = image_geometry(detections).to_wkt(rounding_precision=-1)
         nowhere = table.geometry.isna() | table.geometry.is_empty
-        index = {"SPATIAL_INDEX": "NO"} if driver == "FlatGeobuf" and nowhere.any() else {}  # its index holds no nulls
+        layer = {"SPATIAL_INDEX": "NO"} if driver == "FlatGeobuf" and nowhere.any() else {}  # its index holds no nulls
+        if driver == "GPKG":
+            layer["FID"] = _fid_name({str(name).lower() for name in table.columns})
         with ignore_warnings(UserWarning):  # pyogrio warns of a layer without a CRS, which an image may lack
-            table.to_file(path, driver=driver, engine="pyogrio", layer="detections", **index)
+            table.to_file(path, driver=driver, engine="pyogrio", layer="detections", **layer)
 
     return write_ogr
+
+
+def _fid_name(taken: set[str]) -> str:
+    """Return a name for the row ids of a GeoPackage, which are not a column of the table."""
+    names = itertools.chain(["fid"], (f"fid_{number}" for number in itertools.count(1)))
+    return next(name for name in names if name not in taken)
 
 
 _WRITERS: dict[str, Callable[[gpd.GeoDataFrame, str], None]] = {

@@ -14,7 +14,6 @@ from geotile.core.dask_info import active_client
 from geotile.core.rasterio_env import READ_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
-from geotile.imagery.open_files import dataset
 from geotile.imagery.source import Source
 from geotile.storage.folder import Folder
 
@@ -145,8 +144,7 @@ def _check_image(client: Any, source: Source) -> None:
 def _open_failure(source: Source) -> str | None:
     """Return why a file cannot be opened here, None if it can."""
     try:
-        with source.location.environment():
-            dataset(source.file_key)
+        source.check()
     except READ_ERRORS as error:
         return redact(str(error))
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from geotile.endpoints import Endpoint
 from geotile.imagery.source import Source
@@ -13,7 +13,12 @@ from geotile.traffic import TrafficSettings, as_concurrency, traffic_settings, w
 
 
 def ready_endpoint(
-    endpoint: Endpoint, options: JobOptions, source: Source | None, folders: Sequence[Folder | None], group: str | None
+    endpoint: Endpoint,
+    options: JobOptions,
+    source: Source | None,
+    folders: Sequence[Folder | None],
+    group: str | None,
+    waiting: Callable[[], None] | None = None,
 ) -> tuple[Endpoint, TrafficSettings | None]:
     """Check the cluster and wait for the model.
 
@@ -27,6 +32,8 @@ def ready_endpoint(
         Folders in which workers write.
     group : str or None
         Runs of one group share one number of requests in flight.
+    waiting : callable, optional
+        Called again and again while the model is waited for; what it raises ends the wait.
 
     Returns
     -------
@@ -44,4 +51,4 @@ def ready_endpoint(
         endpoint = endpoint.with_score_threshold(options.score_threshold)
     check_cluster(endpoint, source, [folder for folder in folders if folder is not None])
     traffic = traffic_settings(endpoint, as_concurrency(options.concurrency), group)
-    return wait_until_ready(endpoint), traffic
+    return wait_until_ready(endpoint, waiting), traffic

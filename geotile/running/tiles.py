@@ -215,7 +215,7 @@ def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
     height, width = job.sent_shape_yx(tile)
     try:
         with timed("parse"):
-            read = _touching(as_answer(answer), width, height)
+            read = _touching(as_answer(answer, (height, width)), width, height)
             found = read.detections.moved_to_image(tile.number, tile.window.x0, tile.window.y0, width, height)
             return TileResult(
                 found.with_min_score(job.score_threshold), attempts, max(0, attempts - 1),

@@ -1,4 +1,4 @@
-"""Checks of a job before it starts: its images, its outputs, and whether an error is permanent."""
+"""Checks of a job before it starts: its images, its outputs, its number of tiles, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from geotile.endpoints import Endpoint, endpoint
-from geotile.errors import ArgumentError, GeoreferenceError, GeotileError, ImageError, ImageOpenError
+from geotile.errors import (
+    ArgumentError,
+    GeoreferenceError,
+    GeotileError,
+    ImageError,
+    ImageOpenError,
+    OutputError,
+    ServiceError,
+)
 from geotile.options import ImageOptions
 from geotile.planning.opened_image import opened_image
 from geotile.planning.plan import planned
@@ -22,6 +30,7 @@ _CREDENTIALS = re.compile("[Cc]redentials")
 _ACCESS = re.compile(
     r"\b40[13]\b|[Dd]enied|[Ff]orbidden|Expired|InvalidAccessKeyId|SignatureDoesNotMatch|[Cc]redentials"
 )
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122)\]")
 
 
 def endpoint_of(request: JobRequest, options: Mapping[str, Any]) -> Endpoint:
@@ -79,3 +88,18 @@ def is_permanent(error: GeotileError) -> bool:
     if passing.search(str(error)):
         return False
     return isinstance(error, ArgumentError | GeoreferenceError | ImageError)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk or a quota is full, which is no fault of the job.
+
+    Its text says so also where the error comes from a worker.
+
+    Examples
+    --------
+    >>> is_disk_full(OutputError("cannot write state/a.json: [Errno 28] No space left on device"))
+    True
+    >>> is_disk_full(ValueError("No space left on device"))
+    False
+    """
+    return isinstance(error, OutputError | ServiceError | OSError) and _FULL.search(str(error)) is not None

@@ -94,6 +94,13 @@ class Backlog:
         self.inspecting.clear()
         return pending
 
+    def remove_pending(self, job: Job) -> bool:
+        """Remove a job that has not started; return whether it had not."""
+        if job in self.waiting:
+            self.waiting.remove(job)
+            return True
+        return self.inspecting.pop(job.request.job_id, None) is not None
+
     def find(self, job_id: str) -> Job | None:
         """Return the job with an id, None if there is none."""
         return next((job for job in self._jobs() if job.request.job_id == job_id), None)

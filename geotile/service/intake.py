@@ -11,17 +11,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from geotile.core.redact import redact
-from geotile.errors import GeotileError, ServiceError
+from geotile.errors import ArgumentError, GeotileError, ServiceError
 from geotile.options import ServiceOptions
 from geotile.service.admission import admit
 from geotile.service.backlog import Backlog, Job
 from geotile.service.cluster_connection import ClusterConnection
+from geotile.service.health import Health
+from geotile.service.inspections import INSPECTION_THREADS, Inspections
 from geotile.service.lifecycle import JobLifecycle
 from geotile.service.permissions import Permissions
 from geotile.service.queue import Delivery, Queue
@@ -30,12 +33,13 @@ from geotile.service.request import JobRequest
 
 _log = logging.getLogger(__name__)
 RECEIVE_WAIT_S = 5.0  # long polling; a service that is stopping waits for its end
-_ERROR_DELAY_S = 5.0
-_INSPECTION_THREADS = 4
+_DEPTH_INTERVAL_S = 5.0
+_MAX_AGE_S = 120.0  # of the loop: a gateway may take a minute to start a cluster
+_MAX_INSPECTION_S = 600.0  # without the end of an inspection, while there are some
 
 
 def _inspection_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_INSPECTION_THREADS, "geotile-inspect")
+    return ThreadPoolExecutor(INSPECTION_THREADS, "geotile-inspect")
 
 
 @dataclass(kw_only=True)
@@ -48,6 +52,8 @@ class Intake:
         The queue of the requests.
     records : Records
         The saved records.
+    inspections : Inspections
+        Notes of the inspections.
     lifecycle : JobLifecycle
         State changes of jobs.
     backlog : Backlog
@@ -58,36 +64,52 @@ class Intake:
         Settings of the service.
     stopping : threading.Event
         Event that is set when the service stops.
+    health : Health
+        The loops of the service.
     """
 
     queue: Queue
     records: Records
+    inspections: Inspections
     lifecycle: JobLifecycle
     backlog: Backlog
     cluster: ClusterConnection
     options: ServiceOptions
     stopping: threading.Event
+    health: Health
     permissions: Permissions = field(default_factory=Permissions)
     """What requests may name."""
     ready: bool = False
     """Whether the queue and the cluster can be used."""
     queue_is_empty: bool = False
     """Whether the queue was empty after the last receive. Always False unless ``options.once``."""
+    queue_depth: float = math.nan
+    """Number of requests that wait in the queue, a few seconds ago."""
+    _depth_at: float = -math.inf
+    _inspected_at: float = 0.0
     _inspectors: ThreadPoolExecutor = field(default_factory=_inspection_pool)
 
     def run(self) -> None:
-        """Receive and admit requests until the service stops."""
-        while not self.stopping.is_set():
-            self.ready = self.cluster.ensure_workers() and not self.stopping.is_set()
-            room = self.options.max_backlog + self.options.max_jobs - len(self.backlog)
-            if not self.ready or room <= 0:
-                time.sleep(0.2)
-                continue
-            for delivery in self._receive(min(room, 10)):
-                if self.stopping.is_set():
-                    self.lifecycle.release(delivery, 0.0)
-                else:
-                    self._admit_or_release(delivery)
+        """Receive and admit requests until the service stops; an error of the queue is shown and tried again."""
+        self.health.watch("inspections", self._inspection_age_s, _MAX_INSPECTION_S)
+        self.health.keep_turning("intake", self._turn, self.stopping, _MAX_AGE_S)
+
+    def _turn(self) -> None:
+        self.ready = self.cluster.ensure_workers() and not self.stopping.is_set()
+        room = self.options.max_backlog + self.options.max_jobs - len(self.backlog)
+        if not self.ready or room <= 0:
+            time.sleep(0.2)
+            return
+        try:
+            deliveries = self._receive(min(room, 10))
+        except BaseException:
+            self.ready = False
+            raise
+        for delivery in deliveries:
+            if self.stopping.is_set():
+                self.lifecycle.release(delivery, 0.0)
+            else:
+                self._admit_or_release(delivery)
 
     def stop(self) -> None:
         """Stop inspecting, and release the requests whose jobs have not started."""
@@ -100,22 +122,20 @@ class Intake:
                 self.lifecycle.release(delivery, 0.0)
 
     def _receive(self, max_count: int) -> list[Delivery]:
+        deliveries = self.queue.receive(max_count, 1.0 if self.options.once else RECEIVE_WAIT_S)
         try:
-            deliveries = self.queue.receive(max_count, 1.0 if self.options.once else RECEIVE_WAIT_S)
-        except ServiceError as error:
-            _log.error("%s", error)
-            self.ready = False
-            self.stopping.wait(_ERROR_DELAY_S)
-            return []
-        self.queue_is_empty = self.options.once and not deliveries and self._nothing_remains()
+            if time.monotonic() - self._depth_at > _DEPTH_INTERVAL_S:
+                self._depth_at = time.monotonic()
+                self.queue_depth = float(self.queue.waiting_count())
+            self.queue_is_empty = self.options.once and not deliveries and self.queue.remaining_count() == 0
+        except ServiceError:
+            if not deliveries:  # what was delivered must not be lost
+                raise
         return deliveries
 
-    def _nothing_remains(self) -> bool:
-        try:
-            return self.queue.remaining_count() == 0
-        except ServiceError as error:
-            _log.error("%s", error)
-            return False
+    def _inspection_age_s(self) -> float:
+        """Return the seconds since the last inspection ended, 0 if there is none."""
+        return time.monotonic() - self._inspected_at if self.backlog.inspecting else 0.0
 
     def _admit_or_release(self, delivery: Delivery) -> None:
         try:
@@ -127,6 +147,8 @@ class Intake:
     def _admit(self, delivery: Delivery) -> None:
         """Parse a request and start the inspection of its images; reject it if it is invalid."""
         try:
+            if delivery.error is not None:
+                raise ArgumentError(delivery.error)
             request = JobRequest.parse(delivery.body)
         except GeotileError as error:
             record = JobRecord(job_id=f"rejected-{delivery.name}", delivery=delivery.name, queued=delivery.sent)
@@ -140,8 +162,26 @@ class Intake:
                 _add_delivery(known_job, delivery)
                 return
             job = Job(request=request, delivery=delivery)
+            if not self.backlog.inspecting:
+                self._inspected_at = time.monotonic()
             self.backlog.inspecting[request.job_id] = job
-        self._inspectors.submit(self._inspect, job)
+        try:
+            self._inspectors.submit(self._inspect_or_release, job)
+        except BaseException:  # there is no thread
+            with self.backlog.changed:
+                self.backlog.inspecting.pop(request.job_id, None)
+            raise
+
+    def _inspect_or_release(self, job: Job) -> None:
+        try:
+            self._inspect(job)
+        except Exception:  # after a bug, or where the state cannot be written, the request must return to the queue
+            _log.exception("job %s", job.request.job_id)
+            with self.backlog.changed:
+                self.backlog.inspecting.pop(job.request.job_id, None)
+            for delivery in job.deliveries():
+                self.lifecycle.release_with_backoff(delivery)
+        self._inspected_at = time.monotonic()
 
     def _inspect(self, job: Job) -> None:
         """Inspect a job in a thread of the pool, and add it to the backlog if it can run."""
@@ -164,7 +204,8 @@ class Intake:
             record = self.records.load(job.request.job_id)
             if record is not None and self.lifecycle.resolve_if_finished(job, record):
                 return True, None
-            job.tiles = admit(job.request, self.options.endpoint_options or {}, self.permissions)
+            with self.inspections.noted(job):
+                job.tiles = admit(job.request, self.options.endpoint_options or {}, self.permissions)
         except GeotileError as error:
             return False, error
         except Exception as error:  # a header can raise anything in a library; the job must not be lost

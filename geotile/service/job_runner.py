@@ -23,6 +23,7 @@ from geotile.running.run import Run
 from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
 from geotile.service.features import ImagePlace, job_properties, source_metadata
+from geotile.service.job_progress import JobProgress
 from geotile.service.json_words import speaking_json
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
@@ -41,12 +42,17 @@ class ServiceStopped(GeotileError):
     """The service is stopping; the job returns to the queue."""
 
 
+class JobCancelled(GeotileError):
+    """Somebody has cancelled the job."""
+
+
 @dataclass
 class RunControl:
     """The runs of this process, which any thread can stop."""
 
     stopping: threading.Event = field(default_factory=threading.Event)
-    _runs: set[str] = field(default_factory=set)
+    _runs: dict[str, str] = field(default_factory=dict)  # the job of each run
+    _cancelled: set[str] = field(default_factory=set)
 
     def stop(self) -> None:
         """Stop all runs, and each run that starts later."""
@@ -54,21 +60,36 @@ class RunControl:
         for run in list(self._runs):
             stop_run_everywhere(run, "the service is stopping")
 
-    def raise_if_stopping(self) -> None:
-        """Raise `ServiceStopped` if the service is stopping."""
+    def cancel(self, job_id: str) -> None:
+        """Stop the runs of a job, and each that starts before `forget`."""
+        self._cancelled.add(job_id)
+        for run, job in list(self._runs.items()):
+            if job == job_id:
+                stop_run_everywhere(run, "the job was cancelled")
+
+    def forget(self, job_id: str) -> None:
+        """Forget a job that has ended."""
+        self._cancelled.discard(job_id)
+
+    def raise_if_stopped(self, job_id: str) -> None:
+        """Raise `ServiceStopped` if the service is stopping, and `JobCancelled` if the job was cancelled."""
+        if job_id in self._cancelled:
+            raise JobCancelled("the job was cancelled")
         if self.stopping.is_set():
             raise ServiceStopped("the service is stopping")
 
     @contextmanager
-    def tracked(self, run: Run) -> Iterator[None]:
-        """Make a run stoppable inside the block; raise `ServiceStopped` at its end if it was stopped."""
-        self._runs.add(run.job.run)
+    def tracked(self, run: Run, job_id: str) -> Iterator[None]:
+        """Make the run of a job stoppable inside the block; raise an error at its end if it was stopped."""
+        self._runs[run.job.run] = job_id
         try:
-            self.raise_if_stopping()
-            yield
-            self.raise_if_stopping()
+            self.raise_if_stopped(job_id)
+            try:
+                yield
+            finally:  # also where its end was an error
+                self.raise_if_stopped(job_id)
         finally:
-            self._runs.discard(run.job.run)
+            self._runs.pop(run.job.run, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +116,8 @@ class JobRunner:
         Counters of tiles and requests.
     job_context : JobContext
         Filter that adds the job of each run to log records.
+    progress : JobProgress
+        Receiver of the progress of each run.
     """
 
     records: Records
@@ -106,6 +129,7 @@ class JobRunner:
     endpoint_options: Mapping[str, Any]
     metrics: ServiceMetrics
     job_context: JobContext
+    progress: JobProgress
 
     def run(self, job: Job, record: JobRecord) -> Status:
         """Run the images of a job that are not finished, and return the job's status.
@@ -114,17 +138,23 @@ class JobRunner:
         ------
         GeotileError
             If an image or an output fails. Finished regions and written outputs are kept.
-        ServiceStopped
-            If the service is stopping.
+        ServiceStopped, JobCancelled
+            If the service is stopping, or the job was cancelled.
         """
+        try:
+            return self._run_images(job, record)
+        finally:
+            self.progress.end(record.job_id)
+
+    def _run_images(self, job: Job, record: JobRecord) -> Status:
         errors: list[GeotileError] = []
         for number, image in enumerate(record.images):
-            self.control.raise_if_stopping()
+            self.control.raise_if_stopped(record.job_id)
             if image.status not in FINISHED:
                 try:
                     with speaking_json():
                         self._run_image(job, record, number, image)
-                except ServiceStopped:
+                except (ServiceStopped, JobCancelled):
                     raise
                 except GeotileError as error:
                     _log.warning("job %s: %s", record.job_id, error, extra={"job_id": record.job_id})
@@ -140,6 +170,7 @@ class JobRunner:
         result = read_json(folder, _RESULT)
         if result is None:
             image.status = "IN_PROGRESS"
+            self.records.save(record)
             self.notifier.notify("IN_PROGRESS", record.job_id, "sending tiles to the model", image_id=full_id)
             result = self._detect(job, record, number, image, folder)
         detections = StoredDetections(
@@ -185,7 +216,7 @@ class JobRunner:
         def around(run: Run) -> Iterator[None]:
             grids.append(run.job.grid)
             with (
-                self.control.tracked(run),
+                self.control.tracked(run, record.job_id),
                 self.job_context.of_run(run.job.run, record.job_id, image_id(record, image)),
             ):
                 yield
@@ -198,8 +229,10 @@ class JobRunner:
                 request.options(
                     overwrite=True, checkpoint=folder.sub("checkpoint").uri, retry_failed=image.failures > 0,
                     concurrency=self.limits.get(processor.name, self.concurrency), region_size=self.region_size,
+                    progress=self.progress.callback(record, number),
                 ),
                 group=request.endpoint_key, around=around,
+                waiting=lambda: self.control.raise_if_stopped(record.job_id),
             )  # fmt: skip
         return report, grids[0]
 
@@ -227,7 +260,7 @@ class JobRunner:
             name = f"{number}-{output.type}"
             if name in image.outputs:
                 continue
-            self.control.raise_if_stopping()
+            self.control.raise_if_stopped(record.job_id)
             try:
                 image.outputs[name] = write_output(detections, output, folder, name)
             except (OutputError, ServiceError, OSError) as error:

@@ -3,7 +3,7 @@
 ::
 
                     ┌─▶ finish ───────────────▶ Queue.complete
-    start: attempt ─┼─▶ release_interrupted ──▶ Queue.release      the service stopped: the attempt is not counted
+    start: attempt ─┼─▶ release_interrupted ──▶ Queue.release      stopped, or a full disk: the attempt is not counted
        ▲            └─▶ record_failure ───┬───▶ Queue.release      until max_attempts is reached
        └──────────────────────────────────┘└──▶ reject: Queue.reject
 """
@@ -11,21 +11,22 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
+from collections.abc import Callable
 
 from geotile.core.redact import redact
 from geotile.errors import ClusterError, GeotileError, OutputError, ServiceError
-from geotile.service.admission import is_permanent
+from geotile.service.admission import is_disk_full, is_permanent
 from geotile.service.backlog import Job
+from geotile.service.health import Health
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.queue import Delivery, Queue
-from geotile.service.records import FINISHED, Attempt, JobRecord, Records, Status, image_id, new_record
+from geotile.service.records import FINISHED, GIVEN_UP, JobRecord, Records, Status, image_id, new_attempt, new_record
 
 _log = logging.getLogger(__name__)
 _MAX_RETRY_DELAY_S = 900.0
+CANCELLED = "the job was cancelled"
 
 
 class JobLifecycle:
@@ -44,6 +45,8 @@ class JobLifecycle:
         Receiver of status changes.
     metrics : ServiceMetrics
         Counters of finished jobs.
+    health : Health
+        Receiver of the queue's errors.
     max_attempts : int
         Number of attempts after which a failing job is rejected.
     retry_delay_s : float
@@ -51,11 +54,12 @@ class JobLifecycle:
     """
 
     def __init__(
-        self, queue: Queue, records: Records, notifier: Notifier, metrics: ServiceMetrics, max_attempts: int,
-        retry_delay_s: float,
+        self, queue: Queue, records: Records, notifier: Notifier, metrics: ServiceMetrics, health: Health,
+        max_attempts: int, retry_delay_s: float,
     ) -> None:  # fmt: skip
-        self.queue, self.records, self.notifier, self.metrics = queue, records, notifier, metrics
+        self.queue, self.records, self.notifier, self.metrics, self.health = queue, records, notifier, metrics, health
         self.max_attempts, self.retry_delay_s = max_attempts, retry_delay_s
+        self._not_counted: set[tuple[str, float]] = set()  # attempts that are in the record, since the disk is full
 
     def start(self, job: Job) -> JobRecord | None:
         """Start an attempt and return the job's record; return None if the job must not run."""
@@ -63,6 +67,7 @@ class JobLifecycle:
         if self.resolve_if_finished(job, record):
             return None
         record = self._renewed(job, record)
+        record.attempts = [each for each in record.attempts if (record.job_id, each.started) not in self._not_counted]
         for attempt in record.attempts:
             attempt.error = attempt.error or f"process {attempt.process} on {attempt.host} ended before the job did"
         if len(record.attempts) >= self.max_attempts:
@@ -71,7 +76,7 @@ class JobLifecycle:
         is_first = record.started is None
         record.started, record.status = record.started or time.time(), "IN_PROGRESS"
         record.delivery = job.delivery.name
-        record.attempts.append(_new_attempt())
+        record.attempts.append(new_attempt())
         self.records.save(record)
         if is_first:
             for image in record.images:
@@ -81,7 +86,7 @@ class JobLifecycle:
     def _renewed(self, job: Job, record: JobRecord) -> JobRecord:
         """Return a new record if the request was submitted again after a failure, possibly corrected."""
         is_same_request = record.digest == job.request.digest
-        if record.status != "FAILED" and is_same_request:
+        if record.status not in GIVEN_UP and is_same_request:
             return record
         if not is_same_request:
             self.records.clear(job.request.job_id)
@@ -96,7 +101,7 @@ class JobLifecycle:
                 "Submit this request with a new jobId."
             )
             self.reject(job.delivery, new_record(job.request, job.delivery), reason, save=False)
-        elif record.status in FINISHED or (record.status == "FAILED" and is_redelivery):
+        elif record.status in FINISHED or (record.status in GIVEN_UP and is_redelivery):
             self._complete(job.delivery, record)  # a failed request is among the dead letters already
         else:
             return False
@@ -104,24 +109,30 @@ class JobLifecycle:
 
     def finish(self, job: Job, record: JobRecord, status: Status) -> None:
         """Set the final status of a job that succeeded, and remove its request from the queue."""
-        record.status, record.finished = status, time.time()
+        done = record.model_copy(update={"status": status, "finished": time.time()})
         self.notifier.notify(
-            status, record.job_id, f"{len(record.images)} images processed", duration_s=record.duration_s(),
-            publish=False,
+            status, done.job_id, f"{len(done.images)} images processed", duration_s=done.duration_s(), publish=False,
         )  # fmt: skip
-        self.records.save(record)
-        self.records.clear(record.job_id)
-        self.metrics.count_job(record)
-        self._complete(job.delivery, record)
+        self.records.save(done)
+        self.records.clear(done.job_id)
+        self.metrics.count_job(done)
+        self.health.succeeded("disk")
+        self._complete(job.delivery, done)
 
-    def release_interrupted(self, job: Job, record: JobRecord) -> None:
-        """Return a job that the service interrupted to the queue; do not count the attempt."""
-        record.attempts.pop()
-        self.records.save(record)
-        self.release(job.delivery, 0.0)
+    def release_interrupted(self, job: Job, record: JobRecord, delay_s: float = 0.0) -> None:
+        """Return a job that did not fail by itself to the queue; do not count the attempt."""
+        attempt = record.attempts.pop()
+        try:
+            self.records.save(record)
+        except OutputError:
+            self._not_counted.add((record.job_id, attempt.started))
+        self.release(job.delivery, delay_s)
 
     def record_failure(self, job: Job, record: JobRecord, error: Exception) -> None:
         """Record a failed attempt; release the job for the next one, or reject it after `max_attempts`."""
+        if is_disk_full(error):
+            self.release_interrupted(job, record, self._disk_delay(error))
+            return
         reason = redact(str(error)) or type(error).__name__
         record.attempts[-1].error = reason
         if len(record.attempts) >= self.max_attempts:
@@ -138,24 +149,35 @@ class JobLifecycle:
             return
         try:
             record = self.records.load(job.request.job_id)
-            if record is None or record.status == "FAILED":
+            if record is None or record.status in GIVEN_UP:
                 record = new_record(job.request, job.delivery)
             if is_permanent(error):
                 self.reject(job.delivery, record, redact(str(error)))
             else:
-                record.attempts.append(_new_attempt())
+                record.attempts.append(new_attempt())
                 self.record_failure(job, record, error)
         except OutputError as state_error:
             _log.error("%s", state_error)
             self.release_with_backoff(job.delivery)
 
-    def reject(self, delivery: Delivery, record: JobRecord, reason: str, *, save: bool = True) -> None:
+    def cancel(self, job: Job, record: JobRecord | None = None) -> None:
+        """Set the status CANCELLED and move all requests of the job to the dead letters; what it has done is kept."""
+        record = record or self.records.load(job.request.job_id) or new_record(job.request, job.delivery)
+        if record.attempts:
+            record.attempts[-1].error = record.attempts[-1].error or CANCELLED
+        self.reject(job.delivery, record, CANCELLED, status="CANCELLED")
+        while job.duplicates:
+            self._reject(job.duplicates.pop(), record)
+
+    def reject(
+        self, delivery: Delivery, record: JobRecord, reason: str, *, save: bool = True, status: Status = "FAILED"
+    ) -> None:
         """Set the status FAILED and move the request to the dead letters, with the error of each attempt."""
         record.reasons = [each.error for each in record.attempts if each.error] or [reason]
-        record.status, record.finished, record.delivery = "FAILED", time.time(), delivery.name
+        record.status, record.finished, record.delivery = status, time.time(), delivery.name
         for image in record.images:
             if image.status not in FINISHED:
-                image.status = "FAILED"
+                image.status = status
                 self.notifier.notify(
                     "FAILED", record.job_id, record.reasons[-1], image_id=image_id(record, image),
                     duration_s=record.duration_s(), failed_tiles=image.failed_tiles,
@@ -166,10 +188,7 @@ class JobLifecycle:
         if save:
             self.records.save(record)
         self.metrics.count_job(record)
-        try:
-            self.queue.reject(delivery, record.model_dump(mode="json"))
-        except ServiceError as error:  # the request is delivered again, and its record says that it failed
-            _log.error("%s", error)
+        self._reject(delivery, record)
 
     def release_with_backoff(self, delivery: Delivery) -> None:
         """Return a request to the queue that cannot be processed now; the delay grows with each delivery."""
@@ -177,20 +196,36 @@ class JobLifecycle:
 
     def release(self, delivery: Delivery, delay_s: float) -> None:
         """Return a request to the queue, which delivers it again after `delay_s` seconds."""
-        try:
-            self.queue.release(delivery, delay_s)
-        except ServiceError as error:  # it is delivered again once its time is no longer extended
-            _log.error("%s", error)
+        self._tell_queue(lambda: self.queue.release(delivery, delay_s))
+
+    def _reject(self, delivery: Delivery, record: JobRecord) -> None:
+        self._tell_queue(lambda: self.queue.reject(delivery, record.model_dump(mode="json")))
 
     def _complete(self, delivery: Delivery, record: JobRecord) -> None:
+        self._tell_queue(lambda: self.queue.complete(delivery, record.model_dump(mode="json")))
+
+    def _tell_queue(self, tell: Callable[[], None]) -> None:
+        """Tell the queue what became of a request.
+
+        If that fails, a folder tries it again, and SQS delivers the request again: its record says how it ended.
+        """
         try:
-            self.queue.complete(delivery, record.model_dump(mode="json"))
-        except ServiceError as error:  # the request is delivered again, and its record says that the job has finished
-            _log.error("%s", error)
+            tell()
+        except ServiceError as error:
+            self.health.failed("queue", error)
+        else:
+            self.health.succeeded("queue")
+
+    def release_unstarted(self, job: Job, error: Exception) -> None:
+        """Return a job that could not be started to the queue."""
+        if is_disk_full(error):
+            self.release(job.delivery, self._disk_delay(error))
+        else:
+            self.release_with_backoff(job.delivery)
+
+    def _disk_delay(self, error: Exception) -> float:
+        self.health.failed("disk", error)
+        return self._retry_delay(self.health.errors["disk"].in_a_row)
 
     def _retry_delay(self, attempts: int) -> float:
         return float(min(_MAX_RETRY_DELAY_S, self.retry_delay_s * 2 ** min(attempts - 1, 20)))
-
-
-def _new_attempt() -> Attempt:
-    return Attempt(started=time.time(), host=socket.gethostname(), process=os.getpid())

@@ -11,12 +11,16 @@ import logging
 import threading
 import time
 
-from geotile.errors import GeotileError, OutputError, ServiceError
+from geotile.errors import GeotileError, OutputError
 from geotile.options import ServiceOptions
 from geotile.service.backlog import Backlog, Job
+from geotile.service.cancellation import Cancellations
 from geotile.service.cluster_connection import ClusterConnection
+from geotile.service.health import MAX_AGE_S, Health
+from geotile.service.inspections import Inspections
 from geotile.service.intake import RECEIVE_WAIT_S, Intake
-from geotile.service.job_runner import JobRunner, RunControl, ServiceStopped
+from geotile.service.job_progress import JobProgress
+from geotile.service.job_runner import JobCancelled, JobRunner, RunControl, ServiceStopped
 from geotile.service.lifecycle import JobLifecycle
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
@@ -27,11 +31,13 @@ from geotile.service.records import Records
 from geotile.service.sqs import SqsQueue
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
+from geotile.storage.lease_holder import renewal_age_s
 
 _log = logging.getLogger(__name__)
 _EXTEND_INTERVAL_S = 15.0  # SQS hides a request for four times as long
+_CANCEL_INTERVAL_S, _REMOTE_CANCEL_INTERVAL_S = 1.0, 10.0
 _INTERRUPT_TIMEOUT_S = 10.0
-_CLUSTER_TIMEOUT_S = 60.0
+_LOST_TIMEOUT_S = 60.0  # of the cluster and the queue, with ``once``
 
 
 class Service:
@@ -61,21 +67,25 @@ class Service:
     ) -> None:  # fmt: skip
         self.queue, self.options = queue, options
         self.records, self.control, self.cluster = Records(state), RunControl(), cluster or ClusterConnection()
+        self.cancellations = Cancellations(state)
         self.backlog = Backlog(options.max_jobs, options.max_jobs_per_endpoint)
         self.job_runner = JobRunner(
             records=self.records, notifier=notifier, control=self.control, concurrency=options.concurrency,
             limits=options.limits or {}, endpoint_options=options.endpoint_options or {},
-            region_size=options.region_size, metrics=metrics, job_context=job_context,
+            region_size=options.region_size, metrics=metrics, job_context=job_context, progress=JobProgress(notifier),
         )  # fmt: skip
+        self.health = Health()
+        self.health.watch("leases", renewal_age_s, MAX_AGE_S)
         self.lifecycle = JobLifecycle(
-            queue, self.records, notifier, metrics, options.max_attempts, options.retry_delay_s
+            queue, self.records, notifier, metrics, self.health, options.max_attempts, options.retry_delay_s
         )
         self.stopping, self._stopped = threading.Event(), threading.Event()
         self.intake = Intake(
-            queue=queue, records=self.records, lifecycle=self.lifecycle, backlog=self.backlog, cluster=self.cluster,
-            options=options, stopping=self.stopping, permissions=Permissions.of(options, isinstance(queue, SqsQueue)),
+            queue=queue, records=self.records, inspections=Inspections(state.sub("inspections"), options.deliveries),
+            lifecycle=self.lifecycle, backlog=self.backlog, cluster=self.cluster, options=options,
+            stopping=self.stopping, health=self.health,
+            permissions=Permissions.of(options, isinstance(queue, SqsQueue)),
         )  # fmt: skip
-        self.last_heartbeat = time.monotonic()
 
     @property
     def ready(self) -> bool:
@@ -89,17 +99,20 @@ class Service:
         ------
         ClusterError
             If there is no connection to the cluster for a minute; with ``once`` only.
+        ServiceError
+            If the queue cannot be used for a minute; with ``once`` only.
         """
         receiver = threading.Thread(target=self.intake.run, name="geotile-receive", daemon=True)
         receiver.start()
-        threading.Thread(target=self._extend_deliveries, name="geotile-extend", daemon=True).start()
+        threading.Thread(target=self._keep_extending, name="geotile-extend", daemon=True).start()
+        threading.Thread(target=self._keep_cancelling, name="geotile-cancel", daemon=True).start()
+        self.health.watch_loop("jobs")
         try:
             while not self.stopping.is_set() and not self._all_done():
                 if self.options.once:
-                    self.cluster.raise_if_lost(_CLUSTER_TIMEOUT_S)
-                job = self._wait_for_job()
-                if job is not None:
-                    threading.Thread(target=self._run_job, args=(job,), name="geotile-job", daemon=True).start()
+                    self.cluster.raise_if_lost(_LOST_TIMEOUT_S)
+                    self.health.raise_if_failing(_LOST_TIMEOUT_S)
+                self.health.turn("jobs", self._start_next_job, self.stopping)
         finally:
             self._shut_down(receiver)
 
@@ -111,12 +124,22 @@ class Service:
         with self.backlog.changed:
             return self.intake.queue_is_empty and len(self.backlog) == 0
 
+    def _start_next_job(self) -> None:
+        job = self._wait_for_job()
+        if job is None:
+            return
+        try:
+            threading.Thread(target=self._run_job, args=(job,), name="geotile-job", daemon=True).start()
+        except BaseException:  # there is no thread
+            self._end_job(job)
+            self.lifecycle.release_with_backoff(job.delivery)
+            raise
+
     def _wait_for_job(self) -> Job | None:
         """Return the next job; return None if none may start within 0.2 s."""
         with self.backlog.changed:
             job = self.backlog.start_next() if self.ready and self.cluster.is_connected else None
             if job is None:
-                self.last_heartbeat = time.monotonic()
                 self.backlog.changed.wait(0.2)
             return job
 
@@ -140,15 +163,38 @@ class Service:
             while self.backlog.running and time.monotonic() < deadline:
                 self.backlog.changed.wait(0.1)
 
-    def _extend_deliveries(self) -> None:
+    def _keep_extending(self) -> None:
         """Keep the requests of all jobs hidden in the queue until the service has stopped."""
-        while not self._stopped.wait(_EXTEND_INTERVAL_S):
+        self.health.keep_turning("deliveries", self._extend_deliveries, self._stopped)
+
+    def _extend_deliveries(self) -> None:
+        self._stopped.wait(_EXTEND_INTERVAL_S)
+        with self.backlog.changed:
+            deliveries = self.backlog.deliveries()
+        self.queue.extend(deliveries)
+
+    def _keep_cancelling(self) -> None:
+        """Cancel the jobs of this process that somebody has marked, until the service has stopped."""
+        self.health.keep_turning("cancellations", self._cancel_jobs, self._stopped)
+
+    def _cancel_jobs(self) -> None:
+        self._stopped.wait(_CANCEL_INTERVAL_S if self.records.folder.is_local else _REMOTE_CANCEL_INTERVAL_S)
+        for job_id in self.cancellations.asked():
             with self.backlog.changed:
-                deliveries = self.backlog.deliveries()
-            try:
-                self.queue.extend(deliveries)
-            except ServiceError as error:
-                _log.error("%s", error)
+                job = self.backlog.find(job_id)
+                has_not_started = job is not None and self.backlog.remove_pending(job)
+            if job is not None and has_not_started:
+                self._cancel_or_release(job)
+            elif job is not None:
+                self.control.cancel(job_id)
+
+    def _cancel_or_release(self, job: Job) -> None:
+        try:
+            self.lifecycle.cancel(job)
+        except Exception:  # the state cannot be written; the mark stays, so it is cancelled at its next delivery
+            for delivery in job.deliveries():
+                self.lifecycle.release_with_backoff(delivery)
+            raise
 
     def _run_job(self, job: Job) -> None:
         """Run a job in a thread of its own, under the lease of its folder."""
@@ -158,28 +204,35 @@ class Service:
                 self._attempt(job)
         except OutputError as error:  # another process holds the lease, or the state cannot be written
             _log.warning("%s", error, extra={"job_id": job_id})
-            self.lifecycle.release_with_backoff(job.delivery)
+            self.lifecycle.release_unstarted(job, error)
         except Exception:  # after a bug the request must return to the queue
             _log.exception("job %s", job_id, extra={"job_id": job_id})
             self.lifecycle.release_with_backoff(job.delivery)
         finally:
-            with self.backlog.changed:
-                self.backlog.remove(job)
-                self.backlog.changed.notify_all()
-            for delivery in job.duplicates:  # when they are delivered again, the record says what became of the job
-                self.lifecycle.release_with_backoff(delivery)
+            self._end_job(job)
+
+    def _end_job(self, job: Job) -> None:
+        with self.backlog.changed:
+            self.backlog.remove(job)
+            self.control.forget(job.request.job_id)
+            self.backlog.changed.notify_all()
+        for delivery in job.duplicates:  # when they are delivered again, the record says what became of the job
+            self.lifecycle.release_with_backoff(delivery)
 
     def _attempt(self, job: Job) -> None:
+        if self.cancellations.is_asked(job.request.job_id):
+            self.lifecycle.cancel(job)
+            return
         record = self.lifecycle.start(job)
         if record is None:
             return
         try:
-            status = self.job_runner.run(job, record)
+            self.lifecycle.finish(job, record, self.job_runner.run(job, record))
+        except JobCancelled:
+            self.lifecycle.cancel(job, record)
         except ServiceStopped:
             self.lifecycle.release_interrupted(job, record)
         except Exception as error:  # of any kind: the record names it, and the job is tried again
             if not isinstance(error, GeotileError):
                 _log.exception("job %s", record.job_id, extra={"job_id": record.job_id})
             self.lifecycle.record_failure(job, record, error)
-        else:
-            self.lifecycle.finish(job, record, status)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -12,8 +12,18 @@ from prometheus_client.core import GaugeMetricFamily
 from geotile.results.report import Report
 from geotile.service.records import JobRecord
 
-Gauges = dict[str, tuple[str, dict[str, float]]]
-"""Description and values of each gauge, by name. Values are by endpoint; the key "" stands for no endpoint."""
+
+class Gauge(NamedTuple):
+    """A gauge at one moment."""
+
+    description: str
+    label: str
+    """Name of the label by which the values differ; empty for a gauge with one value."""
+    values: Mapping[str, float]
+
+
+Gauges = dict[str, Gauge]
+"""Gauges by name."""
 
 
 class ServiceMetrics:
@@ -63,11 +73,10 @@ class ServiceMetrics:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges; called by the registry on each scrape."""
-        for name, (description, values) in self.read_gauges().items():
-            labels = [] if "" in values else ["endpoint"]
-            family = GaugeMetricFamily(f"geotile_service_{name}", description, labels=labels)
-            for endpoint, value in values.items():
-                family.add_metric([endpoint] if labels else [], value)
+        for name, (description, label, values) in self.read_gauges().items():
+            family = GaugeMetricFamily(f"geotile_service_{name}", description, labels=[label] if label else [])
+            for key, value in values.items():
+                family.add_metric([key] if label else [], value)
             yield family
 
 

@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -41,6 +41,7 @@ class Notifier:
     def notify(
         self, status: str, job_id: str, message: str, *, image_id: str | None = None, region_id: str | None = None,
         duration_s: float | None = None, failed_tiles: Sequence[Sequence[int]] = (), publish: bool = True,
+        progress: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Send the status of a job, an image or a region.
 
@@ -62,6 +63,8 @@ class Notifier:
             Windows of failed tiles, in image pixels. Only the first 100 are sent.
         publish : bool
             Whether the status is published, and not only written as a line.
+        progress : mapping, optional
+            Figures for the line.
         """
         attributes: dict[str, str] = {"status": status, "job_id": job_id}
         if image_id is not None:
@@ -74,16 +77,20 @@ class Notifier:
             attributes["processing_duration"] = str(int(duration_s))  # whole seconds, as OversightML writes it
         if failed_tiles:
             attributes["failed_tiles"] = _in_osml_format(failed_tiles)
-        self._write(attributes, message)
+        self._write(attributes if progress is None else attributes | {"progress": progress}, message)
         topic = self._topic if region_id is None else self._region_topic
         if topic is not None and publish:
             topic.publish(attributes, f"StatusMonitor update: {status} {job_id}: {message}")
 
-    def _write(self, attributes: dict[str, str], message: str) -> None:
-        with self._lock:
-            stream = self._stream or sys.stdout
-            stream.write(json.dumps({"time": time.time(), **attributes, "message": message}) + "\n")
-            stream.flush()
+    def _write(self, attributes: Mapping[str, Any], message: str) -> None:
+        line = json.dumps({"time": time.time(), **attributes, "message": message}) + "\n"
+        try:
+            with self._lock:
+                stream = self._stream or sys.stdout
+                stream.write(line)
+                stream.flush()
+        except (OSError, ValueError) as error:  # its reader has gone, or a disk is full
+            _log.error("a status was not written to standard output: %s", error)
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,17 @@ class Delivery:
     """Handle by which the queue recognises this delivery."""
     receive_count: int = 1
     """Number of times the queue has delivered the request."""
+    error: str | None = None
+    """Why the request cannot be read; None if it was."""
     is_new_submission: bool = False
     """Whether the queue delivers each request only once, so that a known name means that it was submitted again."""
 
 
 class Queue(Protocol):
-    """Queue that delivers a received request again unless it is completed or rejected."""
+    """Queue that delivers a received request again unless it is completed or rejected.
+
+    Its methods raise `ServiceError` where the queue itself fails. What is wrong with one request is in its `Delivery`.
+    """
 
     display_name: str
     """Name of the queue without secrets."""

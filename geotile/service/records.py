@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +23,10 @@ from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
 
-Status = Literal["QUEUED", "IN_PROGRESS", "SUCCESS", "PARTIAL", "FAILED"]
+Status = Literal["QUEUED", "IN_PROGRESS", "SUCCESS", "PARTIAL", "FAILED", "CANCELLED"]
 FINISHED = ("SUCCESS", "PARTIAL")
+GIVEN_UP = ("FAILED", "CANCELLED")
+ENDED = (*FINISHED, *GIVEN_UP)
 _MAX_NAME_LENGTH = 100
 
 
@@ -37,6 +41,25 @@ class Attempt(BaseModel):
     """Process id."""
     error: str | None = None
     """Reason of the failure; None while the attempt is in progress or if its process died."""
+
+
+class ImageProgress(BaseModel):
+    """Progress of an image that is running."""
+
+    tiles: int
+    """Number of tiles."""
+    done: int
+    """Number of tiles that are done, including those kept from an earlier attempt."""
+    failures: int
+    """Number of tiles that failed in this attempt."""
+    detections: int
+    """Number of detections in this attempt before merging."""
+    tiles_per_s: float
+    """Tiles per second in this attempt."""
+    left_s: float | None
+    """Estimated seconds until the image is done; None before the first tile is done."""
+    process: str = ""
+    """Process that runs it, and its machine."""
 
 
 class ImageRecord(BaseModel):
@@ -60,6 +83,8 @@ class ImageRecord(BaseModel):
     """Processing time in seconds, over the same attempts."""
     outputs: dict[str, str] = {}
     """URI of each written output, by the number and type of the output."""
+    progress: ImageProgress | None = None
+    """Progress while the image is running, as `geotile.jobs` finds it. It is not stored in the record."""
 
 
 class JobRecord(BaseModel):
@@ -166,6 +191,11 @@ def new_record(request: JobRequest, delivery: Delivery, previous: JobRecord | No
         images=previous.images if previous else [ImageRecord(image=redact(url)) for url in request.image_urls],
         warnings=[f"unknown field {name}" for name in request.unknown_fields()],
     )  # fmt: skip
+
+
+def new_attempt() -> Attempt:
+    """Return an attempt of this process that begins now."""
+    return Attempt(started=time.time(), host=socket.gethostname(), process=os.getpid())
 
 
 def image_id(record: JobRecord, image: ImageRecord) -> str:

@@ -22,7 +22,7 @@ from geotile.service.request_checks import (
     check_job_id,
     check_region,
     output_names,
-    parsed_json,
+    parsed_fields,
     unknown_fields,
 )
 from geotile.service.request_fields import IN_GEOTILE, error_text, option_hints
@@ -74,16 +74,10 @@ class JobRequest(RequestModel):
         Raises
         ------
         ArgumentError
-            If the body is not a JSON object or fields are invalid; the message names each field by its path.
+            If the body is larger than 1 MiB or not a JSON object, or fields are invalid; the message names each field
+            by its path.
         """
-        if not isinstance(body, str | bytes | bytearray):
-            raise ArgumentError(f"body must be JSON as str or bytes; got a value of type {type(body).__name__}")
-        try:
-            fields = parsed_json(body)
-        except (ValueError, RecursionError) as error:
-            raise ArgumentError(f"the request must be valid JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise ArgumentError(f"the request must be a JSON object; got {type(fields).__name__}")
+        fields = parsed_fields(body)
         try:
             request = cls.model_validate(fields)
             request.model_dump(mode="json")  # the record and the digest of the job need it

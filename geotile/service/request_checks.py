@@ -14,18 +14,36 @@ from geotile.core.redact import redact
 from geotile.endpoints import applicable_options
 from geotile.endpoints.http import check_url
 from geotile.endpoints.sagemaker import endpoint_parts
+from geotile.errors import ArgumentError
 from geotile.options import ContractOptions
 from geotile.planning.roi import geometry_of
 
+MAX_REQUEST_BYTES = 2**20  # the maximum of SQS
 
-def parsed_json(body: str | bytes | bytearray) -> Any:
-    """Return the value of a JSON text, which has neither NaN nor infinity.
+
+def parsed_fields(body: Any) -> dict[str, Any]:
+    """Return the fields of a request.
 
     Raises
     ------
-    ValueError
-        If it is no JSON, a number is larger than the largest float, or a text has half a character.
+    ArgumentError
+        If it is not a JSON object of at most 1 MiB.
     """
+    if not isinstance(body, str | bytes | bytearray):
+        raise ArgumentError(f"body must be JSON as str or bytes; got a value of type {type(body).__name__}")
+    if len(body) > MAX_REQUEST_BYTES:
+        raise ArgumentError(f"the request must have at most {MAX_REQUEST_BYTES:,} bytes; got more. Split the job")
+    try:
+        fields = _parsed_json(body)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(f"the request must be valid JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ArgumentError(f"the request must be a JSON object; got {type(fields).__name__}")
+    return fields
+
+
+def _parsed_json(body: str | bytes | bytearray) -> Any:
+    """Return the value of a JSON text, which has neither NaN nor infinity, and no half of a surrogate pair."""
     value = json.loads(body, parse_constant=_finite, parse_float=_finite)
     try:
         json.dumps(value, ensure_ascii=False).encode()

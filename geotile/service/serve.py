@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,7 @@ from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.endpoint_settings import bound
 from geotile.service.logs import JobContext, logging_as_json
 from geotile.service.loop import Service
-from geotile.service.metrics import Gauges, ServiceMetrics
+from geotile.service.metrics import Gauge, Gauges, ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.open_queue import open_queue
 from geotile.service.submit import state_folder
@@ -29,7 +28,6 @@ from geotile.service.web import serve_http
 from geotile.traffic import traffic_now
 
 _log = logging.getLogger(__name__)
-_MAX_HEARTBEAT_AGE_S = 60.0
 
 
 @public
@@ -53,7 +51,7 @@ def serve(queue: str | os.PathLike[str], options: ServiceOptions) -> None:
     ArgumentError
         If an argument is invalid.
     ServiceError
-        If the queue cannot be reached.
+        If the queue cannot be reached; or if `once` and it cannot be used for 60 s.
     ClusterError
         If `once` and there is no connection to the Dask cluster for 60 s.
 
@@ -85,15 +83,11 @@ def serve(queue: str | os.PathLike[str], options: ServiceOptions) -> None:
         stack.enter_context(_stopped_by_signals(service))
         if options.address is not None:
             url = stack.enter_context(
-                serve_http(options.address, lambda: _is_alive(service), lambda: service.ready, metrics.registry)
+                serve_http(options.address, service.health, lambda: service.ready, metrics.registry)
             )
             _log.info("health and metrics at %s", url)
         _log.info("serving %s, state in %s", redact(uri), folder.display_name)
         service.run()
-
-
-def _is_alive(service: Service) -> bool:
-    return time.monotonic() - service.last_heartbeat < _MAX_HEARTBEAT_AGE_S
 
 
 @contextmanager
@@ -124,13 +118,23 @@ def _gauges(service: Service) -> Gauges:
     endpoints = {job.endpoint_key: redact(job.request.image_processor.endpoint) for job in [*waiting, *running]}
     traffic = {endpoints[key]: values for key, values in traffic_now().items() if key in endpoints}
     return {
-        "queue_depth": ("Requests that wait in the queue", {"": service.queue.waiting_count()}),
-        "jobs_waiting": ("Jobs taken from the queue that have not started", _count_by_endpoint(waiting, endpoints)),
-        "jobs_running": ("Jobs in progress", _count_by_endpoint(running, endpoints)),
-        "in_flight": ("Requests in flight", {name: in_flight for name, (in_flight, _) in traffic.items()}),
-        "concurrency": ("Maximum number of requests in flight", {name: limit for name, (_, limit) in traffic.items()}),
+        "queue_depth": Gauge("Requests that wait in the queue", "", {"": service.intake.queue_depth}),
+        "jobs_waiting": Gauge("Jobs taken from the queue that have not started", *_by_endpoint(waiting, endpoints)),
+        "jobs_running": Gauge("Jobs in progress", *_by_endpoint(running, endpoints)),
+        "in_flight": Gauge("Requests in flight", "endpoint", {name: each[0] for name, each in traffic.items()}),
+        "concurrency": Gauge(
+            "Maximum number of requests in flight", "endpoint", {name: each[1] for name, each in traffic.items()}
+        ),
+        **service.job_runner.progress.gauges(),
+        "loop_age_seconds": Gauge("Seconds since a loop last turned", "loop", service.health.ages_s()),
+        "errors": Gauge(
+            "Errors of the service's loops and of its queue since its start", "part",
+            {name: float(each.total) for name, each in list(service.health.errors.items())},
+        ),
+    }  # fmt: skip
+
+
+def _by_endpoint(jobs: list[Any], endpoints: dict[str, str]) -> tuple[str, dict[str, float]]:
+    return "endpoint", {
+        endpoints[key]: float(count) for key, count in Counter(job.endpoint_key for job in jobs).items()
     }
-
-
-def _count_by_endpoint(jobs: list[Any], endpoints: dict[str, str]) -> dict[str, float]:
-    return {endpoints[key]: float(count) for key, count in Counter(job.endpoint_key for job in jobs).items()}

@@ -1,4 +1,4 @@
-"""Submit requests to a queue, and list the jobs of a queue."""
+"""Submit requests to a queue, and list and cancel its jobs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from geotile.core.checks import check_path
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ServiceError
 from geotile.public import public
+from geotile.service.cancellation import Cancellations
+from geotile.service.folder_queue import FolderQueue
+from geotile.service.job_progress import add_progress
 from geotile.service.open_queue import open_queue
-from geotile.service.records import JobRecord, Records, file_name
+from geotile.service.records import ENDED, JobRecord, Records, file_name
 from geotile.service.request import JobRequest
+from geotile.service.request_checks import MAX_REQUEST_BYTES
+from geotile.service.request_file import read_request
 from geotile.storage.folder import Folder
 
 _STATE = "state"
@@ -75,7 +80,8 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     Returns
     -------
     list of JobRecord
-        The records, in the order of submission.
+        The records, in the order of submission. Images that are running have their `progress`, which is a few seconds
+        old.
 
     Raises
     ------
@@ -93,17 +99,80 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     []
     """
     uri = check_path(queue, "queue")
-    records = {record.job_id: record for record in Records(state_folder(uri, state)).all()}
+    stored = Records(state_folder(uri, state))
+    records = {record.job_id: record for record in stored.all()}
+    for record in records.values():
+        add_progress(stored, record)
     if "://" not in uri:
         if not Path(queue).is_dir():
             raise ServiceError(f"there is no queue at {queue}; its folder is created by the first submission")
-        for path in Path(queue).glob("*.json"):
+        for name in FolderQueue(Path(queue).absolute()).names():
+            path = Path(queue) / name
             try:
-                request = JobRequest.parse(path.read_bytes())
+                request, queued = JobRequest.parse(read_request(path)), path.stat().st_mtime
             except (ArgumentError, OSError):  # incomplete or invalid: the service will report it
                 continue
-            records.setdefault(request.job_id, JobRecord(job_id=request.job_id, queued=path.stat().st_mtime))
+            records.setdefault(request.job_id, JobRecord(job_id=request.job_id, queued=queued))
+    for job_id in Cancellations(stored.folder).asked():
+        if job_id in records and records[job_id].status == "QUEUED":
+            records[job_id].status = "CANCELLED"
     return sorted(records.values(), key=lambda record: record.queued)
+
+
+@public
+def cancel(
+    job_id: str, queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = None
+) -> JobRecord:  # fmt: skip
+    """Cancel a job of a queue: the service that has it stops it within seconds, or does not start it.
+
+    Its status becomes ``"CANCELLED"``, and its request goes where failed ones go. Its finished regions are kept: if the
+    request is submitted again, the job goes on from there.
+
+    Parameters
+    ----------
+    job_id : str
+        Id of the job.
+    queue : str or path
+        The queue, as for `geotile.serve`.
+    state : str or path, optional
+        The state folder of the service. By default, ``state/`` in the queue's folder.
+
+    Returns
+    -------
+    JobRecord
+        The record of the job before it is cancelled.
+
+    Raises
+    ------
+    ServiceError
+        If the queue has no such job, or it has ended.
+    ArgumentError
+        If the queue is in SQS and `state` is not given.
+    OutputError
+        If the state folder cannot be written.
+
+    Examples
+    --------
+    >>> import geotile, tempfile
+    >>> request = {"jobId": "first", "imageUrls": ["scene.tif"], "outputs": [{"type": "File", "path": "found"}],
+    ...            "imageProcessor": {"name": "http://127.0.0.1:8080/invocations", "type": "HTTP_ENDPOINT"}}
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = geotile.submit(request, folder)
+    >>> _ = geotile.cancel("first", folder)
+    >>> [job.status for job in geotile.jobs(folder)]
+    ['CANCELLED']
+    """
+    uri = check_path(queue, "queue")
+    record = next((each for each in jobs(uri, state) if each.job_id == job_id), None)
+    if record is None:
+        raise ServiceError(
+            f"the queue has no job {job_id!r}. List its jobs with geotile.jobs; requests in SQS are listed once their "
+            "job has started"
+        )
+    if record.status in ENDED:
+        raise ServiceError(f"the job {job_id!r} has ended as {record.status}; there is nothing to cancel")
+    Cancellations(state_folder(uri, state)).ask(job_id)
+    return record
 
 
 def state_folder(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None) -> Folder:
@@ -130,6 +199,7 @@ def _as_json(request: Mapping[str, Any]) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:  # also a pipe: the user chose it
+            return file.read(MAX_REQUEST_BYTES + 1)
     except OSError as error:
         raise ArgumentError(f"the request file {path} cannot be read: {error}") from None

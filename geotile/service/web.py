@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from waitress import create_server, wasyncore
 
 from geotile.errors import ArgumentError
+from geotile.service.health import Health
 
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _SilentHandler(WSGIRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        """Log nothing: probes arrive every few seconds."""
+_log = logging.getLogger(__name__)
+_LIMITS = {
+    "threads": 4, "connection_limit": 256, "backlog": 1024,  # connections beyond the limit wait in the kernel
+    "channel_timeout": 2, "cleanup_interval": 1,  # seconds without a byte, after which a connection is closed
+    "max_request_header_size": 16_384, "max_request_body_size": 16_384,
+    "asyncore_use_poll": True,  # select() takes no descriptors above 1,023
+    "log_socket_errors": False,
+}  # fmt: skip
 
 
 @contextmanager
 def serve_http(
-    address: str, is_alive: Callable[[], bool], is_ready: Callable[[], bool], registry: CollectorRegistry
-) -> Iterator[str]:
+    address: str, health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry
+) -> Iterator[str]:  # fmt: skip
     """Serve ``/healthz``, ``/readyz`` and ``/metrics`` while the block runs.
 
     Parameters
     ----------
     address : str
         ``host:port``. Port 0 selects a free port.
-    is_alive, is_ready : callable
-        Functions without arguments that return whether the process works, and whether it accepts requests.
+    health : Health
+        The loops of the service.
+    is_ready : callable
+        Function without arguments that returns whether the service accepts requests.
     registry : CollectorRegistry
         The metrics.
 
@@ -48,6 +52,33 @@ def serve_http(
     ArgumentError
         If the address is invalid or cannot be used.
     """
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # a crowd of connections must not fill the log
+    listening, connections = _bound(address), dict[int, Any]()
+    server = create_server(_app(health, is_ready, registry), connections, sockets=[listening], **_LIMITS)
+    closed = threading.Event()
+    threading.Thread(target=_serve, args=(server.run, closed), name="geotile-web", daemon=True).start()
+    try:
+        host = address.rpartition(":")[0]
+        yield f"http://{host}:{listening.getsockname()[1]}"
+    finally:
+        closed.set()
+        server.trigger.pull_trigger(lambda: wasyncore.close_all(connections))
+        server.task_dispatcher.shutdown()
+
+
+def _serve(run: Callable[[], None], closed: threading.Event) -> None:
+    """Run a server until it is closed, also after an error of its loop."""
+    while not closed.is_set():
+        try:
+            run()
+        except Exception:  # whatever it is, such as EINVAL of poll() with more descriptors than are allowed by now
+            _log.exception("the server of /healthz")
+        closed.wait(0.5)
+
+
+def _app(
+    health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry
+) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
     metrics = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -55,21 +86,26 @@ def serve_http(
         if path == "/metrics":
             response: Iterable[bytes] = metrics(environ, start_response)
             return response
-        probe = {"/healthz": is_alive, "/readyz": is_ready}.get(path)
-        status = "404 Not Found" if probe is None else "200 OK" if probe() else "503 Service Unavailable"
-        start_response(status, [("Content-Type", "text/plain")])
-        return [status.encode()]
+        status, lines = "404 Not Found", list[str]()
+        if path == "/healthz":
+            late = health.late()
+            status, lines = "503 Service Unavailable" if late else "200 OK", late + health.failing()
+        elif path == "/readyz":
+            status = "200 OK" if is_ready() else "503 Service Unavailable"
+        body = "\n".join([status, *lines]).encode()
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+        return [body]
 
+    return app
+
+
+def _bound(address: str) -> socket.socket:
+    """Return a socket that is bound to an address."""
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
         raise ArgumentError(f"address must be host:port; got {address!r}. Use, for example, 127.0.0.1:9100.")
+    host = host.removeprefix("[").removesuffix("]")
     try:
-        server = make_server(host, int(port), app, server_class=_Server, handler_class=_SilentHandler)
+        return socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise ArgumentError(f"the address {address} cannot be used: {error}. Use another host or port.") from None
-    threading.Thread(target=server.serve_forever, name="geotile-web", daemon=True).start()
-    try:
-        yield f"http://{host}:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from geotile.core.checks import as_int
@@ -71,8 +72,14 @@ def threads_for(model: Endpoint, concurrency: int | Literal["auto"]) -> int:
     return threads_here if concurrency == "auto" else max(1, min(concurrency // processes(), threads_here))
 
 
-def wait_until_ready(model: Endpoint) -> Endpoint:
+def wait_until_ready(model: Endpoint, waiting: Callable[[], None] | None = None) -> Endpoint:
     """Wait for a model that is still starting; return the endpoint that the run uses.
+
+    Parameters
+    ----------
+    model : Endpoint
+    waiting : callable, optional
+        Called before each pause; what it raises ends the wait.
 
     Raises
     ------
@@ -92,5 +99,7 @@ def wait_until_ready(model: Endpoint) -> Endpoint:
                 raise
             if pause == _FIRST_PAUSE_S:
                 _log.warning("waiting up to %g s (ready_timeout_s) for the model: %s", limit, error)
+        if waiting is not None:
+            waiting()
         time.sleep(pause)
         pause = min(2 * pause, _MAX_PAUSE_S)

@@ -1,0 +1,92 @@
+"""Settings of `geotile serve` from a file and from the environment: flags win over variables, these over the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geotile.core.redact import redact
+from geotile.errors import ArgumentError
+
+PREFIX = "GEOTILE"
+_OF_KUBERNETES = re.compile(  # of each service, in the environment of each pod: a service may be named geotile-...
+    r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT(_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)?"
+)
+_NAMED = ("limit", "option")  # flags whose values are NAME=VALUE
+
+
+def _settings(context: typer.Context, path: str | None) -> str | None:
+    """Make a file of settings the defaults of a command's flags, and check the names of variables."""
+    names = {str(each.name) for each in context.command.params} - {"help"}
+    variables = {name for name in os.environ if name.startswith(f"{PREFIX}_")}
+    known = {f"{PREFIX}_{name.upper()}" for name in names}
+    _refuse_unknown((name for name in variables if not _is_of_kubernetes(name)), known, "the environment")
+    if path is not None:
+        content = {name.replace("-", "_"): value for name, value in _read(path).items()}
+        _refuse_unknown(content, names - {"config"}, path)
+        context.default_map = {name: _as_flag_value(name, value, path) for name, value in content.items()}
+    return path
+
+
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        help=f"TOML file of settings, named like the flags. Variables such as {PREFIX}_MAX_JOBS win over it, and "
+        "flags over both.",
+        is_eager=True,
+        callback=_settings,
+        metavar="FILE",
+    ),
+]
+
+
+def _is_of_kubernetes(variable: str) -> bool:
+    match = _OF_KUBERNETES.search(variable)
+    return match is not None and match.end() == len(variable)
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArgumentError(
+            f"the settings {redact(path)} cannot be read: {error}. Give a TOML file, with lines such as max_jobs = 8"
+        ) from None
+
+
+def _refuse_unknown(given: Iterable[str], known: Iterable[str], place: str) -> None:
+    known = sorted(known)
+    for name in sorted(set(given) - set(known)):
+        near = get_close_matches(name, known, n=1, cutoff=0.6)
+        remedy = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
+        raise ArgumentError(f"unknown setting {name!r} in {redact(place)}; {remedy}")
+
+
+def _as_flag_value(name: str, value: Any, path: str) -> Any:
+    """Return a value of a file as its flag takes it."""
+    if name in _NAMED and isinstance(value, Mapping):
+        return [f"{key}={_as_text(each)}" for key, each in value.items()]
+    if name in _NAMED and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return value
+    if name == "workers" and isinstance(value, list):
+        return "-".join(map(str, value))
+    if name in _NAMED or isinstance(value, list | Mapping):
+        raise ArgumentError(f"{name} in {redact(path)} must be {_allowed(name)}; got {redact(repr(value))}")
+    return value
+
+
+def _allowed(name: str) -> str:
+    return "a table of names and values, or a list of 'NAME=VALUE'" if name in _NAMED else "one value"
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,107 @@
+"""A Zarr store that is not trusted: metadata are checked whenever zarr reads them, chunks before they are decoded.
+
+xarray and zarr read through this store only, in this process and in workers, so nothing that they use was not checked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any
+
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from geotile.errors import ImageReadError
+from geotile.imagery.zarr_chunks import check_chunk
+from geotile.imagery.zarr_metadata import MAX_METADATA_BYTES, RefusedMetadata, checked_metadata
+
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+_CODED_BYTES = 2**20  # what a chunk may take more in the store than in memory
+
+
+class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is optional
+    """A read-only Zarr store whose metadata and chunks are checked.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+    limit : int
+        Maximum size of a chunk in bytes.
+    """
+
+    def __init__(self, store: Store, limit: int) -> None:
+        super().__init__(store)
+        self.limit = limit
+        self.compressors: dict[str, str] = {}
+        """Name of the compressor of each array, by path."""
+
+    def _with_store(self, store: Store) -> CheckedStore:
+        copy = CheckedStore(store, self.limit)
+        copy.compressors = self.compressors
+        return copy
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:  # fmt: skip
+        """Return the value of a key, after it is checked."""
+        if ".." in key.split("/") or not self._is_inside(key):
+            raise RefusedMetadata(f"the key {key[:100]!r} lies outside the store")
+        is_metadata = key.rpartition("/")[2] in _METADATA
+        most = MAX_METADATA_BYTES if is_metadata else self.limit + _CODED_BYTES
+        if byte_range is None and self._may_exceed(key, most):
+            byte_range = RangeByteRequest(0, most + 1)
+        value = await self._store.get(key, prototype, byte_range)
+        if value is None:
+            return None
+        if len(value) > most:
+            error = RefusedMetadata if is_metadata else ImageReadError
+            raise error(f"{key[:100]!r} has more than {most:,} bytes")
+        if is_metadata:
+            self.compressors |= checked_metadata(key, value.to_bytes(), self.limit)
+        else:
+            check_chunk(value.as_numpy_array().data, self._compressor(key), self.limit)
+        return value
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return the values of several keys, after they are checked."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def _get_many(
+        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
+    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
+        for key, prototype, byte_range in requests:
+            yield key, await self.get(key, prototype, byte_range)
+
+    def _compressor(self, key: str) -> str:
+        path = key
+        while path:
+            path = path.rpartition("/")[0]
+            if path in self.compressors:
+                return self.compressors[path]
+        return ""
+
+    def _is_inside(self, key: str) -> bool:
+        """Return whether a key of a local store is a file of the store, not a link to another place."""
+        if not isinstance(self._store, LocalStore):
+            return True
+        root = os.path.realpath(self._store.root)
+        return bool(os.path.commonpath([root, os.path.realpath(os.path.join(root, key))]) == root)
+
+    def _may_exceed(self, key: str, size: int) -> bool:
+        if not isinstance(self._store, LocalStore):
+            return True
+        try:
+            return os.path.getsize(os.path.join(self._store.root, key)) > size
+        except OSError:
+            return False
+
+
+def checked_store(path: str, storage_options: dict[str, Any] | None, limit: int) -> CheckedStore:
+    """Return the store of a local path or a URI."""
+    if "://" in path:
+        return CheckedStore(FsspecStore.from_url(path, storage_options=storage_options, read_only=True), limit)
+    return CheckedStore(LocalStore(path, read_only=True), limit)

@@ -1,0 +1,95 @@
+"""The progress of running jobs: as gauges, as lines of status, and as other processes read it from the state folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+from geotile.running.progress import Progress, ProgressCallback
+from geotile.running.status import read_status
+from geotile.service.metrics import Gauge, Gauges
+from geotile.service.notifications import Notifier
+from geotile.service.records import ImageProgress, JobRecord, Records, image_id
+
+_LINE_INTERVAL_S = 10.0
+_GAUGES: dict[str, tuple[str, Callable[[ImageProgress], float]]] = {
+    "job_tiles": ("Tiles of the image that a job is running", lambda now: now.tiles),
+    "job_tiles_done": ("Tiles of that image that are done", lambda now: now.done),
+    "job_tile_failures": ("Tiles of that image that failed", lambda now: now.failures),
+    "job_tiles_per_second": ("Tiles per second of that image", lambda now: now.tiles_per_s),
+    "job_seconds_left": ("Estimated seconds until that image is done", lambda now: now.left_s or 0.0),
+}
+
+
+class JobProgress:
+    """Progress of the jobs that run in this process.
+
+    Parameters
+    ----------
+    notifier : Notifier
+        Receiver of a line every ten seconds. They are not published.
+    """
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier, self._lock = notifier, Lock()
+        self._running: dict[str, ImageProgress] = {}
+
+    def callback(self, record: JobRecord, number: int) -> ProgressCallback:
+        """Return the callback for the progress of an image's run."""
+        said_at = time.monotonic()
+
+        def show(state: Progress) -> None:
+            nonlocal said_at
+            with self._lock:
+                self._running[record.job_id] = now = as_image_progress(state)
+            if time.monotonic() - said_at >= _LINE_INTERVAL_S:
+                said_at = time.monotonic()
+                self._notifier.notify(
+                    "IN_PROGRESS", record.job_id, str(state), image_id=image_id(record, record.images[number]),
+                    publish=False, progress=now.model_dump(),
+                )  # fmt: skip
+
+        return show
+
+    def end(self, job_id: str) -> None:
+        """Forget a job that no longer runs."""
+        with self._lock:
+            self._running.pop(job_id, None)
+
+    def gauges(self) -> Gauges:
+        """Return the gauges of the running jobs."""
+        with self._lock:
+            running = dict(self._running)
+        return {
+            name: Gauge(description, "job", {job: float(value(now)) for job, now in running.items()})
+            for name, (description, value) in _GAUGES.items()
+        }
+
+
+def as_image_progress(state: Progress, process: str = "") -> ImageProgress:
+    """Return the progress of a run as a record shows it."""
+    done_now = state.done - state.kept
+    return ImageProgress(
+        tiles=state.tiles, done=state.done, failures=state.failures, detections=state.detections,
+        tiles_per_s=round(done_now / state.seconds, 3) if state.seconds > 0 else 0.0,
+        left_s=None if state.eta_s is None else round(state.eta_s, 1), process=process,
+    )  # fmt: skip
+
+
+def add_progress(records: Records, record: JobRecord) -> None:
+    """Add the progress of a job's images that are running, in any process, to its record."""
+    for number, image in enumerate(record.images):
+        if record.status == "IN_PROGRESS" and image.status == "IN_PROGRESS":
+            status = read_status(records.work_folder(record.job_id).sub(str(number)).sub("checkpoint"))
+            image.progress = None if status is None or status.get("state") != "running" else _from_status(status)
+
+
+def _from_status(status: dict[str, Any]) -> ImageProgress | None:
+    names = set(Progress.__dataclass_fields__)
+    try:
+        state = Progress(**{name: value for name, value in status.items() if name in names})
+        return as_image_progress(state, f"{status['process']} on {status['host']}")
+    except (KeyError, TypeError, ValueError):  # of another version
+        return None
