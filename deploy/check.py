@@ -8,7 +8,9 @@ As root on Debian, with the project's ``deploy`` extra::
 
 1. Lint: hadolint; the Kubernetes files against Kubernetes' schemas and the Dask operator's.
 2. Build: debootstrap makes the base image, buildah (chroot isolation) runs the Dockerfile on it.
-3. Run: each service of compose.yaml is a process in the image's tree, in a namespace whose only network is its own
+3. Audit: pip-audit asks for known vulnerabilities of the packages in the image. Without an answer, such as offline,
+   this step is skipped with the reason; ``python deploy/audit.py`` does it for the packages of this Python.
+4. Run: each service of compose.yaml is a process in the image's tree, in a namespace whose only network is its own
    loopback interface, as the image's user, on a read-only file system. Moto runs beside them, over TLS with a
    certificate of an authority that only a mounted bundle contains. The example's job must succeed, and SIGTERM must
    stop the service.
@@ -27,11 +29,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from audit import audit
 from botocore.session import Session
 
 DEPLOY = Path(__file__).parent
@@ -212,6 +216,16 @@ def inside(tree: Path) -> None:
         print("SIGTERM stopped the service")
 
 
+@contextmanager
+def image_tree() -> Iterator[str]:
+    """Mount the image for the block; yield its folder."""
+    container = run("buildah", "from", f"localhost/{IMAGE}").strip()
+    try:
+        yield run("buildah", "mount", container).strip()
+    finally:
+        run("buildah", "rm", container)
+
+
 def connection_error(url: str, trusting: ssl.SSLContext) -> OSError | None:
     """Request a URL; return the error, None if there is none."""
     try:
@@ -222,10 +236,10 @@ def connection_error(url: str, trusting: ssl.SSLContext) -> OSError | None:
 
 
 def main() -> None:
-    """Lint, build and run, or one of the three."""
+    """Lint, build, audit and run, or one of the four."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ca-certificates", type=Path, help="PEM file with authorities that the package index needs")
-    parser.add_argument("--only", choices=("lint", "build", "run"), help="run only one of the three steps")
+    parser.add_argument("--only", choices=("lint", "build", "audit", "run"), help="run only one of the steps")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside is not None:
@@ -235,14 +249,16 @@ def main() -> None:
         lint()
     if args.only in (None, "build"):
         build(args.ca_certificates.read_text() if args.ca_certificates else "")
+    if args.only in (None, "audit"):
+        with image_tree() as tree:
+            folders = Path(tree).glob("opt/geotile/lib/python3*/site-packages")
+            flaws = [flaw for folder in folders for flaw in audit(str(folder))]
+        if flaws:
+            sys.exit("\n".join(flaws))
     if args.only in (None, "run"):
-        container = run("buildah", "from", f"localhost/{IMAGE}").strip()
-        try:
-            tree = run("buildah", "mount", container).strip()
+        with image_tree() as tree:
             spaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
             subprocess.run([*spaces, sys.executable, __file__, "--inside", tree], check=True)
-        finally:
-            run("buildah", "rm", container)
 
 
 if __name__ == "__main__":

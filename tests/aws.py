@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import boto3
+from s3fs import S3FileSystem
 
 REGION = "us-east-1"
 SERVER = """
@@ -123,3 +124,4 @@ def aws() -> Iterator[Aws]:
     finally:
         server.kill()
         server.wait()
+        S3FileSystem.clear_instance_cache()  # those in it have this server's address

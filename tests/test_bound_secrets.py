@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers import cli, crowd
-from test_permissions import file_of, redirecting, request, serving
+from web_servers import file_of, redirecting, serving
 
 import geotile
 from geotile.cli.options import service_endpoint_options
@@ -20,6 +20,13 @@ from geotile.service.endpoint_settings import bound, options_of
 from geotile.testing import ModelServer
 
 SECRETS = {"bearer": "hush-1", "auth": ("me", "hush-2"), "headers": {"X-Api-Key": "hush-3"}, "params": {"TargetModel": "hush-4"}, "cert": "hush-5.pem"}  # fmt: skip
+
+
+def request(image, url, output, job_id="a", kind="HTTP_ENDPOINT", **more):
+    return {
+        "jobId": job_id, "imageUrls": [image], "imageProcessor": {"name": url, "type": kind}, "outputs": [output],
+        "imageProcessorTileSize": 128, "imageProcessorTileFormat": "GTIFF", **more,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SECRETS)
