@@ -85,6 +85,31 @@ def test_the_command_line_binds_options():
 
 
 @pytest.mark.slow
+def test_a_file_of_settings_names_prefixes(tmp_path):
+    (tmp_path / "settings.toml").write_text(
+        f"""queue = "{tmp_path}"
+once = true
+allow_endpoint = ["https://h/", "sagemaker://"]
+allow_image = "/data"
+[option]
+retries = 2
+[option."https://h/"]
+bearer = "hush"
+timeout_s = [5, 60]
+"""
+    )
+    cli("serve", "--config", tmp_path / "settings.toml")
+    (tmp_path / "wrong.toml").write_text(f'queue = "{tmp_path}"\nonce = true\n[option]\nbearer = "hush"\n')
+    said = cli("serve", "--config", tmp_path / "wrong.toml", status=2).stderr
+    assert "must bind bearer to an endpoint" in said
+    assert "hush" not in said
+    (tmp_path / "wrong.toml").write_text(f'queue = "{tmp_path}"\nonce = true\nallow_output = [5]\n')
+    assert (
+        "must be a prefix or a list of prefixes" in cli("serve", "--config", tmp_path / "wrong.toml", status=2).stderr
+    )
+
+
+@pytest.mark.slow
 def test_a_service_sends_a_token_to_its_endpoint_alone(tmp_path, write_tiff, noise):
     path, queue = write_tiff(noise), tmp_path / "queue"
 

@@ -21,6 +21,7 @@ _OF_KUBERNETES = re.compile(  # of each service, in the environment of each pod:
     r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT(_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)?"
 )
 _NAMED = ("limit", "option")  # flags whose values are NAME=VALUE
+_LISTED = ("allow_endpoint", "allow_image", "allow_output")
 
 
 def _settings(context: typer.Context, path: str | None) -> str | None:
@@ -74,7 +75,11 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str], place: str) -> N
 def _as_flag_value(name: str, value: Any, path: str) -> Any:
     """Return a value of a file as its flag takes it."""
     if name in _NAMED and isinstance(value, Mapping):
-        return [f"{key}={_as_text(each)}" for key, each in value.items()]
+        return [text for key, each in value.items() for text in _named_texts(key, each)]
+    if name in _LISTED and isinstance(value, str):
+        return [value]
+    if name in _LISTED and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return value
     if name in _NAMED and isinstance(value, list) and all(isinstance(each, str) for each in value):
         return value
     if name == "workers" and isinstance(value, list):
@@ -84,7 +89,16 @@ def _as_flag_value(name: str, value: Any, path: str) -> Any:
     return value
 
 
+def _named_texts(name: str, value: Any) -> list[str]:
+    """Return the texts of a value, or of the options of endpoints that stand under a prefix."""
+    if ":" in name and isinstance(value, Mapping):
+        return [f"{name}={option}={_as_text(each)}" for option, each in value.items()]
+    return [f"{name}={_as_text(value)}"]
+
+
 def _allowed(name: str) -> str:
+    if name in _LISTED:
+        return "a prefix or a list of prefixes"
     return "a table of names and values, or a list of 'NAME=VALUE'" if name in _NAMED else "one value"
 
 
