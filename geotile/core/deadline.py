@@ -20,6 +20,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 _MIN_S = 1e-3
+_IDLE_S = 1.0  # the watcher's thread ends when it has had nothing to watch for so long
 _current = threading.local()
 
 
@@ -90,8 +91,11 @@ class _Watcher:
         with self._changed:
             while True:
                 self._expire_due()
-                wait_s = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
-                self._changed.wait(wait_s)
+                wait_s = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else _IDLE_S
+                notified = self._changed.wait(min(wait_s, _IDLE_S))
+                if not (notified or self._deadlines or self._exchanges):
+                    self._started = False
+                    return
 
     def _expire_due(self) -> None:
         while self._deadlines:

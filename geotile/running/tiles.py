@@ -9,12 +9,9 @@ pass the run's `Gate`.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal
 
@@ -33,6 +30,7 @@ from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
 from geotile.merging.detections import Detections, concat
 from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure, failure_text, tile_failure
+from geotile.running.pools import tile_threads
 from geotile.running.progress import Counts, Reporter, progress_reporter
 from geotile.traffic import Gate, RequestOutcome, TrafficSettings, gate_of, send_with_retries
 
@@ -99,8 +97,10 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
     reporter = progress_reporter(job.run)
     gate = gate_of(job.run, job.traffic, job.endpoint.ready) if job.traffic else None
     batches = list(_batches(region, job, tiles))
-    with gate.expecting(len(batches)) if gate else nullcontext(_nothing) as finished:
-        pool = gate.thread_pool(job.threads) if gate else _pool(job.threads)
+    with (
+        gate.expecting(len(batches)) if gate else nullcontext(_nothing) as finished,
+        nullcontext(gate.thread_pool(job.threads)) if gate else tile_threads(job.threads) as pool,
+    ):
         futures = [pool.submit(_run_batch, region, batch, job, gate, finished, reporter) for batch in batches]
         try:
             with waiting_elsewhere() if gate else nullcontext():
@@ -269,11 +269,3 @@ def _touching(answer: Answer, width: int, height: int) -> Answer:
             "must touch its tile"
         ),
     )
-
-
-@lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="geotile-tile")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has the pools, but not their threads

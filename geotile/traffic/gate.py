@@ -52,7 +52,7 @@ class Gate:
         self._pool: ThreadPoolExecutor | None = None
 
     def thread_pool(self, max_threads: int) -> ThreadPoolExecutor:
-        """Return the run's own tile threads.
+        """Return the run's own tile threads, within `expecting`. They end when no requests are left here.
 
         Runs do not share these threads. If they did, all threads could wait here for a slot that another run holds
         but has no thread to use: forever if both runs use one endpoint, or for the responses of the slower endpoint
@@ -101,8 +101,9 @@ class Gate:
         def done() -> None:
             nonlocal left
             with self._lock:
-                left -= 1
-                self._wanted -= 1
+                if left > 0:  # else the caller did not wait for this one, and it has been counted
+                    left -= 1
+                    self._wanted -= 1
 
         with self._lock:
             self._wanted += requests
@@ -114,6 +115,7 @@ class Gate:
         finally:
             with self._lock:
                 self._wanted -= left
+                left = 0
             self._wake_up.set()
 
     @contextmanager
@@ -201,7 +203,7 @@ class Gate:
             except Exception as error:  # the link can fail in any way, and tile threads must not wait forever
                 with self._lock:
                     if self._wanted == 0:  # the cluster closed just after the last tile
-                        self._reporting = False
+                        self._become_idle()
                         return
                 _log.exception("the coordinator cannot be reached")
                 self.stop(f"this worker lost the connection to the coordinator: {type(error).__name__}: {error}")
@@ -209,7 +211,7 @@ class Gate:
             previous_cap = self._apply(allowance)
             with self._lock:
                 if report.wanted == report.in_flight == previous_cap == self._wanted == 0:
-                    self._reporting = False
+                    self._become_idle()
                     return
             if report.wanted == report.in_flight == 0 < previous_cap:
                 continue  # the next report gives the share back
@@ -217,6 +219,11 @@ class Gate:
                 self._probe_result = (self._run_probe(),)
             elif self._wake_up.wait(allowance.next_report_s):
                 time.sleep(allowance.next_report_s / 10)  # so that similar events go into the same report
+
+    def _become_idle(self) -> None:
+        self._reporting, pool, self._pool = False, self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
 
     def _make_report(self) -> GateReport:
         with self._lock:
