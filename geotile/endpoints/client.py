@@ -17,6 +17,7 @@ import urllib3
 from requests.auth import AuthBase
 
 from geotile.core.deadline import DeadlineAdapter, response_deadline
+from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import digests, redact
 from geotile.core.registry import Registry
 from geotile.endpoints.decode import excerpt
@@ -128,7 +129,7 @@ class Client:
             If the response is larger than ``max_response_bytes``.
         """
         connect_s, response_s = timeout_s or (self._connect_s, self._response_s)
-        with response_deadline(connect_s + response_s) as deadline:
+        with quiet_urls(), response_deadline(connect_s + response_s) as deadline:
             try:
                 with self._session().request(
                     method, url or self.url, stream=True, allow_redirects=False,
