@@ -37,7 +37,7 @@ def _drip(connection: socket.socket, data: bytes) -> None:
 
 def _answer(connection: socket.socket, request: str, folder: Path) -> None:
     method, path, *_ = request.split(" ")
-    mode, _, name = path.strip("/").partition("/")
+    mode, _, name = path.partition("?")[0].strip("/").partition("/")
     file = folder / name
     if not file.is_file():
         connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")

@@ -132,6 +132,47 @@ with dask.config.set(scheduler="synchronous"):
     assert done.stdout.strip() == "4 4", done.stderr
 
 
+FORK = """
+import multiprocessing, sys, geotile
+from distributed import Client
+from geotile.testing import ModelServer, bright_objects, write_example
+
+def child(image, model, answers):
+    try:
+        answers.put(len(geotile.detect(image, model, tile_size=64, overlap=0)))
+    except geotile.GeotileError as error:
+        answers.put(str(error))
+
+def forked(image, model):
+    answers = multiprocessing.get_context("fork").Queue()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(image, model, answers))
+    process.start()
+    print(answers.get(timeout=20))
+    process.join(20)
+
+path, store = write_example(), sys.argv[1]
+array = geotile.open_image(path).load()
+array.rename("a").to_dataset().to_zarr(store)
+with ModelServer(bright_objects) as server:
+    for image in (path, store, array):
+        for model in (bright_objects, server.url):
+            print(len(geotile.detect(image, model, tile_size=64, overlap=0)))
+            forked(image, model)
+    with Client(n_workers=1, processes=False, dashboard_address=None):
+        print(len(geotile.detect(path, bright_objects, tile_size=64, overlap=0)))
+        forked(path, bright_objects)
+"""
+
+
+def test_a_process_that_was_forked_after_a_run_works_or_says_what_to_do(tmp_path):
+    """Its parent's threads, sockets and open files are not its own: it would wait for ever."""
+    words = [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "a.zarr")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+    *rows, refusal = done.stdout.splitlines()
+    assert rows == ["3"] * 13, done
+    assert "get_context('spawn')" in refusal
+
+
 def test_a_dataset_is_no_array(write_tiff, noise):
     image = xr.DataArray(np.zeros((3, 64, 64), np.uint8), dims=("band", "y", "x"))
     with pytest.raises(ArgumentError, match="Dataset"):

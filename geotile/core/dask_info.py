@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from threading import Lock
@@ -15,6 +17,9 @@ import dask
 
 from geotile.errors import ClusterError
 
+_process_of: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""Number of the process that asked for a client first."""
+_is_forked = False
 _SYNCHRONOUS = ("sync", "synchronous", "single-threaded")
 _LOCAL = (
     dict.fromkeys(_SYNCHRONOUS, "dask.local:get_sync")
@@ -42,6 +47,11 @@ def active_client() -> Any | None:
         raise ClusterError(
             "the active Dask client is asynchronous. Use Client() without asynchronous=True, and call geotile from a "
             "thread, for example with asyncio.to_thread"
+        )
+    if client is not None and _process_of.setdefault(client, os.getpid()) != os.getpid():
+        raise ClusterError(
+            "the active Dask client belongs to the process that this one was forked from. Start this process with "
+            "multiprocessing.get_context('spawn'), or make a client of its own in it"
         )
     return client
 
@@ -147,6 +157,18 @@ def compute_options(*, ahead: bool) -> dict[str, Any]:
         return {}
     module, _, function = _LOCAL[name].partition(":")
     options: dict[str, Any] = {"scheduler": getattr(import_module(module), function)}
+    workers = threads() + (min(_MAX_WAITING, threads()) if ahead else 0)
     if ahead and processes() == 1 and name not in _SYNCHRONOUS:
-        options["num_workers"] = threads() + min(_MAX_WAITING, threads())
+        options["num_workers"] = workers
+    if _is_forked and processes() == 1 and name not in _SYNCHRONOUS:
+        options["pool"] = ThreadPoolExecutor(workers, thread_name_prefix="geotile-dask")
     return options
+
+
+def _after_fork() -> None:
+    """Note that this process was forked: Dask's own pools have no threads in it, and a run would wait for ever."""
+    global _is_forked, _waiting, _lock
+    _is_forked, _waiting, _lock = True, 0, Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

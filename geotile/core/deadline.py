@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import socket
 import threading
 import time
@@ -114,6 +115,7 @@ def _shut_down(sock: socket.socket) -> None:
 
 
 _watcher = _Watcher()
+os.register_at_fork(after_in_child=_watcher.__init__)  # type: ignore[misc]  # the child has no such thread
 
 
 @contextmanager

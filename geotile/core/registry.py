@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -35,6 +37,10 @@ class Registry(Generic[K, V]):
 
     def __init__(self, limit: int, *, close: Callable[[V], None] | None = None) -> None:
         self._limit, self._close = limit, close
+        _registries.add(self)
+        self._forget()
+
+    def _forget(self) -> None:
         self._values: OrderedDict[K, V] = OrderedDict()
         self._building: dict[K, Lock] = {}
         self._lock = Lock()
@@ -98,3 +104,15 @@ class Registry(Generic[K, V]):
         if self._close is not None:
             for value in values:
                 self._close(value)
+
+
+_registries: weakref.WeakSet[Registry[Any, Any]] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    """Forget what was opened before a fork: the child would share sockets and positions in files with its parent."""
+    for each in list(_registries):
+        each._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -9,6 +10,15 @@ from contextlib import contextmanager
 from threading import Lock
 
 _lock = Lock()
+
+
+def _after_fork() -> None:
+    """Make the lock anew: a thread that held it is not in the child."""
+    global _lock
+    _lock = Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

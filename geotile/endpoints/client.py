@@ -18,6 +18,7 @@ import requests
 from requests.auth import AuthBase
 
 from geotile.core.deadline import DeadlineAdapter, exchange_deadline
+from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
 from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, missing_certificate_file
@@ -133,7 +134,7 @@ class Client:
             If the response is larger than ``max_response_bytes``.
         """
         connect_s, response_s = timeout_s or (self._connect_s, self._response_s)
-        with exchange_deadline(connect_s + response_s) as deadline:
+        with quiet_urls(), exchange_deadline(connect_s + response_s) as deadline:
             try:
                 with self._session().request(
                     method, url or self.url, stream=True, allow_redirects=False,

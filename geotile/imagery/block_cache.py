@@ -13,6 +13,7 @@ the block is read again. The pixels are the same in all cases.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -106,6 +107,7 @@ class _Store:
 
 
 _store = _Store()
+os.register_at_fork(after_in_child=_store.__init__)  # type: ignore[misc]  # nobody reads there what is pending here
 
 
 def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run: str) -> Pixels:

@@ -19,6 +19,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from geotile.core.deadline import DeadlineAdapter, exchange_deadline
+from geotile.core.quiet_logs import quiet_urls
 from geotile.core.registry import Registry
 from geotile.imagery.redirects import sent_headers
 from geotile.storage.aws import Credentials, no_botocore_secrets_in_logs
@@ -71,7 +72,7 @@ def _etag(location: Location) -> str | None:
 
 def _http_headers(location: Location) -> Mapping[str, str]:
     try:
-        with exchange_deadline(_TIMEOUT_S), _session() as session:
+        with quiet_urls(), exchange_deadline(_TIMEOUT_S), _session() as session:
             response = session.head(
                 location.file_path.removeprefix("/vsicurl/"), headers=sent_headers(location), timeout=_TIMEOUT_S,
                 allow_redirects=False, verify=location.verify,
@@ -95,7 +96,7 @@ def _s3_headers(location: Location) -> Mapping[str, str]:
     bucket, _, key = location.file_path.removeprefix("/vsis3/").partition("/")
     payer = {"RequestPayer": "requester"} if "AWS_REQUEST_PAYER" in dict(location.settings) else {}
     try:
-        with no_botocore_secrets_in_logs():
+        with quiet_urls(), no_botocore_secrets_in_logs():
             response = _client(location).head_object(Bucket=bucket, Key=key, **payer)
     except (BotoCoreError, ClientError, requests.RequestException, ValueError):
         return {}  # as above

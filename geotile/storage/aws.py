@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from geotile.core.quiet_logs import quiet_urls
 from geotile.core.registry import Registry
 from geotile.errors import ArgumentError
 
@@ -102,7 +103,7 @@ def resolve(
 
     keys = None if key is None else (key, secret, token)
     try:
-        with no_botocore_secrets_in_logs():  # the response that holds a role's credentials is logged too
+        with quiet_urls(), no_botocore_secrets_in_logs():  # the response that holds a role's credentials is logged too
             session = aws_session(profile, None if anonymous else role_arn, region, keys)
             region = session.get_config_variable("region")
             source = None if anonymous else session.get_credentials()

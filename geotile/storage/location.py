@@ -19,6 +19,7 @@ import certifi
 import rasterio
 from rasterio.session import Session
 
+from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.storage.aws import Credentials, resolve
@@ -106,7 +107,7 @@ class Location:
         secrets = self.credentials.fresh(time.time()).gdal_settings() if self.credentials else {}
         trusted = {_AUTHORITIES: self.verify} if self.is_remote and isinstance(self.verify, str) else {}
         settings = trusted | dict(self.settings) | more
-        with rasterio.Env(_Secrets(secrets), GDAL_CACHEMAX=GDAL_CACHE_BYTES, **settings):
+        with quiet_urls(), rasterio.Env(_Secrets(secrets), GDAL_CACHEMAX=GDAL_CACHE_BYTES, **settings):
             yield
 
     def with_settings(self, **more: str) -> Location:
@@ -167,18 +168,16 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
     remaining = {name: value for name, value in options.items() if value is not None}
     path, settings, credentials = translate(uri, remaining)
     if remaining:
-        raise ArgumentError(
-            f"unknown storage_options {sorted(remaining)} for {scheme or uri.split('/')[1]}:// images. Leave them out."
-        )
+        kind = scheme or uri.split("/")[1]
+        raise ArgumentError(f"unknown storage_options {sorted(remaining)} for {kind}:// images. Leave them out.")
     merged = _REMOTE | settings
     return Location(path=path, display_name=redact(uri), settings=tuple(merged.items()), credentials=credentials)
 
 
 def _local(uri: str, options: Mapping[str, Any]) -> Location:
     if options:
-        raise ArgumentError(
-            f"storage_options {', '.join(sorted(options))} do not apply to {redact(uri)!r}. Leave them out."
-        )
+        names = ", ".join(sorted(options))
+        raise ArgumentError(f"storage_options {names} do not apply to {redact(uri)!r}. Leave them out.")
     path = expanded_path(uri)
     # Workers may run in another folder, so the path of a file becomes absolute. Other file names of GDAL stay.
     return Location(path=os.path.abspath(path) if os.path.exists(path) else path, display_name=redact(uri))
@@ -280,10 +279,8 @@ def _common(options: dict[str, Any]) -> Settings:
         options.pop(name, None)  # these control fsspec itself, which is not used here
     timeout = options.pop("timeout", options.pop("config_kwargs.read_timeout", _TIMEOUT_S))
     total = options.pop("total_timeout", TOTAL_TIMEOUT_S)
-    settings = {
-        "GDAL_HTTP_LOW_SPEED_TIME": f"{max(1, round(float(timeout)))}",
-        "GDAL_HTTP_TIMEOUT": f"{max(1, round(float(total)))}",
-    }
+    times = {"GDAL_HTTP_LOW_SPEED_TIME": timeout, "GDAL_HTTP_TIMEOUT": total}
+    settings = {name: f"{max(1, round(float(seconds)))}" for name, seconds in times.items()}
     if (connect := options.pop("config_kwargs.connect_timeout", None)) is not None:
         settings["GDAL_HTTP_CONNECTTIMEOUT"] = f"{max(1, round(float(connect)))}"
     return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 from collections.abc import Callable
@@ -62,3 +63,14 @@ def _scheduler_link(worker: Any, run: str, settings: TrafficSettings) -> Link:
         return allowance
 
     return link
+
+
+def _forget_gates() -> None:
+    """Forget the gates of the process that was forked: their threads are not in the child."""
+    global _lock
+    _lock = threading.Lock()
+    _gates.clear()
+    local_registry.__init__()  # type: ignore[misc]  # as new
+
+
+os.register_at_fork(after_in_child=_forget_gates)
