@@ -25,8 +25,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_signed_urls_of_images_and_models(folder, caplog, monkeypatch):
-    monkeypatch.setenv("CPL_DEBUG", "ON")  # rasterio logs what GDAL says of its requests
+def test_signed_urls_of_images_and_models(folder, caplog):
     caplog.set_level(logging.DEBUG)
     with silent_store(folder) as store, misbehaving(lambda *call: True) as (model, server):
         store, model = (url.replace("//", "//me:hush@") for url in (store, model))
