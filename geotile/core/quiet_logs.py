@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -35,9 +36,27 @@ class _WithoutQueries(logging.Filter):
 
 
 _filter = _WithoutQueries()
-for _package, _modules in _NAMES.items():  # a filter of a logger does not see the records of the loggers below it
-    for _name in (_package, *(f"{_package}.{each}" for each in _modules)):
-        logging.getLogger(_name).addFilter(_filter)
+# A filter of a logger does not see the records of the loggers below it.
+_loggers = [logging.getLogger(f"{package}.{name}") for package, names in _NAMES.items() for name in names]
+_lock, _inside = threading.Lock(), 0
+
+
+def _enter(change: int) -> None:
+    """Count a thread in or out; the filter is attached while there is one."""
+    global _inside
+    with _lock:
+        before, _inside = _inside, _inside + change
+        for logger in _loggers if not (before and _inside) else ():
+            (logger.addFilter if _inside else logger.removeFilter)(_filter)
+
+
+def _after_fork() -> None:
+    """Count anew: the child has none of its parent's other threads."""
+    global _lock, _inside
+    _lock, _inside = threading.Lock(), int(bool(getattr(_local, "depth", 0)))
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -52,7 +71,11 @@ def quiet_urls() -> Iterator[None]:
     (True, '"GET /a.tif?*** HTTP/1.1"')
     """
     _local.depth = getattr(_local, "depth", 0) + 1
+    if _local.depth == 1:
+        _enter(1)
     try:
         yield
     finally:
         _local.depth -= 1
+        if not _local.depth:
+            _enter(-1)
