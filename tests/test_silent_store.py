@@ -11,7 +11,7 @@ from silent_store import silent_store
 
 import geotile
 from geotile import ImageOpenError, open_image
-from geotile.imagery import file_version
+from geotile.imagery import file_version, redirects
 from geotile.storage import location
 
 pytestmark = pytest.mark.slow
@@ -42,6 +42,14 @@ def test_opening_ends_within_the_deadline(store, mode, name, total_s):
         open_image(f"{store}/{mode}/{name}", storage_options={"total_timeout": total_s})
     assert time.monotonic() - started < 5 * total_s + 4
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize("mode", ["never", "head"])
+def test_the_question_for_redirects_ends_at_its_deadline(store, mode, monkeypatch):
+    monkeypatch.setattr(redirects, "_TIMEOUT_S", 0.5)
+    started = time.monotonic()
+    assert list(redirects.redirect_targets(f"{store}/{mode}/a.tif", {"X-Api-Key": "k"})) == []
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.zarr"])

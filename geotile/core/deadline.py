@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
@@ -207,6 +208,20 @@ def _deadline_pool(pool: type[Any]) -> type[Any]:
 
 
 _POOLS = deadline_pools({"http": HTTPConnectionPool, "https": HTTPSConnectionPool})
+
+
+def deadline_session(**pool_options: Any) -> requests.Session:
+    """Return a session of `requests` that applies the deadline of `exchange_deadline`.
+
+    Parameters
+    ----------
+    **pool_options
+        Arguments of `requests.adapters.HTTPAdapter`.
+    """
+    session, adapter = requests.Session(), DeadlineAdapter(**pool_options)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
 
 
 class DeadlineAdapter(HTTPAdapter):

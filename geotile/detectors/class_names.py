@@ -52,6 +52,22 @@ def class_names(labels: Labels | None) -> dict[int, str] | None:
     return names
 
 
+def check_background(names: Mapping[int, str]) -> None:
+    """Check that the first of the class names of a torchvision model, given in order, is that of the background.
+
+    Raises
+    ------
+    ArgumentError
+        If it is the name of a class.
+    """
+    first = names.get(0, "")
+    if "background" not in first.lower() and first.strip("_ ").lower() not in ("", "n/a", "none", "bg"):
+        raise ArgumentError(
+            f"labels must begin with the background, which is class 0 of torchvision; got {first!r} as the first. Give "
+            "['__background__', ...], or a mapping such as {1: 'car'}"
+        )
+
+
 def _plain(labels: Any) -> Any:
     """Return names of numpy and pandas as a list."""
     return labels.tolist() if hasattr(labels, "tolist") else labels

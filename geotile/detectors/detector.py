@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from geotile.core.checks import check_unit
 from geotile.detectors.boxes import check_in_pixels
-from geotile.detectors.class_names import Labels, class_names
+from geotile.detectors.class_names import Labels, check_background, class_names
 from geotile.detectors.families import FAMILIES, Family, RawDetections
+from geotile.detectors.inputs import check_inputs, input_sides
 from geotile.detectors.layouts import Network, Tensor
 from geotile.detectors.metadata import NO_METADATA, ModelMetadata
 from geotile.detectors.preprocessing import TilePosition, as_layout, preprocess
@@ -68,12 +69,11 @@ class Detector:
         self.inputs, self.outputs, self.metadata = list(inputs), list(outputs), metadata
         check_inputs(self.inputs, metadata)
         given = class_names(labels)
-        given_in_order = given is not None and not isinstance(labels, Mapping)
         network = Network(self.inputs, self.outputs, self.size_yx or metadata.size_yx, metadata.stride)
         found = recognise(network, metadata, family=family, labels=given, named_outputs=output_names is not None)
         self.family, self.classes = found.family, found.classes
-        if self.family == "torchvision" and given_in_order:
-            _check_background(given)
+        if self.family == "torchvision" and given is not None and not isinstance(labels, Mapping):
+            check_background(given)
         known = FAMILIES[self.family]
         self._family: Family = replace(known, preprocessing=known.preprocessing.with_values(mean, std))
         if self.inputs[0].dtype == np.uint8 and not (mean is None and std is None):
@@ -232,59 +232,12 @@ class Detector:
         return rows, classes, values[rows, classes].astype(np.float64)
 
 
-def _check_background(names: Mapping[int, str] | None) -> None:
-    """Check that the first of the class names of a torchvision model is that of the background."""
-    first = (names or {}).get(0, "")
-    if "background" not in first.lower() and first.strip("_ ").lower() not in ("", "n/a", "none", "bg"):
-        raise ArgumentError(
-            f"labels must begin with the background, which is class 0 of torchvision; got {first!r} as the first. Give "
-            "['__background__', ...], or a mapping such as {1: 'car'}"
-        )
-
-
 def decoder_identity(options: DecoderOptions) -> str:
     """Return the changed options of a decoder as text, with the class names in place of the file that contains them."""
     values = options.changed()
     if "labels" in values:
         values["labels"] = class_names(values["labels"])
     return repr(sorted(values.items()))
-
-
-def check_inputs(inputs: Sequence[Tensor], metadata: ModelMetadata) -> None:
-    """Check that geotile can fill the inputs of a network.
-
-    Raises
-    ------
-    ArgumentError
-        If the network takes no pictures of three channels in a dtype that geotile fills, has an input of another
-        kind, or contradicts the metadata.
-    """
-    first, others = inputs[0], [each.name for each in inputs[1:] if each.name != "pixel_mask"]
-    if others:
-        raise ArgumentError(
-            f"the model must have one input, or a second one named 'pixel_mask'; got {others[0]!r} besides "
-            f"{first.name!r}. Export the model without this input"
-        )
-    if len(first.shape) not in (3, 4) or (first.shape[-3] not in (None, 3) and first.shape[-1] != 3):
-        raise ArgumentError(
-            f"the model's input must have shape (…, 3, y, x) or (…, y, x, 3); got {first.shape}. Export it with 3 "
-            "channels"
-        )
-    if first.dtype.kind != "f" and first.dtype != np.uint8:
-        raise ArgumentError(f"the model's input must be float or uint8; got {first.dtype}. Export it as float32")
-    for said, has in zip(metadata.size_yx or (None, None), input_sides(first), strict=True):
-        if None not in (said, has) and said != has:
-            raise ArgumentError(
-                f"the metadata of the model say imgsz={list(metadata.size_yx or ())}, and its input has the shape "
-                f"{first.shape}. Export the model again"
-            )
-
-
-def input_sides(first: Tensor) -> tuple[int | None, int | None]:
-    """Return height and width of an input in pixels; None for a side of any length."""
-    tail = first.shape[-3:]
-    rows, columns = tail[:2] if tail[-1] == 3 and tail[0] != 3 else tail[-2:]
-    return rows, columns
 
 
 def _as_float32(values: NDArray[Any]) -> NDArray[Any]:

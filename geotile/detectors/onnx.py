@@ -16,7 +16,8 @@ from geotile.core.checks import as_int
 from geotile.core.redact import redact
 from geotile.core.registry import Registry
 from geotile.detectors.class_names import Labels
-from geotile.detectors.detector import DetectionArrays, Detector, input_sides
+from geotile.detectors.detector import DetectionArrays, Detector
+from geotile.detectors.inputs import input_sides
 from geotile.detectors.layouts import Tensor
 from geotile.detectors.metadata import ModelMetadata, read_metadata
 from geotile.detectors.preprocessing import as_layout

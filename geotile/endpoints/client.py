@@ -17,7 +17,7 @@ from uuid import uuid4
 import requests
 from requests.auth import AuthBase
 
-from geotile.core.deadline import DeadlineAdapter, exchange_deadline
+from geotile.core.deadline import deadline_session, exchange_deadline
 from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
@@ -206,10 +206,7 @@ class Client:
         return _sessions.get(self._key, self._new_session)
 
     def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        adapter = DeadlineAdapter(pool_connections=4, pool_maxsize=_MAX_POOLED_CONNECTIONS)
-        session.mount("http://", adapter)
-        session.mount("https://", adapter)
+        session = deadline_session(pool_connections=4, pool_maxsize=_MAX_POOLED_CONNECTIONS)
         session.auth = self._auth
         session.headers.update(self._headers)
         return session
@@ -254,5 +251,5 @@ def _retry_after_s(value: str | None) -> float | None:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError, LookupError, AttributeError):  # the parser's, of text that is no date
+    except (ValueError, TypeError, OverflowError, LookupError, AttributeError):  # what the parser raises for other text
         return None

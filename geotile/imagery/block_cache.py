@@ -32,7 +32,8 @@ from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import TileGrid, Window
 from geotile.imagery.blocks import Blocks, Canvas
 from geotile.imagery.damaged import discard_failures
-from geotile.imagery.source import Pixels, Source
+from geotile.imagery.pixels import Pixels
+from geotile.imagery.source import Source
 
 KEPT_BYTES = 128 * 2**20  # per process; enough for the halos of a row of regions of 32 MiB
 _MAX_BLOCK_BYTES = KEPT_BYTES // 8  # larger blocks are whole regions anyway

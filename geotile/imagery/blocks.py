@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
 from geotile.grid.tile_grid import Window
-from geotile.imagery.source import Pixels, Source
+from geotile.imagery.pixels import Pixels
+from geotile.imagery.source import Source
 
 
 class Blocks:

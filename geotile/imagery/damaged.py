@@ -20,8 +20,9 @@ from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Tile, Window
 from geotile.imagery.blocks import Blocks, Canvas
 from geotile.imagery.open_files import FileKey
+from geotile.imagery.pixels import Pixels
 from geotile.imagery.silent_host import given_up, note_read, note_silence
-from geotile.imagery.source import Pixels, Source
+from geotile.imagery.source import Source
 
 _MAX_KEPT = 2**16  # failed blocks of a run that a process remembers
 _failed = Registry[str, dict[tuple[FileKey, Pair], str]](8)  # by run

@@ -18,7 +18,7 @@ from uuid import uuid4
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from geotile.core.deadline import DeadlineAdapter, exchange_deadline
+from geotile.core.deadline import deadline_session, exchange_deadline
 from geotile.core.quiet_logs import quiet_urls
 from geotile.core.registry import Registry
 from geotile.imagery.redirects import sent_headers
@@ -72,7 +72,7 @@ def _etag(location: Location) -> str | None:
 
 def _http_headers(location: Location) -> Mapping[str, str]:
     try:
-        with quiet_urls(), exchange_deadline(_TIMEOUT_S), _session() as session:
+        with quiet_urls(), exchange_deadline(_TIMEOUT_S), deadline_session() as session:
             response = session.head(
                 location.file_path.removeprefix("/vsicurl/"), headers=sent_headers(location), timeout=_TIMEOUT_S,
                 allow_redirects=False, verify=location.verify,
@@ -80,14 +80,6 @@ def _http_headers(location: Location) -> Mapping[str, str]:
     except (requests.RequestException, ValueError):
         return {}  # GDAL opens the file all the same; a version is not worth an error
     return response.headers if response.status_code == 200 else {}
-
-
-def _session() -> requests.Session:
-    """Return a session whose answers have a deadline, even if they come byte by byte."""
-    session = requests.Session()
-    session.mount("http://", DeadlineAdapter())
-    session.mount("https://", DeadlineAdapter())
-    return session
 
 
 def _s3_headers(location: Location) -> Mapping[str, str]:
@@ -144,7 +136,7 @@ def _sent_with_deadline(request: Any, verify: bool | str, **more: Any) -> Any:
     prepared = requests.PreparedRequest()
     prepared.method, prepared.url = request.method, request.url
     prepared.headers = CaseInsensitiveDict(request.headers.items())
-    with exchange_deadline(_TIMEOUT_S), _session() as http:
+    with exchange_deadline(_TIMEOUT_S), deadline_session() as http:
         how = http.merge_environment_settings(request.url, {}, True, verify, None)
         response = http.send(prepared, timeout=_TIMEOUT_S, allow_redirects=False, **how)
         response.close()

@@ -9,6 +9,8 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
+from geotile.core.deadline import deadline_session, exchange_deadline
+from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import redact
 from geotile.errors import ImageOpenError
 from geotile.storage.location import Location
@@ -120,9 +122,12 @@ def _target(method: str, url: str, headers: Mapping[str, str] | None, options: M
         return None
     first_byte = {"Range": "bytes=0-0", **(headers or {})}
     try:
-        with requests.request(
-            method, url, headers=first_byte, timeout=_TIMEOUT_S, allow_redirects=False, stream=True, **options
-        ) as response:  # fmt: skip
+        with (
+            quiet_urls(), exchange_deadline(_TIMEOUT_S), deadline_session() as session,
+            session.request(
+                method, url, headers=first_byte, timeout=_TIMEOUT_S, allow_redirects=False, stream=True, **options
+            ) as response,
+        ):  # fmt: skip
             return urljoin(url, response.headers["Location"]) if response.is_redirect else None
     except (requests.RequestException, ValueError):
         return None  # the read says what is wrong

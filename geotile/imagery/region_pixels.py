@@ -16,8 +16,9 @@ from geotile.grid.tile_grid import Tile, TileGrid, Window
 from geotile.imagery.block_cache import read_shared
 from geotile.imagery.damaged import is_damaged, read_damaged
 from geotile.imagery.masks import has_data
+from geotile.imagery.pixels import Pixels
 from geotile.imagery.silent_host import given_up, note_read, note_silence
-from geotile.imagery.source import Pixels, Source
+from geotile.imagery.source import Source
 
 _NOWHERE = Window(0, 0, 0, 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -20,33 +20,12 @@ from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Window
 from geotile.imagery.masks import has_data, missing_blocks, spread_blocks
 from geotile.imagery.open_files import FileKey, close_dataset, dataset, is_retryable, late_note
+from geotile.imagery.pixels import Pixels, Step
 from geotile.storage.location import Location
 
 CELL = 512  # a resampled image is computed in cells of this size, so that its pixels do not depend on the window
 _MARGIN = 4  # pixels around a cell that resampling may use
 _MAX_EDGES = 2**20
-
-
-class Pixels(NamedTuple):
-    """Pixels of a window."""
-
-    values: NDArray[Any]
-    """(band, y, x)."""
-    valid: NDArray[np.bool_] | None
-    """(y, x) bool, the pixels with data; None if all have data, or if validity was not requested."""
-
-
-class Step(Protocol):
-    """Operation that maps each pixel on its own, applied after reading."""
-
-    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return new values, (band, y, x)."""
-
-    def dtype(self, dtype: str) -> str:
-        """Return the dtype of the new values."""
-
-    def for_bands(self, indices: tuple[int, ...]) -> Step | None:
-        """Return the same step for some of its bands, by index from 0; None if that is not possible."""
 
 
 @dataclass(frozen=True, kw_only=True)

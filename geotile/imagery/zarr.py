@@ -19,8 +19,9 @@ from geotile.grid.tile_grid import Window
 from geotile.imagery.file_array import file_array
 from geotile.imagery.masks import has_data, nodata_of
 from geotile.imagery.open_files import is_retryable_text
+from geotile.imagery.pixels import Pixels
 from geotile.imagery.redirects import client_of_one_host
-from geotile.imagery.source import Pixels, Source
+from geotile.imagery.source import Source
 from geotile.options import ImageOptions
 from geotile.storage.location import TOTAL_TIMEOUT_S, Location
 from geotile.storage.uris import expanded_path
