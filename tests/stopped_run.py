@@ -60,4 +60,5 @@ def main(where: str, image: str, raising: str, slow: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     main(*sys.argv[1:])

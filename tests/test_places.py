@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
-from helpers import crowd
+from helpers import crowd, save_onnx
 
 import geotile
 from geotile.errors import ArgumentError, ClusterError, GeotileError, ImageOpenError
@@ -130,6 +130,28 @@ with dask.config.set(scheduler="synchronous"):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout.strip() == "4 4", done.stderr
+
+
+FORK_OF_A_MODEL = """
+import os, subprocess, sys, geotile
+from geotile.testing import write_example
+path, model = write_example(), "onnx:" + sys.argv[1]
+geotile.detect(path, model, tile_size=64, overlap=0, threads=4)
+subprocess.run(["true"], check=True, preexec_fn=int)  # Python's own fork, with the hooks of a fork
+child = os.fork()
+if not child:
+    geotile.detect(path, model, tile_size=64, overlap=0, threads=4)
+    os._exit(7)  # as multiprocessing ends; onnxruntime itself hangs at sys.exit
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_does_not_wait_for_the_threads_of_a_model(tmp_path):
+    """A session of onnxruntime ends by joining its threads, which a forked process does not have."""
+    path = save_onnx(tmp_path / "m.onnx", {"output0": np.zeros((1, 6, 84), np.float32)}, (1, 3, 64, 64))
+    words = [sys.executable, "-W", "ignore", "-c", FORK_OF_A_MODEL, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "7\n", done
 
 
 FORK = """

@@ -1,6 +1,5 @@
 """A run that is stopped leaves no thread of geotile behind, and a cluster that is closed afterwards has nothing to say."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -41,7 +40,7 @@ def test_no_thread_is_left(image, where):
     with misbehaving(poisoned) as (raising, _), misbehaving(slow) as (late, _):
         done = subprocess.run(
             [sys.executable, "-W", "ignore", script, where, image, raising, late], capture_output=True, text=True,
-            timeout=90, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            timeout=90,
         )  # fmt: skip
     said = ["raised", "left: []", "interrupted", "left: []"] + (["raised", "left: []"] if where == "threads" else [])
     assert done.stdout.splitlines() == said, done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import weakref
 from collections import OrderedDict
@@ -110,8 +111,12 @@ _registries: weakref.WeakSet[Registry[Any, Any]] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    """Forget what was opened before a fork: the child would share sockets and positions in files with its parent."""
+    """Forget what was opened before a fork: the child would share sockets and positions in files with its parent.
+
+    The values are never destroyed, since that of a model waits for threads that the child does not have.
+    """
     for each in list(_registries):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each._values))
         each._forget()
 
 
