@@ -254,7 +254,11 @@ def on_network(monkeypatch):
     monkeypatch.setattr("geotile.storage.file_lease.is_on_network", lambda folder: True)
 
 
-@pytest.mark.parametrize("left", [b"", b"{", f"{os.getpid()}\n{socket.gethostname()}\n".encode(), b"[1]"])
+@pytest.mark.parametrize(
+    "left",
+    [b"", b"{", f"{os.getpid()}\n{socket.gethostname()}\n".encode(), b"[1]"],
+    ids=["empty", "cut", "old", "other"],
+)
 @pytest.mark.parametrize("network", [False, True])
 def test_a_file_without_a_holder_is_void_at_once(tmp_path, left, network, request):
     if network:

@@ -31,7 +31,9 @@ VALUES = [
 
 
 def options_of(*groups):
-    return sorted({(name, group) for group in groups for name in described(group)}, key=lambda each: each[0])
+    return sorted(
+        {(name, group) for group in groups for name in described(group)}, key=lambda each: (each[0], each[1].__name__)
+    )
 
 
 @pytest.mark.parametrize(("name", "group"), options_of(*GROUPS))
