@@ -5,6 +5,7 @@ import itertools
 import math
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from geotile.traffic.coordinator import Coordinator, GateReport, TrafficSettings
 from geotile.traffic.gate import Gate
 from geotile.traffic.limit import AutoLimit, Tally
 from geotile.traffic.run_registry import RunRegistry
+from geotile.traffic.start import traffic_settings
 
 
 def simulate(slots, queue, latency, seconds=180.0, seed=1):
@@ -156,6 +158,18 @@ def test_the_circuit_opens_probes_tries_and_closes():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("ready_s", "outage_s"), [(300, 3), (3, 300)])
+def test_a_model_that_only_answers_500_gets_the_shorter_time(ready_s, outage_s):
+    circuit, now = Circuit(ready_timeout_s=ready_s, outage_timeout_s=outage_s), 0.0
+    while circuit.stop_reason is None and now < 400:
+        circuit.record_failures(now, 9, False, "HTTP 500", model_started=True)
+        if circuit.start_probe(now):
+            circuit.record_probe(now, None)
+        now += 0.1
+    assert "timeout_s=3 s" in circuit.stop_reason
+    assert now < 3.5
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations("abc")))
 def test_one_process_of_many_tries_whether_the_model_is_back(order):
     coordinator = Coordinator(TrafficSettings(concurrency=6, ready_timeout_s=60, outage_timeout_s=60))
@@ -251,6 +265,39 @@ def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
 def test_a_wrong_concurrency_is_named(concurrency, message):
     with pytest.raises(geotile.ArgumentError, match=message):
         geotile.detect("x.tif", "http://127.0.0.1:9/invocations", concurrency=concurrency)
+
+
+def broken(handler, number, times):
+    handler.reply(500, b"the model is broken")
+
+
+def failing_seconds(path, url):
+    """Run three tiles of a model that only fails; return the seconds until the run ended, and its report."""
+    began = time.monotonic()
+    found = geotile.detect(path, url, tile_size=32, overlap=0, outage_timeout_s=2, tile_format="NPY")
+    return time.monotonic() - began, found.attrs["report"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:3 of 3 tiles failed")
+@pytest.mark.parametrize("where", ["threads", "cluster"])
+@pytest.mark.parametrize("group", [None, "model"])
+def test_a_broken_model_is_given_up_in_time_by_all_runs_at_once(where, group, write_tiff, request, monkeypatch):
+    """A model that answers its health check and HTTP 500 to each tile, asked by several runs, in a group as in a job."""
+    from misbehaving import misbehaving
+
+    if where == "cluster":
+        request.getfixturevalue("cluster")
+    settings_of = traffic_settings
+    monkeypatch.setattr(
+        "geotile.running.start.traffic_settings", lambda model, limit, _: settings_of(model, limit, group)
+    )
+    path = write_tiff(np.random.default_rng(0).integers(1, 255, (1, 32, 96), np.uint8))
+    with misbehaving(broken) as (url, _), ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(failing_seconds, [path] * 4, [url] * 4))
+    assert max(seconds for seconds, _ in runs) < 8, runs
+    assert {report.status for _, report in runs} == {"FAILED"}
+    assert any("outage_timeout_s=2 s" in failure.reason for _, report in runs for failure in report.failures)
 
 
 # --- groups: runs of one endpoint share one number

@@ -49,7 +49,8 @@ class RetryPolicy(Options):
     )  # fmt: skip
     outage_timeout_s: float = option(
         3600.0, "Seconds to wait for a model that has answered before and does not answer any more; then the run ends "
-        "with the results that it has.", type="float",
+        "with the results that it has. For a model that has answered only HTTP 500 so far, the shorter of "
+        "ready_timeout_s and outage_timeout_s counts.", type="float",
     )  # fmt: skip
 
     def _check(self) -> None:

@@ -40,6 +40,7 @@ class Circuit:
     last_failure: str = ""
     """Message of the last failure."""
     _ever_answered: bool = False
+    _has_started: bool = False  # it answered with errors of its own, so nobody waits for it to start
     _failures: int = 0  # since the last response
     _failing_since: float = 0.0
     _latency_s: float = 0.0
@@ -54,7 +55,9 @@ class Circuit:
             self.state = "closed"
             self.open_s += now - self._opened_at
 
-    def record_failures(self, now: float, failures: int, throttled: bool, message: str) -> None:
+    def record_failures(
+        self, now: float, failures: int, throttled: bool, message: str, model_started: bool = False
+    ) -> None:  # fmt: skip
         """Record that only failures occurred since the last call.
 
         Parameters
@@ -66,7 +69,10 @@ class Circuit:
             Whether the endpoint throttled all of them.
         message : str
             Message of the last failure.
+        model_started : bool, default False
+            Whether one of the failures shows that the model has started.
         """
+        self._has_started |= model_started
         if self._failures == 0:
             self._failing_since = now
         self._failures += failures
@@ -114,10 +120,16 @@ class Circuit:
     def _check_timeout(self, now: float) -> None:
         if self.state == "closed":
             return
-        name = "outage_timeout_s" if self._ever_answered else "ready_timeout_s"
-        limit = self.outage_timeout_s if self._ever_answered else self.ready_timeout_s
+        name, limit = self._timeout()
         if now - self._failing_since > limit and not self.stop_reason:
             self.open_s += now - self._opened_at
             self.stop_reason = (
                 f"the model did not respond for {name}={limit:g} s; the last failure was: {self.last_failure}"
             )
+
+    def _timeout(self) -> tuple[str, float]:
+        """Return the name and the value of the option that limits this outage."""
+        ready, outage = ("ready_timeout_s", self.ready_timeout_s), ("outage_timeout_s", self.outage_timeout_s)
+        if self._ever_answered:
+            return outage
+        return min(ready, outage, key=lambda each: each[1]) if self._has_started else ready

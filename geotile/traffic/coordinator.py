@@ -47,6 +47,8 @@ class GateReport:
     """Message of the last of these failures."""
     all_throttled: bool
     """Whether the endpoint throttled all of these failures."""
+    model_started: bool = False
+    """Whether one of these failures shows that the model has started: an HTTP 500, which is the model's own."""
     probe_result: tuple[str | None] | None
     """Result of the requested probe: a failure message, or (None,) if the model is ready; None without a probe."""
     suspects_outage: bool
@@ -159,7 +161,9 @@ class Coordinator:
             circuit.record_response(now, tally.latency_s / tally.answered)
         failures = min(report.consecutive_failures, tally.failed + tally.throttled)
         if failures:
-            circuit.record_failures(now, failures, report.all_throttled, report.last_failure)
+            circuit.record_failures(
+                now, failures, report.all_throttled, report.last_failure, report.model_started
+            )  # fmt: skip
         if report.suspects_outage:
             circuit.suspect_outage(now)
 

@@ -16,6 +16,7 @@ from geotile.traffic.coordinator import Allowance, GateReport
 from geotile.traffic.limit import Tally
 
 _log = logging.getLogger(__name__)
+_ERROR_OF_THE_MODEL = 500  # HTTP status; 502, 503 and 504 also come while a model starts, from what is before it
 _PREPARED_AHEAD = 2  # requests prepared beyond those in flight, so that a free slot is used at once
 Link = Callable[[GateReport], Allowance]
 
@@ -45,6 +46,7 @@ class Gate:
         self._wanted = self._preparing = self._in_flight = 0
         self._tally = Tally(reports=0, busy=0)
         self._consecutive_failures, self._all_throttled, self._last_failure = 0, True, ""
+        self._model_started = False
         self._probe_result: tuple[str | None] | None = None
         self._suspects_outage = self._reporting = False
         self._last_response = float("-inf")
@@ -175,6 +177,7 @@ class Gate:
         with self._lock:
             self._consecutive_failures, self._last_failure = self._consecutive_failures + 1, str(error)
             self._all_throttled = self._all_throttled and error.throttled
+            self._model_started |= error.http_status == _ERROR_OF_THE_MODEL
             self._tally += Tally(throttled=int(overloaded), failed=int(not overloaded), reports=0, busy=0)
         self._wake_up.set()
 
@@ -232,7 +235,8 @@ class Gate:
                 process=self._name, worker=self._worker, wanted=self._wanted, in_flight=self._in_flight,
                 tally=self._tally + Tally(busy=busy), consecutive_failures=self._consecutive_failures,
                 last_failure=self._last_failure, all_throttled=self._all_throttled,
-                probe_result=self._probe_result, suspects_outage=self._suspects_outage,
+                model_started=self._model_started, probe_result=self._probe_result,
+                suspects_outage=self._suspects_outage,
             )  # fmt: skip
             self._tally, self._probe_result, self._suspects_outage = Tally(reports=0, busy=0), None, False
             return report
