@@ -1,13 +1,22 @@
 """A run that is stopped leaves no thread of geotile behind, and a cluster that is closed afterwards has nothing to say."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import rasterio
+from distributed import Client, LocalCluster
 from misbehaving import POISON, misbehaving, numbered
+
+import geotile
+from geotile import traffic
+from geotile.running import run as running
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +57,62 @@ def test_no_thread_is_left(image, where):
         assert done.stderr == ""
     else:  # before that, Dask reports the task that raised
         assert done.stderr.rpartition("closing\n")[2] == ""
+
+
+def wait_a_minute(handler, number, times):
+    """One tile fails for good while all others are asked to come back in a minute."""
+    if number == POISON:
+        time.sleep(0.5)
+        return handler.reply(400, b"poisoned")
+    return handler.reply(429, b"later", Retry_After="60")
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(2, threads_per_worker=2, dashboard_address=None, silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The names of the runs that begin."""
+    begun = []
+    monkeypatch.setattr(running, "begin_run", lambda run: begun.append(run) or traffic.begin_run(run))
+    return begun
+
+
+@pytest.mark.filterwarnings("ignore:.*tiles failed")
+@pytest.mark.parametrize("where", ["threads", "cluster"])
+@pytest.mark.parametrize("how", ["raise", "interrupt", "cancel"])
+def test_a_run_ends_while_its_tiles_wait_for_their_retry(image, where, how, runs, request):
+    """An error, Ctrl-C and a cancelled job end the wait of a tile, although the server asked for a minute."""
+
+    current = request.getfixturevalue("client").as_current if where == "cluster" else nullcontext
+
+    def end():
+        if how == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif how == "cancel":
+            with current():  # the current client of a thread is its own
+                traffic.stop_run_everywhere(runs[0], "the job was cancelled")
+
+    ends = {"raise": pytest.raises(geotile.TileError, match="poisoned"), "interrupt": pytest.raises(KeyboardInterrupt)}
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    try:
+        with (
+            current(),
+            misbehaving(wait_a_minute) as (url, _),
+            ends.get(how, nullcontext()),
+        ):
+            timer, began = threading.Timer(2, end), time.monotonic()
+            timer.start()
+            geotile.detect(
+                image, url, tile_size=32, overlap=0, region_size=192, concurrency=64,
+                errors="raise" if how == "raise" else "record",
+            )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert time.monotonic() - began < 20

@@ -9,7 +9,8 @@ pass the run's `Gate`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -104,15 +105,24 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
         futures = [pool.submit(_run_batch, region, batch, job, gate, finished, reporter) for batch in batches]
         try:
             with waiting_elsewhere() if gate else nullcontext():
-                for future in futures:
-                    yield from future.result()
-        except BaseException:
+                yield from _finished(futures)
+        except BaseException as error:
+            # Tiles that wait here, also those of other regions, fail with this reason, and one of them may be reported.
+            reason = f"the run was stopped: {error}" if isinstance(error, TileError) else "the run was stopped"
             if gate:
-                gate.stop("the run was stopped")
-            cancel_run(job.run, "the run was stopped")  # so that tiles queued here and in other regions are not sent
+                gate.stop(reason)
+            cancel_run(job.run, reason)
             raise
         finally:
             reporter.flush()
+
+
+def _finished(futures: Sequence[Future[list[TileResult]]]) -> Iterator[TileResult]:
+    """Yield the results of all tiles. An error is raised when it occurs, even if other tiles wait for a retry."""
+    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+        future.result()
+    for future in futures:
+        yield from future.result()
 
 
 def _nothing() -> None:

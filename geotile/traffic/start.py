@@ -17,6 +17,7 @@ from geotile.traffic.link import open_traffic
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.25, 10.0
+_MAX_STEP_S = 1.0  # of a pause, after which is asked whether to wait on
 
 
 def as_concurrency(concurrency: int | str) -> int | Literal["auto"]:
@@ -79,7 +80,7 @@ def wait_until_ready(model: Endpoint, waiting: Callable[[], None] | None = None)
     ----------
     model : Endpoint
     waiting : callable, optional
-        Called before each pause; what it raises ends the wait.
+        Called every second; what it raises ends the wait.
 
     Raises
     ------
@@ -99,7 +100,14 @@ def wait_until_ready(model: Endpoint, waiting: Callable[[], None] | None = None)
                 raise
             if pause == _FIRST_PAUSE_S:
                 _log.warning("waiting up to %g s (ready_timeout_s) for the model: %s", limit, error)
+        _sleep(pause, waiting)
+        pause = min(2 * pause, _MAX_PAUSE_S)
+
+
+def _sleep(seconds: float, waiting: Callable[[], None] | None) -> None:
+    """Sleep, and call a function that may end the sleep with an error before each step."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
         if waiting is not None:
             waiting()
-        time.sleep(pause)
-        pause = min(2 * pause, _MAX_PAUSE_S)
+        time.sleep(min(left, _MAX_STEP_S))
