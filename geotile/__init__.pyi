@@ -26,10 +26,15 @@ from .imagery.open import open_image as open_image
 from .imagery.scaling import cast as cast
 from .imagery.scaling import rescale as rescale
 from .imagery.scaling import stretch as stretch
+from .merging.greedy_nmm import GreedyNmm as GreedyNmm
+from .merging.joining import Nmm as Nmm
+from .merging.joining import Union as Union
 from .merging.merge import KeepAll as KeepAll
 from .merging.merge import Merge as Merge
-from .merging.merge import Nms as Nms
+from .merging.nms import Nms as Nms
 from .merging.nms import nms as nms
+from .merging.point_nms import PointNms as PointNms
+from .merging.seam_nms import SeamNms as SeamNms
 from .merging.soft_nms import SoftNms as SoftNms
 from .options import RetryPolicy as RetryPolicy
 from .pipeline import detect as detect

@@ -18,7 +18,7 @@ import numpy as np
 from geotile.cli.main import main
 from geotile.imagery.file_array import source_of
 from geotile.imagery.overlap import map_overlap
-from geotile.merging.nms import overlap
+from geotile.merging.overlaps import overlap
 
 
 def cli(*words, status=0) -> CompletedProcess:

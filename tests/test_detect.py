@@ -48,6 +48,7 @@ def jobs(draw):
         ),
         "tile_size": tile,
         "overlap": draw(st.integers(0, tile // 2)),
+        "merge": "nms",
         "iou_threshold": draw(st.sampled_from([0.0, 0.2, 0.5, 1.0])),
         "overlap_metric": draw(st.sampled_from(["iou", "ios"])),
         "class_agnostic": draw(st.booleans()),
@@ -337,7 +338,7 @@ def test_building_reads_no_pixel(write_tiff, noise, monkeypatch):
         ({"score_threshold": 1.5}, "score_threshold must be a number from 0 to 1; got 1.5"),
         ({"iou_threshold": -0.1}, "iou_threshold must be a number from 0 to 1; got -0.1"),
         ({"overlap_metric": "giou"}, "giou"),
-        ({"merge": "wbf"}, "merge must be 'nms', None .* got 'wbf'"),
+        ({"merge": "wbf"}, "merge must be one of 'seam', 'nms', .* got 'wbf'"),
         ({"errors": "ignore"}, "errors must be one of 'record', 'raise'; got 'ignore'"),
         ({"concurrency": 0}, "concurrency must be .* got 0"),
         ({"tile_size": 64, "overlap": 64}, "smaller than tile_size"),
@@ -376,18 +377,18 @@ def test_the_report_counts_what_ends_at_a_seam(write_tiff):
 
     image = write_tiff(pixels)
     counts = {}
-    for overlap, metric in ((0, "iou"), (0, "ios"), (60, "iou"), (60, "ios")):
+    for overlap, merge in ((0, "nms"), (0, "seam"), (60, "nms"), (60, "seam")):
         for region in (64, 128, 300):
             found = geotile.detect(
                 image,
                 geotile.testing.bright_objects,
                 tile_size=128,
                 overlap=overlap,
-                overlap_metric=metric,
+                merge=merge,
                 region_size=region,
             )
             report = geotile.report(found)
-            assert counts.setdefault((overlap, metric), report.detections_at_seams) == report.detections_at_seams
-    assert counts[60, "ios"] == counts[0, "ios"] == 0  # the whole object suppresses its parts
-    assert counts[60, "iou"] > 0 < counts[0, "iou"]
-    assert 'overlap_metric="ios"' in repr(report) or not report.detections_at_seams
+            assert counts.setdefault((overlap, merge), report.detections_at_seams) == report.detections_at_seams
+        assert len(found) == 3 or merge == "nms"
+    assert counts[60, "seam"] == counts[0, "seam"] == 0  # parts are joined
+    assert counts[60, "nms"] > 0 < counts[0, "nms"]

@@ -48,7 +48,7 @@ def test_cars_on_a_road(shared):
 
 @pytest.mark.slow
 def test_people_whole_and_cut(shared):
-    """Halves of cut objects survive IoU; the smaller area tells them."""
+    """Halves of cut objects survive plain suppression; the default merge joins them."""
     truth = json.loads((shared / "imagery" / "sahi_terrain1_coco.json").read_text())
     human = {c["id"] for c in truth["categories"] if c["name"] in ("human", "person")}
     boxes = [a["bbox"] for a in truth["annotations"] if a["category_id"] in human]
@@ -62,8 +62,8 @@ def test_people_whole_and_cut(shared):
         return match(real, found[found["label"] == "person"], iou=0.4)
 
     assert people(tile_size=2048, overlap=0) == (1.0, 1.0)
-    cut_precision, cut_recall = people(tile_size=256, overlap=64)
-    whole_precision, whole_recall = people(tile_size=256, overlap=64, overlap_metric="ios")
+    cut_precision, cut_recall = people(tile_size=256, overlap=64, merge="nms")
+    whole_precision, whole_recall = people(tile_size=256, overlap=64)
     assert cut_recall == 1.0
     assert whole_recall >= 6 / 7
     assert whole_precision > cut_precision + 0.2
@@ -75,7 +75,6 @@ def test_coloured_squares_lie_where_the_labels_say(shared):
 
     found = geotile.detect(
         shared / "imagery" / "rastervision_od_image.tif", bright_objects, tile_size=300, overlap=120,
-        overlap_metric="ios",
     )  # fmt: skip
     labels = gpd.read_file(shared / "imagery" / "rastervision_od_labels.json")
     assert found.crs == "EPSG:4326"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geotile import ArgumentError, nms
-from geotile.merging.nms import overlap
+from geotile.merging.overlaps import overlap
 
 
 @st.composite

@@ -259,7 +259,7 @@ def test_the_command_line_has_no_words_of_python(write_tiff, noise, tmp_path):
             assert word not in text, (command, word)
     job = (write_tiff(noise), "http://127.0.0.1:9/x", "-o", tmp_path / "a.fgb")
     for flags, said in (
-        (["--merge", "foo"], "--merge: must be nms or none; got 'foo'"),
+        (["--merge", "foo"], "--merge must be one of 'seam', 'nms'"),
         (["--bands", "7"], "--bands must be numbers from 1 to 3 or the names"), (["--dem", "x"], "--dem applies only"),
         (["--bands", "0"], "--bands must be numbers, from 1, or names; got 0"),
         (["--storage-options", "foo=1"], "--storage-options foo do not apply to"),
@@ -507,6 +507,11 @@ def test_the_file_of_a_wrong_request_is_named_among_several(tmp_path):
     [
         ({"merge": geotile.Nms(0.1), "iou_threshold": 0.9}, "iou_threshold would have no effect"),
         ({"merge": geotile.SoftNms(), "class_agnostic": True}, "class_agnostic would have no effect"),
+        ({"overlap_metric": "ios"}, "overlap_metric would have no effect with merge='seam'.*such as merge='nms'"),
+        ({"merge": "union", "class_agnostic": True}, "class_agnostic would have no effect with merge='union'"),
+        ({"merge": "seam:iou_threshold=0.2", "iou_threshold": 0.3}, "iou_threshold would have no effect"),
+        ({"merge": "seam:sigma=0.2"}, "unknown option 'sigma'"), ({"merge": "point-nms"}, "needs distance"),
+        ({"merge": "nms:metric=giou"}, "metric must be 'iou' or 'ios'; got 'giou'"),
         ({"merge": geotile.Nms}, "merge must be an object such as geotile.Nms"),
     ],
 )  # fmt: skip

@@ -13,9 +13,10 @@ import geotile
 
 NAMES = [
     "ArgumentError", "Check", "ClusterError", "Endpoint", "EndpointError", "EndpointUnreachable", "FailedTilesWarning", "GeoreferenceError",
-    "GeotileError", "HttpEndpoint", "ImageError", "ImageOpenError", "ImageReadError", "JobRequest", "KeepAll", "Merge",
-    "Nms", "OutputError", "Plan", "Progress", "Report", "ResponseError", "RetryPolicy", "ServiceError", "SigV4",
-    "SoftNms", "TileError", "TileFailure", "TileGrid", "Window", "cancel", "cast", "detect", "detect_to", "endpoint",
+    "GeotileError", "GreedyNmm", "HttpEndpoint", "ImageError", "ImageOpenError", "ImageReadError", "JobRequest", "KeepAll", "Merge",
+    "Nmm", "Nms", "OutputError", "Plan", "PointNms", "Progress", "Report", "ResponseError", "RetryPolicy", "SeamNms",
+    "ServiceError", "SigV4",
+    "SoftNms", "TileError", "TileFailure", "TileGrid", "Union", "Window", "cancel", "cast", "detect", "detect_to", "endpoint",
     "image_geometry", "jobs",
     "nms", "open_image", "plan", "plot_detections", "report", "rescale", "serve", "stretch", "submit", "write",
 ]  # fmt: skip

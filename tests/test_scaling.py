@@ -122,9 +122,7 @@ def sharp(write_tiff):
 def test_boxes_come_back_in_full_resolution(sharp, resolution):
     image = open_image(sharp, resolution=resolution)
     assert image.shape[1:] == (round(512 * 0.5 / resolution), round(640 * 0.5 / resolution))
-    found = geotile.detect(
-        sharp, bright_objects, tile_size=400, overlap=200, resolution=resolution, overlap_metric="ios"
-    )
+    found = geotile.detect(sharp, bright_objects, tile_size=400, overlap=200, resolution=resolution)
     boxes = found.sort_values("ymin")[["xmin", "ymin", "xmax", "ymax"]].to_numpy()
     want = [[96, 64, 192, 128], [320, 256, 416, 320], [32, 400, 128, 464]]
     np.testing.assert_allclose(boxes, want, atol=2 * resolution / 0.5)
@@ -197,8 +195,8 @@ def test_resolutions_that_cannot_be(sharp, noise, shared):
 def test_scaled_and_resampled_over_a_cluster_of_threads(sharp):
     image = geotile.rescale(open_image(sharp, resolution=1.0, bands=[3, 1]), 0, 230)
     assert image.shape == (2, 256, 320)
-    one = geotile.detect(image, bright_objects, tile_size=128, overlap=64, region_size=10_000, overlap_metric="ios")
-    many = geotile.detect(image, bright_objects, tile_size=128, overlap=64, region_size=64, overlap_metric="ios")
+    one = geotile.detect(image, bright_objects, tile_size=128, overlap=64, region_size=10_000)
+    many = geotile.detect(image, bright_objects, tile_size=128, overlap=64, region_size=64)
     assert one.drop(columns=["properties", "classes"]).equals(many.drop(columns=["properties", "classes"]))
     assert len(one) == 3
 

@@ -96,7 +96,9 @@ def plain(feature):
 
 def wanted(image, model, **options):
     """What a run of the library finds, as features."""
-    found = geotile.detect(image, model, **({"tile_size": 128, "overlap": 32, "iou_threshold": 0.75} | options))
+    found = geotile.detect(
+        image, model, **({"tile_size": 128, "overlap": 32, "merge": geotile.Nms(0.75, geometry="box")} | options)
+    )
     return [
         plain(feature) for feature in json.loads(json.dumps(list(geotile.results.geojson.features(found, exact=True))))
     ]
@@ -203,7 +205,7 @@ def test_osml_requests_are_taken_as_they_are():
         json.dumps(old | {"outputBucket": "results", "outputPrefix": "x", "postProcessing": []})
     )
     assert (parsed.outputs[0].bucket, parsed.outputs[0].prefix) == ("results", "x")
-    assert parsed.merge == geotile.Nms(0.75)
+    assert parsed.merge == geotile.Nms(0.75, geometry="box")
     assert parsed.options().tile_size == 1024
     assert (
         parsed.digest

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 import geotile
 from geotile import SoftNms
-from geotile.grid.tile_grid import Interior
+from geotile.grid.tile_grid import Interior, TileGrid
 from geotile.merging.detections import detections
-from geotile.merging.nms import overlap
+from geotile.merging.overlaps import overlap
 
 EVERYWHERE = Interior(-np.inf, -np.inf, np.inf, np.inf)
+GRID = TileGrid((100, 100), 100, 0)
 
 
 def by_definition(boxes, scores, labels, sigma):
@@ -33,7 +34,7 @@ def test_equals_the_definition(seed, n, sigma, threshold):
     corner = rng.integers(0, 40, (n, 2)).astype(float)
     boxes = np.hstack([corner, corner + rng.integers(0, 15, (n, 2))])
     found = detections(boxes, rng.integers(1, 9, n) / 9, list(rng.choice(["a", "b"], n))).sorted_by_rank()
-    settled, still_open = SoftNms(sigma, threshold).settle(found, EVERYWHERE)
+    settled, still_open = SoftNms(sigma, threshold).settle(found, EVERYWHERE, GRID)
     want = np.array(by_definition(found.boxes, found.scores, found.labels, sigma))
     assert len(still_open) == 0
     np.testing.assert_allclose(settled.scores, want[want > threshold], rtol=1e-12)
@@ -53,9 +54,9 @@ def test_the_answer_does_not_depend_on_the_regions(write_tiff, noise):
 def test_a_chain_waits_whole():
     """The last box of the chain is exposed, so the first, which no exposed box touches, waits too."""
     found = detections([[0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10], [40, 0, 50, 10]], [0.9, 0.8, 0.7, 0.6])
-    settled, still_open = SoftNms().settle(found, Interior(-np.inf, -np.inf, 18.0, np.inf))
+    settled, still_open = SoftNms().settle(found, Interior(-np.inf, -np.inf, 18.0, np.inf), GRID)
     assert still_open.boxes[:, 0].tolist() == [0, 5, 10, 40]
-    settled, still_open = SoftNms().settle(found, Interior(-np.inf, -np.inf, 45.0, np.inf))
+    settled, still_open = SoftNms().settle(found, Interior(-np.inf, -np.inf, 45.0, np.inf), GRID)
     assert settled.boxes[:, 0].tolist() == [0, 5, 10]
     assert still_open.scores.tolist() == [0.6]
 

@@ -149,8 +149,13 @@ def test_unknown_options_of_values_are_refused(call, text):
 @pytest.mark.parametrize("wrong", ["0.1", None, "x", b"x", object(), [0.1], {}, float("nan"), np.array([1.0, 2.0])])
 def test_values_of_merges_are_checked(wrong):
     fields = {
-        geotile.Nms: ("iou_threshold", "metric", "class_agnostic"),
-        geotile.SoftNms: ("sigma", "score_threshold", "class_agnostic"),
+        geotile.Nms: ("iou_threshold", "metric", "class_agnostic", "geometry"),
+        geotile.SoftNms: ("sigma", "score_threshold", "class_agnostic", "geometry"),
+        geotile.SeamNms: ("iou_threshold", "seam_px", "class_agnostic", "geometry"),
+        geotile.GreedyNmm: ("threshold", "metric", "class_agnostic", "geometry"),
+        geotile.Nmm: ("threshold", "metric", "class_agnostic", "geometry"),
+        geotile.Union: ("gap_px",),
+        geotile.PointNms: ("distance",),
     }
     for kind, names in fields.items():
         for name in names:

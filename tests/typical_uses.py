@@ -51,7 +51,7 @@ def what_a_type_checker_refuses(image: str) -> None:
     geotile.detect(image, print, tilesize=3)  # type: ignore[call-arg]
     geotile.detect(image, print, tile_size="large")  # type: ignore[arg-type]
     geotile.detect(image, print, errors="ignore")  # type: ignore[arg-type]
-    geotile.detect(image, print, merge="wbf")  # type: ignore[arg-type]
+    geotile.detect(image, print, merge=3)  # type: ignore[arg-type]
     geotile.detect_to(image, print, "found.parquet", compute=False)  # type: ignore[call-arg]
     geotile.detect_to(image, print)  # type: ignore[call-arg]
     geotile.plan(image, retries=3)  # type: ignore[call-arg]

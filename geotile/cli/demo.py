@@ -102,7 +102,7 @@ def run_demo(
         "overlap": (64 if truth is None else 128) if overlap is None else overlap,
     }
     with ModelServer(detector) as server:
-        detections = detect(image, server.url, overlap_metric="ios", class_agnostic=True, progress=progress, **tiling)
+        detections = detect(image, server.url, progress=progress, **tiling)
     work = plan(image, **tiling)
     files = _write_files(detections, work, target)
     precision, recall = match(truth, detections) if truth is not None else (None, None)

@@ -8,3 +8,5 @@ TileFormat = Literal["GTIFF", "NITF", "PNG", "JPEG", "NPY"]
 TileCompression = Literal["NONE", "LZW", "JPEG", "J2K"]
 OverlapMetric = Literal["iou", "ios"]
 SarRemap = Literal["amplitude", "quarter_power"]
+MERGE_NAMES = ("seam", "nms", "soft-nms", "greedy-nmm", "nmm", "union", "point-nms")
+"""Names of the merges; parameters may follow, as in ``"soft-nms:sigma=0.5"``."""

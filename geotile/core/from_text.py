@@ -99,16 +99,30 @@ def bool_or_share(text: str) -> bool | float:
 
 
 def merge(text: str) -> str | None:
-    """Return "nms" as it is, and "none" as None.
+    """Return "none" as None, and the name of a merge as it is."""
+    return None if text.lower() == "none" else text
+
+
+def threshold(text: str) -> float | dict[str, float]:
+    """Return a number, or numbers by label.
 
     Raises
     ------
     ArgumentError
         If the text is neither.
+
+    Examples
+    --------
+    >>> threshold("0.5"), threshold("ship=0.3,*=0.5")
+    (0.5, {'ship': 0.3, '*': 0.5})
     """
-    if text.lower() not in ("nms", "none"):
-        raise ArgumentError(f"must be nms or none; got {text!r}")
-    return None if text.lower() == "none" else "nms"
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.rpartition("=") for part in text.split(",")]
+        return {label.strip(): float(value) for label, _, value in pairs}
+    except ValueError:
+        raise ArgumentError(f"must be a number, or LABEL=NUMBER,...,*=NUMBER; got {text!r}") from None
 
 
 def bands(texts: Sequence[str]) -> list[int | str]:

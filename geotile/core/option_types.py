@@ -101,8 +101,12 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, bool) or callable(value),
         "True, None or a callable that takes a geotile.Progress",
     ),
-    '{"nms"}, Merge or None': (
-        lambda value: value is None or _is(value, "nms") or hasattr(value, "settle"), "'nms', None or a geotile.Merge"
+    "str, Merge or None": (
+        lambda value: value is None or _string(value) or hasattr(value, "settle"),
+        "the name of a merge, None or a geotile.Merge",
+    ),
+    "float or mapping of str to float": (
+        lambda value: is_number(value) or _names(value, is_number), "a number, or a mapping of labels to numbers"
     ),
     "str, mapping, shapely geometry or GeoDataFrame": (
         lambda value: isinstance(value, str | Mapping | os.PathLike) or hasattr(value, "__geo_interface__"),

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geotile.core.checks import Pair, as_int, as_pair
 from geotile.errors import ArgumentError
@@ -177,6 +178,14 @@ class TileGrid:
         """Return the pixels of the tile in `row` and `column` of the grid."""
         y, x = self.axes
         return Window(int(y.starts[row]), y.stop(row), int(x.starts[column]), x.stop(column))
+
+    def tile_boxes(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return tiles as boxes xyxy in pixels, (n, 4) float64, of their numbers, (n,) int64."""
+        y, x = self.axes
+        rows, columns = np.divmod(numbers, self.tiles_yx[1])
+        y0, x0 = y.starts[rows], x.starts[columns]
+        stops = np.minimum(x0 + x.tile, x.length), np.minimum(y0 + y.tile, y.length)
+        return np.stack([x0, y0, *stops], axis=1).astype(np.float64)
 
     def tiles(self) -> Iterator[Tile]:
         """Yield all tiles, row by row."""

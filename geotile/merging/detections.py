@@ -10,7 +10,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geotile.merging.nms import label_codes, ranking
+from geotile.core.thresholds import Threshold
+from geotile.merging.ranking import by_label, label_codes, ranking
 
 Json = Mapping[str, Any]
 
@@ -26,7 +27,9 @@ class Detections:
     labels: NDArray[np.object_]
     """(n,) str, label of the best class; empty where the model gives none."""
     geometries: NDArray[np.object_]
-    """(n,) shapely geometries in pixels as the model returned them; None where the geometry is the box."""
+    """(n,) valid shapely geometries in pixels as the model returned them; None where the geometry is the box."""
+    oriented: NDArray[np.bool_]
+    """(n,) bool, whether the geometry is an oriented box: a rectangle at any angle, given by its four corners."""
     classes: NDArray[np.object_]
     """(n,) lists of {"iri", "score"} with all classes of the detection; None for the label and score alone."""
     properties: NDArray[np.object_]
@@ -52,9 +55,9 @@ class Detections:
         codes = label_codes(self.labels)
         return self.select(ranking(self.scores, codes, self.boxes, self.tiles, self.ordinals))
 
-    def with_min_score(self, score_threshold: float) -> Detections:
-        """Return the rows whose score is at least `score_threshold`."""
-        return self.select(self.scores >= score_threshold)
+    def with_min_score(self, score_threshold: Threshold) -> Detections:
+        """Return the rows whose score is at least `score_threshold`, which may differ by label."""
+        return self.select(self.scores >= by_label(score_threshold, self.labels))
 
     def moved_to_image(self, tile: int, x: int, y: int, width: int, height: int) -> Detections:
         """Return the detections of a tile in image pixels. Boxes are clipped to the tile; geometries are not.
@@ -98,6 +101,7 @@ def detections(
     geometries: Iterable[Any] | None = None,
     classes: Iterable[Any] | None = None,
     properties: Iterable[Any] | None = None,
+    oriented: Iterable[bool] | None = None,
 ) -> Detections:
     """Return detections with the given columns; columns that are left out are empty.
 
@@ -113,6 +117,7 @@ def detections(
         scores=np.asarray(scores, np.float64),
         labels=_objects([""] * n if labels is None else labels, n),
         geometries=_objects([None] * n if geometries is None else geometries, n),
+        oriented=np.zeros(n, bool) if oriented is None else np.asarray(oriented, bool),
         classes=_objects([None] * n if classes is None else classes, n),
         properties=_objects([None] * n if properties is None else properties, n),
         tiles=np.zeros(n, np.int64),

@@ -1,36 +1,87 @@
-"""Merging as a value: which detections a node of the tree settles, and which stay open.
+"""Merging as a value, defined flat: a rank, which pairs match, how far apart they may lie, and what becomes of them.
 
-The tree gives the flat result. Greedy NMS is not associative, so a node decides only what cannot change later::
+Two things can become of a match. The lower-ranked detection can be *dropped* (non-maximum suppression and its kin), or
+both can be *grouped*, and each group becomes something else: decayed scores, or one joined detection. The tree gives
+the flat result, because a node decides only what cannot change later::
 
     tiles of a region ─ chunk ─▶ settled │ open ─ combine ─▶ settled │ open ─ aggregate ─▶ settled
                                 leave the tree       only these are processed again
 
-A detection is exposed if a tile of another node could hold something that overlaps it. At the root no detection is
-exposed, so none stays open.
+A detection is exposed if a detection of another node could match it. It settles when it is not exposed, no open
+detection of higher rank would drop it, and no member of its group is open. At the root no detection is exposed, so
+none stays open.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.checks import check_bool, check_unit
-from geotile.core.choices import OverlapMetric
 from geotile.core.keywords import known_keywords
-from geotile.grid.tile_grid import Interior
+from geotile.geometry.georeference import Georeference
+from geotile.grid.tile_grid import Interior, TileGrid
+from geotile.merging.candidates import candidates
+from geotile.merging.components import Pairs, components
 from geotile.merging.detections import Detections
-from geotile.merging.nms import KEPT, OPEN, check_metric, label_codes, resolve
+from geotile.merging.pool import Pool, Rows
+from geotile.merging.ranking import label_codes
+from geotile.merging.suppression import DROPPED, KEPT, OPEN, State, resolve
 from geotile.public import public
 
 
 @public
-class Merge(Protocol):
-    """Rule that combines the detections of overlapping tiles into one set."""
+class Merge:
+    """Rule that combines the detections of overlapping tiles into one set.
 
-    def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
+    A subclass says which pairs of detections match. The result of `settle` over a tree of nodes is that of one call
+    with all detections, whatever the tree.
+    """
+
+    reach_px: float = 0.0
+    """Maximum distance of the boxes of two detections that match, along each axis, in pixels."""
+    drops: bool = False
+    """Whether detections of lower rank are dropped where `suppresses` says so."""
+    groups: bool = False
+    """Whether detections are grouped where `connects` says so."""
+
+    def for_image(self, georeference: Georeference, shape_yx: tuple[int, int]) -> Merge:
+        """Return the merge for an image, where its distances are those on the ground."""
+        return self
+
+    def pool(self, detections: Detections, grid: TileGrid) -> Pool:
+        """Return the detections by rank: score, then content, then tile and position in the answer."""
+        ranked = detections.sorted_by_rank()
+        return Pool(detections=ranked, codes=label_codes(ranked.labels), grid=grid)
+
+    def comparable(self, pool: Pool) -> NDArray[np.int64]:
+        """Return a number for each detection; only detections with equal numbers are compared."""
+        return pool.codes
+
+    def suppresses(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        """Return for pairs of ranks whether the first, if it is kept, drops the second."""
+        raise NotImplementedError
+
+    def connects(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        """Return for pairs of ranks whether both belong to one group."""
+        raise NotImplementedError
+
+    def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:
+        """Return what becomes of settled detections.
+
+        Parameters
+        ----------
+        pool : Pool
+        rows : numpy.ndarray
+            (k,) int64, ranks of the settled detections. Groups are whole.
+        groups : numpy.ndarray
+            (k,) int64, number of each one's group: the highest rank in it.
+        """
+        return pool.detections.select(rows)
+
+    def settle(self, detections: Detections, interior: Interior, grid: TileGrid) -> tuple[Detections, Detections]:
         """Split detections into settled and open ones, and drop the others.
 
         Parameters
@@ -39,67 +90,47 @@ class Merge(Protocol):
             All detections that the node has not settled yet, in image pixels.
         interior : Interior
             Open rectangle that no tile outside the node touches, in image pixels.
+        grid : TileGrid
+            Tiles of the image.
         """
+        pool = self.pool(detections, grid)
+        is_exposed = exposed(pool.boxes, interior, self.reach_px)
+        comparable = self.comparable(pool)
+        state: State = np.where(is_exposed, OPEN, KEPT).astype(np.uint8)
+        if self.drops:
+            state = resolve(
+                pool.boxes, comparable, is_exposed, lambda *pairs: self.suppresses(pool, *pairs), self.reach_px
+            )
+        group = np.arange(len(state))
+        if self.groups:
+            group = components(len(state), self._connections(pool, comparable, state == DROPPED))
+            waits = np.zeros(len(state), bool)
+            waits[group[state == OPEN]] = True
+            state[waits[group] & (state == KEPT)] = OPEN
+        settled = np.flatnonzero(state == KEPT)
+        return self.outcome(pool, settled, group[settled]), pool.detections.select(state == OPEN)
 
-
-@public
-@known_keywords({"overlap_metric": "option 'overlap_metric' of detect is 'metric' in Nms; give metric="})
-@dataclass(frozen=True)
-class Nms:
-    """Greedy non-maximum suppression. The result does not depend on how the image is split into regions.
-
-    Parameters
-    ----------
-    iou_threshold : float
-        Overlap above which the lower-ranked detection is suppressed, in [0, 1].
-    metric : {"iou", "ios"}
-        Measure of the overlap: intersection over the union, or over the smaller area.
-    class_agnostic : bool
-        Whether detections of different labels suppress each other.
-
-    Raises
-    ------
-    ArgumentError
-        If a name is unknown, or a value cannot be used.
-    """
-
-    iou_threshold: float = 0.5
-    metric: OverlapMetric = "iou"
-    class_agnostic: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_unit(self.iou_threshold, "iou_threshold")
-        check_metric(self.metric)
-        check_bool(self.class_agnostic, "class_agnostic")
-
-    def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
-        """Split detections into settled and open ones."""
-        ranked = detections.sorted_by_rank()
-        codes = np.zeros(len(ranked), np.int64) if self.class_agnostic else label_codes(ranked.labels)
-        state = resolve(
-            ranked.boxes,
-            codes,
-            exposed(ranked.boxes, interior),
-            iou_threshold=self.iou_threshold,
-            metric=self.metric,
-        )
-        return ranked.select(state == KEPT), ranked.select(state == OPEN)
+    def _connections(self, pool: Pool, comparable: NDArray[np.int64], dropped: NDArray[np.bool_]) -> Iterator[Pairs]:
+        for _, _, higher, lower in candidates(pool.boxes, comparable, dropped, self.reach_px):
+            wanted = ~dropped[lower]
+            higher, lower = higher[wanted], lower[wanted]
+            connected = self.connects(pool, higher, lower)
+            yield higher[connected], lower[connected]
 
 
 @public
 @known_keywords()
 @dataclass(frozen=True)
-class KeepAll:
+class KeepAll(Merge):
     """Merge that keeps every detection of every tile."""
 
-    def settle(self, detections: Detections, interior: Interior) -> tuple[Detections, Detections]:
+    def settle(self, detections: Detections, interior: Interior, grid: TileGrid) -> tuple[Detections, Detections]:
         """Settle all detections."""
         return detections, detections.select(np.zeros(0, np.int64))
 
 
-def exposed(boxes: NDArray[np.float64], interior: Interior) -> NDArray[np.bool_]:
-    """Return which boxes something in another node could touch.
+def exposed(boxes: NDArray[np.float64], interior: Interior, reach_px: float = 0.0) -> NDArray[np.bool_]:
+    """Return which boxes could match something in another node.
 
     Parameters
     ----------
@@ -107,6 +138,8 @@ def exposed(boxes: NDArray[np.float64], interior: Interior) -> NDArray[np.bool_]
         (n, 4) float64, xyxy in image pixels, each within its own tile.
     interior : Interior
         Open rectangle in image pixels. A box that ends on its border is exposed, because boxes may have no area.
+    reach_px : float
+        Maximum distance of two boxes that match, in pixels.
 
     Returns
     -------
@@ -115,5 +148,5 @@ def exposed(boxes: NDArray[np.float64], interior: Interior) -> NDArray[np.bool_]
     """
     low = np.array([interior.x0, interior.y0])
     high = np.array([interior.x1, interior.y1])
-    inside = (boxes[:, :2] > low).all(axis=1) & (boxes[:, 2:] < high).all(axis=1)
+    inside = (boxes[:, :2] - reach_px > low).all(axis=1) & (boxes[:, 2:] + reach_px < high).all(axis=1)
     return np.asarray(~inside)

@@ -1,27 +1,28 @@
-"""Non-maximum suppression on arrays: exact, sparse, in one pass over the overlapping pairs.
-
-The flat result and a node of the merging tree come from the same pass (`resolve`): the flat result is a node in which
-no box is exposed.
-"""
+"""Greedy non-maximum suppression: of arrays of boxes, and as a `Merge`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
-import pandas as pd
-import shapely
 from numpy.typing import ArrayLike, NDArray
 
 from geotile.core.checks import check_bool, check_unit
 from geotile.core.choices import OverlapMetric
+from geotile.core.keywords import known_keywords
+from geotile.core.thresholds import Threshold, check_threshold
 from geotile.errors import ArgumentError
+from geotile.grid.tile_grid import TileGrid
+from geotile.merging.detections import Detections
+from geotile.merging.merge import Merge
+from geotile.merging.overlaps import check_metric, overlap
+from geotile.merging.pool import Pool, Rows
+from geotile.merging.ranking import by_label, label_codes, ranking
+from geotile.merging.suppression import KEPT, resolve
 from geotile.public import public
 
-KEPT, DROPPED, OPEN = 0, 1, 2
-_PAIRS_AT_ONCE = 4_000_000  # about 200 MB of temporaries
-_FIRST_SLICE = 16
+Geometry = Literal["auto", "box"]
 
 
 @public
@@ -91,169 +92,79 @@ def nms(
             )
         codes = label_codes(labels)
     order = ranking(values, codes, xyxy)
-    state = resolve(
-        xyxy[order],
-        np.zeros_like(codes) if class_agnostic else codes[order],
-        np.zeros(len(xyxy), bool),
-        iou_threshold=iou_threshold,
-        metric=metric,
-    )
+    ranked = xyxy[order]
+
+    def suppresses(higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        return np.asarray(overlap(ranked[higher], ranked[lower], metric) > iou_threshold)
+
+    groups = np.zeros_like(codes) if class_agnostic else codes[order]
+    state = resolve(ranked, groups, np.zeros(len(xyxy), bool), suppresses)
     kept: NDArray[np.int64] = order[state == KEPT]
     return kept
 
 
-def ranking(
-    scores: NDArray[np.float64], codes: NDArray[np.int64], boxes: NDArray[np.float64], *more: NDArray[Any]
-) -> NDArray[np.int64]:
-    """Return the order of detections: decreasing score, then label, x0, y0, x1, y1, then the keys in `more`.
+@public
+@known_keywords({"overlap_metric": "option 'overlap_metric' of detect is 'metric' in Nms; give metric="})
+@dataclass(frozen=True)
+class Nms(Merge):
+    """Greedy non-maximum suppression: of detections that overlap, the one of the highest score stays.
 
     Parameters
     ----------
-    scores : numpy.ndarray
-        (n,) float64.
-    codes : numpy.ndarray
-        (n,) int64, integers that sort as the labels do.
-    boxes : numpy.ndarray
-        (n, 4) float64, xyxy.
-    *more : numpy.ndarray
-        Further keys of shape (n,), the most significant first.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) int64, indices of the detections by rank.
-    """
-    keys = (-scores, codes, *boxes.T, *more)
-    order: NDArray[np.int64] = np.lexsort(keys[::-1])
-    return order
-
-
-def label_codes(labels: ArrayLike) -> NDArray[np.int64]:
-    """Return integers that sort as the labels do, (n,) int64."""
-    values = np.asarray(labels)
-    if values.dtype == object:  # fixed-width text would take memory by the longest label
-        return np.asarray(pd.factorize(values, sort=True)[0], np.int64)
-    return np.unique(values, return_inverse=True)[1].astype(np.int64)
-
-
-def overlap(a: NDArray[np.float64], b: NDArray[np.float64], metric: OverlapMetric = "iou") -> NDArray[np.float64]:
-    """Return the overlap of pairs of boxes.
-
-    Parameters
-    ----------
-    a, b : numpy.ndarray
-        (n, 4) float64, xyxy.
+    iou_threshold : float or mapping of str to float
+        Overlap above which the lower-ranked detection is suppressed, in [0, 1]; by label, with the value for all other
+        labels under ``"*"``. Where labels differ, that of the higher-ranked detection counts.
     metric : {"iou", "ios"}
-        Intersection over the union (Jaccard index), or over the smaller area.
+        Measure of the overlap: intersection over the union, or over the smaller area.
+    class_agnostic : bool
+        Whether detections of different labels suppress each other.
+    geometry : {"auto", "box"}
+        What is compared: "auto" compares oriented boxes, polygons and masks by the areas of their shapes, "box" by
+        their envelopes, as OversightML does.
 
-    Returns
-    -------
-    numpy.ndarray
-        (n,) float64, in [0, 1].
+    Raises
+    ------
+    ArgumentError
+        If a name is unknown, or a value cannot be used.
 
     Examples
     --------
-    >>> overlap(np.array([[0., 0, 4, 4]]), np.array([[0., 0, 2, 4]]), "ios")
-    array([1.])
+    >>> Nms({"ship": 0.3, "*": 0.5}, metric="ios")
+    Nms(iou_threshold={'ship': 0.3, '*': 0.5}, metric='ios', class_agnostic=False, geometry='auto')
     """
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    shared = np.clip(sides, 0, None).prod(axis=1)
-    area_a = (a[:, 2:] - a[:, :2]).prod(axis=1)
-    area_b = (b[:, 2:] - b[:, :2]).prod(axis=1)
-    whole = area_a + area_b - shared if metric == "iou" else np.minimum(area_a, area_b)
-    equal = (a == b).all(axis=1)
-    measure: NDArray[np.float64] = np.divide(shared, whole, out=equal.astype(np.float64), where=(whole > 0) & ~equal)
-    return measure
+
+    drops = True
+
+    iou_threshold: Threshold = 0.5
+    metric: OverlapMetric = "iou"
+    class_agnostic: bool = False
+    geometry: Geometry = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_threshold(self.iou_threshold, "iou_threshold")
+        check_metric(self.metric)
+        check_bool(self.class_agnostic, "class_agnostic")
+        check_geometry(self.geometry)
+
+    def pool(self, detections: Detections, grid: TileGrid) -> Pool:
+        """Return the detections by rank."""
+        return replace(super().pool(detections, grid), as_boxes=self.geometry == "box")
+
+    def comparable(self, pool: Pool) -> NDArray[np.int64]:
+        """Return a number for each detection; only detections with equal numbers are compared."""
+        return np.zeros_like(pool.codes) if self.class_agnostic else pool.codes
+
+    def suppresses(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        """Return for pairs of ranks whether the first, if it is kept, drops the second."""
+        threshold = by_label(self.iou_threshold, pool.detections.labels[higher])
+        return np.asarray(pool.overlap(higher, lower, self.metric) > threshold)
 
 
-def resolve(
-    boxes: NDArray[np.float64],
-    codes: NDArray[np.int64],
-    exposed: NDArray[np.bool_],
-    *,
-    iou_threshold: float,
-    metric: OverlapMetric,
-) -> NDArray[np.uint8]:
-    """Decide which boxes are kept, dropped or still open.
-
-    A box that is suppressed by a kept box of higher rank is dropped. Otherwise it is open if it is exposed, or if an
-    open box of higher rank would suppress it. Otherwise it is kept.
-
-    Parameters
-    ----------
-    boxes : numpy.ndarray
-        (n, 4) float64, xyxy, highest rank first.
-    codes : numpy.ndarray
-        (n,) int64. Boxes of different codes do not suppress each other.
-    exposed : numpy.ndarray
-        (n,) bool, whether a box of another node could overlap this one.
-    iou_threshold : float
-        Overlap above which the lower-ranked box is suppressed, in [0, 1].
-    metric : {"iou", "ios"}
-        Measure of the overlap.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) uint8: ``KEPT``, ``DROPPED`` or ``OPEN``.
-    """
-    state = bytearray(np.where(exposed, OPEN, KEPT).astype(np.uint8).tobytes())
-    for higher, lower in _suppressions(boxes, codes, state, iou_threshold, metric):
-        # pairs come by the rank of the higher box, so its own state is final when it is used
-        for i, j in zip(higher.tolist(), lower.tolist(), strict=True):
-            if state[i] == KEPT:
-                state[j] = DROPPED
-            elif state[i] == OPEN and state[j] == KEPT:
-                state[j] = OPEN
-    return np.frombuffer(bytes(state), np.uint8)
-
-
-def _suppressions(
-    boxes: NDArray[np.float64],
-    codes: NDArray[np.int64],
-    state: bytearray,
-    iou_threshold: float,
-    metric: OverlapMetric,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs (higher, lower), by rank, in which the higher box would suppress the lower one.
-
-    Ranks are looked up slice by slice. Boxes that the caller has dropped in between are not looked up again, and the
-    size of a slice follows the density of the boxes, so that crowded boxes do not fill the memory with pairs.
-    """
-    n = len(boxes)
-    diagonals: Any = shapely.linestrings(_apart(boxes, codes).reshape(-1, 2, 2))  # their envelopes are the boxes
-    tree = shapely.STRtree(diagonals)
-    start, size = 0, min(n, _FIRST_SLICE)
-    while start < n:
-        stop = min(n, start + size)
-        alive = start + np.flatnonzero(np.frombuffer(state, np.uint8)[start:stop] != DROPPED)
-        position, lower = tree.query(diagonals[alive])
-        higher = alive[position]
-        size = max(1, min(4 * size, _PAIRS_AT_ONCE * (stop - start) // max(len(higher), 1)))
-        start = stop
-        ahead = (lower > higher) & (codes[lower] == codes[higher])
-        higher, lower = higher[ahead], lower[ahead]
-        close = overlap(boxes[higher], boxes[lower], metric) > iou_threshold
-        yield higher[close], lower[close]
-
-
-def _apart(boxes: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return boxes of which those of different codes lie apart, so that a tree does not find them as neighbours.
-
-    Rounding keeps order, so boxes of one code that overlap still do.
-    """
-    if not len(boxes) or (codes == codes[0]).all():
-        return boxes
-    ordinal = np.unique(codes, return_inverse=True)[1]
-    shift = ordinal * (1 + boxes[:, 2].max() - boxes[:, 0].min())
-    moved = boxes + np.stack([shift, np.zeros(len(boxes))] * 2, axis=1)
-    return moved if np.isfinite(moved).all() else boxes
-
-
-def check_metric(value: object) -> None:
-    """Raise an error if an overlap metric is unknown."""
-    if not isinstance(value, str) or value not in get_args(OverlapMetric):
-        raise ArgumentError(f"metric must be 'iou' or 'ios'; got {value!r}")
+def check_geometry(value: object) -> None:
+    """Raise an error if what is compared is unknown."""
+    if not isinstance(value, str) or value not in get_args(Geometry):
+        raise ArgumentError(f"geometry must be 'auto' or 'box'; got {value!r}")
 
 
 def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,6 +13,8 @@ _NEAR_PX = 1.0  # models often leave out the last pixel of a cut object
 def count_at_seams(detections: Detections, grid: TileGrid) -> int:
     """Return the number of detections whose box ends at a border of its tile inside the image.
 
+    The box of joined parts reaches beyond the tile of each of them.
+
     Parameters
     ----------
     detections : Detections
@@ -34,6 +36,6 @@ def count_at_seams(detections: Detections, grid: TileGrid) -> int:
     for axis, numbers, (first, last) in zip(grid.axes, (rows, columns), ((1, 3), (0, 2)), strict=True):
         start = axis.starts[numbers]
         stop = np.minimum(start + axis.tile, axis.length)
-        at_seam |= (detections.boxes[:, first] <= start + _NEAR_PX) & (start > 0)
-        at_seam |= (detections.boxes[:, last] >= stop - _NEAR_PX) & (stop < axis.length)
+        at_seam |= (np.abs(detections.boxes[:, first] - start) <= _NEAR_PX) & (start > 0)
+        at_seam |= (np.abs(detections.boxes[:, last] - stop) <= _NEAR_PX) & (stop < axis.length)
     return int(at_seam.sum())

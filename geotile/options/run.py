@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from geotile.core import from_text
 from geotile.core.checks import Pair, as_int, as_pair, check_unit
-from geotile.core.choices import OverlapMetric, TileCompression, TileFormat
+from geotile.core.choices import MERGE_NAMES, OverlapMetric, TileCompression, TileFormat
 from geotile.core.option import Options, option
+from geotile.core.thresholds import check_threshold
 from geotile.errors import ArgumentError
 from geotile.options.storage import check_storage, storage_values
 
@@ -107,46 +108,61 @@ class SelectionOptions(AreaOptions):
 class ScoreOptions(Options):
     """Score threshold."""
 
-    score_threshold: float | None = option(
-        None, "Minimum score of a detection, 0 to 1, applied before merging. By default 0.3 for models that geotile "
-        "decodes (onnx: and oip+http:), and 0 for all others.", type="float", metavar="SCORE",
+    score_threshold: float | Mapping[str, float] | None = option(
+        None, "Minimum score of a detection, 0 to 1, applied before merging; by label as in "
+        '``{"ship": 0.3, "*": 0.5}``. By default 0.3 for models that geotile decodes (onnx: and oip+http:), and 0 for '
+        "all others.", type="float or mapping of str to float", from_text=from_text.threshold,
+        metavar="SCORE|LABEL=SCORE,...",
+        flag_doc="Minimum score of a detection, 0 to 1, applied before merging; by label as in ship=0.3,*=0.5. By "
+        "default 0.3 for models that geotile decodes (onnx: and oip+http:), and 0 for all others.",
     )  # fmt: skip
 
     def _check(self) -> None:
         if self.score_threshold is not None:
-            check_unit(self.score_threshold, "score_threshold")
+            check_threshold(self.score_threshold, "score_threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergingOptions(ScoreOptions):
     """Merging of overlapping tiles."""
 
-    merge: Literal["nms"] | Merge | None = option(
-        "nms", 'How detections of overlapping tiles are merged: "nms" is greedy non-maximum suppression, None keeps '
-        "the detections of all tiles.", type='{"nms"}, Merge or None', from_text=from_text.merge,
-        metavar="nms|none", in_requests=False,
-        flag_doc="How detections of overlapping tiles are merged: nms is greedy non-maximum suppression, none keeps "
-        "the detections of all tiles.",
+    merge: str | Merge | None = option(
+        "seam", 'How detections of overlapping tiles are merged: "seam" is non-maximum suppression that joins what '
+        'tiles cut; "nms", "soft-nms", "greedy-nmm", "nmm", "union" and "point-nms" are `geotile.Nms` and so on, with '
+        'parameters as in "soft-nms:sigma=0.5"; None keeps the detections of all tiles.',
+        type="str, Merge or None", from_text=from_text.merge, metavar="NAME[:NAME=VALUE,...]|none",
+        flag_doc="How detections of overlapping tiles are merged: seam (suppression that joins what tiles cut), nms, "
+        "soft-nms, greedy-nmm, nmm, union, point-nms, with parameters as in soft-nms:sigma=0.5; none keeps the "
+        "detections of all tiles.",
     )  # fmt: skip
-    iou_threshold: float = option(
-        0.5, "Overlap above which the lower-ranked detection is suppressed, 0 to 1.", type="float", in_requests=False,
+    iou_threshold: float | Mapping[str, float] = option(
+        0.5, "Overlap above which two detections are one object, 0 to 1; by label as in "
+        '``{"ship": 0.3, "*": 0.5}``.', type="float or mapping of str to float", from_text=from_text.threshold,
+        metavar="OVERLAP|LABEL=OVERLAP,...", in_requests=False,
+        flag_doc="Overlap above which two detections are one object, 0 to 1; by label as in ship=0.3,*=0.5.",
     )  # fmt: skip
     overlap_metric: OverlapMetric = option(
-        "iou", "Overlap of two boxes: intersection over union, or over the smaller area (half of a cut object "
-        "against the whole object).", type='{"iou", "ios"}', choices=get_args(OverlapMetric),
+        "iou", 'Measure of the overlap of merge="nms", "nmm" and "greedy-nmm": intersection over union, or over the '
+        "smaller area.", type='{"iou", "ios"}', choices=get_args(OverlapMetric),
+        flag_doc="Measure of the overlap of the merges nms, nmm and greedy-nmm: intersection over union, or over the "
+        "smaller area.",
     )  # fmt: skip
     class_agnostic: bool = option(False, "Let detections of different labels suppress each other.", type="bool")
 
     def _check(self) -> None:
-        check_unit(self.iou_threshold, "iou_threshold")
+        check_threshold(self.iou_threshold, "iou_threshold")
         if isinstance(self.merge, type):
             raise ArgumentError(f"merge must be an object such as geotile.{self.merge.__name__}(), not its class")
-        unused = [name for name in ("iou_threshold", "overlap_metric", "class_agnostic") if name in self.changed()]
-        if unused and not (isinstance(self.merge, str) and self.merge == "nms"):
+        if isinstance(self.merge, str) and self.merge.partition(":")[0] not in MERGE_NAMES:
             raise ArgumentError(
-                f"{', '.join(unused)} would have no effect with merge={self.merge!r}; leave out what merge='nms' alone "
-                "takes, or set it in the merge, such as geotile.Nms(0.3)"
+                f"merge must be one of {', '.join(map(repr, MERGE_NAMES))}, None or a geotile.Merge; got {self.merge!r}"
             )
+
+    @property
+    def of_merge(self) -> dict[str, Any]:
+        """Options of the merge that differ from their defaults."""
+        names = ("iou_threshold", "overlap_metric", "class_agnostic")
+        return {name: value for name, value in self.changed().items() if name in names}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,8 +77,8 @@ class Report(Record):
         Number of detections before and after merging.
     detections_at_seams : int
         Number of detections after merging that end at a border of their tile inside the image, where the border may
-        have cut the object. A larger `overlap` (at least the size of the largest object), or ``overlap_metric="ios"``,
-        which suppresses halves of whole objects, makes them fewer.
+        have cut the object. A larger `overlap` (at least the size of the largest object) makes them fewer, and so does
+        the default ``merge="seam"``, which joins the parts of an object.
     seconds : float
         Wall time of the run.
     timing : dict of str to float
@@ -131,7 +131,7 @@ class Report(Record):
         if self.get("first_rejection"):
             rows["first rejection"] = self.first_rejection
         if self.get("detections_at_seams"):
-            rows["detections at seams"] += ' (fewer with a larger overlap, or overlap_metric="ios")'
+            rows["detections at seams"] += " (fewer with a larger overlap)"
         rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}
         rows["failed tiles"] = f"{len(self.failures):,}"
         if not failed_tiles:

@@ -17,8 +17,9 @@ from geotile.core.digest import digest
 from geotile.endpoints import Endpoint
 from geotile.geometry.georeference import scale_yx
 from geotile.grid.tile_grid import TileGrid
-from geotile.merging.merge import KeepAll, Merge, Nms
-from geotile.options import JobOptions, MergingOptions
+from geotile.merging.merge import Merge
+from geotile.merging.names import resolve_merge
+from geotile.options import JobOptions
 from geotile.planning.empty_tiles import empty_tiles
 from geotile.planning.model_input import size_notes
 from geotile.planning.plan import Plan, result_crs
@@ -40,6 +41,7 @@ class Prepared:
     """Folder of the checkpoint, None without one."""
     builder: FrameBuilder
     """Builder of the result's rows."""
+    merge: Merge
 
     def sample(self) -> gpd.GeoDataFrame:
         """Return a result with one row, to try out what the result of the run will be put into."""
@@ -52,7 +54,7 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
     Raises
     ------
     ArgumentError
-        If the CRS cannot be used, or the checkpoint's folder holds something else.
+        If the CRS or the merge cannot be used, or the checkpoint's folder holds something else.
     OutputError
         If the checkpoint cannot be read.
     """
@@ -65,7 +67,8 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
     job = None if folder is None else stored_job(folder)
     if job is not None and options.region_size == "auto":
         work = _with_stored_regions(work, job)
-    return Prepared(work=work, folder=folder, builder=builder)
+    merge = resolve_merge(options.merge, options.of_merge).for_image(georeference, work.grid.shape_yx)
+    return Prepared(work=work, folder=folder, builder=builder, merge=merge)
 
 
 def region_job(
@@ -87,7 +90,7 @@ def region_job(
     """
     work, folder = prepared.work, prepared.folder
     selected, empty = _selection(work, options.min_valid_share is not None)
-    settings, merge = _tile_identity(work, endpoint, options, selected), _merge(options)
+    settings, merge = _tile_identity(work, endpoint, options, selected), prepared.merge
     checkpoint = writer = None
     if folder is not None:
         identity = identity_of(work, endpoint, settings)
@@ -136,18 +139,14 @@ def _tile_identity(
     encoder = work.encoder
     encoding = encoder.format if encoder.compression == "NONE" else f"{encoder.format}, {encoder.compression}"
     threshold = options.score_threshold
+    if threshold is not None and not isinstance(threshold, Mapping):
+        threshold = float(threshold)
     return {
         "format": encoding if endpoint.wants_bytes else "array", "pad": bool(options.pad),
-        "score_threshold": None if threshold is None else float(threshold), "min_valid_share": options.min_valid_share,
+        "score_threshold": dict(threshold) if isinstance(threshold, Mapping) else threshold,
+        "min_valid_share": options.min_valid_share,
         "selected": None if selected is None else digest(np.packbits(selected).tobytes()),
     }  # fmt: skip
-
-
-def _merge(options: MergingOptions) -> Merge:
-    nms = Nms(options.iou_threshold, options.overlap_metric, options.class_agnostic)
-    if options.merge is None:
-        return KeepAll()
-    return nms if options.merge == "nms" else options.merge
 
 
 def _selection(work: Plan, need_valid: bool) -> tuple[NDArray[np.bool_] | None, int]:

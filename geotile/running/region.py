@@ -150,7 +150,7 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
         job.checkpoint.save(row, column, answer)
     with timed("merge"):
         interior = job.grid.interior((row, row + 1), (column, column + 1))
-        settled, still_open = job.merge.settle(answer.detections, interior)
+        settled, still_open = job.merge.settle(answer.detections, interior, job.grid)
     node = Node(
         rows=(row, row + 1), columns=(column, column + 1), settled=(settled,), open=still_open,
         failures=answer.failures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from geotile.core.thresholds import lowest
 from geotile.endpoints import Endpoint
 from geotile.imagery.source import Source
 from geotile.options import JobOptions
@@ -48,7 +49,7 @@ def ready_endpoint(
         If the model is not ready in time.
     """
     if options.score_threshold is not None:
-        endpoint = endpoint.with_score_threshold(options.score_threshold)
+        endpoint = endpoint.with_score_threshold(lowest(options.score_threshold))
     check_cluster(endpoint, source, [folder for folder in folders if folder is not None])
     traffic = traffic_settings(endpoint, as_concurrency(options.concurrency), group)
     return wait_until_ready(endpoint, waiting), traffic

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from geotile.core.cancellation import cancel_reason, cancel_run
 from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
+from geotile.core.thresholds import Threshold
 from geotile.core.timing import Timing, take_timings, timed
 from geotile.encoding.encoder import Encoder
 from geotile.endpoints.answer import Answer
@@ -48,7 +49,7 @@ class TileJob:
     encoder: Encoder
     tile_yx: Pair
     """Height and width of a full tile in pixels."""
-    score_threshold: float
+    score_threshold: Threshold
     """Minimum score of a detection."""
     threads: int
     """Number of tile threads per process."""

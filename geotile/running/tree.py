@@ -62,7 +62,7 @@ def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Me
     rows = min(part.rows[0] for part in parts), max(part.rows[1] for part in parts)
     columns = min(part.columns[0] for part in parts), max(part.columns[1] for part in parts)
     with timed("merge"):
-        settled, still_open = merge.settle(concat(part.open for part in parts), grid.interior(rows, columns))
+        settled, still_open = merge.settle(concat(part.open for part in parts), grid.interior(rows, columns), grid)
     return Node(
         rows=rows, columns=columns,
         settled=(*(each for part in parts for each in part.settled if len(each)), settled),

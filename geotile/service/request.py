@@ -12,7 +12,9 @@ from geotile.core.digest import digest, json_digest
 from geotile.core.option import refuse_unknown
 from geotile.encoding.encoder import check_combination
 from geotile.errors import ArgumentError
-from geotile.merging.merge import Merge, Nms
+from geotile.merging.merge import Merge
+from geotile.merging.names import resolve_merge
+from geotile.merging.nms import Nms
 from geotile.merging.soft_nms import SoftNms
 from geotile.options import DetectToOptions, JobOptions
 from geotile.public import public
@@ -128,9 +130,9 @@ class JobRequest(RequestModel):
         check_endpoint(self.image_processor.type, self.image_processor.endpoint, parameters)
         for output in self.outputs:
             output.check_name(max(self.output_names(), key=lambda name: len(name.encode())))
-        algorithms = {each.algorithm.algorithm_type for each in self.post_processing}
-        if "SOFT_NMS" in algorithms and "overlap_metric" in self.geotile:
-            raise ValueError("geotile.overlap_metric would have no effect with SOFT_NMS; leave it out")
+        if "merge" in self.geotile and "post_processing" in self.model_fields_set:
+            raise ValueError("geotile.merge and postProcessing both say how to merge; give one of them")
+        assert self.merge  # or it cannot be made of what was given
         if len(self.post_processing) > 1:
             raise ValueError(
                 f"postProcessing must have one step, FEATURE_DISTILLATION; got {len(self.post_processing)} steps"
@@ -151,10 +153,15 @@ class JobRequest(RequestModel):
     @property
     def merge(self) -> Merge:
         """Merge of the detections of overlapping tiles."""
-        algorithm, options = self.post_processing[0].algorithm, JobOptions(**self.geotile, roi=self.region_of_interest)
+        options = JobOptions(**self.geotile, roi=self.region_of_interest)
+        if "merge" in self.geotile:
+            return resolve_merge(options.merge, options.of_merge)
+        algorithm = self.post_processing[0].algorithm
         if algorithm.algorithm_type == "SOFT_NMS":
-            return SoftNms(algorithm.sigma, algorithm.skip_box_threshold, options.class_agnostic)
-        return Nms(algorithm.iou_threshold, options.overlap_metric, options.class_agnostic)
+            if "overlap_metric" in self.geotile:
+                raise ValueError("geotile.overlap_metric would have no effect with SOFT_NMS; leave it out")
+            return SoftNms(algorithm.sigma, algorithm.skip_box_threshold, options.class_agnostic, "box")
+        return Nms(algorithm.iou_threshold, options.overlap_metric, options.class_agnostic, "box")
 
     def unknown_fields(self) -> list[str]:
         """Return the paths of the fields that have no effect."""
@@ -172,7 +179,7 @@ class JobRequest(RequestModel):
         **settings
             Options that the service sets, such as ``concurrency`` and ``checkpoint``.
         """
-        of_merge = ("overlap_metric", "class_agnostic")  # the merge has them
+        of_merge = ("merge", "overlap_metric", "class_agnostic")  # the merge has them
         options = {name: value for name, value in self.geotile.items() if name not in of_merge}
         role = {"role_arn": self.image_read_role} if self.image_read_role else None
         return DetectToOptions(

@@ -15,7 +15,7 @@ from geotile.options import EndpointKeywords, JobOptions, ServiceOptions
 FIELDS_BY_OPTION = {
     "tile_size": "imageProcessorTileSize", "overlap": "imageProcessorTileOverlap",
     "tile_format": "imageProcessorTileFormat", "tile_compression": "imageProcessorTileCompression",
-    "roi": "regionOfInterest", "merge": "postProcessing", "iou_threshold": "postProcessing",
+    "roi": "regionOfInterest", "iou_threshold": "postProcessing",
     "params": "imageProcessorParameters",
 }  # fmt: skip
 IN_GEOTILE = frozenset(name for name, info in described(JobOptions).items() if info.in_requests)

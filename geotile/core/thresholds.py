@@ -1,0 +1,39 @@
+"""Thresholds that may differ by label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from geotile.core.checks import check_unit
+from geotile.errors import ArgumentError
+
+ANY = "*"
+Threshold = float | Mapping[str, float]
+
+
+def check_threshold(value: Any, name: str) -> None:
+    """Raise an error unless a threshold is a number from 0 to 1, or numbers by label with one for all others.
+
+    Raises
+    ------
+    ArgumentError
+        If it is something else.
+    """
+    if not isinstance(value, Mapping):
+        check_unit(value, name)
+        return
+    for label, each in value.items():
+        if not isinstance(label, str):
+            raise ArgumentError(f"{name} must have labels as its keys, which are text; got {label!r}")
+        check_unit(each, f"{name}[{label!r}]")
+    if ANY not in value:
+        raise ArgumentError(
+            f'{name} must be a number from 0 to 1, or numbers by label with one for all others under "*"; got '
+            f"{dict(value)!r}"
+        )
+
+
+def lowest(value: Threshold) -> float:
+    """Return the lowest threshold of any label."""
+    return min(value.values()) if isinstance(value, Mapping) else float(value)

@@ -1,0 +1,156 @@
+"""The default merge: suppression that knows where tiles end, and joins the parts of what they cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geotile.core.checks import check_bool, check_positive
+from geotile.core.choices import OverlapMetric
+from geotile.core.keywords import known_keywords
+from geotile.core.thresholds import Threshold, check_threshold
+from geotile.grid.tile_grid import TileGrid
+from geotile.merging.detections import Detections
+from geotile.merging.joined import join_groups
+from geotile.merging.merge import Merge
+from geotile.merging.nms import Geometry, check_geometry
+from geotile.merging.overlaps import box_areas
+from geotile.merging.pool import Pool, Rows
+from geotile.merging.ranking import by_label
+from geotile.merging.views import GAP_SHARE, across, continues, edges_agree, edges_near, goes_on
+from geotile.public import public
+
+
+@public
+@known_keywords()
+@dataclass(frozen=True)
+class SeamNms(Merge):
+    """Non-maximum suppression that knows where tiles end. It is what `detect` does by default.
+
+    A tile shows only a part of an object that its border cuts, so two tiles can give two parts of one object, or a part
+    and the whole. A detection is *cut* if its box ends within `seam_px` of a border of its tile inside the image.
+    Detections that are not cut go before those that are.
+
+    - Two detections of one tile are compared as in `Nms`. So are two of different tiles that are not cut; where all
+      their edges agree, the intersection over the smaller one counts as well.
+    - Two of different tiles, at least one of them cut, *show one object* if the edges that both tiles saw agree, and
+      their intersection is larger than the threshold of the smaller one, or of the union within the window that both
+      tiles saw, whatever their labels. Of shapes other than boxes, the latter is enough. If the tiles share less than
+      twice `seam_px`, they show one object if both end at that seam, at most a quarter of `seam_px` apart, and agree
+      along it.
+    - What shows the same object as one that is not cut is dropped. So is what lies by more than the threshold inside a
+      higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
+      show one object are joined: one detection with the union of their shapes, and the label, the score and the
+      properties of the part with the largest box, which shows the most.
+
+    Edges agree if they differ by at most `seam_px` and a quarter of the larger side.
+
+    Parameters
+    ----------
+    iou_threshold : float or mapping of str to float
+        Overlap above which two detections are the same object, in [0, 1]; by label, with the value for all other labels
+        under ``"*"``. Where labels differ, that of the higher-ranked detection counts.
+    seam_px : float
+        Distance from a border of the tile within which a detection counts as cut, in pixels, greater than 0.
+    class_agnostic : bool
+        Whether detections of different labels count as of one label.
+    geometry : {"auto", "box"}
+        What is compared: "auto" compares oriented boxes, polygons and masks by their shapes, "box" by their envelopes.
+
+    Raises
+    ------
+    ArgumentError
+        If a name is unknown, or a value cannot be used.
+
+    Examples
+    --------
+    >>> import geotile
+    >>> from geotile.testing import bright_objects, write_example
+    >>> merge = SeamNms(iou_threshold=0.4)
+    >>> len(geotile.detect(write_example(), bright_objects, tile_size=128, overlap=16, merge=merge))
+    3
+    """
+
+    drops = True
+    groups = True
+
+    iou_threshold: Threshold = 0.5
+    seam_px: float = 8.0
+    class_agnostic: bool = False
+    geometry: Geometry = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_threshold(self.iou_threshold, "iou_threshold")
+        check_positive(self.seam_px, "seam_px", "pixels")
+        check_bool(self.class_agnostic, "class_agnostic")
+        check_geometry(self.geometry)
+
+    @property
+    def reach_px(self) -> float:  # type: ignore[override]  # of the value, not of the class
+        """Maximum distance of two boxes that match: parts that end at both sides of a seam need not touch."""
+        return GAP_SHARE * self.seam_px
+
+    def pool(self, detections: Detections, grid: TileGrid) -> Pool:
+        """Return the detections by rank: those that are not cut first, then by score and content."""
+        pool = replace(super().pool(detections, grid), as_boxes=self.geometry == "box", seam_px=self.seam_px)
+        order = np.argsort(pool.cut, kind="stable")
+        return replace(pool, detections=pool.detections.select(order), codes=pool.codes[order])
+
+    def comparable(self, pool: Pool) -> NDArray[np.int64]:
+        """Return 0 for each detection: parts of one object can have different labels."""
+        return np.zeros_like(pool.codes)
+
+    def suppresses(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        """Return for pairs of ranks whether the first, if it is kept, drops the second."""
+        of_parts = across(pool, higher, lower)
+        matching = np.zeros(len(higher), bool)
+        matching[~of_parts] = self._as_views_of_all(pool, higher[~of_parts], lower[~of_parts])
+        higher, lower = higher[of_parts], lower[of_parts]
+        one_object = self._as_parts(pool, higher, lower)
+        inside = self._same_label(pool, higher, lower) | goes_on(pool, higher, lower)
+        inside[inside] = self._exceeds(pool, higher[inside], lower[inside], "ios")
+        matching[of_parts] = np.where(pool.cut[higher], inside & ~one_object, inside | one_object)
+        return matching
+
+    def connects(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        """Return for pairs of ranks whether both are parts of one object."""
+        both_cut = across(pool, higher, lower) & pool.cut[higher]
+        connected = np.zeros(len(higher), bool)
+        connected[both_cut] = self._as_parts(pool, higher[both_cut], lower[both_cut])
+        return connected
+
+    def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:
+        """Return the settled detections, with the parts of one object joined."""
+        return join_groups(pool.detections.select(rows), groups, weights=box_areas(pool.boxes[rows]))
+
+    def _as_views_of_all(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        """Return which pairs of one tile, or of whole objects, are of one object."""
+        matching = self._same_label(pool, higher, lower)
+        higher, lower = higher[matching], lower[matching]
+        same = self._exceeds(pool, higher, lower, "iou")
+        tiles = pool.detections.tiles
+        unsure = ~same & (tiles[higher] != tiles[lower]) & edges_near(pool, higher, lower).all(axis=1)
+        same[unsure] = self._exceeds(pool, higher[unsure], lower[unsure], "ios")
+        matching[matching] = same
+        return matching
+
+    def _as_parts(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        """Return which pairs of different tiles, at least one of them cut, show one object: what both saw agrees."""
+        agree, limit = edges_agree(pool, higher, lower), by_label(self.iou_threshold, pool.detections.labels[higher])
+        possible = agree | pool.shaped(higher, lower)
+        visible = np.zeros(len(higher))
+        visible[possible] = pool.overlap_where_both_saw(higher[possible], lower[possible])
+        visible[agree] = np.maximum(visible[agree], pool.overlap(higher[agree], lower[agree], "ios"))
+        return np.asarray((visible > limit) | continues(pool, higher, lower, limit))
+
+    def _same_label(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        if self.class_agnostic:
+            return np.ones(len(higher), bool)
+        return np.asarray(pool.codes[higher] == pool.codes[lower])
+
+    def _exceeds(self, pool: Pool, higher: Rows, lower: Rows, metric: OverlapMetric) -> NDArray[np.bool_]:
+        limit = by_label(self.iou_threshold, pool.detections.labels[higher])
+        return np.asarray(pool.overlap(higher, lower, metric) > limit)
