@@ -7,6 +7,7 @@ import itertools
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import zlib
 
@@ -15,6 +16,7 @@ from misbehaving import raw_server, read_request, replies
 
 import geotile
 from geotile import EndpointError, EndpointUnreachable, HttpEndpoint, ResponseError
+from geotile.core.cancellation import cancel_run, working_for
 
 OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b'{"type": "FeatureCollection", "features": []}'
@@ -136,6 +138,29 @@ def test_an_exchange_with_sagemaker_ends_at_the_deadline(sagemaker, part):
         error, seconds = sagemaker(port)
     assert error.timed_out
     assert seconds < 2.5
+
+
+@pytest.mark.parametrize("part", ["nothing", "headers", "body without a length", "size of a chunk"])
+@pytest.mark.parametrize("kind", ["http", "oip", "sagemaker"])
+def test_a_cancelled_run_aborts_its_requests(kind, part, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    run = f"{kind} {part}"
+    with raw_server(DRIPS[part]) as port, working_for(run):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", f"http://127.0.0.1:{port}")
+        http = f"http://127.0.0.1:{port}/x"
+        endpoint = geotile.endpoint(
+            {"http": http, "oip": f"oip+{http}/v2/models/m", "sagemaker": "sagemaker://planes?region=us-east-1"}[kind],
+            timeout_s=(30, 30),
+        )
+        threading.Timer(0.3, cancel_run, (run, "the run was stopped")).start()
+        for _ in range(2):  # one that is in flight, and one that comes later
+            started = time.monotonic()
+            with pytest.raises(EndpointError, match="the run was stopped") as caught:
+                endpoint.ready() if kind == "oip" else endpoint.invoke([b"tile"], "image/tiff")
+            assert time.monotonic() - started < 2
+            assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 400 No\r\n\r\n\xff{", b"HTTP/1.1 500 No\r\n\r\n[1]", OK + b"\r\n{", b"SSH-2.0\r\n", b"HTTP/1.1 424 X\r\n\r\n" + b'{"OriginalStatusCode": "x"}'])  # fmt: skip

@@ -17,7 +17,7 @@ from uuid import uuid4
 import requests
 from requests.auth import AuthBase
 
-from geotile.core.deadline import deadline_session, exchange_deadline
+from geotile.core.deadline import deadline_session, exchange_cancelled, exchange_deadline, exchange_expired
 from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
@@ -143,7 +143,7 @@ class Client:
                     cert=self._cert,
                     **request,
                 ) as response:  # fmt: skip
-                    body = self._read(response, deadline)
+                    body = self._read(response)
             except GeotileError:
                 raise
             except Exception as error:  # requests parses cookies, redirects and encodings, which can raise anything
@@ -164,7 +164,7 @@ class Client:
             text = text.replace(secret, "***")
         return redact_answer(text)
 
-    def _read(self, response: requests.Response, deadline: float) -> bytes:
+    def _read(self, response: requests.Response) -> bytes:
         """Read the body, but not more than is allowed."""
         parts, size = [], 0
         while part := response.raw.read1(2**18, decode_content=True):
@@ -174,13 +174,15 @@ class Client:
                 raise ResponseError(
                     f"{self.display_url} returned more than max_response_bytes={self._max_response_bytes} bytes"
                 )
-            if time.monotonic() >= deadline:
+            if exchange_expired():
                 break
-        if time.monotonic() >= deadline:  # a body without a length looks complete when its connection is shut down
+        if exchange_expired():  # a body without a length looks complete when its connection is shut down
             raise requests.ReadTimeout
         return b"".join(parts)
 
     def _unreachable(self, error: Exception, deadline: float, connect_s: float, response_s: float) -> EndpointError:
+        if reason := exchange_cancelled():
+            return EndpointUnreachable(reason)
         timed_out = is_timeout(error)
         if timed_out or time.monotonic() >= deadline:
             timed_out = True

@@ -27,7 +27,8 @@ from geotile.merging.merge import Merge
 from geotile.merging.seams import count_at_seams
 from geotile.results.dataset import Part, PartWriter
 from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure
-from geotile.running.tiles import TileJob, TileResult, ask_model
+from geotile.running.tile_job import TileJob, TileResult
+from geotile.running.tiles import ask_model
 
 _log = logging.getLogger(__name__)
 

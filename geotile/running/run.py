@@ -100,13 +100,21 @@ class Run:
                 finished = self._count_finished()
                 try:
                     with dask.annotate(**annotations):
-                        root: Node = self.tree.compute(**compute_options(ahead=self.remote))
-                    return root
+                        return self._compute_tree()
                 except Exception as error:
                     if not _is_killed(error) or self.checkpoint is None or self._count_finished() == finished:
                         raise
                     # Dask gives a task up when four workers have died while they ran it. Other regions were finished in
                     # the meantime, so the cause is the workers, not the region: compute again what is missing.
+
+    def _compute_tree(self) -> Node:
+        options = compute_options(ahead=self.remote)
+        try:
+            root: Node = self.tree.compute(**options)
+            return root
+        finally:
+            if (pool := options.get("pool")) is not None:
+                pool.shutdown(wait=False)
 
     def lazy(self) -> Any:
         """Return a `dask.delayed.Delayed` of the result."""
