@@ -134,7 +134,11 @@ def test_failed_tiles_are_asked_again_only_on_request(write_tiff, noise, tmp_pat
     model.fails = lambda n: False
     before = len(model.asked)
     if retry:
-        again = geotile.detect(path, model, retry_failed=True, **job)
+        seen = []
+        again = geotile.detect(path, model, retry_failed=True, progress=seen.append, **job)
+        assert (seen[0].done, seen[0].kept) == (0, 0)
+        assert (seen[-1].done, seen[-1].kept) == (seen[-1].tiles, seen[-1].tiles - failed)
+        assert all(each.done - each.kept <= failed for each in seen)  # a tile that is asked again is not done before
         assert again.attrs["report"].status == "SUCCESS"
         assert len(model.asked) - before == again.attrs["report"].requests == failed
         assert rows(again) == rows(geotile.detect(path, crowd, **JOB))

@@ -135,6 +135,7 @@ def serve(
     Status notifications are written to standard output as lines of JSON, logs to standard error.
 
     SIGTERM stops the service: running jobs get --grace-s seconds to finish, and all other requests return to the queue.
+    A second signal ends that time; a third one ends the process.
     """
     import geotile
 
@@ -230,17 +231,20 @@ def _progress(record: Any) -> tuple[str, str, str, str]:
 
     tiles = sum(each.progress.tiles if each.progress else each.tiles for each in record.images)
     failed = f"{sum(each.progress.failures if each.progress else each.failures for each in record.images):,}"
-    running = [each.progress for each in record.images if each.progress]
-    if not running:
+    parts = [each.progress for each in record.images if each.progress]
+    if not parts:
         return f"{tiles:,}", failed, "", ""
     done = sum(each.progress.done if each.progress else each.tiles for each in record.images)
+    running = [each for each in parts if each.running]
+    if not running:
+        return f"{done:,} of {tiles:,}", failed, "", ""
     left = "" if running[0].left_s is None else clock(running[0].left_s)
     return f"{done:,} of {tiles:,}", failed, f"{running[0].tiles_per_s:,.1f}", left
 
 
 def _last_reason(record: Any) -> str:
     reasons = record.reasons or [each.error for each in record.attempts if each.error]
-    return str(reasons[-1]) if reasons else ""
+    return "; ".join(filter(None, [record.waiting_for, str(reasons[-1]) if reasons else ""]))
 
 
 def _workers(text: str) -> tuple[int, int]:

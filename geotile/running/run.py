@@ -141,11 +141,13 @@ class Run:
             kept = 0
             if checkpoint is not None:
                 kept = self._count_kept_tiles(checkpoint)
-                callbacks.append(stack.enter_context(status_writer(checkpoint.folder, tiles, kept)))
+                callbacks.append(stack.enter_context(status_writer(checkpoint.folder, self.job.run, tiles, kept)))
             stack.enter_context(progress_listener(self.job.run, callbacks, tiles, kept))
             yield
 
     def _count_kept_tiles(self, checkpoint: Checkpoint) -> int:
+        if checkpoint.retry_failed:
+            return 0  # the tasks of the regions tell, since they know which tiles failed
         kept = np.argwhere(checkpoint.finished(self.job.grid.regions_yx))
         return sum(len(self.job.wanted_tiles(int(row), int(column))) for row, column in kept)
 

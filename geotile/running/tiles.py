@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.cancellation import cancel_reason, cancel_run, working_for
+from geotile.core.cancellation import cancel_reason, cancel_run, is_abandoned, working_for
 from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
 from geotile.core.timing import take_timings, timed
@@ -210,7 +210,7 @@ def _failed(tile: Tile, job: TileJob, error: GeotileError, first: bool = True) -
         raise TileError(failure_text(tile.number, tile.window, str(error), " failed")) from None
     attempts = error.attempts if isinstance(error, EndpointError) and first else 0
     cancelled = cancel_reason(job.run) is not None
-    if not cancelled:  # what stopped the run is logged once
+    if not is_abandoned(job.run):  # else it did not fail
         _log.info("tile %d failed: %s", tile.number, error, extra={"run": job.run, "tile": tile.number})
     return TileResult(
         attempts=attempts, retries=max(0, attempts - 1), failure=tile_failure(tile, str(error)),

@@ -121,7 +121,7 @@ class JobLifecycle:
 
     def release_interrupted(self, job: Job, record: JobRecord, delay_s: float = 0.0) -> None:
         """Return a job that did not fail by itself to the queue; do not count the attempt."""
-        attempt = record.attempts.pop()
+        attempt, record.status = record.attempts.pop(), "QUEUED"
         try:
             self.records.save(record)
         except OutputError:

@@ -69,6 +69,8 @@ class Allowance:
     """Number of outages so far."""
     stop_reason: str | None = None
     """Reason why no more requests may be sent; None while they may."""
+    abandoned: bool = False
+    """Whether they may not because nobody wants the run's results any more."""
     is_only_request: bool = False
     """Whether only one request is left in the run, over all processes."""
     next_report_s: float = _REPORT_INTERVAL_S

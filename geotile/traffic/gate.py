@@ -254,7 +254,7 @@ class Gate:
         with self._lock:
             previous_cap, self._allowance = self._allowance.cap, allowance
             if allowance.stop_reason:
-                self._stop(allowance.stop_reason, abandoned=False)
+                self._stop(allowance.stop_reason, allowance.abandoned)
             self._can_prepare.notify_all()
             self._can_send.notify_all()
             return previous_cap
