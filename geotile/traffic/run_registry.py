@@ -90,6 +90,7 @@ class RunRegistry:
             coordinator = Coordinator(settings)
         elif not group_runs:
             coordinator.limit.restart_window()  # the previous run's measurement ended with that run
+            coordinator.circuit.restart(now)
         self._coordinators[key] = coordinator
         self._runs[run] = _Run(key, coordinator, set(), coordinator.traffic())
 
