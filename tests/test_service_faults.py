@@ -59,10 +59,12 @@ def hostile(folder) -> dict[str, str]:
         server.bind(os.path.relpath(folder / "socket.json"))  # a path of at most 107 bytes
     with open(os.fsencode(folder) + b"/\xff.json", "wb") as file:
         file.write(b"{}")
+    (folder / "\x1b[31mred\n.json").write_text("{}")
     kinds = {"pipe": "a named pipe", "zero": "a symbolic link", "nowhere": "a symbolic link", "folder": "a folder"}
     return {name: f"{name}.json is {kind}" for name, kind in (kinds | {"socket": "a socket"}).items()} | {
-        "nested": "maximum recursion depth", "half": "valid JSON", "binary": "valid JSON", "large": "at most 1,048,576 bytes",
-        "surrogate": "half of a character", "\\xff": "jobId must be given", 200 * "n": "jobId must be given",
+        "nested": "must not be nested this deeply", "half": "valid JSON", "binary": "valid JSON", "large": "at most 1,048,576 bytes",
+        "surrogate": "half of a character", "\\xff": "jobId must be given",
+        "\\x1b[31mred\\n": "jobId must be given", 200 * "n": "jobId must be given",
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit, urlunsplit
 from uuid import uuid4
 
 import requests
@@ -49,13 +49,21 @@ class Reply:
 
     def error(self) -> EndpointError:
         """Return the error that the status of an unsuccessful response stands for."""
-        quoted = self.client.without_secrets(excerpt(self.body))
-        error = EndpointError(f"{self.client.display_url} returned HTTP {self.status}: {quoted}")
+        error = EndpointError(f"{self.client.display_url} returned HTTP {self.status}{self._details()}")
         error.http_status = self.status
         error.retryable = self.status in _RETRYABLE_STATUSES or self.status >= 500
         error.throttled = self.status in _THROTTLED_STATUSES
         error.retry_after_s = _retry_after_s(self.headers.get("Retry-After"))
         return error
+
+    def _details(self) -> str:
+        """Return what the response says, or that it says nothing."""
+        target = self.headers.get("Location")
+        if 300 <= self.status < 400 and target:
+            host = redact_answer(urljoin(self.client.display_url, target))[:200]
+            return f", a redirect to {host}; redirects of tiles are not followed. Use the URL of the model itself"
+        quoted = self.client.without_secrets(excerpt(self.body))
+        return f": {quoted}" if self.body.strip() else " without a body"
 
 
 class Client:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from geotile.core.cancellation import cancel_reason, cancel_run, is_abandoned, working_for
 from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
+from geotile.core.registry import Registry
 from geotile.core.timing import take_timings, timed
 from geotile.endpoints.answer import Answer
 from geotile.endpoints.base import as_answer, invoke_endpoint
@@ -35,6 +36,8 @@ from geotile.running.tile_job import TileJob, TileResult
 from geotile.traffic import Gate, RequestOutcome, gate_of, send_with_retries
 
 _log = logging.getLogger(__name__)
+_LOGGED_FAILURES = 20
+_failures = Registry[str, "count[int]"](100)  # number of failures logged, by run
 _POLL_S = 0.5  # between two looks whether the run was cancelled
 _LAST_S = 1.0  # that the tiles of a cancelled run get to end
 
@@ -211,11 +214,20 @@ def _failed(tile: Tile, job: TileJob, error: GeotileError, first: bool = True) -
     attempts = error.attempts if isinstance(error, EndpointError) and first else 0
     cancelled = cancel_reason(job.run) is not None
     if not is_abandoned(job.run):  # else it did not fail
-        _log.info("tile %d failed: %s", tile.number, error, extra={"run": job.run, "tile": tile.number})
+        _log_failure(tile, job.run, error)
     return TileResult(
         attempts=attempts, retries=max(0, attempts - 1), failure=tile_failure(tile, str(error)),
         cancelled=cancelled,
     )  # fmt: skip
+
+
+def _log_failure(tile: Tile, run: str, error: GeotileError) -> None:
+    """Log the first failures of a run in this process; a damaged image can have a hundred thousand."""
+    number = next(_failures.get(run, count))
+    if number < _LOGGED_FAILURES:
+        _log.info("tile %d failed: %s", tile.number, error, extra={"run": run, "tile": tile.number})
+    elif number == _LOGGED_FAILURES:
+        _log.info("more tiles failed; the lines of their regions count them", extra={"run": run})
 
 
 def _has_data(region: RegionPixels, tile: Tile, job: TileJob) -> bool:

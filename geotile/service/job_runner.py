@@ -200,7 +200,7 @@ class JobRunner:
         self.metrics.count_run(report)
         if report.status == "FAILED":
             raise EndpointError(
-                f"all {len(report.failures)} tiles of {image.image} failed: {report.failures[0].reason}"
+                f"{_all_tiles(len(report.failures))} of {image.image} failed: {report.failures[0].reason}"
             )
         self._notify_of_failed_regions(record, image, report, grid)
         url = job.request.image_urls[number]
@@ -273,6 +273,10 @@ class JobRunner:
             self.records.save(record)
         if errors:
             raise OutputError("; ".join(errors))
+
+
+def _all_tiles(count: int) -> str:
+    return "the only tile" if count == 1 else f"all {count:,} tiles"
 
 
 def _update_unfinished(image: ImageRecord, last: Progress | None) -> None:

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from geotile.core.printable import printable as without_control
 from geotile.errors import ArgumentError
 from geotile.service.request_checks import MAX_REQUEST_BYTES
 
@@ -52,9 +53,9 @@ def _refuse_other_kinds(path: Path, mode: int) -> None:
 
 
 def printable(name: str) -> str:
-    r"""Return a file name that may not be UTF-8 as text that can be stored and shown.
+    r"""Return a file name that may not be UTF-8 or hold control characters as text that can be stored and shown.
 
-    >>> printable(b"a\xff.json".decode(errors="surrogateescape"))
-    'a\\xff.json'
+    >>> printable(b"a\xff\x1b[1m.json".decode(errors="surrogateescape"))
+    'a\\xff\\x1b[1m.json'
     """
-    return os.fsencode(name).decode(errors="backslashreplace")
+    return without_control(os.fsencode(name).decode(errors="backslashreplace"))

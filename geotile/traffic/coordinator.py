@@ -203,7 +203,8 @@ class Coordinator:
             end = time.localtime(time.time() + self.circuit.gives_up_at - now)
             _log.warning(
                 "all recent requests to the model failed (%s); requests are paused until one succeeds; "
-                "the run gives up at %s (%s=%g s)", self.circuit.last_failure, time.strftime("%H:%M:%S", end), name, limit,
+                "the run gives up at %s (%s=%g s)", self.circuit.last_failure,
+                time.strftime("%H:%M:%S", end), name, limit,
             )  # fmt: skip
         elif self.circuit.state == "closed":
             _log.warning("the model responds again")
