@@ -10,17 +10,18 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from geotile.core.option import described
 from geotile.core.redact import redact
+from geotile.core.regular_file import read_regular
 from geotile.errors import ArgumentError
 from geotile.options import EndpointKeywords
 
 PREFIX = "GEOTILE"
+_MAX_BYTES = 2**20
 _OF_KUBERNETES = re.compile(  # of each service, in the environment of each pod: a service may be named geotile-...
     r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT(_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)?"
 )
@@ -61,7 +62,7 @@ def _is_of_kubernetes(variable: str) -> bool:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path, _MAX_BYTES).decode())
     except (OSError, ValueError) as error:
         raise ArgumentError(
             f"the settings {redact(path)} cannot be read: {error}. Give a TOML file, with lines such as 'max_jobs = 8'"

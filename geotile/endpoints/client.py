@@ -21,6 +21,7 @@ from geotile.core.deadline import deadline_session, exchange_cancelled, exchange
 from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
+from geotile.core.regular_file import special_kind
 from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, missing_certificate_file
 from geotile.endpoints.json_answer import excerpt
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
@@ -97,6 +98,8 @@ class Client:
         self._auth = (tuple(auth) if isinstance(auth, list) else auth) or _NoAuth()
         self._verify = options.verify if isinstance(options.verify, bool) else os.fspath(options.verify)
         self._cert = _paths(options.cert)
+        for name, file in (("verify", self._verify), ("cert", self._cert)):
+            _check_files(name, file)
         self._connect_s, self._response_s = options.timeout_s
         self._max_response_bytes = options.max_response_bytes
         self._key = uuid4().hex
@@ -238,6 +241,13 @@ def _secrets(url: str, headers: Mapping[str, str], auth: Any) -> list[str]:
         found |= {password, base64.b64encode(f"{user}:{password}".encode()).decode()}
     found |= {quote(each, safe="") for each in found}
     return sorted((each for each in found if len(each) >= _MIN_SECRET), key=len, reverse=True)
+
+
+def _check_files(name: str, files: Any) -> None:
+    """Refuse a pipe or a device as a certificate: OpenSSL would wait for it, or read it for ever."""
+    for file in files if isinstance(files, tuple) else (files,):
+        if isinstance(file, str) and (kind := special_kind(file)):
+            raise ArgumentError(f"{name} must be a regular file; got {file!r}, which is {kind}")
 
 
 def _paths(cert: Any) -> Any:
