@@ -400,6 +400,20 @@ def test_jobs_are_cancelled_from_another_process(folder, said):
     assert again < image.requests <= model.requests  # one was aborted
 
 
+def test_a_job_that_waits_for_its_next_attempt_is_cancelled(folder, said):
+    words = ("--retry-delay-s", 900, "-O", "ready_timeout_s=0")
+    with ServiceProcess(folder, *words) as service:
+        geotile.submit(said("a", "http://127.0.0.1:1/invocations"), folder)
+        until(lambda: any(job.attempts and job.attempts[0].error for job in geotile.jobs(folder)))
+        until(lambda: geotile.jobs(folder)[0].waiting_for == "waiting for its next attempt")
+        began = time.monotonic()
+        geotile.cancel("a", folder)
+        until(lambda: service.failed())
+        assert time.monotonic() - began < 8
+    (record,) = geotile.jobs(folder)
+    assert (record.status, len(record.attempts)) == ("CANCELLED", 1)
+
+
 def test_a_job_is_cancelled_without_a_service(folder, said):
     geotile.submit(said("a", "http://127.0.0.1:1/invocations"), folder)
     geotile.cancel("a", folder)

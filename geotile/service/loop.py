@@ -202,6 +202,8 @@ class Service:
                 self._cancel_or_release(job)
             elif job is not None:
                 self.control.cancel(job_id)
+            else:
+                self.lifecycle.wake(job_id)
 
     def _cancel_or_release(self, job: Job) -> None:
         try:
