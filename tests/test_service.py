@@ -24,25 +24,18 @@ from distributed import LocalCluster
 from gateway import gateway
 from helpers import Counting, cli, crowd
 from object_store import CountingProxy
+from service_process import request
 
 import geotile
 from geotile.testing import ModelServer
 
 pytestmark = pytest.mark.slow
 
-TILES = {"imageProcessorTileSize": 128, "imageProcessorTileOverlap": 32, "imageProcessorTileFormat": "GTIFF"}
 QUICK = {
     "retry_delay_s": 0.1,
     "max_attempts": 2,
     "endpoint_options": {"retries": 1, "ready_timeout_s": 2, "outage_timeout_s": 2},
 }
-
-
-def request(job_id, image, url, outputs, **more):
-    return {
-        "jobId": job_id, "jobName": "a test", "imageUrls": [image] if isinstance(image, str) else image,
-        "imageProcessor": {"name": url, "type": "HTTP_ENDPOINT"}, "outputs": outputs, **TILES, **more,
-    }  # fmt: skip
 
 
 def poison(tile):
