@@ -8,6 +8,7 @@ import pystac
 import pytest
 from aws import aws
 from helpers import cli, crowd
+from service_process import request as whole_request
 from web_servers import file_of, redirecting, serving
 
 import geotile
@@ -21,10 +22,7 @@ QUICK = {"once": True, "max_attempts": 1, "endpoint_options": {"retries": 0, "re
 
 
 def request(image, url, output, job_id="a", kind="HTTP_ENDPOINT", **more):
-    return {
-        "jobId": job_id, "imageUrls": [image], "imageProcessor": {"name": url, "type": kind}, "outputs": [output],
-        "imageProcessorTileSize": 128, "imageProcessorTileFormat": "GTIFF", **more,
-    }  # fmt: skip
+    return whole_request(job_id, image, url, [output], **more) | {"imageProcessor": {"name": url, "type": kind}}
 
 
 @pytest.mark.parametrize(

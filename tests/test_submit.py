@@ -66,9 +66,12 @@ def test_parameters_of_any_json_are_sent_as_text():
 
 def test_json_without_an_end_is_refused(tmp_path):
     (tmp_path / "job.json").write_text(DEEP)
-    with pytest.raises(geotile.ArgumentError, match="must be valid JSON"):
+    with pytest.raises(geotile.ArgumentError, match="must not be nested this deeply"):
         geotile.submit(tmp_path / "job.json", tmp_path / "queue")
-    assert "must be valid JSON" in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=2).stderr
+    assert (
+        "must not be nested this deeply"
+        in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=2).stderr
+    )
 
 
 def circular():

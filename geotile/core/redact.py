@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 from geotile.core.digest import digest
+from geotile.core.printable import printable
 
 _PORT = r"\d{1,5}(?:[/?#\s'\")\],;.]|$)"
 _LOGIN = re.compile(  # with a maximum length, since time would grow with the square of it
@@ -61,12 +62,14 @@ def redact(text: str) -> str:
 def redact_answer(text: str) -> str:
     """Mask what looks like a secret in what a server wrote: URLs, and values after names such as token or password.
 
+    Control characters are written as escapes.
+
     Examples
     --------
     >>> redact_answer('{"access_token": "abc123", "detail": "no"} for Authorization: Bearer xyz')
     '{"access_token": "***", "detail": "no"} for Authorization: ***'
     """
-    return redact(_SCHEME.sub(r"\1 ***", _NAMED.sub(r"\1***", text)))
+    return redact(_SCHEME.sub(r"\1 ***", _NAMED.sub(r"\1***", printable(text))))
 
 
 def _redacted_word(word: str) -> str:

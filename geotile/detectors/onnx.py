@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from geotile.core.checks import as_int
 from geotile.core.redact import redact
 from geotile.core.registry import Registry
+from geotile.core.regular_file import read_regular
 from geotile.detectors.class_names import Labels
 from geotile.detectors.detector import DetectionArrays, Detector
 from geotile.detectors.inputs import input_sides
@@ -25,6 +26,7 @@ from geotile.detectors.providers import check_started, chosen_providers
 from geotile.errors import ArgumentError
 from geotile.storage.uris import expanded_path
 
+_MAX_BYTES = 2**31  # protobuf's own limit
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 # path, threads, providers that the user asked for, version of the file
 _SessionKey = tuple[str, int, tuple[str, ...] | None, tuple[int, int] | None]
@@ -228,6 +230,8 @@ def read_model(path: str) -> bytes:
         If it cannot be read.
     """
     try:
+        if "://" not in path:
+            return read_regular(path, _MAX_BYTES)
         with fsspec.open(path, "rb") as file:
             content: bytes = file.read()
     except Exception as error:  # each file system has errors of its own

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
-from geotile.core.deadline import deadline_pools, exchange_deadline, exchange_expired
+from geotile.core.deadline import deadline_pools, exchange_cancelled, exchange_deadline, exchange_expired
 from geotile.core.option import documents, with_options
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
@@ -117,12 +116,12 @@ class SageMakerEndpoint(Endpoint):
                 f"of {self}"
             )
         params = self._params | ({"TargetVariant": self.variant} if self.variant else {})
-        with exchange_deadline(sum(self._timeouts)) as deadline:
+        with exchange_deadline(sum(self._timeouts)):
             response = self._call(
                 "sagemaker-runtime", "invoke_endpoint", Body=tiles[0], ContentType=content_type, **params
             )
             body = self._read(response["Body"])
-            if time.monotonic() >= deadline:  # the connection was shut down, so the body may be a part
+            if exchange_expired():  # the connection was shut down, so the body may be a part
                 raise self._timed_out()
         with timed("parse"):
             return [decode_bytes(body, self._max_detections)]
@@ -192,6 +191,8 @@ class SageMakerEndpoint(Endpoint):
         return unreachable
 
     def _timed_out(self) -> EndpointUnreachable:
+        if reason := exchange_cancelled():
+            return EndpointUnreachable(reason)
         late = EndpointUnreachable(f"{self} did not respond: timed out (timeout_s)")
         late.retryable = late.timed_out = True
         return late

@@ -7,6 +7,7 @@ from typing import Any
 
 from geotile.core.checks import check_path
 from geotile.core.redact import redact
+from geotile.core.regular_file import special_kind
 from geotile.errors import ArgumentError, ImageOpenError
 
 
@@ -35,6 +36,8 @@ def stac_asset(item: Any, asset: str | None, argument: str = "uri") -> str:
         if isinstance(item, Mapping):
             item = pystac.Item.from_dict(dict(item))
         elif not hasattr(item, "assets"):
+            if kind := special_kind(check_path(item, argument)):
+                raise OSError(f"it is {kind}, not a regular file")
             item = pystac.Item.from_file(check_path(item, argument))
     except ArgumentError:
         raise

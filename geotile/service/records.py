@@ -27,6 +27,8 @@ Status = Literal["QUEUED", "IN_PROGRESS", "SUCCESS", "PARTIAL", "FAILED", "CANCE
 FINISHED = ("SUCCESS", "PARTIAL")
 GIVEN_UP = ("FAILED", "CANCELLED")
 ENDED = (*FINISHED, *GIVEN_UP)
+JOB_LEASE = "lease"
+"""Name of the lease in the folder of a job."""
 _MAX_NAME_LENGTH = 100
 
 
@@ -44,7 +46,7 @@ class Attempt(BaseModel):
 
 
 class ImageProgress(BaseModel):
-    """Progress of an image that is running."""
+    """Progress of an image that is running, or how far it had come when it was stopped."""
 
     tiles: int
     """Number of tiles."""
@@ -60,6 +62,8 @@ class ImageProgress(BaseModel):
     """Estimated seconds until the image is done; None before the first tile is done."""
     process: str = ""
     """Process that runs it, and its machine."""
+    running: bool = True
+    """Whether it is running; False if it was stopped or its process has ended."""
 
 
 class ImageRecord(BaseModel):
@@ -78,13 +82,15 @@ class ImageRecord(BaseModel):
     detections: int = 0
     """Number of detections after merging."""
     requests: int = 0
-    """Number of requests sent, over all attempts that did not end with the death of their process."""
+    """Number of requests sent, over all attempts that did not end with the death of their process. Those that were in
+    flight when an attempt was stopped do not count."""
     seconds: float = 0.0
     """Processing time in seconds, over the same attempts."""
     outputs: dict[str, str] = {}
     """URI of each written output, by the number and type of the output."""
     progress: ImageProgress | None = None
-    """Progress while the image is running, as `geotile.jobs` finds it. It is not stored in the record."""
+    """Progress of the latest attempt at an image that is not done, as `geotile.jobs` finds it. It is not stored in the
+    record."""
 
 
 class JobRecord(BaseModel):
@@ -116,6 +122,8 @@ class JobRecord(BaseModel):
     """Error of each attempt, if the job was rejected."""
     warnings: list[str] = []
     """Warnings about the request."""
+    waiting_for: str = ""
+    """Why a job that has started is not running, as `geotile.jobs` finds it. It is not stored in the record."""
 
     def duration_s(self) -> float:
         """Return the seconds from the first start to the end, or to now if the job has not finished."""
