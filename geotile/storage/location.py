@@ -158,9 +158,8 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
     """
     scheme = uri.partition("://")[0].lower() if "://" in uri else ""
     options = dict(storage_options or {})
-    translate = _TRANSLATORS.get(scheme) or _TRANSLATORS.get(
-        _VSI.get(uri.split("/")[1] if uri.startswith("/vsi") else "", "")
-    )
+    of_gdal = _VSI.get(uri.split("/")[1], "") if uri.startswith("/vsi") else ""
+    translate = _TRANSLATORS.get(scheme) or _TRANSLATORS.get(of_gdal)
     if translate is None:
         return _local(uri, options)
     for nested in ("client_kwargs", "config_kwargs"):
@@ -170,8 +169,8 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
     if remaining:
         kind = scheme or uri.split("/")[1]
         raise ArgumentError(f"unknown storage_options {sorted(remaining)} for {kind}:// images. Leave them out.")
-    merged = _REMOTE | settings
-    return Location(path=path, display_name=redact(uri), settings=tuple(merged.items()), credentials=credentials)
+    merged = tuple((_REMOTE | settings).items())
+    return Location(path=path, display_name=redact(uri), settings=merged, credentials=credentials)
 
 
 def _local(uri: str, options: Mapping[str, Any]) -> Location:
@@ -224,6 +223,8 @@ def _s3(uri: str, options: dict[str, Any]) -> Translated:
 
 
 def _http(uri: str, options: dict[str, Any]) -> Translated:
+    if re.match(r"(/vsicurl/)?https?:///", uri, re.I):  # curl reads on to find a host
+        raise ArgumentError(f"an HTTP URL must have a host after two slashes; got {redact(uri)!r}")
     settings = _common(options)
     headers = dict(options.pop("headers", None) or {}) | dict(options.pop("client_kwargs.headers", None) or {})
     if headers:
