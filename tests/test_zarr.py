@@ -157,6 +157,19 @@ def test_large_metadata_links_and_keys_outside_are_refused(tmp_path, pixels):
     refused(path, "has more than 16,777,216 bytes")
 
 
+@pytest.mark.timeout(60)
+def test_a_pipe_in_a_store_is_refused(tmp_path, pixels):
+    path = store(tmp_path / "a.zarr", pixels, compressor=None)
+    (path / "a" / "0.1.2").unlink()
+    os.mkfifo(path / "a" / "0.1.2")
+    fails_its_tiles_alone(open_image(path), pixels, "is no file")
+    for name in ("zarr.json", "a/.zattrs"):
+        (path / name).unlink(missing_ok=True)
+        os.mkfifo(path / name)
+        refused(path, "is no file")
+        (path / name).unlink()
+
+
 def fails_its_tiles_alone(image, pixels, said=""):
     """The tiles on the chunk (1, 2) fail, and all others are what they are."""
     seen = []

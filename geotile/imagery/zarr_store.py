@@ -49,8 +49,7 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:  # fmt: skip
         """Return the value of a key, after it is checked."""
-        if ".." in key.split("/") or not self._is_inside(key):
-            raise RefusedMetadata(f"the key {key[:100]!r} lies outside the store")
+        self._check_place(key)
         is_metadata = key.rpartition("/")[2] in _METADATA
         most = MAX_METADATA_BYTES if is_metadata else self.limit + _CODED_BYTES
         whole = byte_range is None
@@ -92,12 +91,17 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
                 return self.codings[path]
         return Coding()
 
-    def _is_inside(self, key: str) -> bool:
-        """Return whether a key of a local store is a file of the store, not a link to another place."""
-        if not isinstance(self._store, LocalStore):
-            return True
-        root = os.path.realpath(self._store.root)
-        return bool(os.path.commonpath([root, os.path.realpath(os.path.join(root, key))]) == root)
+    def _check_place(self, key: str) -> None:
+        """Refuse a key of a local store that leads to another place, or is no file: a named pipe would wait for ever."""
+        inside = ".." not in key.split("/")
+        if inside and isinstance(self._store, LocalStore):
+            root = os.path.realpath(self._store.root)
+            path = os.path.realpath(os.path.join(root, key))
+            inside = os.path.commonpath([root, path]) == root
+            if inside and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+                raise RefusedMetadata(f"{key[:100]!r} is no file. Remove it")
+        if not inside:
+            raise RefusedMetadata(f"the key {key[:100]!r} lies outside the store")
 
     def _may_exceed(self, key: str, size: int) -> bool:
         if not isinstance(self._store, LocalStore):
