@@ -8,13 +8,17 @@ import re
 import resource
 import socket
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import cli, crowd
 from service_process import ServiceProcess, reasons, request, until
 
 import geotile
+from geotile.service.inspections import Inspections
+from geotile.storage.folder import Folder
 from geotile.testing import ModelServer
 
 pytestmark = pytest.mark.slow
@@ -344,3 +348,30 @@ def test_a_job_is_cancelled_without_a_service(folder, said):
     geotile.serve(folder, once=True)
     assert reasons(folder) == {"a": "the job was cancelled"}
     assert [job.status for job in geotile.jobs(folder)] == ["CANCELLED"]
+
+
+@pytest.mark.timeout(30)
+def test_an_inspection_that_waits_to_be_alone_holds_no_other_up(tmp_path):
+    inspections = Inspections(Folder.at(tmp_path), 3, patience_s=0.3)
+    order, patient = [], threading.Event()
+
+    def inspect(name, alone, leave=None):
+        with inspections._place(alone):
+            order.append(name)
+            if leave is not None:
+                leave.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(inspect, "slow", False, patient)
+        while not order:
+            time.sleep(0.01)
+        alone = pool.submit(inspect, "alone", True)
+        pool.submit(inspect, "another", False).result()  # the one that must be alone has waited for a moment only
+        time.sleep(0.5)
+        late = pool.submit(inspect, "late", False)  # now it has waited for too long
+        time.sleep(0.1)
+        assert order == ["slow", "another"]
+        patient.set()
+        alone.result()
+        late.result()
+    assert order == ["slow", "another", "alone", "late"]

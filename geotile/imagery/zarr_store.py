@@ -92,7 +92,7 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
         return Coding()
 
     def _check_place(self, key: str) -> None:
-        """Refuse a key of a local store that leads to another place, or is no file: a named pipe would wait for ever."""
+        """Refuse a key of a local store that leads elsewhere, or is no file: a named pipe would wait for ever."""
         inside = ".." not in key.split("/")
         if inside and isinstance(self._store, LocalStore):
             root = os.path.realpath(self._store.root)

@@ -59,6 +59,9 @@ class Permissions:
         """
         spec = request.image_processor.endpoint
         self._check("imageProcessor.name", spec, self.endpoints, "endpoint")
+        if spec.lower().startswith("onnx:") and (self.endpoints is not None or self.from_network):
+            for target in redirect_targets(spec.partition(":")[2]):  # those of other endpoints are not followed
+                self._check("imageProcessor.name, redirected,", f"onnx:{target}", self.endpoints, "endpoint")
         for field, url in _images(request):
             self._check(field, _without_vsi(url), self.images, "image")
             if self.images is not None or self.from_network:
