@@ -21,7 +21,7 @@ from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, Ge
 from geotile.options import RetryPolicy, SageMakerOptions
 from geotile.storage.aws import aws_session
 
-_MAX_CONNECTIONS = 256
+_MAX_CONNECTIONS, _MAX_MESSAGE = 256, 2**13
 _NAME = re.compile(r"[\w.-]+")
 _THROTTLING_CODES = {
     "ModelNotReadyException",
@@ -168,7 +168,7 @@ class SageMakerEndpoint(Endpoint):
     def _service_error(self, response: Mapping[str, Any]) -> EndpointError:
         """Return the error for an error response; an error of the container has the container's own status."""
         details = response.get("Error", {})
-        code, message = details.get("Code", ""), redact_answer(str(details.get("Message", "")))[:200]
+        code, message = details.get("Code", ""), redact_answer(str(details.get("Message", ""))[:_MAX_MESSAGE])[:200]
         status = int(
             response.get("OriginalStatusCode") or response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         )
