@@ -17,7 +17,8 @@ from geotile.imagery import stac
 from geotile.options import ServiceOptions
 from geotile.service.permissions import Permissions
 from geotile.service.request import JobRequest
-from geotile.storage import download
+from geotile.service import notifications, outputs, sqs
+from geotile.storage import aws, download, folder
 from geotile.storage.download import read_whole
 
 pytestmark = pytest.mark.slow
@@ -138,3 +139,31 @@ def test_an_item_over_http_has_relative_assets(write_tiff, noise, tmp_path):
     assert geotile.open_image(local, asset="b").shape == noise.shape
     with serving(lambda handler: file_of(path if handler.path.endswith(".tif") else local)(handler)) as (url, _):
         assert geotile.open_image(f"{url}/item.json", asset="b").shape == noise.shape
+
+
+def test_folders_and_clients_of_aws_have_a_deadline(monkeypatch):
+    monkeypatch.setattr(folder, "_TOTAL_S", 0.7)
+    for module, name in ((sqs, "_CALL_S"), (notifications, "_SNS_S"), (outputs, "_KINESIS_S"), (aws, "_STS_S")):
+        monkeypatch.setattr(module, name, 0.7)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-west-2",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with raw_server(DRIPS["body"]) as port:
+        url = f"http://127.0.0.1:{port}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        place = folder.Folder.at("s3://bbb/state", {"endpoint_url": url, "skip_instance_cache": True})
+        calls = {
+            "read": lambda: place.read("a.json"), "sqs": lambda: sqs.SqsQueue(f"{url}/1/q", check=False).receive(1, 1.0),
+            "sns": lambda: notifications._Topic.at("sns://arn:aws:sns:us-west-2:1:t").client.publish(TopicArn="t", Message="m"),
+            "kinesis": lambda: outputs.kinesis_client(None).list_streams(),
+            "sts": lambda: aws.resolve(None, "arn:aws:iam::123456789012:role/r"),
+        }  # fmt: skip
+        for name, call in calls.items():
+            started = time.monotonic()
+            with pytest.raises(Exception, match=r"\w"):
+                call()
+            assert time.monotonic() - started < 15, name

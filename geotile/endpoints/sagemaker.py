@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
-from geotile.core.deadline import deadline_pools, exchange_deadline, exchange_expired
+from geotile.core.deadline import exchange_deadline, exchange_expired
 from geotile.core.option import documents, with_options
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
@@ -19,7 +19,7 @@ from geotile.endpoints.base import Endpoint
 from geotile.endpoints.decode import decode_bytes
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
 from geotile.options import RetryPolicy, SageMakerOptions
-from geotile.storage.aws import aws_session
+from geotile.storage.aws import aws_session, with_deadlines
 
 _MAX_CONNECTIONS, _MAX_MESSAGE = 256, 2**13
 _NAME = re.compile(r"[\w.-]+")
@@ -223,13 +223,6 @@ class SageMakerEndpoint(Endpoint):
         known = set(runtime.input_shape.members) - {"EndpointName", "Body", "ContentType"}
         if unknown := sorted(set(self._params) - known):
             raise ArgumentError(f"unknown parameters {unknown} in params; InvokeEndpoint accepts {sorted(known)}")
-
-
-def with_deadlines(client: Any) -> Any:
-    """Return a botocore client whose connections apply the deadline of `exchange_deadline`."""
-    pools = client._endpoint.http_session._manager
-    pools.pool_classes_by_scheme = deadline_pools(pools.pool_classes_by_scheme)
-    return client
 
 
 def endpoint_parts(spec: str) -> tuple[str, str | None, str | None]:
