@@ -15,9 +15,9 @@ from geotile.core import internal_hosts
 from geotile.detectors import onnx
 from geotile.imagery import stac
 from geotile.options import ServiceOptions
+from geotile.service import notifications, outputs, sqs
 from geotile.service.permissions import Permissions
 from geotile.service.request import JobRequest
-from geotile.service import notifications, outputs, sqs
 from geotile.storage import aws, download, folder
 from geotile.storage.download import read_whole
 

@@ -70,6 +70,7 @@ def test_flags_win_over_variables_and_these_over_the_file(served, monkeypatch, t
         ("config = 'x'", "unknown setting 'config'"),
         ("max_jobs = 0", "--max-jobs.*greater than or equal to 1"),
         ("max_jobs = 'many'", "--max-jobs.*many|max-jobs.*integer"),
+        ('option = ["https://h/=bearer=XqhushZj", 1]', "option in .* must be a table .*; got a value of type list"),
         ("max_jobs = [1]", r"max.jobs in .* must be one value; got \[1\]"),
         ("limit = 3", "limit in .* must be a table of names and values, or a list of 'NAME=VALUE'; got 3"),
         ("max_jobs 3", "cannot be read: .*Give a TOML file"),

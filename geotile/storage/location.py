@@ -23,6 +23,7 @@ from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.storage.aws import Credentials, resolve
+from geotile.storage.azure_account import account_settings
 from geotile.storage.uris import expanded_path
 
 GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block twice, so a larger cache brings nothing
@@ -270,9 +271,8 @@ def _azure(uri: str, options: dict[str, Any]) -> Translated:
         return uri, settings, None
     parts = urlsplit(uri)
     if parts.username:  # abfs://container@account.dfs.core.windows.net/path
-        settings.setdefault("AZURE_STORAGE_ACCOUNT", str(parts.hostname).partition(".")[0])
-    container = parts.username or parts.netloc
-    return f"/vsiaz/{container}{parts.path}", settings, None
+        settings = account_settings(str(parts.hostname).partition(".")[0], settings)
+    return f"/vsiaz/{parts.username or parts.netloc}{parts.path}", settings, None
 
 
 def _common(options: dict[str, Any]) -> Settings:
