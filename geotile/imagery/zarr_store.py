@@ -14,6 +14,7 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
+from geotile.core.quiet_logs import quiet_urls
 from geotile.errors import ImageReadError
 from geotile.imagery.zarr_chunks import Coding, check_stored
 from geotile.imagery.zarr_metadata import MAX_METADATA_BYTES, RefusedMetadata, checked_metadata
@@ -56,8 +57,9 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
         if whole and self._may_exceed(key, most):
             byte_range = RangeByteRequest(0, most + 1)
         try:
-            async with asyncio.timeout(self.total_s):
-                value = await self._store.get(key, prototype, byte_range)
+            with quiet_urls():  # of zarr's thread
+                async with asyncio.timeout(self.total_s):
+                    value = await self._store.get(key, prototype, byte_range)
         except TimeoutError:
             raise TimeoutError(f"no complete answer within {self.total_s:g} s (total_timeout)") from None
         if value is None:

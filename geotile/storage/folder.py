@@ -15,6 +15,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
+from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import redact
 from geotile.errors import OutputError
 from geotile.storage.atomic import draft, remove_drafts
@@ -158,7 +159,8 @@ def is_local(files: fsspec.AbstractFileSystem) -> bool:
 def _in_time(files: fsspec.AbstractFileSystem, action: str, *arguments: Any, **options: Any) -> Any:
     """Return what a method of a file system returns; one that uses a network has a deadline."""
     if isinstance(files, AsyncFileSystem):
-        return within(files, partial(getattr(files, f"_{action}"), *arguments, **options), _TOTAL_S)
+        with quiet_urls():
+            return within(files, partial(getattr(files, f"_{action}"), *arguments, **options), _TOTAL_S)
     return getattr(files, action)(*arguments, **options)
 
 
