@@ -50,7 +50,7 @@ def test_botocore_pools():
     import botocore.session
 
     from geotile.core.deadline import _DeadlineMixin
-    from geotile.endpoints.sagemaker import with_deadlines
+    from geotile.storage.aws import with_deadlines
 
     client = with_deadlines(botocore.session.Session().create_client("sagemaker-runtime", region_name="us-east-1"))
     for scheme in ("http", "https"):

@@ -8,13 +8,18 @@ import re
 import resource
 import socket
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import cli, crowd
 from service_process import ServiceProcess, reasons, request, until
 
 import geotile
+from geotile.service.folder_queue import FolderQueue
+from geotile.service.inspections import Inspections
+from geotile.storage.folder import Folder
 from geotile.testing import ModelServer
 
 pytestmark = pytest.mark.slow
@@ -148,6 +153,41 @@ def test_errors_of_the_queue_are_shown_and_tried_again(folder, said):
         until(lambda: (folder / "done" / "second.json").exists())
         assert healthz() == (200, "200 OK")
         asked.close()
+
+
+def test_a_request_that_takes_the_place_of_a_running_one_is_not_lost(folder, said):
+    """A producer writes its next request under the same name, whether the first one succeeds or fails."""
+    folder.mkdir()
+
+    def replace(job_id, url):
+        (folder / "draft").write_text(json.dumps(said(job_id, url)))
+        os.replace(folder / "draft", folder / "job.json")
+
+    def answer(tile):
+        if not asked:
+            asked.append(tile)
+            replace("second", model.url)
+        return crowd(tile)
+
+    asked = []
+    with ModelServer(answer) as model:
+        replace("first", model.url)
+        geotile.serve(folder, once=True, concurrency=1)
+    assert {each.job_id: each.status for each in geotile.jobs(folder)} == {"first": "SUCCESS", "second": "SUCCESS"}
+    for name, job_id in (("job", "first"), ("job-2", "second")):
+        assert json.loads((folder / "done" / f"{name}.json").read_text())["jobId"] == job_id
+        assert json.loads((folder / "done" / f"{name}.status.json").read_text())["job_id"] == job_id
+    queue = FolderQueue(folder)
+    replace("third", "http://127.0.0.1:9/")
+    [delivery] = queue.receive(1, 0)
+    (folder / "job.json").touch()  # it is the same request
+    queue.reject(delivery, {})
+    replace("fourth", "http://127.0.0.1:9/")
+    [delivery] = queue.receive(1, 0)
+    replace("fifth", "http://127.0.0.1:9/")
+    queue.reject(delivery, {})
+    assert sorted(os.listdir(folder / "failed")) == ["job-2.json", "job-2.status.json", "job.json", "job.status.json"]
+    assert [json.loads(each.body)["jobId"] for each in queue.receive(1, 0)] == ["fifth"]
 
 
 def test_a_request_that_cannot_be_moved_ends_once_with_an_error(folder, said, monkeypatch):
@@ -425,3 +465,30 @@ def test_a_job_is_cancelled_without_a_service(folder, said):
     geotile.serve(folder, once=True)
     assert reasons(folder) == {"a": "the job was cancelled"}
     assert [job.status for job in geotile.jobs(folder)] == ["CANCELLED"]
+
+
+@pytest.mark.timeout(30)
+def test_an_inspection_that_waits_to_be_alone_holds_no_other_up(tmp_path):
+    inspections = Inspections(Folder.at(tmp_path), 3, patience_s=0.3)
+    order, patient = [], threading.Event()
+
+    def inspect(name, alone, leave=None):
+        with inspections._place(alone):
+            order.append(name)
+            if leave is not None:
+                leave.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(inspect, "slow", False, patient)
+        while not order:
+            time.sleep(0.01)
+        alone = pool.submit(inspect, "alone", True)
+        pool.submit(inspect, "another", False).result()  # the one that must be alone has waited for a moment only
+        time.sleep(0.5)
+        late = pool.submit(inspect, "late", False)  # now it has waited for too long
+        time.sleep(0.1)
+        assert order == ["slow", "another"]
+        patient.set()
+        alone.result()
+        late.result()
+    assert order == ["slow", "another", "alone", "late"]

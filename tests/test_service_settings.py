@@ -78,6 +78,7 @@ def test_flags_win_over_variables_and_these_over_the_file(served, monkeypatch, t
         ('[option."https://h/"]\nbearer = 5', "'bearer' in .* must be text in quotes; got a value of type int"),
         ('[option."https://u:pw@h/"]\nbearer = "5"', r"without a user name and a password; got 'https://\*\*\*@h/'"),
         ('allow_endpoint = "foo"', "--allow-endpoint must be URLs .*; got 'foo'. Add the scheme"),
+        ('option = ["https://h/=bearer=XqhushZj", 1]', "'option' in .* must be a table .*; got a value of type list"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path, file, said):

@@ -90,8 +90,15 @@ def _as_flag_value(name: str, value: Any, path: str) -> Any:
     if name == "workers" and isinstance(value, list):
         return "-".join(map(str, value))
     if name in _NAMED or isinstance(value, list | Mapping):
-        raise ArgumentError(f"'{name}' in {redact(path)} must be {_allowed(name)}; got {redact(repr(value))}")
+        raise ArgumentError(f"'{name}' in {redact(path)} must be {_allowed(name)}; got {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Return how an error shows a value: numbers as they are, and only the type of what may hold a secret."""
+    each = value if isinstance(value, list) else [value]
+    numbers = all(isinstance(item, int | float) for item in each)
+    return repr(value) if numbers else f"a value of type {type(value).__name__}"
 
 
 def _named_texts(name: str, value: Any, path: str) -> list[str]:

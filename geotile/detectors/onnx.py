@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import as_int
 from geotile.core.redact import redact
 from geotile.core.registry import Registry
-from geotile.core.regular_file import read_regular
 from geotile.detectors.class_names import Labels
 from geotile.detectors.detector import DetectionArrays, Detector
 from geotile.detectors.inputs import input_sides
@@ -24,9 +22,11 @@ from geotile.detectors.metadata import ModelMetadata, read_metadata
 from geotile.detectors.preprocessing import as_layout
 from geotile.detectors.providers import check_started, chosen_providers
 from geotile.errors import ArgumentError
+from geotile.storage.download import read_whole
 from geotile.storage.uris import expanded_path
 
-_MAX_BYTES = 2**31  # protobuf's own limit
+MAX_MODEL_BYTES = 2**31  # what protobuf allows
+_TOTAL_S = 600.0  # for a download
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 # path, threads, providers that the user asked for, version of the file
 _SessionKey = tuple[str, int, tuple[str, ...] | None, tuple[int, int] | None]
@@ -230,16 +230,12 @@ def read_model(path: str) -> bytes:
         If it cannot be read.
     """
     try:
-        if "://" not in path:
-            return read_regular(path, _MAX_BYTES)
-        with fsspec.open(path, "rb") as file:
-            content: bytes = file.read()
+        return read_whole(path, MAX_MODEL_BYTES, _TOTAL_S)
     except Exception as error:  # each file system has errors of its own
         reason = redact(f"{type(error).__name__}: {error}")
         raise ArgumentError(
             f"the ONNX model at {redact(path)} cannot be read ({reason}). Check the URI and the credentials"
         ) from None
-    return content
 
 
 def model_path(path: str | os.PathLike[str]) -> str:

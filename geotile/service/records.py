@@ -32,6 +32,10 @@ JOB_LEASE = "lease"
 _MAX_NAME_LENGTH = 100
 
 
+class DamagedRecord(OutputError):
+    """A file in the place of a record that is none."""
+
+
 class Attempt(BaseModel):
     """One attempt at a job."""
 
@@ -158,10 +162,15 @@ class Records:
         self._records.write(f"{file_name(record.job_id)}.json", record.model_dump_json(indent=1).encode())
 
     def all(self) -> Iterator[JobRecord]:
-        """Yield all records."""
+        """Yield all records that are whole."""
         for name in sorted(self._records.names()):
-            if name.endswith(".json") and (record := self._read(name)) is not None:
-                yield record
+            try:
+                record = self._read(name) if name.endswith(".json") else None
+            except DamagedRecord as error:  # the other jobs have nothing to do with it
+                _log.warning("%s", error)
+            else:
+                if record is not None:
+                    yield record
 
     def work_folder(self, job_id: str) -> Folder:
         """Return the folder of a job's checkpoints and detections."""
@@ -185,7 +194,7 @@ class Records:
         try:
             return None if data is None else JobRecord.model_validate_json(data)
         except ValueError as error:
-            raise OutputError(
+            raise DamagedRecord(
                 f"{self._records.display_name}/{name} is not a valid job record: {str(error)[:200]}. Remove the file."
             ) from None
 
