@@ -1,15 +1,19 @@
 """Every merge gives what its flat definition says, whatever the tree of regions."""
 
+import itertools
 import time
 
+import dask
 import numpy as np
 import pytest
 import shapely
 import shapely.affinity
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
 import geotile
+from geotile.endpoints.answer import Answer
 from geotile.grid.tile_grid import Interior, TileGrid
 from geotile.merging.detections import concat, detections
 from geotile.merging.names import resolve_merge
@@ -440,3 +444,63 @@ def test_soft_nms_of_a_crowd_needs_no_loop_over_pairs():
     settled, _ = geotile.SoftNms().settle(found, EVERYWHERE, TileGrid((100, 100), 100, 0))
     assert time.process_time() - began < 5  # 0.5 s on a quiet machine; it was 55
     assert 0 < len(settled) < 10
+
+
+# --- the same through the whole library -------------------------------------------------------------------------------
+
+
+def oriented_crowd(tile):
+    """A model whose answer depends on the pixels, with shapes that leave the tile."""
+    rng = np.random.default_rng(int(tile.sum()))
+    shapes = [random_shape(rng, rng.integers(0, tile.shape[-1], 2).astype(float), "oriented")[0] for _ in range(12)]
+    found = detections(
+        np.array([shape.bounds for shape in shapes]), rng.integers(1, 9, 12) / 9, rng.choice(LABELS, 12), shapes,
+        oriented=[True] * 12,
+    )  # fmt: skip
+    return Answer(detections=found)
+
+
+@pytest.mark.parametrize("merge", ["seam", "soft-nms:sigma=0.5", "greedy-nmm", "union"])
+def test_ten_schedules_give_the_same_bytes(write_tiff, noise, tmp_path, merge):
+    path, written = write_tiff(noise), set()
+    for number, (region, scheduler) in enumerate(
+        itertools.product((64, 100, 150, 200, 1000), ("synchronous", "threads"))
+    ):
+        with dask.config.set(scheduler=scheduler):
+            out = tmp_path / f"{number}.geojson"
+            geotile.detect_to(path, oriented_crowd, out, tile_size=64, overlap=24, region_size=region, merge=merge)
+        written.add(out.read_bytes())
+    assert len(written) == 1
+    assert len(written.pop()) > 10_000
+
+
+def test_points_on_the_ground_are_told_apart_in_metres(write_tiff, noise):
+    """The pixels of the image are 0.5 m large: two points 20 px apart are 10 m apart."""
+    path = write_tiff(noise)
+
+    def model(tile):
+        return [[10, 10, 10, 10], [30, 10, 30, 10], [90, 90, 90, 90]], [0.9, 0.8, 0.7]
+
+    def found(merge):
+        return len(geotile.detect(path, model, tile_size=(300, 420), overlap=0, merge=merge))
+
+    assert found("point-nms:distance=10.1,unit=m") == 2
+    assert found("point-nms:distance=9.9,unit=m") == 3
+    assert found(geotile.PointNms(20.5)) == 2
+    with pytest.raises(geotile.ArgumentError, match="needs an image with a georeference"):
+        geotile.detect(xr.DataArray(noise, dims=("band", "y", "x")), model, merge=geotile.PointNms(3, "m"))
+
+
+def test_thresholds_by_label(write_tiff, noise):
+    def model(tile):
+        boxes = [[0, 0, 10, 10], [0, 0, 10, 6], [20, 0, 30, 10], [20, 0, 30, 6], [40, 0, 50, 10]]
+        return boxes, [0.9, 0.8, 0.7, 0.6, 0.2], ["a", "a", "b", "b", "a"]
+
+    job = {"tile_size": (300, 420), "overlap": 0}
+    found = geotile.detect(write_tiff(noise), model, **job, iou_threshold={"a": 0.7, "*": 0.5})
+    assert found["score"].tolist() == [0.9, 0.8, 0.7, 0.2]
+    found = geotile.detect(write_tiff(noise), model, **job, score_threshold={"a": 0.5, "*": 0.65}, merge=None)
+    assert found["score"].tolist() == [0.9, 0.8, 0.7]
+    for wrong in ({"a": 0.5}, {"*": 2}, {}, {1: 0.5, "*": 0.3}):
+        with pytest.raises(geotile.ArgumentError, match="iou_threshold"):
+            geotile.detect(write_tiff(noise), model, **job, iou_threshold=wrong)

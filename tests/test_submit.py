@@ -117,6 +117,13 @@ def test_a_queue_folder_is_created(tmp_path):
          "do not apply to an endpoint of this type"),
         ({"regionOfInterest": "POLYGON EMPTY"}, "must not be empty"), ({"regionOfInterest": "POINT (nan 1)"}, "finite"),
         ({"regionOfInterest": "POINT (x"}, "must be WKT"), ({"regionOfInterest": '{"type": "Point"}'}, "must be WKT"),
+        ({"geotile": {"merge": "seams"}}, "merge must be one of 'seam', .*got 'seams'"),
+        ({"geotile": {"merge": "union", "class_agnostic": True}}, 'class_agnostic would have no effect with .*"merge": "union"'),
+        ({"geotile": {"merge": "nms:metric=giou"}}, "metric must be 'iou' or 'ios'; got 'giou'"),
+        ({"geotile": {"merge": "seam"}, "postProcessing": [{"step": "FEATURE_DISTILLATION"}]}, "both say how to merge"),
+        ({"geotile": {"overlap_metric": "ios"},
+          "postProcessing": [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "SOFT_NMS"}}]},
+         "overlap_metric would have no effect with SOFT_NMS"),
         ({"geotile": {"outside_roi": "keep"}}, '{"outside_roi": "keep"} would have no effect without roi; give "regionOfInterest"'),
     ],
 )  # fmt: skip
@@ -124,6 +131,18 @@ def test_what_the_run_must_refuse_is_refused_at_submission(fields, text, tmp_pat
     with pytest.raises(geotile.ArgumentError, match=text) as caught:
         geotile.submit(REQUEST | fields, tmp_path / "queue")
     assert "hush" not in str(caught.value)
+
+
+def test_a_request_names_a_merge():
+    def merge(**fields):
+        return geotile.JobRequest.parse(json.dumps(REQUEST | fields)).merge
+
+    assert merge() == geotile.Nms(0.75, geometry="box")  # OversightML's
+    assert merge(geotile={"merge": "seam"}) == geotile.SeamNms()
+    assert merge(geotile={"merge": "greedy-nmm:threshold=0.3", "overlap_metric": "ios"}) == geotile.GreedyNmm(0.3)
+    assert merge(geotile={"merge": "seam", "class_agnostic": True}) == geotile.SeamNms(class_agnostic=True)
+    parsed = geotile.JobRequest.parse(json.dumps(REQUEST | {"geotile": {"merge": "point-nms:distance=4,unit=m"}}))
+    assert parsed.options().merge == geotile.PointNms(4, "m")
 
 
 def test_a_request_with_a_region_may_keep_what_is_outside():
