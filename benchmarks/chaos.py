@@ -187,7 +187,9 @@ class Chaos:
                     status = json.loads(path.with_name(path.stem + ".status.json").read_text())
                     ended.setdefault(path.stem[: path.stem.rindex("-") + 6], []).append(status | {"in": kind})
         assert set(ended) == set(self.files), set(ended) ^ set(self.files)
-        want = self._features(geotile.detect(self.image, crowd, tile_size=128, overlap=32, iou_threshold=0.75))
+        want = self._features(
+            geotile.detect(self.image, crowd, tile_size=128, overlap=32, merge=geotile.Nms(0.75, geometry="box"))
+        )
         for name, kind in self.files.items():
             (status,) = ended[name]  # not twice
             self.counts[f"{kind}: {status['status']}"] += 1
