@@ -31,7 +31,7 @@ from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, Ima
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
 from geotile.merging.detections import Detections, concat
-from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure, failure_text, tile_failure
+from geotile.results.failures import NO_FLAWS, Flaws, TileFailure, failure_text, tile_failure
 from geotile.running.pools import tile_threads
 from geotile.running.progress import Counts, Reporter, progress_reporter
 from geotile.traffic import Gate, RequestOutcome, TrafficSettings, gate_of, send_with_retries
@@ -84,8 +84,10 @@ class TileResult:
     """Number of requests; those of a batch count for its first tile."""
     retries: int = 0
     failure: TileFailure | None = None
-    rejected: Rejections = NO_REJECTIONS
+    rejected: Flaws = NO_FLAWS
     """Boxes that are not valid."""
+    repaired: Flaws = NO_FLAWS
+    """Shapes that were not valid and were made so."""
     without_data: bool = False
     """Whether the tile was not sent because it holds too little data."""
     cancelled: bool = False
@@ -230,7 +232,8 @@ def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
             found = read.detections.moved_to_image(tile.number, tile.window.x0, tile.window.y0, width, height)
             return TileResult(
                 found.with_min_score(job.score_threshold), attempts, max(0, attempts - 1),
-                rejected=Rejections(read.rejected, tile.number, read.reason or ""),
+                rejected=Flaws(read.rejected, tile.number, read.reason or ""),
+                repaired=Flaws(read.repaired, tile.number, read.flaw or ""),
             )  # fmt: skip
     except EndpointError as error:
         error.attempts = attempts
