@@ -106,3 +106,26 @@ def test_any_ring_is_an_area_or_rejected(ring, hole):
     assert not shapely.is_empty(shapes).any()
     assert set(shapely.get_dimensions(shapes)) == {2}
     np.testing.assert_array_equal(shapely.bounds(shapes), read.detections.boxes)
+
+
+def test_key_points_move_with_their_detections_and_are_scaled():
+    from geotile.merging.detections import concat, detections
+
+    found = detections(
+        np.array([[0.0, 0, 4, 4], [1, 1, 3, 3]]), np.array([0.9, 0.8]), keypoints=[[[1.0, 2.0, 0.5], [3.0, 4.0, 0.25]], None],
+        properties=[{"speed": 3}, None],
+    )  # fmt: skip
+    placed = concat([found.moved_to_image(3, 100, 200, 64, 64), found.moved_to_image(4, 0, 0, 64, 64)])
+    assert placed.keypoints.tolist()[:2] == [[[101, 202, 0.5], [103, 204, 0.25]], None]
+    assert found.keypoints[0][0] == [1, 2, 0.5]
+    assert placed.properties_with_keypoints((2, 4)).tolist()[:2] == [
+        {"speed": 3, "keypoints": [[202, 808, 0.5], [206, 816, 0.25]]}, None
+    ]  # fmt: skip
+
+
+def test_a_shape_beside_its_tile_is_rejected_though_its_box_touches_it(write_tiff, noise):
+    corner = polygon([[-30, 5], [5, -30], [-30, -30], [-30, 5]])  # its envelope reaches 5 px into the tile
+    found = geotile.detect(write_tiff(noise), lambda tile: features(corner, polygon(SQUARE)), tile_size=128, overlap=0)
+    report = geotile.report(found)
+    assert report.boxes_rejected == report.tiles
+    assert "or its shape, lies outside the tile" in report.first_rejection

@@ -46,6 +46,7 @@ class RegionAnswer:
             "oriented": detections.oriented,
             "classes": pa.array(_as_json(detections.classes), pa.string()),
             "properties": pa.array(_as_json(detections.properties), pa.string()),
+            "keypoints": pa.array(_as_json(detections.keypoints), pa.string()),
             "tile": detections.tiles,
             "ordinal": detections.ordinals,
         }
@@ -78,6 +79,9 @@ class RegionAnswer:
                 oriented=columns["oriented"].to_numpy() if "oriented" in columns else np.zeros(len(table), bool),
                 classes=_from_json(columns["classes"].to_pylist()),
                 properties=_from_json(columns["properties"].to_pylist()),
+                keypoints=_from_json(columns["keypoints"].to_pylist())
+                if "keypoints" in columns
+                else _column([None] * len(table)),
                 tiles=numbers["tile"],
                 ordinals=numbers["ordinal"],
             )

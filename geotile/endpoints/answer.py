@@ -114,6 +114,11 @@ def checked(answer: Answer) -> Answer:
         ~(np.isfinite(boxes).all(axis=1) & np.isfinite(scores)),
         lambda row: f"boxes and scores must be finite; got {boxes[row].tolist()} with score {scores[row]}",
     )
+    points = answer.detections.keypoints
+    answer = answer.without(
+        [each is not None and not np.isfinite(np.array(each, np.float64)).all() for each in points],
+        lambda row: f"key points must be finite; got {points[row]}",
+    )
     boxes = answer.detections.boxes
     answer = answer.without(
         (boxes[:, 2:] < boxes[:, :2]).any(axis=1),
@@ -133,7 +138,7 @@ def checked(answer: Answer) -> Answer:
 
 
 def _with_valid_shapes(answer: Answer) -> Answer:
-    """Return an answer whose shapes are valid, without the rows of whose shape nothing is left.
+    """Return an answer whose shapes are valid, without the rows of whose shape nothing is left, such as empty masks.
 
     A box that was the envelope of its shape is so afterwards.
     """
@@ -149,7 +154,13 @@ def _with_valid_shapes(answer: Answer) -> Answer:
         answer, detections=replace(found, boxes=boxes, geometries=fixed.shapes),
         repaired=answer.repaired + int(fixed.repaired.sum()), flaw=answer.flaw or first,
     )  # fmt: skip
-    return repaired.without(fixed.lost, lambda row: f"a shape must have an area or a place: {fixed.reasons[row]}")
+    lost = next(
+        (f"a shape must have an area or a place: {fixed.reasons[row]}" for row in np.flatnonzero(fixed.lost)), None
+    )
+    return replace(
+        repaired, detections=repaired.detections.select(~fixed.lost), rejected=answer.rejected + int(fixed.lost.sum()),
+        reason=answer.reason or lost,
+    )  # fmt: skip
 
 
 def properties_of(values: Iterable[tuple[str, Any]]) -> dict[str, Any] | None:

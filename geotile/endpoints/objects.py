@@ -33,7 +33,7 @@ from geotile.detectors.scores import class_numbers
 from geotile.endpoints.answer import NOTHING, Answer, answer_of, checked, properties_of
 from geotile.endpoints.decode import decode_collection
 from geotile.errors import EndpointError, ResponseError
-from geotile.merging.detections import detections
+from geotile.merging.detections import Detections, detections
 
 _BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
 _LIKE_LABEL = {"label", "labels", "name", "class", "class_name", "class_id", "cls", "category", "category_id"}
@@ -88,6 +88,8 @@ def _check_size(answer: Any, tile_yx: tuple[int, int] | None) -> None:
 def _decoded(answer: Any) -> Answer:
     if isinstance(answer, Answer):
         return answer
+    if isinstance(answer, Detections):
+        return checked(Answer(detections=answer))
     if answer is None or (isinstance(answer, list | tuple) and not answer):
         return NOTHING
     if isinstance(answer, Mapping):

@@ -54,7 +54,7 @@ class FrameBuilder:
             "xmax": xmax,
             "ymax": ymax,
             "image_geometry": self._image_geometry(ranked),
-            "properties": ranked.properties,
+            "properties": ranked.properties_with_keypoints(self.scale_yx[::-1]),
         }
         geometry = gpd.GeoSeries(self.georeference.to_world(shapes, self.crs), crs=self.crs)
         return gpd.GeoDataFrame(columns, geometry=geometry)

@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from geotile.core.cancellation import cancel_reason, cancel_run
@@ -274,12 +275,15 @@ def _cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
 
 
 def _touching(answer: Answer, width: int, height: int) -> Answer:
-    """Return an answer without the boxes that lie completely outside their tile: merging needs boxes that touch it."""
-    boxes = answer.detections.boxes
+    """Return an answer without what lies completely outside its tile: merging needs boxes and shapes that touch it."""
+    boxes, shapes = answer.detections.boxes, answer.detections.geometries
+    outside = (boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1)
+    given = shapes != None  # noqa: E711 - element by element
+    outside[given] |= ~shapely.intersects(shapes[given], shapely.box(0, 0, width, height))
     return answer.without(
-        (boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1),
+        outside,
         lambda row: (
-            f"box {boxes[row].tolist()} lies outside the tile of {width} x {height} pixels that was sent; a box "
-            "must touch its tile"
+            f"box {boxes[row].tolist()}, or its shape, lies outside the tile of {width} x {height} pixels that was "
+            "sent; both must touch it"
         ),
     )
