@@ -277,7 +277,7 @@ def _cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
 def _touching(answer: Answer, width: int, height: int) -> Answer:
     """Return an answer without what lies completely outside its tile: merging needs boxes and shapes that touch it."""
     boxes, shapes = answer.detections.boxes, answer.detections.geometries
-    outside = (boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1)
+    outside = np.asarray((boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1))
     given = shapes != None  # noqa: E711 - element by element
     outside[given] |= ~shapely.intersects(shapes[given], shapely.box(0, 0, width, height))
     return answer.without(
