@@ -302,6 +302,18 @@ def raw_outputs(family):
         out = np.full((300, 8), 0.01, np.float32)
         out[[3, 9]] = np.hstack([unit, one_hot])
         return {"output0": out[None]}
+    if family == "mmdet":
+        return {"dets": np.hstack([BOXES, SCORES[:, None]])[None], "labels": CLASSES[None]}
+    if family == "efficientnms":
+        padded = {
+            "det_boxes": np.zeros((1, 9, 4)),
+            "det_scores": np.zeros((1, 9)),
+            "det_classes": np.zeros((1, 9), int),
+        }
+        padded["det_boxes"][0, :2], padded["det_scores"][0, :2], padded["det_classes"][0, :2] = BOXES, SCORES, CLASSES
+        return {"num_dets": np.array([[2]])} | padded
+    if family == "yolov7-nms":
+        return {"output": np.hstack([np.zeros((2, 1)), BOXES, CLASSES[:, None], SCORES[:, None]])}
     if family == "rtdetr":
         scores, queries = np.full((30, 4), 1e-6), np.full((30, 4), 0.5)
         scores[[3, 9]], queries[[3, 9]] = np.maximum(one_hot, 1e-6), unit

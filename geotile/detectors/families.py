@@ -22,11 +22,10 @@ rtdetr-ul   (n, k, 6): cx cy w h in 0 to 1, score,  ultralytics, ``export`` of R
             class                                   metadata it looks like yolo-nms, and users must name it
 rtdetr-ul-  (n, k, 4 + classes): cx cy w h in 0     the same before 2026
 scores      to 1, then a score for each class
-torchvision boxes (k, 4), labels (k), scores (k),   torchvision, detection models' ``eval`` output
-            in pixels, or with n before k
 =========== ======================================= ===================================================
 
-Networks that return oriented boxes, masks or key points are in `geotile.detectors.yolo_shapes`.
+Networks that return oriented boxes, masks or key points are in `geotile.detectors.yolo_shapes`, others that suppress
+overlapping boxes themselves in `geotile.detectors.suppressed`.
 
 cells = the number of cells over the strides 8, 16 and 32 together.
 """
@@ -39,6 +38,7 @@ from geotile.detectors.layouts import SIDE_BINS, STRIDES, nanodet_strides
 from geotile.detectors.preprocessing import Preprocessing
 from geotile.detectors.raw import Array, Family, RawDetections, Size, centred
 from geotile.detectors.scores import as_scores, class_numbers
+from geotile.detectors.suppressed import SUPPRESSED
 from geotile.detectors.yolo_shapes import ULTRALYTICS, YOLO_SHAPES
 
 _MAX_SHARE = 2.0  # of the input's side; a box may reach over its edge
@@ -161,11 +161,6 @@ def _rtdetr_ul_scores(outputs: list[Array], size: Size) -> RawDetections:
     return _from_queries(outputs[0][:, :4], outputs[0][:, 4:], size)
 
 
-def _torchvision(outputs: list[Array], size: Size) -> RawDetections:
-    boxes, scores, labels = outputs
-    return RawDetections(boxes.reshape(-1, 4), scores.reshape(-1), class_numbers(labels.reshape(-1)))
-
-
 _IMAGENET = Preprocessing(fit="stretch", scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 _NANODET = Preprocessing(
     fit="stretch", channels="BGR", mean=(103.53, 116.28, 123.675), deviation=(57.375, 57.12, 58.395), bicubic=True,
@@ -188,8 +183,6 @@ FAMILIES: dict[str, Family] = {
     "rtdetr": Family(preprocessing=_SCALED, decode=_rtdetr, needs_nms=False),
     "rtdetr-ul": Family(preprocessing=_SCALED, decode=_rtdetr_ul, needs_nms=False),
     "rtdetr-ul-scores": Family(preprocessing=_SCALED, decode=_rtdetr_ul_scores, needs_nms=False),
-    "torchvision": Family(
-        preprocessing=Preprocessing(fit="unchanged", scale=255.0), decode=_torchvision, needs_nms=False
-    ),
+    **SUPPRESSED,
     **YOLO_SHAPES,
 }  # fmt: skip

@@ -13,6 +13,11 @@ Shape = tuple[int | None, ...]
 STRIDES = (8, 16, 32)
 _STRIDE_SETS = (STRIDES, (8, 16, 32, 64), (4, 8, 16, 32), (4, 8, 16, 32, 64), (16, 32))  # heads P3-5, P3-6, P2-5 ...
 _MAX_QUERIES = 1000
+EFFICIENT_NMS = (
+    ("num_dets", "det_boxes", "det_scores", "det_classes"),
+    ("num_detections", "detection_boxes", "detection_scores", "detection_classes"),
+)
+"""Names of the outputs of TensorRT's plugin, as YOLOv7 and as the plugin give them."""
 SIDE_BINS = 32
 """Number of channels in which NanoDet stores the four sides of a box: 8 bins for each."""
 
@@ -77,11 +82,6 @@ def count_cells(size_yx: tuple[int, int], strides: Sequence[int] = STRIDES, *, w
 def fit(family: str, network: Network) -> Fit | None:
     """Return how the shapes of a network fit a family, None if they do not."""
     return _RULES[family](network)
-
-
-def output_shapes(family: str) -> str:
-    """Return the outputs of a family as text, for an error message."""
-    return _SHAPES[family]
 
 
 def _single(network: Network) -> tuple[int | None, int | None] | None:
@@ -257,29 +257,29 @@ def _torchvision(network: Network) -> Fit | None:
     return Fit() if len(network.outputs) >= 3 else None
 
 
+def _mmdet(network: Network) -> Fit | None:
+    shapes = {each.name: each.shape for each in network.outputs}
+    known = set(shapes) in ({"dets", "labels"}, {"dets", "labels", "masks"})
+    return Fit() if known and shapes["dets"][-1:] in ((5,), (None,)) else None
+
+
+def _efficientnms(network: Network) -> Fit | None:
+    names = {each.name for each in network.outputs}
+    return Fit() if any(names == set(group) for group in EFFICIENT_NMS) else None
+
+
+def _yolov7_nms(network: Network) -> Fit | None:
+    shapes = [each.shape for each in network.outputs]
+    return Fit() if len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] in (7, None) else None
+
+
 _RULES: dict[str, Callable[[Network], Fit | None]] = {
     "yolov5": _yolov5, "yolov8": _yolov8, "yolo-nms": _end_to_end, "yolox": _yolox, "yolox-decoded": _yolox,
     "nanodet": _nanodet, "nanodet-plus": _nanodet_plus, "fastestdet": _fastestdet,
     "detr": lambda network: _queries(network, 1), "rtdetr": lambda network: _queries(network, 0),
     "rtdetr-ul": _rtdetr_ul, "rtdetr-ul-scores": _rtdetr_ul_scores, "torchvision": _torchvision,
+    "mmdet": _mmdet, "efficientnms": _efficientnms, "yolov7-nms": _yolov7_nms,
     "yolov8-obb": _yolov8_obb, "yolov8-seg": _yolov8_seg, "yolov8-pose": _yolov8_pose,
     "yolo-nms-obb": lambda network: _end_to_end(network, 7), "yolo-nms-seg": _yolo_nms_seg,
     "yolo-nms-pose": _yolo_nms_pose,
-}  # fmt: skip
-_SHAPES = {
-    "yolov5": "one output (n, 3·cells, 5 + classes)", "yolov8": "one output (n, 4 + classes, cells)",
-    "yolo-nms": "one output (n, k, 6)", "yolox": "one output (n, cells, 5 + classes)",
-    "yolox-decoded": "one output (n, cells, 5 + classes)",
-    "nanodet": "three outputs (n, cells, classes) and three (n, cells, 32)",
-    "nanodet-plus": "one output (n, cells, classes + 32)",
-    "fastestdet": "one output (n, 5 + classes, rows, columns) with a stride of 16",
-    "detr": "the outputs logits (n, k, classes + 1) and pred_boxes (n, k, 4)",
-    "rtdetr": "the outputs logits (n, k, classes) and pred_boxes (n, k, 4)",
-    "rtdetr-ul": "one output (n, k, 6)", "rtdetr-ul-scores": "one output (n, k, 4 + classes)",
-    "torchvision": "the outputs boxes, scores and labels",
-    "yolov8-obb": "one output (n, 4 + classes + 1, cells)",
-    "yolov8-seg": "the outputs (n, 4 + classes + m, cells) and (n, m, y, x)",
-    "yolov8-pose": "one output (n, 4 + classes + values of the key points, cells)",
-    "yolo-nms-obb": "one output (n, k, 7)", "yolo-nms-seg": "the outputs (n, k, 6 + m) and (n, m, y, x)",
-    "yolo-nms-pose": "one output (n, k, 6 + values of the key points)",
 }  # fmt: skip

@@ -15,15 +15,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from geotile.detectors.families import FAMILIES
-from geotile.detectors.layouts import Fit, Network, fit, output_shapes
+from geotile.detectors.layouts import Fit, Network, fit
 from geotile.detectors.metadata import ModelMetadata
+from geotile.detectors.output_texts import output_shapes
 from geotile.errors import ArgumentError
 
 _TASKS = (None, "detect", "obb", "segment", "pose")
 _NEEDS_METADATA = {"rtdetr-ul-scores", "yolo-nms-obb"}  # any (n, k, c) fits the first by its shape, (n, k, 7) both
 # Nothing in the shapes distinguishes these: an angle or the key points could be the scores of more classes.
 _NAMED_BY_USERS = {"yolox-decoded", "yolov8-obb", "yolov8-pose", "yolo-nms-pose"}
-_BY_OUTPUT_NAME = {"torchvision", "detr", "rtdetr"}  # their outputs have names of their own
+_OUTPUT_NAMES = {  # of the families whose outputs have names of their own
+    "torchvision": {"boxes", "scores"}, "detr": {"logits", "pred_boxes"}, "rtdetr": {"logits", "pred_boxes"},
+}  # fmt: skip
+_UNMISTAKABLE = {*_OUTPUT_NAMES, "mmdet", "efficientnms", "yolov7-nms"}  # whatever the size of the input
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,7 @@ def _fit(name: str, network: Network, metadata: ModelMetadata, family: str, name
     if name in _NAMED_BY_USERS and name != family and name not in (metadata.families or ()):
         return None
     outputs = {each.name for each in network.outputs}
-    wanted = {"boxes", "scores"} if name == "torchvision" else {"logits", "pred_boxes"}
-    if name in _BY_OUTPUT_NAME and name != family and not named_outputs and not wanted <= outputs:
+    if name != family and not named_outputs and not _OUTPUT_NAMES.get(name, set()) <= outputs:
         return None
     return fit(name, network)
 
@@ -126,7 +129,7 @@ def _check_known_size(
     network: Network, metadata: ModelMetadata, fitting: dict[str, Fit], candidates: dict[str, Fit]
 ) -> None:
     """Refuse to infer a family from shapes that say too little."""
-    dynamic = network.size_yx is None and not (metadata.task or metadata.names) and not set(fitting) <= _BY_OUTPUT_NAME
+    dynamic = network.size_yx is None and not (metadata.task or metadata.names) and not set(fitting) <= _UNMISTAKABLE
     if dynamic or (fitting and set(fitting) <= _NEEDS_METADATA):
         reason = "the input has no fixed size, and the model has no metadata" if dynamic else "they fit by chance"
         fits = f"; {_shown(candidates)} would fit" if candidates else ""
