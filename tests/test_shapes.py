@@ -1,131 +1,153 @@
-"""Shapes in a model's answer: each reaches merging valid, or is rejected; both are counted."""
+"""Shapes in the result: on the ground they are the model's shapes, with their measures."""
 
 import json
 
 import geopandas as gpd
 import numpy as np
+import pyproj
 import pytest
+import rasterio
 import shapely
-from hypothesis import given
+import shapely.affinity
+from affine import Affine
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import geotile
-from geotile import ResponseError
-from geotile.endpoints.decode import decode_collection
+from geotile.endpoints.answer import Answer
+from geotile.merging.detections import detections
+from geotile.testing import write_example
 
-BOW_TIE = [[10, 10], [20, 20], [20, 10], [10, 20], [10, 10]]
-SQUARE = [[30, 10], [40, 10], [40, 20], [30, 20], [30, 10]]
-HOLE = [[33, 13], [36, 13], [36, 16], [33, 16], [33, 13]]
-SPIKE = [[30, 10], [40, 10], [40, 20], [50, 20], [30, 20], [30, 10]]
-FLAT = [[1, 1], [9, 1], [1, 1], [1, 1]]
-
-
-def features(*geometries):
-    return {
-        "type": "FeatureCollection",
-        "features": [{"type": "Feature", "properties": {"imageGeometry": each}} for each in geometries],
-    }
+GEOD = pyproj.Geod(ellps="WGS84")
+PLACES = {
+    "north-up": ("EPSG:32631", Affine(0.5, 0, 430_000, 0, -0.5, 5_780_000)),
+    "rotated": ("EPSG:32631", Affine.translation(430_000, 5_780_000) @ Affine.rotation(33) @ Affine.scale(0.5, -0.5)),
+    "degrees": ("EPSG:4326", Affine(1e-5, 0, 12.0, 0, -5e-6, 60.0)),
+    "web mercator": ("EPSG:3857", Affine(0.5, 0, 1_000_000, 0, -0.5, 8_000_000)),
+}
 
 
-def polygon(*rings):
-    return {"type": "Polygon", "coordinates": list(rings)}
+def answering(shapes, oriented):
+    found = detections(
+        shapely.bounds(shapes), np.full(len(shapes), 0.5), ["x"] * len(shapes), shapes, oriented=oriented
+    )
+    return lambda tile: Answer(detections=found)
 
 
-def test_polygons_are_made_valid_and_counted():
-    read = decode_collection(features(polygon(BOW_TIE), polygon(SQUARE, HOLE), polygon(SPIKE), polygon(FLAT)))
-    found = read.detections
-    assert shapely.is_valid(found.geometries).all()
-    assert shapely.area(found.geometries).tolist() == [50, 91, 100]
-    assert len(found.geometries[1].interiors) == 1
-    assert found.boxes.tolist()[2] == [30, 10, 40, 20]  # the spike is no part of the area
-    assert (read.repaired, read.rejected) == (2, 1)
-    assert read.flaw == "a shape was not valid: Self-intersection[15 15]"
-    assert "must have an area" in read.reason
+def write_at(path, place, side=400):
+    crs, transform = PLACES[place]
+    with rasterio.open(
+        path, "w", driver="GTiff", width=side, height=side, count=1, dtype="uint8", crs=crs, transform=transform
+    ) as file:
+        file.write(np.ones((1, side, side), np.uint8))
+    return path
 
 
-def test_a_hole_of_a_polygon_that_crosses_itself_is_kept():
-    crossing = [[0, 0], [20, 0], [20, 20], [8, 20], [8, 21], [9, 21], [0, 20], [0, 0]]
-    found = decode_collection(features(polygon(crossing, [[5, 5], [9, 5], [9, 9], [5, 9], [5, 5]]))).detections
-    assert not found.geometries[0].covers(shapely.Point(7, 7))
-    assert found.geometries[0].covers(shapely.Point(3, 3))
+def on_ground(place, heading, length, width):
+    """Return the corners of a rectangle on the ground in pixels of an image."""
+    crs, transform = PLACES[place]
+    x, y = transform @ (200, 200)
+    lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
+    corners = []
+    for ahead, aside in ((1, 1), (1, -1), (-1, -1), (-1, 1)):
+        a, b, _ = GEOD.fwd(lon, lat, heading, ahead * length / 2)
+        a, b, _ = GEOD.fwd(a, b, heading + 90, aside * width / 2)
+        corners.append(~transform @ pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(a, b))
+    return shapely.Polygon(corners)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@settings(max_examples=15)
+@given(heading=st.floats(0, 179), length=st.floats(20, 60), width=st.floats(3, 15))
+def test_an_oriented_box_has_its_measures_on_the_ground(place, tmp_path_factory, heading, length, width):
+    image = write_at(tmp_path_factory.mktemp("image") / "image.tif", place)
+    shape = on_ground(place, heading, length, width)
+    found = geotile.detect(image, answering(np.array([shape]), [True]), tile_size=400, overlap=0)
+    row = found.iloc[0]
+    assert row["length_m"] == pytest.approx(length, rel=1e-3)
+    assert row["width_m"] == pytest.approx(width, rel=1e-3)
+    assert row["area_m2"] == pytest.approx(length * width, rel=1e-3)
+    off = abs(row["heading_deg"] - heading) % 180
+    assert min(off, 180 - off) < 0.1
+    assert 0 <= row["heading_deg"] < 180
+    assert 0 <= row["angle_deg"] < 180
 
 
 @pytest.mark.parametrize(
-    "geometry",
+    ("angle", "sides", "want"),
     [
-        {"type": "Point", "coordinates": [4, 3]}, {"type": "MultiPoint", "coordinates": [[0, 1], [4, 1]]},
-        {"type": "LineString", "coordinates": [[0, 1], [4, 5]]}, {"type": "LineString", "coordinates": [[4, 5], [4, 5]]},
-        {"type": "MultiLineString", "coordinates": [[[0, 1], [4, 5]], [[1, 1], [2, 2]]]}, polygon(SQUARE, HOLE),
-        {"type": "MultiPolygon", "coordinates": [[SQUARE, HOLE], [BOW_TIE]]},
-        {"type": "GeometryCollection", "geometries": [polygon(BOW_TIE), {"type": "Point", "coordinates": [50, 50]}]},
-        {"type": "Polygon", "coordinates": [[[*xy, 7] for xy in SQUARE]]},
+        (0, (30, 10), 0),
+        (30, (30, 10), 30),
+        (90, (30, 10), 90),
+        (0, (10, 30), 90),
+        (150, (30, 10), 150),
+        (200, (30, 10), 20),
     ],
-)  # fmt: skip
-@pytest.mark.parametrize("merge", ["nms", "seam", "greedy-nmm", "union", "soft-nms", None])
-def test_every_type_of_geojson_is_merged(write_tiff, noise, geometry, merge):
-    path = write_tiff(noise)
-    found = geotile.detect(
-        path, lambda tile: features(geometry, polygon(SQUARE)), tile_size=128, overlap=64, merge=merge
-    )
-    assert len(found)
-    assert geotile.image_geometry(found).is_valid.all()
+)
+def test_angles_are_clockwise_from_the_x_axis(angle, sides, want):
+    """In the image y goes down, so that a positive rotation is clockwise."""
+    t, (w, h) = np.radians(angle), sides
+    corners = np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) / 2
+    turned = corners @ np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]]) + [100, 100]
+    shape = shapely.Polygon(turned)
+    found = geotile.detect(write_example(), answering(np.array([shape]), [True]), tile_size=256, overlap=0)
+    assert found["angle_deg"].tolist() == [pytest.approx(want, abs=1e-6)]
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_repairs_are_counted_in_the_report(write_tiff, noise, tmp_path, checkpoint):
-    path = write_tiff(noise)
-    options = {"tile_size": 128, "overlap": 16, "checkpoint": tmp_path / "cp" if checkpoint else None}
-    for _ in range(1 + checkpoint):  # also as a checkpoint kept it
-        found = geotile.detect(path, lambda tile: features(polygon(BOW_TIE), polygon(SQUARE)), **options)
-        report = geotile.report(found)
-        assert (report.status, report.shapes_repaired, report.boxes_rejected) == ("SUCCESS", report.tiles, 0)
-        assert report.first_repair == "tile 0: a shape was not valid: Self-intersection[15 15]"
-    assert "first repair" in repr(report)
-    geotile.write(found, tmp_path / "a.geojson")
-    assert gpd.read_file(tmp_path / "a.geojson").is_valid.all()
+def test_polygons_have_areas_without_their_holes(tmp_path):
+    image = write_at(tmp_path / "image.tif", "north-up")
+    shape = shapely.difference(shapely.box(100, 100, 200, 150), shapely.box(120, 110, 140, 130))
+    both = shapely.MultiPolygon([shape, shapely.box(300, 300, 310, 310)])
+    found = geotile.detect(image, answering(np.array([shape, both]), [False, False]), tile_size=400, overlap=0)
+    want = found.to_crs("EPSG:6933").area  # an equal-area projection
+    assert found["area_m2"].to_numpy() == pytest.approx(want.to_numpy(), rel=1e-4)
+    assert "angle_deg" not in found
+    assert shapely.equals_exact(
+        geotile.image_geometry(found).to_numpy(), found.image_geometry.map(shapely.from_wkt)
+    ).all()
 
 
-def test_the_check_of_an_endpoint_tells_of_repairs():
-    check = geotile.endpoint(lambda tile: features(polygon(BOW_TIE))).check()
-    assert "1 shapes were repaired: a shape was not valid" in check.message
-
-
-def test_shapes_beyond_any_image_are_rejected():
-    with pytest.raises(ResponseError, match="beyond any image"):
-        decode_collection(features(polygon([[0, 0], [1e300, 0], [0, 5], [0, 0]])))
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=12), st.booleans())
-def test_any_ring_is_an_area_or_rejected(ring, hole):
-    rings = [[list(map(float, xy)) for xy in [*ring, ring[0]]]]
-    rings += [[[3.0, 3.0], [6.0, 3.0], [6.0, 6.0], [3.0, 3.0]]] if hole else []
-    read = decode_collection(json.loads(json.dumps(features(polygon(*rings), polygon(SQUARE)))))
-    shapes = read.detections.geometries
-    assert len(shapes) + read.rejected == 2
-    assert shapely.is_valid(shapes).all()
-    assert not shapely.is_empty(shapes).any()
-    assert set(shapely.get_dimensions(shapes)) == {2}
-    np.testing.assert_array_equal(shapely.bounds(shapes), read.detections.boxes)
-
-
-def test_key_points_move_with_their_detections_and_are_scaled():
-    from geotile.merging.detections import concat, detections
-
-    found = detections(
-        np.array([[0.0, 0, 4, 4], [1, 1, 3, 3]]), np.array([0.9, 0.8]), keypoints=[[[1.0, 2.0, 0.5], [3.0, 4.0, 0.25]], None],
-        properties=[{"speed": 3}, None],
-    )  # fmt: skip
-    placed = concat([found.moved_to_image(3, 100, 200, 64, 64), found.moved_to_image(4, 0, 0, 64, 64)])
-    assert placed.keypoints.tolist()[:2] == [[[101, 202, 0.5], [103, 204, 0.25]], None]
-    assert found.keypoints[0][0] == [1, 2, 0.5]
-    assert placed.properties_with_keypoints((2, 4)).tolist()[:2] == [
-        {"speed": 3, "keypoints": [[202, 808, 0.5], [206, 816, 0.25]]}, None
+def test_boxes_have_no_further_columns():
+    found = geotile.detect(write_example(), lambda tile: ([[1, 1, 5, 5]], [0.5]), tile_size=256, overlap=0)
+    assert list(found) == [
+        "score", "label", "classes", "xmin", "ymin", "xmax", "ymax", "image_geometry", "properties", "geometry",
     ]  # fmt: skip
 
 
-def test_a_shape_beside_its_tile_is_rejected_though_its_box_touches_it(write_tiff, noise):
-    corner = polygon([[-30, 5], [5, -30], [-30, -30], [-30, 5]])  # its envelope reaches 5 px into the tile
-    found = geotile.detect(write_tiff(noise), lambda tile: features(corner, polygon(SQUARE)), tile_size=128, overlap=0)
-    report = geotile.report(found)
-    assert report.boxes_rejected == report.tiles
-    assert "or its shape, lies outside the tile" in report.first_rejection
+def test_shapes_come_back_from_every_format(tmp_path):
+    shapes = np.array(
+        [shapely.affinity.rotate(shapely.box(30, 40, 60, 50), 30), shapely.box(80, 80, 99, 99), None], object
+    )
+    shapes[2] = shapely.Point(10, 10)
+    model = answering(shapes, [True, False, False])
+    for name in ("a.geojson", "a.geojsonl", "a.parquet", "a.fgb", "a.gpkg", "parts/"):
+        geotile.detect_to(write_example(), model, f"{tmp_path}/{name}", tile_size=256, overlap=0)
+        if name == "parts/":
+            table = gpd.read_parquet(tmp_path / "parts")
+        else:
+            table = gpd.read_parquet(tmp_path / name) if "parquet" in name else gpd.read_file(tmp_path / name)
+        assert sorted(np.round(table["angle_deg"].dropna(), 3)) == [30.0]
+        assert table["area_m2"].notna().sum() == 2
+        types = sorted(table.geometry.geom_type)
+        assert types == ["Point", "Polygon", "Polygon"]
+    features = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    assert sorted(each["properties"]["imageGeometry"]["type"] for each in features) == ["Point", "Polygon", "Polygon"]
+    assert all(
+        "angle_deg" not in each["properties"]
+        for each in features
+        if each["properties"]["imageGeometry"]["type"] == "Point"
+    )
+    again = geotile.image_geometry(gpd.read_file(tmp_path / "a.gpkg"))
+    assert sorted(again.area.round(6)) == sorted(shapely.area(shapes).round(6))
+
+
+def test_shapes_are_drawn_as_they_are():
+    pytest.importorskip("matplotlib")
+    shape = shapely.affinity.rotate(shapely.box(30, 40, 60, 50), 30)
+    found = geotile.detect(
+        write_example(), answering(np.array([shape, shapely.Point(9, 9)]), [True, False]), tile_size=256, overlap=0
+    )
+    axes = geotile.plot_detections(geotile.open_image(write_example()), found)
+    outline = axes.collections[0].get_segments()[0]
+    assert shapely.Polygon(outline).equals_exact(shape, 1e-9)
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[9.0, 9.0]]]

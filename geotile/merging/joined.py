@@ -60,7 +60,8 @@ def _union(parts: Detections, *, boxes_as_box: bool) -> tuple[Any, bool]:
     if not boxes_as_box:
         return shapely.union_all(shapes), False
     if parts.oriented.all():
-        return shapely.minimum_rotated_rectangle(shapely.union_all(shapes)), True
+        around = shapely.minimum_rotated_rectangle(shapely.union_all(shapes))
+        return around, bool(shapely.get_dimensions(around) == 2)
     if are_boxes(shapes).all():
         x0, y0, x1, y1 = shapely.total_bounds(shapes)
         return box_geometries(np.array([[x0, y0, x1, y1]]))[0], False

@@ -15,6 +15,7 @@ from geotile.core.values import as_json
 from geotile.geometry.georeference import WGS84, Georeference
 from geotile.geometry.placement import AffinePlacement
 from geotile.results.frame import BOX_COLUMNS, from_text, image_geometry
+from geotile.results.measures import MEASURES
 
 _COLUMNS = ("score", "label", "classes", *BOX_COLUMNS, "image_geometry", "properties")
 _LONGITUDE_DIGITS = 7  # about 1 cm; RFC 7946, 11.2 discourages digits beyond the real precision
@@ -89,7 +90,7 @@ def _properties(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
             properties["featureClasses"] = row["classes"]
         elif {"label", "score"} <= names and "featureClasses" not in names:  # a table that was read from GeoJSON has it
             properties["featureClasses"] = [{"iri": row["label"], "score": row["score"]}]
-        added = {str(name): row[name] for name in others}
+        added = {str(name): row[name] for name in others if name not in MEASURES or row[name] == row[name]}
         yield {name: as_json(value, name) for name, value in (own | added | properties).items()}
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
+import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -13,6 +14,7 @@ from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import TileGrid, Window
 from geotile.imagery.array_check import check_array
 from geotile.public import public
+from geotile.results.frame import image_geometry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,22 +93,28 @@ def plot_detections(
     ax.imshow(_rgb(thinned), extent=(view.x0, view.x1, view.y1, view.y0), interpolation="nearest")
     if grid is not None:
         draw_grid(grid, ax, tile_alpha=0.35)
-    _draw_boxes(detections, ax)
+    _draw_shapes(detections, ax)
     ax.set(xlim=(view.x0, view.x1), ylim=(view.y1, view.y0), aspect="equal")
     ax.tick_params(labelsize=7)
     return ax
 
 
-def _draw_boxes(detections: gpd.GeoDataFrame, ax: Axes) -> None:
-    """Draw the boxes of detections, with one colour and one entry of the legend per label."""
+def _draw_shapes(detections: gpd.GeoDataFrame, ax: Axes) -> None:
+    """Draw the outlines of detections, and points, with one colour and one entry of the legend per label."""
     from matplotlib.collections import LineCollection
 
     colours = _colours(sorted(set(detections["label"])))
-    for label, rows in detections.groupby("label"):
-        x0, y0, x1, y1 = (rows[name].to_numpy() for name in ("xmin", "ymin", "xmax", "ymax"))
-        rings = np.stack([x0, y0, x1, y0, x1, y1, x0, y1, x0, y0], -1).reshape(-1, 5, 2)
-        name = f"{label or 'detection'} ({len(rows)})"
-        ax.add_collection(LineCollection(list(rings), colors=colours[label], linewidths=1.2, label=name))
+    shapes = image_geometry(detections).to_numpy()
+    for label in sorted(colours):
+        mine = shapes[(detections["label"] == label).to_numpy()]
+        name, parts = f"{label or 'detection'} ({len(mine)})", shapely.get_parts(mine)
+        outlines = shapely.boundary(parts[shapely.get_dimensions(parts) == 2])
+        lines = [*shapely.get_parts(outlines), *parts[shapely.get_dimensions(parts) == 1]]
+        rings = [shapely.get_coordinates(line) for line in lines]
+        points = shapely.get_coordinates(parts[shapely.get_dimensions(parts) == 0])
+        ax.add_collection(LineCollection(rings, colors=colours[label], linewidths=1.2, label=name if rings else None))
+        if len(points):
+            ax.plot(*points.T, ".", color=colours[label], markersize=5, label=None if rings else name)
     if len(detections):
         ax.legend(loc="upper right", framealpha=0.9)
 
