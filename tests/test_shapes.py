@@ -116,7 +116,12 @@ def test_boxes_have_no_further_columns():
 
 def test_shapes_come_back_from_every_format(tmp_path):
     shapes = np.array(
-        [shapely.affinity.rotate(shapely.box(30, 40, 60, 50), 30), shapely.box(80, 80, 99, 99), None], object
+        [
+            shapely.affinity.rotate(shapely.box(30, 40, 60, 50), 30),
+            shapely.Polygon([(80, 80), (99, 80), (80, 99)]),
+            None,
+        ],
+        object,
     )
     shapes[2] = shapely.Point(10, 10)
     model = answering(shapes, [True, False, False])
