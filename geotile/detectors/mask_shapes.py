@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from geotile.detectors.preprocessing import TilePosition
 from geotile.geometry.masks import mask_polygon
 
+Step = tuple[NDArray[np.int64], NDArray[np.float32]]  # the value before each place, and how far the place is from it
 _LIKELY = 0.5  # probability from which a pixel belongs to the object, as in torchvision's examples
 
 
@@ -45,10 +46,10 @@ def prototype_shapes(
         if x0 >= x1 or y0 >= y1:  # the box contains no corner of a pixel
             shapes.append(shapely.Polygon())
             continue
-        left, across = _interpolation(np.arange(x0, x1), prototypes.shape[2], finer, position, 0)
-        top, down = _interpolation(np.arange(y0, y1), prototypes.shape[1], finer, position, 1)
-        window = prototypes[:, top : top + down.shape[1], left : left + across.shape[1]]
-        mask = down @ np.tensordot(weights, window, axes=1) @ across.T > 0
+        columns, across = _interpolation(np.arange(x0, x1), prototypes.shape[2], finer, position, 0)
+        rows, down = _interpolation(np.arange(y0, y1), prototypes.shape[1], finer, position, 1)
+        sums = np.tensordot(weights, prototypes[:, rows, columns], axes=1)
+        mask = _interpolated(_interpolated(sums, down, axis=0), across, axis=1) > 0
         shapes.append(mask_polygon(mask, int(x0), int(y0)))
     return shapes
 
@@ -63,31 +64,35 @@ def _finer(prototypes: NDArray[Any], position: TilePosition) -> int:
 
 def _interpolation(
     pixels: NDArray[np.int64], cells: int, finer: int, position: TilePosition, axis: int
-) -> tuple[int, NDArray[np.float32]]:
-    """Return the first cell, and the weights (pixels, cells) of the cells from there on, for pixels along an axis.
+) -> tuple[slice, list[Step]]:
+    """Return the cells that pixels along an axis need, and the steps from their values to those of the pixels.
 
     The prototypes become `finer` first, lose the grey border, and then get the resolution of the tile.
     """
     share = cells * finer / position.input_yx[1 - axis]
     content = max(1, round(position.scale_xy[axis] * position.tile_xy[axis] * share))
     places = np.clip((pixels + 0.5) * (content / position.tile_xy[axis]) - 0.5, 0, content - 1)
-    places += round(position.shift_xy[axis] * share)
-    start, first = _linear(places)
+    needed, last = _step(places + round(position.shift_xy[axis] * share))
     if finer == 1:
-        return start, first[:, : cells - start]
-    fine = start + np.arange(first.shape[1])
-    coarse, second = _linear(np.clip((fine + 0.5) / finer - 0.5, 0, cells - 1))
-    return coarse, (first @ second)[:, : cells - coarse]
+        return needed, [last]
+    coarse = (np.arange(needed.start, needed.stop) + 0.5) / finer - 0.5
+    needed, first = _step(np.clip(coarse, 0, cells - 1))
+    return needed, [first, last]
 
 
-def _linear(places: NDArray[np.float64]) -> tuple[int, NDArray[np.float32]]:
-    """Return the first whole number, and the weights (places, numbers) of the numbers from there on."""
+def _step(places: NDArray[np.float64]) -> tuple[slice, Step]:
+    """Return the values that interpolation at some places needs, and the step."""
     before = np.floor(places).astype(np.int64)
-    start, rows = int(before[0]), np.arange(len(places))
-    weights = np.zeros((len(places), int(before[-1]) - start + 2), np.float32)
-    weights[rows, before - start] = 1 - (places - before)
-    weights[rows, before - start + 1] = places - before
-    return start, weights
+    return slice(int(before[0]), int(before[-1]) + 2), (before - before[0], (places - before).astype(np.float32))
+
+
+def _interpolated(values: NDArray[Any], steps: list[Step], axis: int) -> NDArray[Any]:
+    """Return values between neighbours along an axis, step by step."""
+    for before, share in steps:
+        first = values.take(before, axis)
+        after = values.take(np.minimum(before + 1, values.shape[axis] - 1), axis)
+        values = first + (after - first) * (share[:, None] if axis == 0 else share)
+    return values
 
 
 def picture_shapes(masks: NDArray[Any], position: TilePosition) -> list[Any]:
