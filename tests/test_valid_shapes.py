@@ -1,6 +1,7 @@
 """Shapes in a model's answer: each reaches merging valid, or is rejected; both are counted."""
 
 import json
+import time
 
 import geopandas as gpd
 import numpy as np
@@ -129,3 +130,25 @@ def test_a_shape_beside_its_tile_is_rejected_though_its_box_touches_it(write_tif
     report = geotile.report(found)
     assert report.boxes_rejected == report.tiles
     assert "or its shape, lies outside the tile" in report.first_rejection
+
+
+def test_a_shape_that_crosses_itself_everywhere_is_rejected_at_once():
+    """GEOS would take minutes and gigabytes to repair it, and minutes to find that a large one is not valid."""
+    random = np.random.default_rng(0)
+    tangles = [polygon(random.uniform(0, 500, (n, 2)).tolist()) for n in (2_000, 50_000)]
+    for each in tangles:
+        each["coordinates"][0].append(each["coordinates"][0][0])
+    started = time.perf_counter()
+    read = decode_collection(features(*tangles, polygon(SQUARE), polygon(BOW_TIE)))
+    assert time.perf_counter() - started < 20
+    assert (len(read.detections), read.rejected, read.repaired) == (2, 2, 1)
+    assert "too often to be repaired" in read.reason
+
+
+def test_a_large_outline_with_one_pinch_is_repaired():
+    turn = np.linspace(0, 2 * np.pi, 20_000)
+    xy = np.c_[np.cos(turn), np.sin(turn)] * 200 * (1 + 0.2 * np.sin(40 * turn))[:, None] + 250
+    xy[100] = xy[160]
+    xy[-1] = xy[0]
+    read = decode_collection(features(polygon(xy.tolist())))
+    assert (len(read.detections), read.repaired) == (1, 1)

@@ -9,6 +9,10 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+_MAX_CROSSINGS = 100_000  # pairs of segments in an answer: repairing them takes about 2 s, and more than linear time
+_MANY_POINTS = 10_000  # for whose validity alone GEOS may take minutes
+_TANGLED = "the shapes of the answer cross themselves too often to be repaired"
+_SAMPLED = 200  # segments of a shape for which the others are counted
 _AREAS = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
@@ -52,7 +56,16 @@ def repair(geometries: NDArray[np.object_]) -> Repair:
     shapes[given] = shapely.force_2d(shapes[given])
     empty = given[shapely.is_empty(shapes[given]) | ~_finite(shapes[given])]
     lost[empty], reasons[empty] = True, "it is empty or not finite"
-    for row in given[~lost[given] & ~shapely.is_valid(shapes[given])]:
+    tangled = given[[_is_tangled(shape) for shape in shapes[given]]] if len(given) else given
+    lost[tangled], reasons[tangled] = True, _TANGLED
+    crossings = 0.0
+    checked = given[~lost[given]]
+    for row in checked[~shapely.is_valid(shapes[checked])]:
+        more = _crossings(shapes[row])
+        if crossings + more > _MAX_CROSSINGS:
+            lost[row], reasons[row] = True, _TANGLED
+            continue
+        crossings += more
         reasons[row] = shapely.is_valid_reason(shapes[row])
         shapes[row] = _made_valid(shapes[row])
         lost[row] = shapes[row].is_empty
@@ -67,6 +80,24 @@ def _finite(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
     finite = np.ones(len(shapes), bool)
     finite[rows[~np.isfinite(coordinates).all(axis=1)]] = False
     return finite
+
+
+def _is_tangled(shape: Any) -> bool:
+    """Return whether a large shape crosses itself so often that even the check whether it is valid takes too long."""
+    return shapely.get_num_coordinates(shape) > _MANY_POINTS and _crossings(shape) > _MAX_CROSSINGS
+
+
+def _crossings(shape: Any) -> float:
+    """Return about how many pairs of segments of a shape lie in the same place, without those of neighbours."""
+    points, lines = shapely.get_coordinates(shapely.get_parts(shapely.get_rings(shape)), return_index=True)
+    follows = np.flatnonzero(lines[1:] == lines[:-1])
+    if not len(follows):
+        return 0.0
+    segments = np.asarray(shapely.linestrings(np.stack([points[follows], points[follows + 1]], axis=1)), object)
+    sampled = segments[:: max(1, len(segments) // _SAMPLED)]
+    tree = shapely.STRtree(segments)
+    found = sum(len(tree.query(each)) for each in sampled) / len(sampled)
+    return float(max(0.0, found - 3) * len(segments) / 2)
 
 
 def _made_valid(shape: Any) -> Any:
