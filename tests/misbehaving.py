@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+from web_servers import running
 
 from geotile.testing.server import decode_tile
 
@@ -92,12 +93,8 @@ class Handler(BaseHTTPRequestHandler):
 def misbehaving(fault):
     """Serve; yields the url and the server."""
     server = Server(fault)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with running(server):
         yield f"http://127.0.0.1:{server.server_port}/invocations", server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 # --- faults: return True for a good answer ---

@@ -1,5 +1,6 @@
 """Positional arguments of another type are refused by their name."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 import xarray as xr
 
 import geotile
+from geotile.cli.settings import _read as read_settings
+from geotile.detectors.class_names import class_names
+from geotile.detectors.onnx import read_model
 from geotile.testing import bright_objects, write_example
 
 WRONG = [None, 5, [1], {"a": 1}, b"a.tif", object(), ""]
@@ -127,3 +131,22 @@ def test_a_signed_url_is_not_kept_in_the_array(tmp_path, monkeypatch):
     image = geotile.open_image("a.tif?token=hush")
     assert image.encoding["source"] == "a.tif?token=***"
     assert "hush" not in repr(geotile.plan(image, tile_size=64, overlap=0))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("name", ["labels", "model", "stac", "verify", "cert", "roi", "config"])
+def test_a_file_that_would_be_read_for_ever_is_refused(name, kind, tmp_path):
+    path = tmp_path / f"a{'.onnx' if name == 'model' else ''}"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    path = str(path)
+    asked = {
+        "labels": lambda: class_names(path), "model": lambda: read_model(path),
+        "stac": lambda: geotile.open_image(path, asset="a"), "roi": lambda: geotile.plan(write_example(), tile_size=64, overlap=0, roi=path),
+        "verify": lambda: geotile.HttpEndpoint("https://h/x", verify=path),
+        "cert": lambda: geotile.HttpEndpoint("https://h/x", cert=(path, path)), "config": lambda: read_settings(path),
+    }  # fmt: skip
+    pytest.importorskip("pystac")
+    with pytest.raises(
+        (geotile.ArgumentError, geotile.ImageOpenError), match={"pipe": "a named pipe"}.get(kind, "a device")
+    ):
+        asked[name]()

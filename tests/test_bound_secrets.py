@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import http.server
-import threading
 
 import numpy as np
 import pytest
 import xarray as xr
 from helpers import cli, crowd
-from web_servers import file_of, redirecting, serving
+from web_servers import file_of, redirecting, running, serving
 
 import geotile
 from geotile.cli.options import service_endpoint_options
@@ -200,13 +199,12 @@ def test_headers_of_a_zarr_store_do_not_go_to_another_host(tmp_path):
 
     handler = functools.partial(Files, directory=str(tmp_path))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     there = f"http://127.0.0.1:{server.server_port}"
 
     def away(handler):
         redirecting(there + handler.path)(handler)
 
-    try:
+    with running(server):
         options = {"headers": {"X-Api-Key": "hush"}}
         image = geotile.open_image(f"{there}/a.zarr", storage_options=options)
         assert image.to_numpy().all()
@@ -217,6 +215,3 @@ def test_headers_of_a_zarr_store_do_not_go_to_another_host(tmp_path):
                 geotile.open_image(f"{here}/a.zarr", storage_options=options)
             assert "hush" not in str(got)
             assert geotile.open_image(f"{here}/a.zarr").to_numpy().all()  # without them it is followed
-    finally:
-        server.shutdown()
-        server.server_close()

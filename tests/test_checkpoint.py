@@ -134,7 +134,11 @@ def test_failed_tiles_are_asked_again_only_on_request(write_tiff, noise, tmp_pat
     model.fails = lambda n: False
     before = len(model.asked)
     if retry:
-        again = geotile.detect(path, model, retry_failed=True, **job)
+        seen = []
+        again = geotile.detect(path, model, retry_failed=True, progress=seen.append, **job)
+        assert (seen[0].done, seen[0].kept) == (0, 0)
+        assert (seen[-1].done, seen[-1].kept) == (seen[-1].tiles, seen[-1].tiles - failed)
+        assert all(each.done - each.kept <= failed for each in seen)  # a tile that is asked again is not done before
         assert again.attrs["report"].status == "SUCCESS"
         assert len(model.asked) - before == again.attrs["report"].requests == failed
         assert rows(again) == rows(geotile.detect(path, crowd, **JOB))
@@ -522,3 +526,16 @@ def test_images_inside_a_file_have_a_version(tmp_path, noise):
     assert geotile.report(again).tiles_resumed == geotile.report(first).tiles
     with pytest.raises(geotile.ArgumentError, match="subdataset, or the file inside"):
         geotile.detect(path, crowd, subdataset=1, checkpoint=tmp_path / "cp", **JOB)
+
+
+def test_a_damaged_image_does_not_fill_the_log(write_tiff, noise, caplog):
+    """The first failures are logged, and then the regions count them."""
+    model = Counted(fails=lambda n: True)
+    with caplog.at_level("INFO", "geotile"), pytest.warns(UserWarning, match="tiles failed"):
+        found = geotile.detect(write_tiff(noise), model, **JOB)
+    said = [record.getMessage() for record in caplog.records]
+    failed = len(found.attrs["report"].failures)
+    assert failed > 50
+    assert len([text for text in said if text.startswith("tile ")]) == 20
+    assert len([text for text in said if text.startswith("more tiles failed")]) == 1
+    assert sum(int(text.rpartition(", ")[2].split()[0]) for text in said if text.startswith("region ")) == failed

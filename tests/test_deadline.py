@@ -7,6 +7,7 @@ import itertools
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import zlib
 
@@ -15,6 +16,7 @@ from misbehaving import raw_server, read_request, replies
 
 import geotile
 from geotile import EndpointError, EndpointUnreachable, HttpEndpoint, ResponseError
+from geotile.core.cancellation import cancel_run, working_for
 
 OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b'{"type": "FeatureCollection", "features": []}'
@@ -138,6 +140,29 @@ def test_an_exchange_with_sagemaker_ends_at_the_deadline(sagemaker, part):
     assert seconds < 2.5
 
 
+@pytest.mark.parametrize("part", ["nothing", "headers", "body without a length", "size of a chunk"])
+@pytest.mark.parametrize("kind", ["http", "oip", "sagemaker"])
+def test_a_cancelled_run_aborts_its_requests(kind, part, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    run = f"{kind} {part}"
+    with raw_server(DRIPS[part]) as port, working_for(run):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", f"http://127.0.0.1:{port}")
+        http = f"http://127.0.0.1:{port}/x"
+        endpoint = geotile.endpoint(
+            {"http": http, "oip": f"oip+{http}/v2/models/m", "sagemaker": "sagemaker://planes?region=us-east-1"}[kind],
+            timeout_s=(30, 30),
+        )
+        threading.Timer(0.3, cancel_run, (run, "the run was stopped")).start()
+        for _ in range(2):  # one that is in flight, and one that comes later
+            started = time.monotonic()
+            with pytest.raises(EndpointError, match="the run was stopped") as caught:
+                endpoint.ready() if kind == "oip" else endpoint.invoke([b"tile"], "image/tiff")
+            assert time.monotonic() - started < 2
+            assert not caught.value.retryable
+
+
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 400 No\r\n\r\n\xff{", b"HTTP/1.1 500 No\r\n\r\n[1]", OK + b"\r\n{", b"SSH-2.0\r\n", b"HTTP/1.1 424 X\r\n\r\n" + b'{"OriginalStatusCode": "x"}'])  # fmt: skip
 def test_any_answer_of_sagemaker_is_an_error_of_geotile(sagemaker, reply):
     with raw_server(replies(reply)) as port:
@@ -171,7 +196,7 @@ def compressed(body, times=1, encoding="gzip"):
         (OK + b"Content-Encoding: gzip, gzip\r\n\r\n" + compressed(b" " * 2**28, 2), "max_response_bytes"),
         (OK + b"Content-Encoding: " + b", ".join([b"gzip"] * 100) + b"\r\n\r\n" + compressed(EMPTY, 100), "did not respond"),
         (OK + b"\r\n[" + b"[]," * 2**22, "JSON values"), (OK + b"\r\n[" + b'{"a":1},' * 2**21, "JSON values"),
-        (OK + b"\r\n" + b"[" * 2**22, "JSON values"), (OK + b"\r\n" + b"[" * 100_000, "not JSON"),
+        (OK + b"\r\n" + b"[" * 2**22, "JSON values"), (OK + b"\r\n" + b"[" * 100_000, "nested too deeply"),
     ],
 )  # fmt: skip
 def test_an_answer_takes_no_more_memory_than_is_allowed(reply, said):
@@ -217,3 +242,27 @@ def test_a_secret_that_a_server_repeats_is_not_quoted(status, options):
     assert "You sent" in str(error)
     assert TOKEN not in str(error)
     assert "bWU6azN5VDBr" not in str(error)  # basic authentication
+
+
+HEAD = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n%s\r\n%s"
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "body", "said"),
+    [
+        (b"401 No", b"", b"", "HTTP 401 without a body"),
+        (b"503 No", b"", b" \n", "HTTP 503 without a body"),
+        (
+            b"302 Found", b"Location: https://me:secret@login.example/?next=1\r\n", b"",
+            "HTTP 302, a redirect to https://***@login.example/?next=***; redirects of tiles are not followed. Use the URL",
+        ),
+        (b"200 OK", b"", 99_999 * b"[", "JSON that is nested too deeply: [[["),
+        (b"500 No", b"", b"\x1b[31mred\x9b1m", "HTTP 500: \\x1b[31mred"),
+        (b"200 OK", b"", b"\x1b[31mred", "is not JSON (Expecting value: line 1 column 1 (char 0)): \\x1b[31mred"),
+    ],
+)  # fmt: skip
+def test_an_error_says_what_a_server_said_and_can_be_printed(status, header, body, said):
+    with raw_server(replies(HEAD % (status, len(body), header, body))) as port:
+        error, _ = failure(f"http://127.0.0.1:{port}/x", timeout_s=(5, 5))
+    assert said in str(error)
+    assert str(error).isprintable() or "�" in str(error)

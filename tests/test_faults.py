@@ -29,6 +29,7 @@ from misbehaving import (
     outage,
     reset_in_the_body,
 )
+from web_servers import running
 
 import geotile
 from geotile import EndpointError, EndpointUnreachable
@@ -246,13 +247,9 @@ def test_a_proxy_of_the_environment_is_asked(monkeypatch):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     server.fault, server.seen, server.lock = (lambda *args: True), {}, threading.Lock()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    try:
+    with running(server):
         assert run("http://models.example/invocations")[0] == ALL
-    finally:
-        server.shutdown()
-        server.server_close()
     assert set(asked) == {"http://models.example/ping", "http://models.example/invocations"}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers import crowd
+from web_servers import running
 
 import geotile
 from geotile import ArgumentError, EndpointError, EndpointUnreachable, HttpEndpoint, ResponseError, traffic
@@ -53,12 +54,8 @@ def serving(*script, ping=200):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with running(server):
         yield f"http://127.0.0.1:{server.server_port}/invocations", seen
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def broken_off(handler):
@@ -224,13 +221,8 @@ def test_an_endpoint_that_is_not_there_is_found_out_before_the_run():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        with pytest.raises(EndpointError, match="check the URL"):
-            geotile.detect(image, f"http://127.0.0.1:{server.server_port}/wrong")
-    finally:
-        server.shutdown()
-        server.server_close()
+    with running(server), pytest.raises(EndpointError, match="check the URL"):
+        geotile.detect(image, f"http://127.0.0.1:{server.server_port}/wrong")
 
 
 def test_tls_is_verified_and_a_private_authority_can_be_named(tmp_path):

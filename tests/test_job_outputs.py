@@ -12,6 +12,7 @@ from affine import Affine
 from aws import aws
 from helpers import crowd
 from s3fs import S3FileSystem
+from service_process import request as whole_request
 
 import geotile
 from geotile.service.request import JobRequest
@@ -23,10 +24,7 @@ QUICK = {"once": True, "max_attempts": 1, "endpoint_options": {"retries": 0, "re
 
 
 def request(image, url, *outputs, job_id="a", **more):
-    return {
-        "jobId": job_id, "imageUrls": [image], "imageProcessor": {"name": url, "type": "HTTP_ENDPOINT"},
-        "outputs": list(outputs), "imageProcessorTileSize": 128, "imageProcessorTileFormat": "GTIFF", **more,
-    }  # fmt: skip
+    return whole_request(job_id, image, url, list(outputs), **more)
 
 
 def file(path, **more):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geotile import ArgumentError, nms
+from geotile.merging.candidates import candidates
 from geotile.merging.overlaps import overlap
 
 
@@ -42,6 +43,34 @@ def test_the_chain_that_a_plain_tree_gets_wrong():
 
 def test_equal_boxes_without_area_are_one():
     assert nms([[5, 5, 5, 5], [5, 5, 5, 5], [5, 6, 5, 6]], [0.5, 0.6, 0.1]).tolist() == [1, 2]
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.integers(0, 80), st.integers(1, 3), st.sampled_from([0.0, 0.5, 3.0]),
+    st.sampled_from([0, 1, 6]), st.integers(1, 40),
+)  # fmt: skip
+def test_candidates_are_all_pairs_that_touch(seed, n, groups, reach, octaves, at_once):
+    """Boxes of every scale; however few pairs a portion and a slice have."""
+    rng = np.random.default_rng(seed)
+    low = rng.integers(-30, 30, (n, 2)).astype(float)
+    boxes = np.hstack([low, low + rng.integers(0, 6, (n, 2)) * 4.0 ** rng.integers(-octaves, octaves + 1, (n, 1))])
+    group = rng.integers(5, 5 + groups, n)
+    found, done, left_out = [], 0, rng.random(n) < 0.1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geotile.merging.candidates._AT_ONCE", at_once)
+        patch.setattr("geotile.merging.candidates._ONE_SLICE", at_once)
+        for portion in candidates(boxes, group, left_out.copy(), reach):
+            assert done <= portion.done
+            assert (portion.higher >= done).all()
+            found += list(zip(portion.higher.tolist(), portion.lower.tolist(), strict=True))
+            done = portion.done
+    assert done == n
+    assert len(set(found)) == len(found)
+    one, other = np.triu_indices(n, 1)
+    apart = np.maximum(boxes[one, :2], boxes[other, :2]) - np.minimum(boxes[one, 2:], boxes[other, 2:])
+    touching = (apart <= reach).all(axis=1) & (group[one] == group[other]) & ~left_out[one] & ~left_out[other]
+    assert set(found) >= set(zip(one[touching].tolist(), other[touching].tolist(), strict=True))
+    assert all(i < j and group[i] == group[j] and not left_out[[i, j]].any() for i, j in found)
 
 
 def test_overlap_measures():

@@ -15,6 +15,7 @@ import requests
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from web_servers import running
 
 import geotile
 from geotile import ArgumentError, EndpointError, ResponseError
@@ -94,7 +95,6 @@ def test_check_names_what_is_wrong(kserve):
 
 def test_a_server_that_stumbles_over_binary_is_sent_json(kserve, image):
     """MLServer 1.7 answers 500 to the binary extension; here a proxy in front of KServe does."""
-    import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     kinds = []
@@ -132,14 +132,10 @@ def test_a_server_that_stumbles_over_binary_is_sent_json(kserve, image):
 
     back = kserve.removeprefix("oip+").partition("/v2")[0]
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with running(proxy):
         spec = f"oip+http://127.0.0.1:{proxy.server_port}/v2/models/bright"
         assert geotile.endpoint(spec).for_run().batch_size == 3
         found = geotile.detect(image, spec, tile_size=64, overlap=0, batch_size=1, score_threshold=0.5, concurrency=1)
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
     assert len(found) == 3
     assert kinds == ["application/octet-stream", *["application/json"] * 4]
 

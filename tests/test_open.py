@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 
 import dask
 import numpy as np
@@ -60,6 +62,48 @@ def test_missing_denied_empty_and_no_image(tmp_path):
         (tmp_path / "text.tif").chmod(0)
         with pytest.raises(ImageOpenError, match="permission"):
             open_image(tmp_path / "text.tif")
+
+
+_KINDS = """
+import os, sys
+from contextlib import suppress
+import geotile
+os.chdir(sys.argv[1])
+for name in sys.argv[2:]:
+    link = name.startswith("@")
+    name = name.removeprefix("@")
+    os.symlink("/dev/zero", name) if link else os.mkfifo(name)
+    for image in ("scene.tif", "NITF_IM:0:scene.tif") if name != "pipe" else ("pipe", "NITF_IM:0:pipe", "/vsigzip/pipe"):
+        try:
+            geotile.open_image(image)
+        except geotile.ImageOpenError as error:
+            print(name, name in str(error) and "neither a file nor a folder" in str(error))
+    os.remove(name)
+with suppress(geotile.ImageOpenError):
+    geotile.open_image("/vsistdin/")
+os.mkfifo("another.tif.aux.xml")
+print(geotile.open_image("scene.tif").shape)
+"""
+
+
+def test_a_pipe_or_a_device_beside_an_image_stops_no_process(write_tiff, noise, tmp_path):
+    os.rename(write_tiff(noise), tmp_path / "scene.tif")
+    names = [
+        "pipe", "scene.tif.aux.xml", "scene.tif.ovr", "scene.tif.msk", "scene.aux", "SCENE.TFW", "scene.RPB", "scene_rpc.txt",
+        "scene.tif.AUX", "summary.txt", "METADATA.DIM", "@scene.tab",
+    ]  # fmt: skip
+    command = [sys.executable, "-c", _KINDS, str(tmp_path), *names]  # its own: GDAL waits with Python's lock held
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    expected = [f"{name.removeprefix('@')} True" for name in names for _ in range(3 if name == "pipe" else 2)]
+    assert ended.stdout.splitlines() == [*expected, str(noise.shape)], ended.stderr
+
+
+def test_a_pipe_that_appears_beside_an_image_fails_its_tiles(write_tiff, noise):
+    path = write_tiff(noise)
+    image = open_image(path)
+    os.mkfifo(f"{path}.aux.xml")
+    with pytest.raises(geotile.ImageReadError, match="neither a file nor a folder"):
+        image.compute()
 
 
 def test_a_truncated_file_lists_the_tiles_it_lost(write_tiff, noise):

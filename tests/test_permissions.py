@@ -8,10 +8,12 @@ import pystac
 import pytest
 from aws import aws
 from helpers import cli, crowd
+from service_process import request as whole_request
 from web_servers import file_of, redirecting, serving
 
 import geotile
 from geotile.core.internal_hosts import internal_address
+from geotile.service.admission import is_permanent
 from geotile.service.permissions import Permissions
 from geotile.service.request import JobRequest
 from geotile.storage.place import Place
@@ -21,10 +23,7 @@ QUICK = {"once": True, "max_attempts": 1, "endpoint_options": {"retries": 0, "re
 
 
 def request(image, url, output, job_id="a", kind="HTTP_ENDPOINT", **more):
-    return {
-        "jobId": job_id, "imageUrls": [image], "imageProcessor": {"name": url, "type": kind}, "outputs": [output],
-        "imageProcessorTileSize": 128, "imageProcessorTileFormat": "GTIFF", **more,
-    }  # fmt: skip
+    return whole_request(job_id, image, url, [output], **more) | {"imageProcessor": {"name": url, "type": kind}}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +72,7 @@ def test_what_only_looks_as_if_it_lay_below_a_prefix(text, prefix):
         "https://hóst/", "https://１２７.0.0.1/", "https://%68ost/", "https://[::1/", "/vsicurl/https://host/a.tif", "/vsizip//vsicurl/http://h/a.zip",
         "/vsicurl?url=http%3A%2F%2Fhost", "GTIFF_DIR:1:/vsis3/b/k", "GTIFF_DIR:1:https://host/a", "https:/host/a", "https:host/a",
         "simplecache::https://host/a.zarr", "zip://a::https://host/x", "file://host/a",
+        "http:///127.0.0.1/x", "HTTP:////127.0.0.1/x", "https://", "http://@/x", "http://:80/x", "oip+http:///127.0.0.1/x", "onnx:https:///127.0.0.1/x",
     ],
 )  # fmt: skip
 def test_what_programs_read_in_different_ways_is_no_place(text):
@@ -103,15 +103,21 @@ def test_addresses_inside(host):
 
 
 @pytest.mark.parametrize(
-    "host", ["192.0.2.1", "10.0.0.1", "2001:db8::1", "169.253.0.1", "128.0.0.1", "nowhere.invalid", "::ffff:10.0.0.1"]
+    "host", ["192.0.2.1", "10.0.0.1", "2001:db8::1", "169.253.0.1", "128.0.0.1", "::ffff:10.0.0.1"]
 )
 def test_addresses_outside(host):
     assert internal_address(host) is None
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 64 + ".example", ""])
+def test_nobody_knows_where_a_name_leads_that_cannot_be_resolved(host):
+    with pytest.raises(OSError, match=r"\w"):
+        internal_address(host)
+
+
 def refusal(fields, **options):
     """Why a request is refused; empty if it is not."""
-    said = request("/data/a.tif", "https://models.example/x", {"type": "File", "path": "/out"}) | fields
+    said = request("/data/a.tif", "https://192.0.2.1/x", {"type": "File", "path": "/out"}) | fields
     remote = options.pop("from_network", False)
     try:
         Permissions.of(geotile.service.ServiceOptions(**options), remote).check(JobRequest.parse(json.dumps(said)))
@@ -138,7 +144,7 @@ MODEL = "imageProcessor"
 )  # fmt: skip
 def test_a_refusal_names_the_field_and_the_flag(fields, text):
     allowed = {
-        "allow_endpoints": ["https://models.example/"], "allow_images": ["/data", "s3://imagery"],
+        "allow_endpoints": ["https://192.0.2.1/"], "allow_images": ["/data", "s3://imagery"],
         "allow_outputs": ["/out", "s3://found", "kinesis://found"],
     }  # fmt: skip
     reason = refusal(fields, **allowed)
@@ -173,6 +179,29 @@ def test_requests_of_others_name_no_host_inside(url):
     )
     assert "cannot check" in refusal({"imageUrls": [f"/vsicurl/{url}"]}, from_network=True)
     assert refusal({"imageUrls": ["/vsis3/imagery/a.tif"]}, from_network=True) == ""
+
+
+@pytest.mark.parametrize(
+    "url", ["http:///127.0.0.1/x.tif", "HTTP:///localhost/x.tif", "/vsicurl/http:////127.0.0.1/x.tif"]
+)
+def test_a_url_without_a_host_is_no_way_around(url):
+    """curl skips slashes until it finds a host; urlsplit finds none."""
+    for fields in ({"imageUrls": [url]}, {"geotile": {"dem": url}}):
+        assert "names what this service cannot check" in refusal(fields, from_network=True)
+        assert "names what this service cannot check" in refusal(
+            fields, allow_images=["http://", "/"], allow_endpoints=["http://", "https://"]
+        )
+    with pytest.raises(geotile.ArgumentError, match="must have a host after two slashes"):
+        geotile.open_image(url)
+
+
+def test_a_host_that_cannot_be_resolved_is_tried_again():
+    fields = {"imageUrls": ["https://nowhere.invalid/x.tif"]}
+    assert refusal(fields) == refusal(fields, allow_images=["https://nowhere.invalid"], from_network=True) == ""
+    said = request("https://nowhere.invalid/x.tif", "https://192.0.2.1/x", {"type": "File", "path": "/out"})
+    with pytest.raises(geotile.ServiceError, match="cannot be resolved") as refused:
+        Permissions(from_network=True).check(JobRequest.parse(json.dumps(said)))
+    assert not is_permanent(refused.value)
 
 
 @pytest.mark.parametrize("wrong", [["https://host/?x=1"], ["https://a b/"], [""], [], ["https://host/#x"], 5])

@@ -1,11 +1,28 @@
 """Names of other libraries that are not documented but used here: these tests fail when one of them goes."""
 
 import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import dask.array as da
 import numpy as np
 import pytest
+
+
+def test_dask_takes_a_pool_of_threads():
+    """`geotile.core.daemon_pool` has the attribute of `ThreadPoolExecutor` that Dask's local scheduler reads."""
+    import dask
+
+    from geotile.core.daemon_pool import DaemonPool
+
+    assert isinstance(ThreadPoolExecutor(3)._max_workers, int)
+    with DaemonPool(3, "pool") as pool:
+        assert (
+            dask.delayed(lambda: threading.current_thread().name)()
+            .compute(scheduler=dask.threaded.get, pool=pool)
+            .startswith("pool_")
+        )
 
 
 def test_urllib3():
@@ -33,7 +50,7 @@ def test_botocore_pools():
     import botocore.session
 
     from geotile.core.deadline import _DeadlineMixin
-    from geotile.endpoints.sagemaker import with_deadlines
+    from geotile.storage.aws import with_deadlines
 
     client = with_deadlines(botocore.session.Session().create_client("sagemaker-runtime", region_name="us-east-1"))
     for scheme in ("http", "https"):

@@ -2,15 +2,19 @@
 
 import logging
 
+import fsspec
 import numpy as np
 import pytest
 import rasterio
 from misbehaving import misbehaving, numbered
 from object_store import BUCKET, KEYS, client, object_store
 from silent_store import silent_store
+from web_servers import file_of, serving
 
 import geotile
 from geotile import ImageOpenError, open_image
+from geotile.storage.download import read_object, read_whole
+from geotile.storage.folder import Folder
 
 pytestmark = pytest.mark.slow
 SIGNED = "?X-Amz-Signature=hush&hush"
@@ -65,3 +69,17 @@ def test_records_of_others_pass_as_they_are(caplog):
     caplog.set_level(logging.DEBUG)
     logging.getLogger("urllib3.connectionpool").debug("GET %s", "/a?their=own")
     assert "/a?their=own" in caplog.text
+
+
+def test_signed_urls_that_fsspec_reads(folder, caplog):
+    caplog.set_level(logging.DEBUG)
+    (folder / "state").write_bytes(b"{}")
+    with serving(file_of(folder / "state")) as (url, _):
+        url = url.replace("//", "//me:hush@")
+        assert read_whole(f"{url}/state{SIGNED}", 100, 10) == b"{}"
+        assert read_object(fsspec.filesystem("http"), f"{url}/state{SIGNED}", 100, 10) == b"{}"
+        assert Folder.at(f"{url}/folder").read(f"state{SIGNED}") == b"{}"
+        with pytest.raises(ImageOpenError):
+            open_image(f"{url}/a.zarr")
+    assert {"fsspec.http", "urllib3.connectionpool"} <= {record.name for record in caplog.records}
+    assert "hush" not in caplog.text

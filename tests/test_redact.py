@@ -59,6 +59,15 @@ def test_a_secret_that_a_server_wrote_does_not_survive(text, secret):
     assert "Zj" not in shown
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "unit", ["token", "a:", "a.", "a-", "//a:b ", "//a:", "//a:1/", "token:", "bearer ", "/vsia?", "?a;", "://", "a:b@"]
+)
+def test_a_text_that_a_server_chose_takes_no_minutes(unit):
+    for text in (unit * (100_000 // len(unit)), unit * (100_000 // len(unit)) + " @"):
+        assert isinstance(redact_answer(text), str)  # quadratic time would be minutes
+
+
 @pytest.mark.parametrize(
     "text", ["the basic model failed", "a bearer token is missing", "token expired", "Unexpected token < in JSON", '{"score": 0.5}']
 )  # fmt: skip

@@ -1,7 +1,6 @@
 """SageMaker by the real botocore client, against a server on 127.0.0.1 that speaks the runtime's protocol."""
 
 import json
-import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers import crowd
+from web_servers import running
 
 import geotile
 from geotile import ArgumentError
@@ -95,12 +95,8 @@ def _handler(service):
 @contextmanager
 def _serving(service):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
+    with running(server):
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture

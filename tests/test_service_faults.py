@@ -8,13 +8,18 @@ import re
 import resource
 import socket
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import cli, crowd
 from service_process import ServiceProcess, reasons, request, until
 
 import geotile
+from geotile.service.folder_queue import FolderQueue
+from geotile.service.inspections import Inspections
+from geotile.storage.folder import Folder
 from geotile.testing import ModelServer
 
 pytestmark = pytest.mark.slow
@@ -59,10 +64,12 @@ def hostile(folder) -> dict[str, str]:
         server.bind(os.path.relpath(folder / "socket.json"))  # a path of at most 107 bytes
     with open(os.fsencode(folder) + b"/\xff.json", "wb") as file:
         file.write(b"{}")
+    (folder / "\x1b[31mred\n.json").write_text("{}")
     kinds = {"pipe": "a named pipe", "zero": "a symbolic link", "nowhere": "a symbolic link", "folder": "a folder"}
     return {name: f"{name}.json is {kind}" for name, kind in (kinds | {"socket": "a socket"}).items()} | {
-        "nested": "maximum recursion depth", "half": "valid JSON", "binary": "valid JSON", "large": "at most 1,048,576 bytes",
-        "surrogate": "half of a character", "\\xff": "jobId must be given", 200 * "n": "jobId must be given",
+        "nested": "must not be nested this deeply", "half": "valid JSON", "binary": "valid JSON", "large": "at most 1,048,576 bytes",
+        "surrogate": "half of a character", "\\xff": "jobId must be given",
+        "\\x1b[31mred\\n": "jobId must be given", 200 * "n": "jobId must be given",
     }  # fmt: skip
 
 
@@ -121,8 +128,12 @@ def test_errors_of_the_queue_are_shown_and_tried_again(folder, said):
         asked = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=10)
 
         def healthz():
-            asked.request("GET", "/healthz")
-            answer = asked.getresponse()
+            try:
+                asked.request("GET", "/healthz")
+                answer = asked.getresponse()
+            except ConnectionError:  # the service closes a connection that was idle for two seconds
+                asked.close()
+                return healthz()
             return answer.status, answer.read().decode()
 
         assert healthz() == (200, "200 OK")
@@ -142,6 +153,41 @@ def test_errors_of_the_queue_are_shown_and_tried_again(folder, said):
         until(lambda: (folder / "done" / "second.json").exists())
         assert healthz() == (200, "200 OK")
         asked.close()
+
+
+def test_a_request_that_takes_the_place_of_a_running_one_is_not_lost(folder, said):
+    """A producer writes its next request under the same name, whether the first one succeeds or fails."""
+    folder.mkdir()
+
+    def replace(job_id, url):
+        (folder / "draft").write_text(json.dumps(said(job_id, url)))
+        os.replace(folder / "draft", folder / "job.json")
+
+    def answer(tile):
+        if not asked:
+            asked.append(tile)
+            replace("second", model.url)
+        return crowd(tile)
+
+    asked = []
+    with ModelServer(answer) as model:
+        replace("first", model.url)
+        geotile.serve(folder, once=True, concurrency=1)
+    assert {each.job_id: each.status for each in geotile.jobs(folder)} == {"first": "SUCCESS", "second": "SUCCESS"}
+    for name, job_id in (("job", "first"), ("job-2", "second")):
+        assert json.loads((folder / "done" / f"{name}.json").read_text())["jobId"] == job_id
+        assert json.loads((folder / "done" / f"{name}.status.json").read_text())["job_id"] == job_id
+    queue = FolderQueue(folder)
+    replace("third", "http://127.0.0.1:9/")
+    [delivery] = queue.receive(1, 0)
+    (folder / "job.json").touch()  # it is the same request
+    queue.reject(delivery, {})
+    replace("fourth", "http://127.0.0.1:9/")
+    [delivery] = queue.receive(1, 0)
+    replace("fifth", "http://127.0.0.1:9/")
+    queue.reject(delivery, {})
+    assert sorted(os.listdir(folder / "failed")) == ["job-2.json", "job-2.status.json", "job.json", "job.status.json"]
+    assert [json.loads(each.body)["jobId"] for each in queue.receive(1, 0)] == ["fifth"]
 
 
 def test_a_request_that_cannot_be_moved_ends_once_with_an_error(folder, said, monkeypatch):
@@ -303,8 +349,67 @@ def test_a_running_job_shows_what_it_does(folder, said, tmp_path):
         until(lambda: (folder / "done" / "a.json").exists())
         assert 'job="a"' not in service.get("metrics")[1]
     (record,) = geotile.jobs(folder)
-    assert record.images[0].progress is None
+    assert (record.images[0].progress, record.waiting_for) == (None, "")
     assert re.search(rf"a +SUCCESS .* {now.tiles} ", cli("jobs", "--queue", folder).stdout)
+
+
+def test_a_job_whose_model_does_not_answer_shows_that_it_waits(folder, said, tmp_path):
+    often = "import geotile.service.job_progress as p\np._LINE_INTERVAL_S = 1.5"
+    with (
+        ModelServer(crowd, latency_s=60) as model,
+        open(tmp_path / "lines", "w") as lines,
+        ServiceProcess(folder, before=often, stdout=lines),
+    ):
+        geotile.submit(said("a", model.url), folder)
+
+        def told():
+            return [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines() if '"progress"' in line]
+
+        until(lambda: len(told()) >= 2)
+        assert {each["progress"]["done"] for each in told()} == {0}
+        status = folder / "state" / "work" / "a" / "0" / "checkpoint" / "status.json"
+        until(lambda: json.loads(status.read_text())["seconds"] > 3)
+
+
+def figures(folder):
+    """The record of the only job, and the tiles that its latest attempt had done."""
+    (record,) = geotile.jobs(folder)
+    now = record.images[0].progress if record.images else None
+    return record, now, now.done if now is not None else 0
+
+
+@pytest.mark.parametrize("end", ["kill", "signal twice", "cancel"])
+def test_a_job_that_was_stopped_keeps_its_last_figures(folder, said, end):
+    words = ("--concurrency", 1, "--region-size", 128, "--grace-s", 300)
+    with ModelServer(crowd, latency_s=0.4) as model, ServiceProcess(folder, *words) as service:
+        geotile.submit(said("a", model.url), folder)
+        until(lambda: figures(folder)[2] >= 3)
+        if end == "cancel":
+            geotile.cancel("a", folder)
+            until(lambda: service.failed())
+        elif end == "kill":
+            service.process.kill()
+            service.process.wait()
+        else:
+            service.process.terminate()
+            until(lambda: any("stopping; 1 job has 300 s; signal again to end now" in line for line in service.logs), 2)
+            service.process.terminate()
+            assert service.process.wait(15) == 0
+            assert "stopped; 1 request returned to the queue" in service.logs[-1]
+    assert not [line for line in service.logs if "failed" in line and '"ERROR"' not in line and "0 failed" not in line]
+    record, now, done = figures(folder)
+    assert (now.running, now.failures) == (False, 0)
+    assert 3 <= done < now.tiles
+    table = cli("jobs", "--queue", folder).stdout
+    assert re.search(rf"a +{record.status} .* {done} of {now.tiles} +0 ", table), table
+    image = record.images[0]
+    if end == "kill":
+        assert (record.status, record.waiting_for) == ("IN_PROGRESS", "waiting; its process has ended")
+        assert record.waiting_for in table
+    else:
+        assert record.status == {"cancel": "CANCELLED"}.get(end, "QUEUED")
+        assert (image.tiles, image.requests) == (now.tiles, done)
+        assert image.seconds > 1
 
 
 def test_jobs_are_cancelled_from_another_process(folder, said):
@@ -334,7 +439,23 @@ def test_jobs_are_cancelled_from_another_process(folder, said):
         until(lambda: (folder / "done" / "running.json").exists())
         assert service.get("healthz") == (200, "200 OK")
     records = {job.job_id: job for job in geotile.jobs(folder)}
-    assert model.requests - asked == records["running"].images[0].requests <= records["running"].images[0].tiles - 2
+    again, image = model.requests - asked, records["running"].images[0]
+    assert again <= image.tiles - 2
+    assert again < image.requests <= model.requests  # one was aborted
+
+
+def test_a_job_that_waits_for_its_next_attempt_is_cancelled(folder, said):
+    words = ("--retry-delay-s", 900, "-O", "ready_timeout_s=0")
+    with ServiceProcess(folder, *words) as service:
+        geotile.submit(said("a", "http://127.0.0.1:1/invocations"), folder)
+        until(lambda: any(job.attempts and job.attempts[0].error for job in geotile.jobs(folder)))
+        until(lambda: geotile.jobs(folder)[0].waiting_for == "waiting for its next attempt")
+        began = time.monotonic()
+        geotile.cancel("a", folder)
+        until(lambda: service.failed())
+        assert time.monotonic() - began < 8
+    (record,) = geotile.jobs(folder)
+    assert (record.status, len(record.attempts)) == ("CANCELLED", 1)
 
 
 def test_a_job_is_cancelled_without_a_service(folder, said):
@@ -344,3 +465,30 @@ def test_a_job_is_cancelled_without_a_service(folder, said):
     geotile.serve(folder, once=True)
     assert reasons(folder) == {"a": "the job was cancelled"}
     assert [job.status for job in geotile.jobs(folder)] == ["CANCELLED"]
+
+
+@pytest.mark.timeout(30)
+def test_an_inspection_that_waits_to_be_alone_holds_no_other_up(tmp_path):
+    inspections = Inspections(Folder.at(tmp_path), 3, patience_s=0.3)
+    order, patient = [], threading.Event()
+
+    def inspect(name, alone, leave=None):
+        with inspections._place(alone):
+            order.append(name)
+            if leave is not None:
+                leave.wait()
+
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(inspect, "slow", False, patient)
+        while not order:
+            time.sleep(0.01)
+        alone = pool.submit(inspect, "alone", True)
+        pool.submit(inspect, "another", False).result()  # the one that must be alone has waited for a moment only
+        time.sleep(0.5)
+        late = pool.submit(inspect, "late", False)  # now it has waited for too long
+        time.sleep(0.1)
+        assert order == ["slow", "another"]
+        patient.set()
+        alone.result()
+        late.result()
+    assert order == ["slow", "another", "alone", "late"]

@@ -70,16 +70,54 @@ def test_flags_win_over_variables_and_these_over_the_file(served, monkeypatch, t
         ("config = 'x'", "unknown setting 'config'"),
         ("max_jobs = 0", "--max-jobs.*greater than or equal to 1"),
         ("max_jobs = 'many'", "--max-jobs.*many|max-jobs.*integer"),
-        ("max_jobs = [1]", r"max.jobs in .* must be one value; got \[1\]"),
-        ("limit = 3", "limit in .* must be a table of names and values, or a list of 'NAME=VALUE'; got 3"),
-        ("max_jobs 3", "cannot be read: .*Give a TOML file"),
-        ("[option]\nretrys = 3", "did you mean 'retries'"),
+        ("max_jobs = [1]", r"'max.jobs' in .* must be one value; got \[1\]"),
+        ("limit = 3", "'limit' in .* must be a table of names and values, or a list of 'NAME=VALUE'; got 3"),
+        ("max_jobs 3", "cannot be read: .*Give a TOML file, with lines such as 'max_jobs = 8'"),
+        ("[option]\nretrys = 3", "option in .*settings.toml': unknown option 'retrys'; did you mean 'retries'"),
+        ("max_jobs = 'abc'", "'--max-jobs': .*; got 'abc' in .*settings.toml"),
+        ('[option."https://h/"]\nbearer = 5', "'bearer' in .* must be text in quotes; got a value of type int"),
+        ('[option."https://u:pw@h/"]\nbearer = "5"', r"without a user name and a password; got 'https://\*\*\*@h/'"),
+        ('allow_endpoint = "foo"', "--allow-endpoint must be URLs .*; got 'foo'. Add the scheme"),
+        ('option = ["https://h/=bearer=XqhushZj", 1]', "'option' in .* must be a table .*; got a value of type list"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path, file, said):
     (tmp_path / "settings.toml").write_text(file)
     done = cli("serve", "--queue", tmp_path / "q", "--config", tmp_path / "settings.toml", status=2)
     assert re.search(said, done.stderr.replace("\n", " ")), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "words", "said"),
+    [
+        ("MAX_JOBS=abc", (), "'--max-jobs': .*; got 'abc' in GEOTILE_MAX_JOBS"),
+        ("GRACE_S=nan", (), "'--grace-s': .*; got 'nan' in GEOTILE_GRACE_S"),
+        ("OPTION=retrys=3", (), "'GEOTILE_OPTION': unknown option 'retrys'"),
+        ("MAX_JOBS=3", ("--grace-s", "nan"), "'--grace-s': .*; got 'nan'$"),
+        ("MAX_JOBS=3", ("--max-jobs=0",), "'--max-jobs': .*; got '0'$"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_shown_with_its_place(tmp_path, monkeypatch, variable, words, said):
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(f"GEOTILE_{name}", value)
+    done = cli("serve", "--queue", tmp_path / "q", *words, status=2)
+    assert re.search(said, done.stderr.strip()), done.stderr
+
+
+def test_submit_and_jobs_find_the_queue_of_the_service(tmp_path, monkeypatch):
+    (tmp_path / "settings.toml").write_text(f'queue = "{tmp_path}/a b"\nmax_jobs = 3')
+    monkeypatch.setenv("GEOTILE_QUEUE", str(tmp_path / "a b"))
+    (tmp_path / "r.json").write_text(
+        '{"jobId": "a", "imageUrls": ["a.tif"], "imageProcessor": {"name": "http://h/x", "type": "HTTP_ENDPOINT"}, '
+        '"outputs": [{"type": "File", "path": "."}]}'
+    )
+    assert "a: 1 images" in cli("submit", tmp_path / "r.json").stdout
+    monkeypatch.delenv("GEOTILE_QUEUE")
+    assert "QUEUED" in cli("jobs", "--config", tmp_path / "settings.toml").stdout
+    monkeypatch.setenv("GEOTILE_CONFIG", str(tmp_path / "settings.toml"))
+    for words in (("b",), ("--cancel", "b")):
+        done = cli("jobs", *words, status=1)
+        assert f"has no job 'b'. List its jobs with: geotile jobs --queue '{tmp_path}/a b'" in done.stderr
 
 
 def test_unknown_variables_are_refused(served, monkeypatch, tmp_path):

@@ -59,6 +59,31 @@ def test_no_thread_is_left(image, where):
         assert done.stderr.rpartition("closing\n")[2] == ""
 
 
+def hangs(handler, number, times):
+    """One tile fails after a while, and no other is ever answered."""
+    if number == POISON:
+        time.sleep(1)
+        return handler.reply(400, b"no")
+    time.sleep(60)
+    return True
+
+
+@pytest.mark.parametrize("how", ["interrupt", "raise", "callable"])
+def test_a_run_that_is_stopped_aborts_its_requests_and_lets_the_process_end(image, how):
+    script = str(Path(__file__).parent / "interrupted_run.py")
+    with misbehaving(hangs) as (url, _):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", script, how, image, url], capture_output=True, text=True, timeout=30
+        )
+        ended = time.time()
+    *said, at = done.stdout.splitlines()
+    assert said == {"interrupt": ["interrupted", "left: []"], "raise": ["raised", "left: []"]}.get(
+        how, ["interrupted"]
+    ), done
+    assert ended - float(at) < 5
+    assert done.stderr == ""
+
+
 def wait_a_minute(handler, number, times):
     """One tile fails for good while all others are asked to come back in a minute."""
     if number == POISON:

@@ -306,6 +306,18 @@ def test_web_servers_google_and_azure(store, tmp_path):
     }
     np.testing.assert_array_equal(open_image("az://folder/a.tif", storage_options=azure), want)
     assert locate("abfs://c@acc.dfs.core.windows.net/a.tif", {"account_key": "k"}).path == "/vsiaz/c/a.tif"
+
+
+def test_a_token_of_the_environment_does_not_go_to_another_account(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sig=hush")
+    uri = "abfs://c@acc.dfs.core.windows.net/a.tif"
+    for account, sent in ((None, True), ("acc", True), ("other", False)):
+        if account is not None:
+            monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", account)
+        assert ("AZURE_STORAGE_SAS_TOKEN" not in dict(locate(uri).settings)) == sent
+    assert dict(locate(uri).settings)["AZURE_STORAGE_SAS_TOKEN"] == ""
+    assert dict(locate(uri).settings)["AZURE_NO_SIGN_REQUEST"] == "YES"
+    assert dict(locate(uri, {"sas_token": "mine"}).settings)["AZURE_STORAGE_SAS_TOKEN"] == "mine"
     assert locate("gs://b/a.tif", {"token": "key.json"}).path == "/vsigs/b/a.tif"
 
 

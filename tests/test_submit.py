@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 from helpers import cli
 
 import geotile
+from geotile.service.cancellation import Cancellations
+from geotile.service.records import JobRecord, Records
 from geotile.service.request import JobRequest
+from geotile.service.submit import state_folder
 from geotile.testing import bright_objects, write_example
 
 REQUEST = {
@@ -66,9 +70,12 @@ def test_parameters_of_any_json_are_sent_as_text():
 
 def test_json_without_an_end_is_refused(tmp_path):
     (tmp_path / "job.json").write_text(DEEP)
-    with pytest.raises(geotile.ArgumentError, match="must be valid JSON"):
+    with pytest.raises(geotile.ArgumentError, match="must not be nested this deeply"):
         geotile.submit(tmp_path / "job.json", tmp_path / "queue")
-    assert "must be valid JSON" in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=2).stderr
+    assert (
+        "must not be nested this deeply"
+        in cli("submit", tmp_path / "job.json", "--queue", tmp_path / "queue", status=2).stderr
+    )
 
 
 def circular():
@@ -179,3 +186,40 @@ def test_values_of_merges_are_checked(wrong):
 def test_options_without_effect_are_refused(given, text):
     with pytest.raises(geotile.ArgumentError, match=text):
         geotile.detect(write_example(), bright_objects, **given)
+
+
+def record_of(queue, job_id, status, finished):
+    records = Records(state_folder(queue, None))
+    records.save(JobRecord(job_id=job_id, status=status, queued=finished - 9, finished=finished))
+    return records
+
+
+def test_a_job_that_is_submitted_again_waits_and_can_be_cancelled(tmp_path):
+    record_of(tmp_path, "a", "FAILED", time.time() - 5)
+    geotile.submit(REQUEST, tmp_path)
+    assert [each.status for each in geotile.jobs(tmp_path)] == ["QUEUED"]
+    geotile.cancel("a", tmp_path)
+    assert [each.status for each in geotile.jobs(tmp_path)] == ["CANCELLED"]
+
+
+def test_a_mark_that_comes_too_late_does_not_stay(tmp_path, monkeypatch):
+    record_of(tmp_path, "a", "IN_PROGRESS", 0.0)
+    ask = Cancellations.ask
+
+    def ends_before(self, job_id):
+        record_of(tmp_path, job_id, "FAILED", time.time())
+        time.sleep(0.01)
+        ask(self, job_id)
+
+    monkeypatch.setattr(Cancellations, "ask", ends_before)
+    with pytest.raises(geotile.ServiceError, match="has ended as FAILED"):
+        geotile.cancel("a", tmp_path)
+    assert Cancellations(state_folder(tmp_path, None)).asked() == []
+
+
+def test_a_damaged_record_hides_no_other(tmp_path):
+    records = record_of(tmp_path, "a", "SUCCESS", 10.0)
+    (tmp_path / "state" / "records" / "b.json").write_text("")
+    assert [each.job_id for each in geotile.jobs(tmp_path)] == ["a"]
+    with pytest.raises(geotile.OutputError, match="is not a valid job record"):
+        records.load("b")

@@ -154,7 +154,7 @@ def test_the_circuit_opens_probes_tries_and_closes():
     circuit.record_failures(10, 9, False, "reset")
     circuit.record_failures(11, 1, False, "reset")
     assert (circuit.start_probe(11), circuit.start_probe(75), circuit.stop_reason.split(";")[0]) == (
-        True, False, "the model did not respond for outage_timeout_s=60 s",
+        True, False, "no request to the model succeeded for outage_timeout_s=60 s",
     )  # fmt: skip
 
 
@@ -166,8 +166,45 @@ def test_a_model_that_only_answers_500_gets_the_shorter_time(ready_s, outage_s):
         if circuit.start_probe(now):
             circuit.record_probe(now, None)
         now += 0.1
-    assert "timeout_s=3 s" in circuit.stop_reason
+    assert circuit.stop_reason == "no request to the model succeeded for " + (
+        f"{'outage' if outage_s == 3 else 'ready'}_timeout_s=3 s; the last failure was: HTTP 500"
+    )
     assert now < 3.5
+    assert (circuit.outages, circuit.open_s) == (1, pytest.approx(3, abs=0.7))
+
+
+def test_a_failure_of_one_tile_is_no_outage_and_takes_no_time_of_one():
+    circuit = Circuit(ready_timeout_s=60, outage_timeout_s=60)
+    circuit.suspect_outage(1)
+    circuit.record_probe(2, None)
+    circuit.record_response(5, 0.1)
+    assert (circuit.state, circuit.outages, circuit.open_s) == ("closed", 0, 0.0)
+
+
+@pytest.mark.parametrize("other_runs", [False, True])
+def test_the_next_run_of_a_group_waits_its_own_time(other_runs, monkeypatch, caplog):
+    """The next attempt of a job does not pay for the time that the one before has waited, unless others go on waiting."""
+    monkeypatch.setattr("geotile.traffic.run_registry.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("geotile.traffic.coordinator.time.time", lambda: 1000.0)
+    now, runs = [0.0], RunRegistry()
+    group = TrafficSettings(concurrency=8, ready_timeout_s=300, outage_timeout_s=300, group="model")
+    failed = {"tally": Tally(failed=9), "consecutive_failures": 9, "last_failure": "refused"}
+
+    def fails(run, at):
+        now[0] = at
+        return runs.update(run, group, report(run, 9, 0, **failed)).stop_reason
+
+    names = ["a", "other"] if other_runs else ["a"]
+    assert [fails(name, at) for at in (0, 1) for name in names] == [None] * 2 * len(names)
+    at = time.strftime("%H:%M:%S", time.localtime(1000 + 299))
+    assert (
+        f"(refused); requests are paused until one succeeds; the run gives up at {at} (ready_timeout_s=300 s)"
+        in caplog.text
+    )
+    now[0] = 200.0
+    runs.finish("a")
+    assert (fails("b", 290), fails("b", 291)) == (None, None)
+    assert bool(fails("b", 302)) == other_runs
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations("abc")))

@@ -13,10 +13,12 @@ import time
 import zlib
 from pathlib import Path
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from helpers import crowd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -155,6 +157,19 @@ def test_large_metadata_links_and_keys_outside_are_refused(tmp_path, pixels):
     refused(path, "has more than 16,777,216 bytes")
 
 
+@pytest.mark.timeout(60)
+def test_a_pipe_in_a_store_is_refused(tmp_path, pixels):
+    path = store(tmp_path / "a.zarr", pixels, compressor=None)
+    (path / "a" / "0.1.2").unlink()
+    os.mkfifo(path / "a" / "0.1.2")
+    fails_its_tiles_alone(open_image(path), pixels, "is no file")
+    for name in ("zarr.json", "a/.zattrs"):
+        (path / name).unlink(missing_ok=True)
+        os.mkfifo(path / name)
+        refused(path, "is no file")
+        (path / name).unlink()
+
+
 def fails_its_tiles_alone(image, pixels, said=""):
     """The tiles on the chunk (1, 2) fail, and all others are what they are."""
     seen = []
@@ -200,6 +215,54 @@ def test_a_chunk_that_would_become_gigabytes_fails_its_tiles(tmp_path, pixels, n
     (path / "a" / "0.1.2").write_bytes(bomb)
     image = open_image(path, max_block_bytes=2**24)
     fails_its_tiles_alone(image, pixels, "becomes more than 16,777,216 (max_block_bytes)")
+
+
+def test_a_filter_can_hide_no_bomb(tmp_path, pixels):
+    path = store(tmp_path / "a.zarr", pixels, 2, numcodecs.Zlib())
+    whole = json.loads((path / "a/.zarray").read_text())
+    rewritten(path, lambda array: array.update(filters=[{"id": "zlib", "level": 1}]))
+    refused(path, "as a filter")
+    codecs = [{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 1}}]
+    path3 = store(tmp_path / "3.zarr", pixels, 3)
+    for more in (
+        codecs[1],
+        {"name": "numcodecs.zlib"},
+        {"name": "numcodecs.shuffle"},
+        {"name": "numcodecs.crc32"},
+        {"name": "zstd"},
+    ):
+        rewritten(path3, lambda array, more=more: array.update(codecs=[*codecs, more]), "a/zarr.json")
+        refused(path3, "after the compressor")
+    rewritten(path, lambda array: array.update(whole, filters=[{"id": "packbits"}] * 6, compressor=None, dtype="|b1"))
+    (path / "a" / "0.1.2").write_bytes(b"\0" * 2**16)  # 8 to the power of 6 times as much when it is decoded
+    grow = {"id": "astype", "encode_dtype": "|u1", "decode_dtype": "<c16"}
+    for filters in ([{"id": "packbits"}] * 6, [grow] * 4):
+        rewritten(path, lambda array, filters=filters: array.update(filters=filters, dtype="|u1"))
+        with pytest.raises(GeotileError, match="becomes more than"):
+            np.asarray(open_image(path)[:, 64:128, 128:192])
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_a_shard_can_hide_no_bomb(tmp_path, pixels, location):
+    array = zarr.create_array(
+        str(tmp_path / "a.zarr" / "a"), shape=pixels.shape, chunks=(3, 32, 32), dtype=pixels.dtype, dimension_names=("band", "y", "x"),
+        shards={"shape": (3, 64, 64), "index_location": location}, compressors=zarr.codecs.GzipCodec(),
+    )  # fmt: skip
+    zarr.open_group(str(tmp_path / "a.zarr"), mode="a")
+    array[:] = pixels
+    image = open_image(tmp_path / "a.zarr", max_block_bytes=2**22)
+    np.testing.assert_array_equal(image, pixels)
+    shard = tmp_path / "a.zarr" / "a" / "c" / "0" / "1" / "2"
+    bomb = gzip.compress(bytes(2**25), 9)
+    start = 0 if location == "end" else 68
+    index = struct.pack("<8Q", *[start, len(bomb)] * 4)
+    index += struct.pack("<I", google_crc32c.value(index))
+    shard.write_bytes(bomb + index if location == "end" else index + bomb)
+    fails_its_tiles_alone(image, pixels, "becomes more than 4,194,304")
+    with pytest.raises(GeotileError, match="becomes more than 4,194,304"):  # a part of the shard
+        np.asarray(image[:, 70:80, 130:140])
+    rewritten(tmp_path / "a.zarr", lambda a: a["codecs"].append({"name": "crc32c"}), "a/zarr.json")
+    refused(tmp_path / "a.zarr", "with further codecs")
 
 
 def test_a_cluster_a_crop_and_a_stretch_read_the_same(tmp_path, pixels):

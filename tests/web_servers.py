@@ -9,6 +9,17 @@ from pathlib import Path
 
 
 @contextmanager
+def running(server):
+    """Serve in a thread while the block runs."""
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
 def serving(answer):
     """A server whose GET, HEAD and POST are answered by ``answer(handler)``; yields its URL and the headers it got."""
     got = []
@@ -25,12 +36,8 @@ def serving(answer):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with running(server):
         yield f"http://127.0.0.1:{server.server_port}", got
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def redirecting(target):

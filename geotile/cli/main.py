@@ -18,7 +18,7 @@ from geotile.cli.call import kept_call, stored_call
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.service import jobs, serve, submit
-from geotile.cli.settings import PREFIX
+from geotile.cli.settings import PREFIX, given_by
 from geotile.cli.show import err, in_words, out, print_error, print_text, show, show_failures, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
@@ -217,7 +217,8 @@ def main() -> None:
     try:
         status = app(standalone_mode=False) or 0
     except _UsageError as error:
-        print_error(error.format_message().replace(": Value error, ", ": "))  # a prefix of pydantic's
+        text = error.format_message().replace(": Value error, ", ": ")  # a prefix of pydantic's
+        print_error(text + given_by(getattr(error, "ctx", None), getattr(error, "param", None)))
         status = 2
     except GeotileError as error:
         print_error(in_words(str(error)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from geotile.cli.options import as_concurrency, service_endpoint_options
-from geotile.cli.settings import Config
-from geotile.cli.show import err, print_error, print_table, print_text
+from geotile.cli.settings import PREFIX, Config, SharedConfig, place_of
+from geotile.cli.show import cell, err, print_error, print_table, print_text
 from geotile.core.redact import redact
+from geotile.errors import ArgumentError, ServiceError
+from geotile.options.service import check_endpoint_options
 
 _queue = partial(typer.Option, rich_help_panel="Queue")
 _cluster = partial(typer.Option, rich_help_panel="Cluster")
@@ -25,15 +27,23 @@ _allowed = partial(typer.Option, rich_help_panel="What requests may name", metav
 _monitoring = partial(typer.Option, rich_help_panel="Monitoring")
 
 Queue = Annotated[
-    str, _queue(help="Folder that receives requests as JSON files, or sqs:// and the URL or name of an SQS queue.")
+    str,
+    _queue(
+        help="Folder that receives requests as JSON files, or sqs:// and the URL or name of an SQS queue.",
+        envvar=f"{PREFIX}_QUEUE",
+    ),
 ]
 State = Annotated[
     str | None,
-    _queue(help="Folder or URI for records and checkpoints. Default: state/ in a queue folder; required for SQS."),
+    _queue(
+        help="Folder or URI for records and checkpoints. Default: state/ in a queue folder; required for SQS.",
+        envvar=f"{PREFIX}_STATE",
+    ),
 ]
 
 
 def serve(
+    context: typer.Context,
     queue: Queue,
     config: Config = None,
     state: State = None,
@@ -135,6 +145,7 @@ def serve(
     Status notifications are written to standard output as lines of JSON, logs to standard error.
 
     SIGTERM stops the service: running jobs get --grace-s seconds to finish, and all other requests return to the queue.
+    A second signal ends that time; a third one ends the process.
     """
     import geotile
 
@@ -147,7 +158,7 @@ def serve(
         max_backlog=max_backlog, max_attempts=max_attempts, deliveries=deliveries, retry_delay_s=retry_delay_s,
         grace_s=grace_s, concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
         region_size="auto" if region_size is None else region_size, once=once,
-        endpoint_options=service_endpoint_options(option), allow_endpoints=allow_endpoint or None,
+        endpoint_options=_endpoint_options(context, option), allow_endpoints=allow_endpoint or None,
         allow_images=allow_image or None, allow_outputs=allow_output or None,
     )  # fmt: skip
 
@@ -155,6 +166,7 @@ def serve(
 def submit(
     request: Annotated[list[Path], typer.Argument(help="JSON files with one request each.")],
     queue: Queue,
+    config: SharedConfig = None,
 ) -> None:
     """Check requests and put them into a queue."""
     import geotile
@@ -175,6 +187,7 @@ def jobs(
     queue: Queue,
     job_id: Annotated[str | None, typer.Argument(help="Id of a job whose full record to print as JSON.")] = None,
     state: State = None,
+    config: SharedConfig = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all records as JSON.")] = False,
     cancel: Annotated[
         str | None,
@@ -188,6 +201,8 @@ def jobs(
     import geotile
 
     if cancel is not None:
+        if all(record.job_id != cancel for record in geotile.jobs(queue, state)):
+            raise _no_job(queue, cancel)
         was = geotile.cancel(cancel, queue, state).status
         print_text(f"{cancel}: was {was}; the service that has it cancels it within seconds")
         return
@@ -195,9 +210,7 @@ def jobs(
     if job_id is not None:
         records = [record for record in records if record.job_id == job_id]
         if not records:
-            raise geotile.ServiceError(
-                f"the queue {redact(queue)} has no job {job_id!r}. List its jobs with: geotile jobs --queue QUEUE"
-            )
+            raise _no_job(queue, job_id)
     if as_json or job_id is not None:
         contents: Any = [record.model_dump(mode="json") for record in records]
         typer.echo(json.dumps(contents[0] if job_id is not None else contents, indent=1))
@@ -209,6 +222,13 @@ def jobs(
         )
 
 
+def _no_job(queue: str, job_id: str) -> ServiceError:
+    shown = redact(queue)
+    return ServiceError(
+        f"the queue {shown} has no job {job_id!r}. List its jobs with: geotile jobs --queue {shlex.quote(shown)}"
+    )
+
+
 def _table(records: list[Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("job", "status", "queued", "images", "attempts", "tiles", "failed", "tiles/s", "left", "detections"):
@@ -216,10 +236,10 @@ def _table(records: list[Any]) -> Table:
     table.add_column("reason")
     for record in records:
         table.add_row(
-            Text(record.job_id), record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
+            cell(record.job_id), record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
             str(len(record.images)), str(len(record.attempts)), *_progress(record),
             f"{sum(each.progress.detections if each.progress else each.detections for each in record.images):,}",
-            Text(_last_reason(record)),
+            cell(_last_reason(record)),
         )  # fmt: skip
     return table
 
@@ -230,17 +250,33 @@ def _progress(record: Any) -> tuple[str, str, str, str]:
 
     tiles = sum(each.progress.tiles if each.progress else each.tiles for each in record.images)
     failed = f"{sum(each.progress.failures if each.progress else each.failures for each in record.images):,}"
-    running = [each.progress for each in record.images if each.progress]
-    if not running:
+    parts = [each.progress for each in record.images if each.progress]
+    if not parts:
         return f"{tiles:,}", failed, "", ""
     done = sum(each.progress.done if each.progress else each.tiles for each in record.images)
+    running = [each for each in parts if each.running]
+    if not running:
+        return f"{done:,} of {tiles:,}", failed, "", ""
     left = "" if running[0].left_s is None else clock(running[0].left_s)
     return f"{done:,} of {tiles:,}", failed, f"{running[0].tiles_per_s:,.1f}", left
 
 
 def _last_reason(record: Any) -> str:
     reasons = record.reasons or [each.error for each in record.attempts if each.error]
-    return str(reasons[-1]) if reasons else ""
+    return "; ".join(filter(None, [record.waiting_for, str(reasons[-1]) if reasons else ""]))
+
+
+def _endpoint_options(context: typer.Context, options: list[str] | None) -> dict[str, Any]:
+    """Return the options of the endpoints; an error names the file or the variable that they come from."""
+    place = place_of(context, "option")
+    try:
+        found = service_endpoint_options(options)
+        check_endpoint_options(found)
+    except (typer.BadParameter, ArgumentError) as error:
+        hint = {"": "--option", PREFIX: f"{PREFIX}_OPTION"}.get(place, f"option in {redact(place)}")
+        text = error.message if isinstance(error, typer.BadParameter) else str(error)
+        raise typer.BadParameter(text, param_hint=f"'{hint}'") from None
+    return found
 
 
 def _workers(text: str) -> tuple[int, int]:

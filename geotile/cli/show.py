@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geotile.cli.flags import in_flags
+from geotile.core.printable import printable
 
 if TYPE_CHECKING:
     from geotile.results.report import Report
@@ -28,8 +29,8 @@ def in_words(message: str) -> str:
 
 
 def print_text(text: str, console: Console = out, style: str = "") -> None:
-    """Print a text as it is: not wrapped where the output is no terminal."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """Print a text: not wrapped where the output is no terminal, and without control characters of others."""
+    console.print(printable(text, "\n\t"), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_error(message: str) -> None:
@@ -43,8 +44,13 @@ def show(rows: Iterable[tuple[str, str]]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(name, cell(value))
     print_table(table)
+
+
+def cell(text: str) -> Text:
+    """Return a text for a table: one line, whatever a stranger has put into it."""
+    return Text(printable(text))
 
 
 def print_table(table: Table) -> None:

@@ -6,7 +6,6 @@ import os
 import sys
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from threading import Lock
@@ -15,11 +14,11 @@ from urllib.parse import urlsplit
 
 import dask
 
+from geotile.core.daemon_pool import DaemonPool
 from geotile.errors import ClusterError
 
 _process_of: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 """Number of the process that asked for a client first."""
-_is_forked = False
 _SYNCHRONOUS = ("sync", "synchronous", "single-threaded")
 _LOCAL = (
     dict.fromkeys(_SYNCHRONOUS, "dask.local:get_sync")
@@ -158,17 +157,15 @@ def compute_options(*, ahead: bool) -> dict[str, Any]:
     module, _, function = _LOCAL[name].partition(":")
     options: dict[str, Any] = {"scheduler": getattr(import_module(module), function)}
     workers = threads() + (min(_MAX_WAITING, threads()) if ahead else 0)
-    if ahead and processes() == 1 and name not in _SYNCHRONOUS:
-        options["num_workers"] = workers
-    if _is_forked and processes() == 1 and name not in _SYNCHRONOUS:
-        options["pool"] = ThreadPoolExecutor(workers, thread_name_prefix="geotile-dask")
+    if processes() == 1 and name not in _SYNCHRONOUS and dask.config.get("pool", None) is None:
+        options["pool"] = DaemonPool(workers, "geotile-dask")  # it does not hold the exit, and works after a fork
     return options
 
 
 def _after_fork() -> None:
-    """Note that this process was forked: Dask's own pools have no threads in it, and a run would wait for ever."""
-    global _is_forked, _waiting, _lock
-    _is_forked, _waiting, _lock = True, 0, Lock()
+    """Forget the tasks of the parent: their threads are not in this process."""
+    global _waiting, _lock
+    _waiting, _lock = 0, Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

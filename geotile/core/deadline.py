@@ -14,12 +14,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from geotile.core.cancellation import cancel_reason, current_run, when_cancelled
 
 _MIN_S = 1e-3
 _IDLE_S = 1.0  # the watcher's thread ends when it has had nothing to watch for so long
@@ -30,7 +32,7 @@ class _Exchange:
     """The sockets of one request and its response."""
 
     def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
+        self.deadline, self.run = deadline, current_run()
         self._lock, self._sockets, self._expired = threading.Lock(), list[socket.socket](), False
 
     def hold(self, sock: socket.socket) -> None:
@@ -51,6 +53,11 @@ class _Exchange:
         """Leave all sockets as they are: the exchange is over."""
         with self._lock:
             self._sockets.clear()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed or the sockets were shut down before."""
+        return self._expired or time.monotonic() >= self.deadline
 
     def expire(self) -> None:
         """Shut all sockets down."""
@@ -123,8 +130,9 @@ os.register_at_fork(after_in_child=_watcher.__init__)  # type: ignore[misc]  # t
 def exchange_deadline(seconds: float) -> Iterator[float]:
     """Set a deadline for the requests of this thread, from connecting to the last byte of the responses.
 
-    The block must read the responses to their end, and check the time at the end: a body without a length looks
-    complete when its connection is shut down.
+    If the run that this thread works for is cancelled, the deadline is at once. The block must read the responses to
+    their end, and ask `exchange_expired` at the end: a body without a length looks complete when its connection is
+    shut down.
 
     Parameters
     ----------
@@ -139,7 +147,8 @@ def exchange_deadline(seconds: float) -> Iterator[float]:
     exchange = _Exchange(time.monotonic() + seconds)
     _current.exchange = exchange
     try:
-        with _watcher.watch(exchange):
+        run = exchange.run
+        with _watcher.watch(exchange), nullcontext() if run is None else when_cancelled(run, exchange.expire):
             yield exchange.deadline
     finally:
         _current.exchange = None
@@ -148,7 +157,13 @@ def exchange_deadline(seconds: float) -> Iterator[float]:
 def exchange_expired() -> bool:
     """Return whether the deadline of this thread's exchange has passed."""
     exchange = getattr(_current, "exchange", None)
-    return exchange is not None and time.monotonic() >= exchange.deadline
+    return exchange is not None and exchange.expired
+
+
+def exchange_cancelled() -> str | None:
+    """Return why the run of this thread's exchange was cancelled, or None if it was not."""
+    exchange = getattr(_current, "exchange", None)
+    return None if exchange is None or exchange.run is None else cancel_reason(exchange.run)
 
 
 class _DeadlineMixin:

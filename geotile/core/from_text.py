@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from geotile.core.checks import HEADER_NAME
+from geotile.core.regular_file import special_kind
 from geotile.errors import ArgumentError
 
 Types = Mapping[str, Callable[[Any], bool]]
@@ -181,6 +182,8 @@ def area(text: str) -> Any:
     ArgumentError
         If a file of that name holds no areas, or the text is the path of a file that does not exist.
     """
+    if kind := special_kind(text):
+        raise ArgumentError(f"must be WKT, GeoJSON or a file of areas; {text!r} is {kind}")
     if not os.path.isfile(text):
         if "(" in text or text.lstrip().startswith("{") or text.upper().endswith("EMPTY"):
             return text

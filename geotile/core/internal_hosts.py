@@ -15,8 +15,12 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 def internal_address(host: str) -> str | None:
     """Return an address of a host that is loopback, link-local, unspecified or of a metadata service; None if none is.
 
-    A name is resolved, and so are the decimal, octal and hexadecimal forms of an address. A name that cannot be
-    resolved has no address.
+    A name is resolved, and so are the decimal, octal and hexadecimal forms of an address.
+
+    Raises
+    ------
+    OSError
+        If the name cannot be resolved, so nobody knows where it leads.
 
     Examples
     --------
@@ -26,8 +30,8 @@ def internal_address(host: str) -> str | None:
     name = host.strip("[]").partition("%")[0].removesuffix(".")
     try:
         found = {str(each[4][0]).partition("%")[0] for each in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError):
-        return None
+    except UnicodeError as error:
+        raise OSError(str(error)) from None
     return next((each for each in sorted(found) if _is_internal(ipaddress.ip_address(each))), None)
 
 

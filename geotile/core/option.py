@@ -64,8 +64,7 @@ def option(
         doc=doc, type_text=type, choices=tuple(choices), from_text=from_text, repeatable=repeatable, metavar=metavar,
         on_command_line=on_command_line, in_requests=in_requests, flag_doc=flag_doc,
     )  # fmt: skip
-    declared: Any = field(default=default, repr=not secret, metadata={_METADATA: info})
-    return declared  # type: ignore[no-any-return]  # a dataclass turns the field into its default
+    return field(default=default, repr=not secret, metadata={_METADATA: info})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ class Options:
         hidden = {each.name for each in fields(self) if not each.repr}
         for name, info in described(type(self)).items():
             value = getattr(self, name)
-            if info.choices and not any(value is each or _equal(value, each) for each in info.choices):
+            if info.choices and not any(_is_choice(value, each) for each in info.choices):
                 allowed = ", ".join(map(repr, info.choices))
                 raise ArgumentError(f"{name} must be one of {allowed}; got {redact(repr(value))}")
             if value is None and defaults[name] is None:
@@ -297,5 +296,5 @@ def _same(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and bool(value == default))
 
 
-def _equal(value: Any, choice: Any) -> bool:
-    return isinstance(value, type(choice)) and bool(value == choice)
+def _is_choice(value: Any, choice: Any) -> bool:
+    return value is choice or (isinstance(value, type(choice)) and bool(value == choice))

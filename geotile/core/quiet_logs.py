@@ -14,20 +14,23 @@ from geotile.core.redact import redact
 _QUERY = re.compile(r"\?[^\s\"'<>]+")
 _NAMES = {
     "urllib3": ("connection", "connectionpool", "poolmanager", "response", "util.retry"),
+    "fsspec": ("asyn", "http"),
+    "aiohttp": ("client",),
     "rasterio": ("_base", "_env", "_err", "_filepath", "_io", "_vsiopener", "_warp", "env", "io", "session"),
     "botocore": (
         "auth", "awsrequest", "client", "endpoint", "hooks", "httpchecksum", "httpsession", "parsers", "regions",
         "retryhandler", "retries.standard", "session", "signers", "utils",
     ),
 }  # fmt: skip
+_LOOP = "fsspecIO"  # the thread in which fsspec sends what another thread has asked for
 _local = threading.local()
 
 
 class _WithoutQueries(logging.Filter):
-    """Masks the queries and user names in the records of threads that are in `quiet_urls`, and passes all records."""
+    """Masks queries and user names in the records of threads in `quiet_urls` and of fsspec's, and passes all."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if getattr(_local, "depth", 0):
+        if getattr(_local, "depth", 0) or threading.current_thread().name == _LOOP:
             record.msg, record.args = _QUERY.sub("?***", redact(record.getMessage())), None
             if record.exc_info:
                 text = logging.Formatter().formatException(record.exc_info)
@@ -38,6 +41,7 @@ class _WithoutQueries(logging.Filter):
 _filter = _WithoutQueries()
 # A filter of a logger does not see the records of the loggers below it.
 _loggers = [logging.getLogger(f"{package}.{name}") for package, names in _NAMES.items() for name in names]
+_loggers += [logging.getLogger(name) for name in ("fsspec", "s3fs")]
 _lock, _inside = threading.Lock(), 0
 
 
@@ -61,7 +65,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @contextmanager
 def quiet_urls() -> Iterator[None]:
-    """Mask what urllib3, rasterio and botocore log in this thread within the block: a signed URL is a secret.
+    """Mask what urllib3, fsspec, rasterio and botocore log in this thread within the block: a signed URL is a secret.
 
     Examples
     --------

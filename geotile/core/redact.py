@@ -10,19 +10,21 @@ import re
 from collections.abc import Mapping
 
 from geotile.core.digest import digest
+from geotile.core.printable import printable
 
 _PORT = r"\d{1,5}(?:[/?#\s'\")\],;.]|$)"
-_LOGIN = re.compile(  # with a maximum length, since time would grow with the square of it
+# Each repetition that can begin in many places of a text has a maximum, since time would grow with the square of it.
+_LOGIN = re.compile(
     r"(?<=//)(?:"
     rf"(?!\[[0-9a-fA-F:.]+\])[^\s/?#:@]*:(?!{_PORT})"  # user:any text@
-    r"(?:\S{0,4096}@|(?:(?!://)[^\n@]){0,4096}@(?:[^\s@?#]*@)*)"
+    r"(?:\S{0,4096}@|(?:[^\n@:]{0,4096}+(?::(?!//))?+){0,64}+@(?:[^\s@?#]*+@)*)"
     r"|[^\s/?#]{0,4096}@(?:[^\s?#]{0,4096}@)?"  # user@
     r"|[^\s/?#:@]*:\d{1,5}/[^\s?#]{0,4096}@"  # host:port/a@b, or a password that begins with a number and a slash
     r")"
 )
 _LOGIN_WITHOUT_SLASHES = re.compile(
-    r"(?<![\w/])([A-Za-z][\w+.-]*:/?)(?!/)[^\s:@/]*:[^\s@]{1,4096}@"  # scheme:user:password@
-    r"|(?<![\w/.:@])[\w.%+~-]+:(?!\*\*\*@)[^\s@/:]{1,4096}@"  # user:password@
+    r"(?<![\w/])([A-Za-z][\w+.-]{0,64}:/?)(?!/)[^\s:@/]*+:[^\s@]{1,4096}+@"  # scheme:user:password@
+    r"|(?<![\w/.:@])[\w.%+~-]{1,256}:(?!\*\*\*@)[^\s@/:]{1,4096}+@"  # user:password@
 )
 _VSI_OPTIONS = re.compile(r"(/vsi\w+)(\?[^\n]*?)(['\"]?)$", re.MULTILINE)  # header values in them may have spaces
 _URL, _PARAMETERS = re.compile(r"//|/vsi"), re.compile(r"[?#;]|&(?=[^\s&]*=)")
@@ -34,7 +36,7 @@ _SECRET_NAME = (
     r"|cookie)"
 )
 _NAMED = re.compile(  # name: value, "name": "value", name=value; of Authorization also the scheme
-    rf"([\w-]*{_SECRET_NAME}[\w-]*\\?[\"']?\s*[:=]\s*\\?[\"']?)"
+    rf"({_SECRET_NAME}[\w-]{{0,64}}+\\?[\"']?\s*+[:=]\s*+\\?[\"']?)"
     r"(?:(?:bearer|basic|digest|negotiate)\s+)?[^\s\"',;}&<>\\]+",
     re.I,
 )
@@ -52,8 +54,9 @@ def redact(text: str) -> str:
     >>> redact("cannot read 'https://host/a.tif?secret'. Check the URL")
     "cannot read 'https://host/a.tif?***'. Check the URL"
     """
-    text = _LOGIN.sub("***@", text)
-    text = _LOGIN_WITHOUT_SLASHES.sub(lambda match: (match[1] or "") + "***@", text)
+    if "@" in text:
+        text = _LOGIN.sub("***@", text)
+        text = _LOGIN_WITHOUT_SLASHES.sub(lambda match: (match[1] or "") + "***@", text)
     text = _VSI_OPTIONS.sub(lambda match: match[1] + _masked(match[2]) + match[3], text)
     return re.sub(r"\S+", lambda match: _redacted_word(match[0]), text)
 
@@ -61,12 +64,14 @@ def redact(text: str) -> str:
 def redact_answer(text: str) -> str:
     """Mask what looks like a secret in what a server wrote: URLs, and values after names such as token or password.
 
+    Control characters are written as escapes.
+
     Examples
     --------
     >>> redact_answer('{"access_token": "abc123", "detail": "no"} for Authorization: Bearer xyz')
     '{"access_token": "***", "detail": "no"} for Authorization: ***'
     """
-    return redact(_SCHEME.sub(r"\1 ***", _NAMED.sub(r"\1***", text)))
+    return redact(_SCHEME.sub(r"\1 ***", _NAMED.sub(r"\1***", printable(text))))
 
 
 def _redacted_word(word: str) -> str:

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from geotile.core.regular_file import read_regular
 from geotile.detectors.metadata import as_names
 from geotile.errors import ArgumentError
 from geotile.storage.uris import expanded_path
 
+_MAX_BYTES = 2**24
 Labels = Sequence[str] | Mapping[int, str] | str | os.PathLike[str]
 
 
@@ -81,7 +83,7 @@ def _from_file(path: Path) -> Any:
             "list or a mapping"
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
         return json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().splitlines()
     except OSError as error:
         reason = error.strerror

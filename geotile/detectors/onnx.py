@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +24,11 @@ from geotile.detectors.providers import check_started, chosen_providers
 from geotile.detectors.selection import DetectionArrays
 from geotile.errors import ArgumentError
 from geotile.merging.detections import Detections
+from geotile.storage.download import read_whole
 from geotile.storage.uris import expanded_path
 
+MAX_MODEL_BYTES = 2**31  # what protobuf allows
+_TOTAL_S = 600.0  # for a download
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 # path, threads, providers that the user asked for, version of the file
 _SessionKey = tuple[str, int, tuple[str, ...] | None, tuple[int, int] | None]
@@ -231,14 +233,12 @@ def read_model(path: str) -> bytes:
         If it cannot be read.
     """
     try:
-        with fsspec.open(path, "rb") as file:
-            content: bytes = file.read()
+        return read_whole(path, MAX_MODEL_BYTES, _TOTAL_S)
     except Exception as error:  # each file system has errors of its own
         reason = redact(f"{type(error).__name__}: {error}")
         raise ArgumentError(
             f"the ONNX model at {redact(path)} cannot be read ({reason}). Check the URI and the credentials"
         ) from None
-    return content
 
 
 def model_path(path: str | os.PathLike[str]) -> str:

@@ -11,16 +11,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit, urlunsplit
 from uuid import uuid4
 
 import requests
 from requests.auth import AuthBase
 
-from geotile.core.deadline import deadline_session, exchange_deadline
+from geotile.core.deadline import deadline_session, exchange_cancelled, exchange_deadline, exchange_expired
 from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
+from geotile.core.regular_file import special_kind
 from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, missing_certificate_file
 from geotile.endpoints.json_answer import excerpt
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
@@ -49,13 +50,21 @@ class Reply:
 
     def error(self) -> EndpointError:
         """Return the error that the status of an unsuccessful response stands for."""
-        quoted = self.client.without_secrets(excerpt(self.body))
-        error = EndpointError(f"{self.client.display_url} returned HTTP {self.status}: {quoted}")
+        error = EndpointError(f"{self.client.display_url} returned HTTP {self.status}{self._details()}")
         error.http_status = self.status
         error.retryable = self.status in _RETRYABLE_STATUSES or self.status >= 500
         error.throttled = self.status in _THROTTLED_STATUSES
         error.retry_after_s = _retry_after_s(self.headers.get("Retry-After"))
         return error
+
+    def _details(self) -> str:
+        """Return what the response says, or that it says nothing."""
+        target = self.headers.get("Location")
+        if 300 <= self.status < 400 and target:
+            host = redact_answer(urljoin(self.client.display_url, target))[:200]
+            return f", a redirect to {host}; redirects of tiles are not followed. Use the URL of the model itself"
+        quoted = self.client.without_secrets(excerpt(self.body))
+        return f": {quoted}" if self.body.strip() else " without a body"
 
 
 class Client:
@@ -89,6 +98,8 @@ class Client:
         self._auth = (tuple(auth) if isinstance(auth, list) else auth) or _NoAuth()
         self._verify = options.verify if isinstance(options.verify, bool) else os.fspath(options.verify)
         self._cert = _paths(options.cert)
+        for name, file in (("verify", self._verify), ("cert", self._cert)):
+            _check_files(name, file)
         self._connect_s, self._response_s = options.timeout_s
         self._max_response_bytes = options.max_response_bytes
         self._key = uuid4().hex
@@ -143,7 +154,7 @@ class Client:
                     cert=self._cert,
                     **request,
                 ) as response:  # fmt: skip
-                    body = self._read(response, deadline)
+                    body = self._read(response)
             except GeotileError:
                 raise
             except Exception as error:  # requests parses cookies, redirects and encodings, which can raise anything
@@ -164,7 +175,7 @@ class Client:
             text = text.replace(secret, "***")
         return redact_answer(text)
 
-    def _read(self, response: requests.Response, deadline: float) -> bytes:
+    def _read(self, response: requests.Response) -> bytes:
         """Read the body, but not more than is allowed."""
         parts, size = [], 0
         while part := response.raw.read1(2**18, decode_content=True):
@@ -174,13 +185,15 @@ class Client:
                 raise ResponseError(
                     f"{self.display_url} returned more than max_response_bytes={self._max_response_bytes} bytes"
                 )
-            if time.monotonic() >= deadline:
+            if exchange_expired():
                 break
-        if time.monotonic() >= deadline:  # a body without a length looks complete when its connection is shut down
+        if exchange_expired():  # a body without a length looks complete when its connection is shut down
             raise requests.ReadTimeout
         return b"".join(parts)
 
     def _unreachable(self, error: Exception, deadline: float, connect_s: float, response_s: float) -> EndpointError:
+        if reason := exchange_cancelled():
+            return EndpointUnreachable(reason)
         timed_out = is_timeout(error)
         if timed_out or time.monotonic() >= deadline:
             timed_out = True
@@ -228,6 +241,13 @@ def _secrets(url: str, headers: Mapping[str, str], auth: Any) -> list[str]:
         found |= {password, base64.b64encode(f"{user}:{password}".encode()).decode()}
     found |= {quote(each, safe="") for each in found}
     return sorted((each for each in found if len(each) >= _MIN_SECRET), key=len, reverse=True)
+
+
+def _check_files(name: str, files: Any) -> None:
+    """Refuse a pipe or a device as a certificate: OpenSSL would wait for it, or read it for ever."""
+    for file in files if isinstance(files, tuple) else (files,):
+        if isinstance(file, str) and (kind := special_kind(file)):
+            raise ArgumentError(f"{name} must be a regular file; got {file!r}, which is {kind}")
 
 
 def _paths(cert: Any) -> Any:

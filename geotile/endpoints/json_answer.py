@@ -57,7 +57,9 @@ def load_json(body: bytes, max_values: int, limit: str, counted: Sequence[bytes]
         raise ResponseError(f"the response has about {values:,} JSON values, more than {limit}: {excerpt(body)}")
     try:
         return json.loads(body, parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ResponseError(f"the response is JSON that is nested too deeply: {excerpt(body)}") from None
+    except ValueError as error:
         raise ResponseError(f"the response is not JSON ({error}): {excerpt(body)}") from None
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import uuid4
 
-from geotile.core.deadline import deadline_pools, exchange_deadline, exchange_expired
+from geotile.core.deadline import exchange_cancelled, exchange_deadline, exchange_expired
 from geotile.core.option import documents, with_options
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
@@ -19,9 +18,9 @@ from geotile.endpoints.base import Endpoint
 from geotile.endpoints.decode import decode_bytes
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
 from geotile.options import RetryPolicy, SageMakerOptions
-from geotile.storage.aws import aws_session
+from geotile.storage.aws import aws_session, with_deadlines
 
-_MAX_CONNECTIONS = 256
+_MAX_CONNECTIONS, _MAX_MESSAGE = 256, 2**13
 _NAME = re.compile(r"[\w.-]+")
 _THROTTLING_CODES = {
     "ModelNotReadyException",
@@ -117,12 +116,12 @@ class SageMakerEndpoint(Endpoint):
                 f"of {self}"
             )
         params = self._params | ({"TargetVariant": self.variant} if self.variant else {})
-        with exchange_deadline(sum(self._timeouts)) as deadline:
+        with exchange_deadline(sum(self._timeouts)):
             response = self._call(
                 "sagemaker-runtime", "invoke_endpoint", Body=tiles[0], ContentType=content_type, **params
             )
             body = self._read(response["Body"])
-            if time.monotonic() >= deadline:  # the connection was shut down, so the body may be a part
+            if exchange_expired():  # the connection was shut down, so the body may be a part
                 raise self._timed_out()
         with timed("parse"):
             return [decode_bytes(body, self._max_detections)]
@@ -168,7 +167,7 @@ class SageMakerEndpoint(Endpoint):
     def _service_error(self, response: Mapping[str, Any]) -> EndpointError:
         """Return the error for an error response; an error of the container has the container's own status."""
         details = response.get("Error", {})
-        code, message = details.get("Code", ""), redact_answer(str(details.get("Message", "")))[:200]
+        code, message = details.get("Code", ""), redact_answer(str(details.get("Message", ""))[:_MAX_MESSAGE])[:200]
         status = int(
             response.get("OriginalStatusCode") or response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         )
@@ -192,6 +191,8 @@ class SageMakerEndpoint(Endpoint):
         return unreachable
 
     def _timed_out(self) -> EndpointUnreachable:
+        if reason := exchange_cancelled():
+            return EndpointUnreachable(reason)
         late = EndpointUnreachable(f"{self} did not respond: timed out (timeout_s)")
         late.retryable = late.timed_out = True
         return late
@@ -223,13 +224,6 @@ class SageMakerEndpoint(Endpoint):
         known = set(runtime.input_shape.members) - {"EndpointName", "Body", "ContentType"}
         if unknown := sorted(set(self._params) - known):
             raise ArgumentError(f"unknown parameters {unknown} in params; InvokeEndpoint accepts {sorted(known)}")
-
-
-def with_deadlines(client: Any) -> Any:
-    """Return a botocore client whose connections apply the deadline of `exchange_deadline`."""
-    pools = client._endpoint.http_session._manager
-    pools.pool_classes_by_scheme = deadline_pools(pools.pool_classes_by_scheme)
-    return client
 
 
 def endpoint_parts(spec: str) -> tuple[str, str | None, str | None]:

@@ -10,6 +10,7 @@ import rasterio
 
 from geotile.core.redact import redact
 from geotile.errors import ImageOpenError
+from geotile.imagery.local_files import check_kinds
 from geotile.storage.location import Location
 
 _MAX_SIDE_PX = 2**24  # at 0.3 m this is 5,000 km
@@ -18,6 +19,10 @@ _RAW_DRIVERS = ("ENVI", "EHdr", "RST")  # they find a header beside any file, an
 
 def check_readable(location: Location) -> None:
     """Raise ImageOpenError if a local file is missing, is no file, cannot be read or is empty."""
+    try:
+        check_kinds(location.path)
+    except OSError as error:
+        raise ImageOpenError(str(error)) from None
     path = Path(location.path)
     if "://" in location.path or location.path.startswith("/vsi"):
         return
@@ -25,8 +30,6 @@ def check_readable(location: Location) -> None:
         return  # a subdataset (NITF_IM:0:file), which only GDAL can resolve
     if not path.exists():
         raise ImageOpenError(f"no such image: {path} (current folder {Path.cwd()}). Check the path")
-    if not path.is_file() and not path.is_dir():  # opening a named pipe would wait for ever
-        raise ImageOpenError(f"{path} is neither a file nor a folder. Give the path of the image itself")
     if path.is_file() and not os.access(path, os.R_OK):
         raise ImageOpenError(f"no permission to read {path}. Change its permissions")
     if path.is_file() and path.stat().st_size == 0:

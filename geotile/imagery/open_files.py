@@ -18,6 +18,7 @@ from geotile.core.rasterio_env import ignore_georeference_warnings
 from geotile.core.redact import redact
 from geotile.core.registry import Registry
 from geotile.imagery.file_version import has_changed, note_change, version_of
+from geotile.imagery.local_files import check_kinds
 from geotile.storage.location import Location
 
 _MAX_OPEN_FILES = 4  # per thread
@@ -63,6 +64,7 @@ def dataset(key: FileKey) -> rasterio.DatasetReader:
 
 def _open_version(key: FileKey) -> rasterio.DatasetReader:
     """Open a file after checking that it is still the version of the key."""
+    check_kinds(key.location.file_path)
     if has_changed(key.location, key.version):
         if version_of(key.location) != key.version:
             raise OSError("the file has changed since it was opened. Open the image again")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from geotile.core.checks import check_path
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
+from geotile.imagery.open_files import is_retryable_text
+from geotile.storage.download import read_whole
+from geotile.storage.uris import expanded_path
+
+_MAX_BYTES, _TOTAL_S = 2**24, 60.0
 
 
 def is_stac(uri: Any, asset: str | None) -> bool:
@@ -35,11 +42,13 @@ def stac_asset(item: Any, asset: str | None, argument: str = "uri") -> str:
         if isinstance(item, Mapping):
             item = pystac.Item.from_dict(dict(item))
         elif not hasattr(item, "assets"):
-            item = pystac.Item.from_file(check_path(item, argument))
+            item = _read(expanded_path(check_path(item, argument)))
     except ArgumentError:
         raise
     except Exception as error:  # pystac has no common base class for the errors of a broken item
-        raise ImageOpenError(f"cannot read the STAC item {redact(str(item))[:200]}: {redact(str(error))}") from None
+        failed = ImageOpenError(f"cannot read the STAC item {redact(str(item))[:200]}: {redact(str(error))}")
+        failed.retryable = isinstance(error, TimeoutError) or is_retryable_text(str(error))
+        raise failed from None
     if asset is None or asset not in item.assets:
         keys = ", ".join(f"{key} ({each.media_type or 'no type'})" for key, each in item.assets.items())
         raise ArgumentError(
@@ -48,3 +57,11 @@ def stac_asset(item: Any, asset: str | None, argument: str = "uri") -> str:
         )
     href = item.assets[asset].get_absolute_href() or item.assets[asset].href
     return str(href)
+
+
+def _read(uri: str) -> Any:
+    """Return the item at a path or URI; pystac would wait for ever for a named pipe or a slow server."""
+    import pystac
+
+    document = json.loads(read_whole(uri, _MAX_BYTES, _TOTAL_S))
+    return pystac.Item.from_dict(document, href=uri if "://" in uri else os.path.abspath(uri), preserve_dict=False)

@@ -7,51 +7,98 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from geotile.errors import ImageReadError
 
 _STEP = 2**20
+_CHECKSUM_BYTES = 64  # what filters add
 _MAX_DEFLATE_RATIO = 1032
 _ZSTD_BLOCK_BYTES = 2**17
 _ZSTD_MAGIC, _BLOSC_HEAD = b"\x28\xb5\x2f\xfd", 16
 
 
-def check_chunk(data: Any, compressor: str, limit: int) -> None:
-    """Raise ImageReadError if a compressed chunk becomes larger than a limit in bytes.
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """How the chunks of an array are coded."""
+
+    compressor: str = ""
+    """Name of the compressor, as numcodecs names it; "" without one."""
+    growth: int = 1
+    """How many times larger than what is decompressed the filters can make it."""
+    chunks: int = 0
+    """Number of chunks in a shard; 0 without shards."""
+    index_bytes: int = 0
+    """Size of the index of a shard."""
+    index_first: bool = False
+    """Whether a shard begins with its index, not ends with it."""
+
+
+def check_stored(data: Any, coding: Coding, limit: int, whole: bool = True) -> None:
+    """Raise ImageReadError if a chunk, or one of a shard, becomes larger than a limit in bytes.
 
     Parameters
     ----------
     data : buffer
-        Compressed bytes.
-    compressor : str
-        Name of the compressor that made them, as numcodecs names it.
+        What the store holds, or the part of a shard that is one of its chunks.
+    coding : Coding
     limit : int
+    whole : bool
+        Whether the data are the whole of what is stored.
     """
     view = memoryview(data).cast("B")
-    if compressor == "blosc":
-        size, stored = int.from_bytes(view[4:8], "little"), int.from_bytes(view[12:16], "little")
-        if len(view) < max(stored, _BLOSC_HEAD):  # c-blosc would read beyond the end
-            raise ImageReadError(f"a chunk of {len(view):,} bytes is cut off: its header says {stored:,}")
-    elif compressor == "lz4":
-        size = int.from_bytes(view[:4], "little")
-    elif compressor == "zstd":
-        size = _zstd_bytes(view)
-    elif compressor in ("zlib", "gzip"):
-        few = len(view) * _MAX_DEFLATE_RATIO <= limit
-        size = 0 if few else _counted(lambda: zlib.decompressobj(47), view, limit)
-    elif compressor == "bz2":
-        size = _counted(bz2.BZ2Decompressor, view, limit)
-    elif compressor == "lzma":
-        size = _counted(lzma.LZMADecompressor, view, limit)
-    else:
+    if not (coding.chunks and whole):
+        check_chunk(view, coding, limit)
+    elif len(view) >= coding.index_bytes:  # otherwise it is cut off, and zarr says so
+        start = 0 if coding.index_first else len(view) - coding.index_bytes
+        index = struct.unpack_from(f"<{2 * coding.chunks}Q", view, start)
+        for first, length in zip(index[::2], index[1::2], strict=True):
+            check_chunk(view[first : first + length], coding, limit)  # empty, where there is no such chunk
+
+
+def check_chunk(view: memoryview, coding: Coding, limit: int) -> None:
+    """Raise ImageReadError if a compressed chunk becomes larger than a limit in bytes.
+
+    Parameters
+    ----------
+    view : memoryview
+        Compressed bytes.
+    coding : Coding
+    limit : int
+    """
+    if not len(view):
         return
-    if size > limit:
+    room = limit // coding.growth + (0 if coding.growth == 1 else _CHECKSUM_BYTES)
+    if _decompressed_bytes(view, coding, room) > room:
         raise ImageReadError(
             f"a chunk of {len(view):,} bytes becomes more than {limit:,} (max_block_bytes) when it is decompressed"
         )
+
+
+def _decompressed_bytes(view: memoryview, coding: Coding, limit: int) -> int:
+    """Return the size of what a chunk becomes, or a number above the limit; 0 where that is below it for sure."""
+    compressor = coding.compressor
+    if compressor == "blosc":
+        stored = int.from_bytes(view[12:16], "little")
+        if len(view) < max(stored, _BLOSC_HEAD):  # c-blosc would read beyond the end
+            raise ImageReadError(f"a chunk of {len(view):,} bytes is cut off: its header says {stored:,}")
+        return int.from_bytes(view[4:8], "little")
+    if compressor == "lz4":
+        return int.from_bytes(view[:4], "little")
+    if compressor == "zstd":
+        return _zstd_bytes(view)
+    if compressor in ("zlib", "gzip"):
+        few = len(view) * _MAX_DEFLATE_RATIO <= limit
+        return 0 if few else _counted(lambda: zlib.decompressobj(47), view, limit)
+    if compressor == "bz2":
+        return _counted(bz2.BZ2Decompressor, view, limit)
+    if compressor == "lzma":
+        return _counted(lzma.LZMADecompressor, view, limit)
+    return 0 if coding.growth == 1 else len(view)
 
 
 def _counted(start: Callable[[], Any], view: memoryview, limit: int) -> int:

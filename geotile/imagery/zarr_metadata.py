@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from geotile.errors import ImageOpenError
+from geotile.imagery.zarr_chunks import Coding
 
 MAX_METADATA_BYTES = 2**24
 _MAX_LENGTH, _MAX_CHUNKS = 2**24, 2**22
@@ -24,6 +26,7 @@ _FILTERS = frozenset({
     "adler32", "astype", "bitround", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32", "jenkins_lookup3",
     "packbits", "quantize", "shuffle",
 })  # fmt: skip
+_TEXT_GROWTH = 16  # of texts of one character, which become objects
 _TEXTS = frozenset({"vlen-utf8", "vlen-bytes"})
 _CODECS = frozenset({"bytes", "transpose", "sharding_indexed", "crc32c", "blosc", "gzip", "zstd"}) | _TEXTS
 _TEXT_DTYPES = frozenset({"string", "variable_length_bytes", "bytes"})
@@ -39,7 +42,7 @@ class RefusedMetadata(ImageOpenError):
     """Metadata of a Zarr store that are not read."""
 
 
-def checked_metadata(key: str, data: bytes, limit: int) -> dict[str, str]:
+def checked_metadata(key: str, data: bytes, limit: int) -> dict[str, Coding]:
     """Check the metadata that a key of a Zarr store holds.
 
     Parameters
@@ -53,7 +56,7 @@ def checked_metadata(key: str, data: bytes, limit: int) -> dict[str, str]:
     Returns
     -------
     dict
-        Name of the compressor of each array that is described, by its path; "" without one.
+        How the chunks of each array that is described are coded, by its path.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def checked_metadata(key: str, data: bytes, limit: int) -> dict[str, str]:
         If they claim too much, or name what could run code.
     """
     folder, _, name = key.rpartition("/")
-    found: dict[str, str] = {}
+    found: dict[str, Coding] = {}
     for path, kind, described in _documents(folder, name, json.loads(data)):
         if kind == ".zarray" or (kind == "zarr.json" and described.get("node_type") == "array"):
             try:
@@ -92,17 +95,17 @@ def _refused(path: str, why: str) -> RefusedMetadata:
     return RefusedMetadata(f"the metadata of {path[:100] or 'its root'!r} {why}")
 
 
-def _checked_array(array: Mapping[str, Any], limit: int) -> str:
-    """Check the metadata of an array; return the name of its compressor."""
+def _checked_array(array: Mapping[str, Any], limit: int) -> Coding:
+    """Check the metadata of an array; return how its chunks are coded."""
     shape = _lengths(array["shape"])
     if array["zarr_format"] == 2:
-        chunks, item, compressor = _lengths(array["chunks"]), _itemsize_v2(array), _codecs_v2(array)
+        chunks, item, coding = _lengths(array["chunks"]), _itemsize_v2(array), _coding_v2(array)
     else:
         grid = array["chunk_grid"]
         if grid["name"] != "regular":
             raise RefusedMetadata(f"have a chunk grid {str(grid['name'])[:40]!r}; only regular ones are read")
         chunks, item = _lengths(grid["configuration"]["chunk_shape"]), _itemsize_v3(array["data_type"])
-        chunks, compressor = _checked_codecs(array["codecs"], chunks, limit)
+        chunks, coding = _coding_v3(array["codecs"], chunks, limit)
     if len(chunks) != len(shape) or 0 in chunks:
         raise RefusedMetadata(f"have a shape {shape} and chunks {chunks}, which do not belong together")
     if prod(chunks) * item > limit:
@@ -118,7 +121,7 @@ def _checked_array(array: Mapping[str, Any], limit: int) -> str:
             f"claim a coordinate of {prod(shape) * item:,} bytes in {count:,} chunks, and the maximum is "
             f"{_MAX_TABLE_BYTES:,} in {_MAX_TABLE_CHUNKS:,}"
         )
-    return compressor
+    return coding
 
 
 def _lengths(values: Any) -> tuple[int, ...]:
@@ -153,35 +156,75 @@ def _itemsize_v3(kind: Any) -> int:
     raise RefusedMetadata(f"have the data type {str(name)[:40]!r}; numbers, times and texts are read")
 
 
-def _codecs_v2(array: Mapping[str, Any]) -> str:
-    """Check the filters and the compressor of Zarr 2; return the name of the compressor."""
+def _coding_v2(array: Mapping[str, Any]) -> Coding:
+    """Check the filters and the compressor of Zarr 2."""
+    growth = 1
     for each in array.get("filters") or ():
-        _check_codec(each["id"], _FILTERS | _TEXTS | COMPRESSORS, each)
+        if each["id"] in COMPRESSORS:  # a filter is decoded without a limit, and each could grow a thousandfold
+            raise RefusedMetadata(f"name the compressor {each['id']!r} as a filter; write it as the compressor")
+        _check_codec(each["id"], _FILTERS | _TEXTS, each)
+        growth *= _growth(each["id"], each)
     compressor = array["compressor"]
     if compressor is None:
-        return ""
-    _check_codec(compressor["id"], COMPRESSORS | _FILTERS, compressor)
-    return str(compressor["id"])
+        return Coding(growth=growth)
+    name = str(compressor["id"])
+    _check_codec(name, COMPRESSORS | _FILTERS, compressor)
+    return Coding(compressor=name, growth=growth * _growth(name, compressor))
 
 
-def _checked_codecs(codecs: Any, chunks: tuple[int, ...], limit: int) -> tuple[tuple[int, ...], str]:
-    """Check the codecs of Zarr 3; return the shape of what is decoded at once, and the compressor."""
-    compressor = ""
-    for codec in codecs:
-        name, configuration = (
-            (codec, {}) if isinstance(codec, str) else (codec["name"], codec.get("configuration") or {})
-        )
-        plain = str(name).removeprefix("numcodecs.")
+def _coding_v3(codecs: Any, chunks: tuple[int, ...], limit: int) -> tuple[tuple[int, ...], Coding]:
+    """Check the codecs of Zarr 3; return the shape of what is decoded at once, and how."""
+    if any(_codec(each)[0] == "sharding_indexed" for each in codecs):
+        return _shards(codecs, chunks, limit)
+    compressor, growth = "", 1
+    for name, configuration in map(_codec, codecs):
+        plain = name.removeprefix("numcodecs.")
         _check_codec(plain, _CODECS if plain == name else _FILTERS | COMPRESSORS, configuration)
-        if name == "sharding_indexed":
-            inner = _lengths(configuration["chunk_shape"])
-            if 0 in inner or 16 * prod(-(-n // m) for n, m in zip(chunks, inner, strict=True)) > limit:
-                raise RefusedMetadata(f"claim shards of {chunks} in chunks of {inner}: their index is too large")
-            _checked_codecs(configuration["index_codecs"], (1,), limit)
-            chunks, compressor = _checked_codecs(configuration["codecs"], inner, limit)
-        elif plain in COMPRESSORS:
-            compressor = plain
-    return chunks, compressor
+        if compressor and name != "crc32c":  # what was compressed twice, or changed then, cannot be measured before
+            raise RefusedMetadata(
+                f"name the codec {name!r} after the compressor {compressor!r}; it must be the last one"
+            )
+        growth *= _growth(plain, configuration)
+        compressor = plain if plain in COMPRESSORS else compressor
+    return chunks, Coding(compressor=compressor, growth=growth)
+
+
+def _shards(codecs: Any, chunks: tuple[int, ...], limit: int) -> tuple[tuple[int, ...], Coding]:
+    """Check a codec of shards, which must be the only one; return the shape and the coding of the chunks in them."""
+    configuration = _codec(codecs[0])[1]
+    inner = _lengths(configuration["chunk_shape"])
+    if len(codecs) > 1 or any(_codec(each)[0] == "sharding_indexed" for each in configuration["codecs"]):
+        raise RefusedMetadata("have shards in shards or with further codecs, which are read as a whole")
+    count = 0 if 0 in inner else prod(-(-n // m) for n, m in zip(chunks, inner, strict=True))
+    if not 0 < count <= _MAX_CHUNKS or 16 * count > limit:
+        raise RefusedMetadata(f"claim shards of {chunks} in chunks of {inner}: their index is too large")
+    index = [_codec(each) for each in configuration["index_codecs"]]
+    names = [name for name, _ in index]
+    if names not in (["bytes"], ["bytes", "crc32c"]) or index[0][1].get("endian", "little") != "little":
+        raise RefusedMetadata(
+            f"have an index of shards in {str(names)[:80]}; little-endian bytes, perhaps with crc32c, are read"
+        )
+    _, coding = _coding_v3(configuration["codecs"], inner, limit)
+    first = configuration.get("index_location", "end") == "start"
+    return inner, replace(coding, chunks=count, index_bytes=16 * count + 4 * len(names[1:]), index_first=first)
+
+
+def _codec(codec: Any) -> tuple[str, Mapping[str, Any]]:
+    """Return the name and the configuration of a codec of Zarr 3."""
+    return (codec, {}) if isinstance(codec, str) else (str(codec["name"]), codec.get("configuration") or {})
+
+
+def _growth(name: str, configuration: Mapping[str, Any]) -> int:
+    """Return how many times larger a codec that is no compressor can make what it decodes."""
+    if name == "packbits":
+        return 8
+    if name in _TEXTS:
+        return _TEXT_GROWTH
+    decoded = configuration.get("decode_dtype") or configuration.get("dtype")
+    encoded = configuration.get("encode_dtype") or configuration.get("astype")
+    if not (isinstance(decoded, str) and isinstance(encoded, str)):
+        return 1
+    return -(-np.dtype(decoded).itemsize // np.dtype(encoded).itemsize)
 
 
 def _check_codec(name: Any, allowed: frozenset[str], configuration: Mapping[str, Any]) -> None:

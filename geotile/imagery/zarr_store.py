@@ -14,8 +14,9 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
+from geotile.core.quiet_logs import quiet_urls
 from geotile.errors import ImageReadError
-from geotile.imagery.zarr_chunks import check_chunk
+from geotile.imagery.zarr_chunks import Coding, check_stored
 from geotile.imagery.zarr_metadata import MAX_METADATA_BYTES, RefusedMetadata, checked_metadata
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -37,27 +38,28 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
     def __init__(self, store: Store, limit: int, total_s: float) -> None:
         super().__init__(store)
         self.limit, self.total_s = limit, total_s
-        self.compressors: dict[str, str] = {}
-        """Name of the compressor of each array, by path."""
+        self.codings: dict[str, Coding] = {}
+        """How the chunks of each array are coded, by path."""
 
     def _with_store(self, store: Store) -> CheckedStore:
         copy = CheckedStore(store, self.limit, self.total_s)
-        copy.compressors = self.compressors
+        copy.codings = self.codings
         return copy
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:  # fmt: skip
         """Return the value of a key, after it is checked."""
-        if ".." in key.split("/") or not self._is_inside(key):
-            raise RefusedMetadata(f"the key {key[:100]!r} lies outside the store")
+        self._check_place(key)
         is_metadata = key.rpartition("/")[2] in _METADATA
         most = MAX_METADATA_BYTES if is_metadata else self.limit + _CODED_BYTES
-        if byte_range is None and self._may_exceed(key, most):
+        whole = byte_range is None
+        if whole and self._may_exceed(key, most):
             byte_range = RangeByteRequest(0, most + 1)
         try:
-            async with asyncio.timeout(self.total_s):
-                value = await self._store.get(key, prototype, byte_range)
+            with quiet_urls():  # of zarr's thread
+                async with asyncio.timeout(self.total_s):
+                    value = await self._store.get(key, prototype, byte_range)
         except TimeoutError:
             raise TimeoutError(f"no complete answer within {self.total_s:g} s (total_timeout)") from None
         if value is None:
@@ -66,9 +68,9 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
             error = RefusedMetadata if is_metadata else ImageReadError
             raise error(f"{key[:100]!r} has more than {most:,} bytes")
         if is_metadata:
-            self.compressors |= checked_metadata(key, value.to_bytes(), self.limit)
+            self.codings |= checked_metadata(key, value.to_bytes(), self.limit)
         else:
-            check_chunk(value.as_numpy_array().data, self._compressor(key), self.limit)
+            check_stored(value.as_numpy_array().data, self._coding(key), self.limit, whole)
         return value
 
     async def get_partial_values(
@@ -83,20 +85,25 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
         for key, prototype, byte_range in requests:
             yield key, await self.get(key, prototype, byte_range)
 
-    def _compressor(self, key: str) -> str:
+    def _coding(self, key: str) -> Coding:
         path = key
         while path:
             path = path.rpartition("/")[0]
-            if path in self.compressors:
-                return self.compressors[path]
-        return ""
+            if path in self.codings:
+                return self.codings[path]
+        return Coding()
 
-    def _is_inside(self, key: str) -> bool:
-        """Return whether a key of a local store is a file of the store, not a link to another place."""
-        if not isinstance(self._store, LocalStore):
-            return True
-        root = os.path.realpath(self._store.root)
-        return bool(os.path.commonpath([root, os.path.realpath(os.path.join(root, key))]) == root)
+    def _check_place(self, key: str) -> None:
+        """Refuse a key of a local store that leads elsewhere, or is no file: a named pipe would wait for ever."""
+        inside = ".." not in key.split("/")
+        if inside and isinstance(self._store, LocalStore):
+            root = os.path.realpath(self._store.root)
+            path = os.path.realpath(os.path.join(root, key))
+            inside = os.path.commonpath([root, path]) == root
+            if inside and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+                raise RefusedMetadata(f"{key[:100]!r} is no file. Remove it")
+        if not inside:
+            raise RefusedMetadata(f"the key {key[:100]!r} lies outside the store")
 
     def _may_exceed(self, key: str, size: int) -> bool:
         if not isinstance(self._store, LocalStore):

@@ -111,9 +111,7 @@ class Merge:
         return self.outcome(pool, settled, group[settled]), pool.detections.select(state == OPEN)
 
     def _connections(self, pool: Pool, comparable: NDArray[np.int64], dropped: NDArray[np.bool_]) -> Iterator[Pairs]:
-        for _, _, higher, lower in candidates(pool.boxes, comparable, dropped, self.reach_px):
-            wanted = ~dropped[lower]
-            higher, lower = higher[wanted], lower[wanted]
+        for _, higher, lower in candidates(pool.boxes, comparable, dropped, self.reach_px):
             connected = self.connects(pool, higher, lower)
             yield higher[connected], lower[connected]
 

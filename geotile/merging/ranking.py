@@ -33,8 +33,12 @@ def ranking(
     numpy.ndarray
         (n,) int64, indices of the detections by rank.
     """
-    keys = (-scores, codes, *boxes.T, *more)
-    order: NDArray[np.int64] = np.lexsort(keys[::-1])
+    order: NDArray[np.int64] = np.argsort(-scores, kind="stable")
+    equal = np.diff(scores[order]) == 0
+    tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+    rows = order[tied]
+    keys = [key[rows] for key in (-scores, codes, *boxes.T, *more)]
+    order[tied] = rows[np.lexsort(keys[::-1])]
     return order
 
 

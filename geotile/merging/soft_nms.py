@@ -138,7 +138,7 @@ class SoftNms(Merge):
         """Yield the pairs that overlap, except those of some detections."""
         rows = np.flatnonzero(~without)
         comparable, dropped = self.comparable(pool)[rows], np.zeros(len(rows), bool)
-        for _, _, higher, lower in candidates(pool.boxes[rows], comparable, dropped):
+        for _, higher, lower in candidates(pool.boxes[rows], comparable, dropped):
             one, other = rows[higher], rows[lower]
             measure = pool.overlap(one, other, "iou")
             yield _Overlaps(one[measure > 0], other[measure > 0], measure[measure > 0])

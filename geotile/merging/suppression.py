@@ -52,13 +52,19 @@ def resolve(
     """
     state = np.where(exposed, OPEN, KEPT).astype(np.uint8)
     dropped = np.zeros(len(boxes), bool)
-    for start, stop, higher, lower in candidates(boxes, groups, dropped, reach):
-        matching = suppresses(higher, lower)
-        higher, lower = higher[matching], lower[matching]
-        inside = lower < stop
-        _decide(state, higher[inside], lower[inside], start, stop)
-        _apply(state, higher[~inside], lower[~inside])
-        np.equal(state, DROPPED, out=dropped)
+    start, portions = 0, []
+    for done, higher, lower in candidates(boxes, groups, dropped, reach):
+        if len(higher):
+            matching = suppresses(higher, lower)
+            portions.append((higher[matching], lower[matching]))
+        if done > start and portions:
+            higher, lower = (np.concatenate(column) for column in zip(*portions, strict=True))
+            inside = lower < done
+            _decide(state, higher[inside], lower[inside], start, done)
+            _apply(state, higher[~inside], lower[~inside])
+            np.equal(state, DROPPED, out=dropped)
+        if done > start:
+            start, portions = done, []
     return state
 
 

@@ -38,7 +38,8 @@ class RetryPolicy(Options):
 
     retries: int = option(
         8, "Maximum number of retries of a tile after retryable failures: no connection, a broken answer, a time-out, "
-        "HTTP 408, 425, 429 and 5xx. Attempts during an outage are not counted.", type="int",
+        "HTTP 408, 425, 429 and 5xx. Retries while no other request is answered either are not counted, so a model "
+        "that only fails gets more: one at a time, until its time-out.", type="int",
     )  # fmt: skip
     backoff_s: float = option(
         0.5, "Mean delay before the first retry, in seconds. The mean doubles with each retry, up to 30 s; each delay "

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from geotile.core.checks import as_int, check_seconds
 from geotile.core.option import Options, option, option_names, refuse_unknown
+from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.options.endpoint import EndpointKeywords, HttpOptions, OipOptions, OnnxOptions, SageMakerOptions
 
@@ -115,7 +116,11 @@ class ServiceOptions(Options):
             )
         _check_topic("status", self.status)
         _check_topic("region_status", self.region_status)
-        _check_endpoint_options(self.endpoint_options or {})
+        check_endpoint_options(self.endpoint_options or {})
+        allowed = self.allow_endpoints or ()
+        for place in [allowed] if isinstance(allowed, str) else allowed:
+            if isinstance(place, str):
+                _check_scheme(place)
 
 
 ENDPOINT_SECRETS = frozenset({"auth", "bearer", "cert", "headers", "params"})
@@ -140,11 +145,25 @@ def _check_topic(name: str, topic: str | None) -> None:
         )
 
 
-def _check_endpoint_options(given: Mapping[str, Any]) -> None:
+def _check_scheme(place: str) -> None:
+    if place and ":" not in place:
+        raise ArgumentError(
+            "allow_endpoints must be URLs such as 'https://models.example/', 'sagemaker://NAME' or 'onnx:' and a "
+            f"folder; got {place!r}. Add the scheme"
+        )
+
+
+def check_endpoint_options(given: Mapping[str, Any]) -> None:
     """Check the options before any job is taken, since a job whose endpoint refuses them fails for good."""
     known = option_names(HttpOptions, OipOptions, OnnxOptions, SageMakerOptions)
     groups = [{name: value for name, value in given.items() if not is_prefix(name)}]
     groups += [value for name, value in given.items() if is_prefix(name)]
+    for name in filter(is_prefix, given):
+        if "@" in name.partition("//")[2].partition("/")[0]:
+            raise ArgumentError(
+                "endpoint_options must have prefixes without a user name and a password; "
+                f"got {redact(name)!r}. Give them as auth"
+            )
     for group in groups:
         if not isinstance(group, Mapping):
             raise ArgumentError(

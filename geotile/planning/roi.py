@@ -15,6 +15,7 @@ import shapely.affinity
 from numpy.typing import NDArray
 
 from geotile.core import from_text
+from geotile.core.regular_file import special_kind
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import WGS84, Georeference, is_degrees, wkt_of
 from geotile.grid.tile_grid import TileGrid
@@ -144,7 +145,7 @@ def intersecting_tiles(grid: TileGrid, shape: Any) -> NDArray[np.bool_]:
 
 def _geometry(roi: Any) -> tuple[Any, str]:
     """Return one geometry and its CRS."""
-    if isinstance(roi, os.PathLike) or (isinstance(roi, str) and os.path.isfile(roi)):
+    if isinstance(roi, os.PathLike) or (isinstance(roi, str) and (os.path.isfile(roi) or special_kind(roi))):
         roi = from_text.area(os.fspath(roi))
     if isinstance(roi, gpd.GeoDataFrame | gpd.GeoSeries):
         return roi.geometry.union_all(), WGS84 if roi.crs is None else str(roi.crs.to_wkt())

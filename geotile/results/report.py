@@ -22,7 +22,7 @@ _ROWS = {
     "tiles outside the roi": "{tiles_outside_roi:,}",
     "tiles without data": "{tiles_without_data:,}",
     "tiles resumed": "{tiles_resumed:,}",
-    "requests": "{requests:,} ({retries:,} retries, {throttled:,} throttled)",
+    "requests": "{requests:,} ({retries:,} retries, {throttled:,} throttled or timed out)",
     "outages": "{outages:,} ({outage_s:,.1f} s)",
     "boxes rejected": "{boxes_rejected:,}",
     "shapes repaired": "{shapes_repaired:,}",
@@ -61,7 +61,8 @@ class Report(Record):
     tiles_resumed : int
         Number of tiles whose answers came from a checkpoint.
     requests, retries : int
-        Number of requests sent in this run, retries included, and of retries alone.
+        Number of requests sent in this run, retries included, and of retries alone. Retries while nothing else is
+        answered do not count towards the option `retries` of the endpoint, so there can be more of them.
     concurrency : int
         Maximum number of requests in flight at the end; 0 where the model runs in the process.
     throttled : int
@@ -69,7 +70,7 @@ class Report(Record):
     outages : int
         Number of outages of the endpoint during the run.
     outage_s : float
-        Seconds during which no requests were sent because of outages.
+        Seconds of these outages, during which no requests were sent.
     boxes_rejected : int
         Number of boxes that are not valid, such as those with NaN or outside their tile, and so not in the result.
     first_rejection : str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+
+from geotile.core.daemon_pool import DaemonPool
 
 
 class _Pools:
@@ -14,7 +15,7 @@ class _Pools:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.pools: dict[int, ThreadPoolExecutor] = {}
+        self.pools: dict[int, DaemonPool] = {}
         self.users: dict[int, int] = {}
 
 
@@ -23,7 +24,7 @@ os.register_at_fork(after_in_child=_pools.__init__)  # type: ignore[misc]  # a f
 
 
 @contextmanager
-def tile_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
+def tile_threads(threads: int) -> Iterator[DaemonPool]:
     """Yield a pool of so many threads, which this process has once.
 
     Examples
@@ -34,7 +35,7 @@ def tile_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     """
     with _pools.lock:
         if threads not in _pools.pools:
-            _pools.pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="geotile-tile")
+            _pools.pools[threads] = DaemonPool(threads, "geotile-tile")
         pool = _pools.pools[threads]
         _pools.users[threads] = _pools.users.get(threads, 0) + 1
     try:

@@ -27,7 +27,7 @@ from geotile.results.dataset import PartWriter
 from geotile.results.frame import FrameBuilder
 from geotile.running.region import RegionJob
 from geotile.running.run import RunSummary
-from geotile.running.tiles import TileJob
+from geotile.running.tile_job import TileJob
 from geotile.storage.folder import Folder
 from geotile.traffic import TrafficSettings, threads_for
 

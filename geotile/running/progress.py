@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, NamedTuple
 
+from geotile.core.cancellation import is_abandoned
 from geotile.core.dask_info import active_client, this_worker
 from geotile.public import public
 
 _SEND_INTERVAL_S = 0.5  # between the reports of a worker
 _SHOW_INTERVAL_S = 0.1  # between two calls of a callback
+_TICK_S = 1.0  # after which a callback is called although nothing has happened
 _RATE_WINDOW_S = 10.0  # for the rate of requests
 
 
@@ -27,6 +30,8 @@ class Counts(NamedTuple):
     requests: int = 0
     detections: int = 0
     failures: int = 0
+    kept: int = 0
+    """Number of tiles among them that were done in an earlier run."""
 
     def add(self, other: Counts) -> Counts:
         """Return the sum of these and other counts."""
@@ -120,8 +125,9 @@ def progress_reporter(run: str) -> Reporter:
 
 @dataclass
 class _Tracker:
-    """Sum of the counts of a run, which is passed to a callback from time to time."""
+    """Sum of the counts of a run, which is passed to a callback from time to time, until the run is stopped."""
 
+    run: str
     callback: ProgressCallback
     state: Progress
     started: float = field(default_factory=time.monotonic)
@@ -131,8 +137,10 @@ class _Tracker:
     """Times and numbers of requests of the last ten seconds."""
 
     def add(self, counts: Counts) -> None:
-        """Add counts."""
+        """Add counts. Tiles that end because the run was stopped are not done."""
         with self.lock:
+            if is_abandoned(self.run):
+                return
             now = time.monotonic()
             state = self.state
             self.state = replace(
@@ -141,13 +149,28 @@ class _Tracker:
                 requests=state.requests + counts.requests,
                 detections=state.detections + counts.detections,
                 failures=state.failures + counts.failures,
+                kept=state.kept + counts.kept,
             )
             if now - self.shown_at >= _SHOW_INTERVAL_S:
                 self._show(now)
 
+    def tick_until(self, finished: Event) -> None:
+        """Show the state once a second also while no tile ends, so that seconds and rates are those of now."""
+        while not finished.wait(_TICK_S):
+            with self.lock:
+                now = time.monotonic()
+                if now - self.shown_at < _TICK_S or is_abandoned(self.run):
+                    continue
+                try:
+                    self._show(now)
+                except Exception:  # of a user's callback; it ends the run with the next tile
+                    return
+
     def finish(self) -> None:
         """Show the last state, with all tiles done: the last counts of a cluster may still be in transit."""
         with self.lock:
+            if is_abandoned(self.run):
+                return
             self.state = replace(self.state, done=self.state.tiles)
             self._show(time.monotonic())
 
@@ -163,7 +186,7 @@ class _Tracker:
 
 @contextmanager
 def progress_listener(run: str, callbacks: list[ProgressCallback], tiles: int, kept: int) -> Iterator[None]:
-    """Call back with the `Progress` of a run: at its start, at its end, and at most ten times a second.
+    """Call back with the `Progress` of a run: at its start, at its end, and one to ten times a second.
 
     Parameters
     ----------
@@ -183,16 +206,18 @@ def progress_listener(run: str, callbacks: list[ProgressCallback], tiles: int, k
         for callback in callbacks:
             callback(state)
 
-    tracker = _Tracker(call_all, Progress(tiles=tiles, done=kept, kept=kept))
+    tracker, finished = _Tracker(run, call_all, Progress(tiles=tiles, done=kept, kept=kept)), Event()
     _listeners[run] = tracker.add
     client = active_client()
     if client is not None:
         client.subscribe_topic(run, lambda event: tracker.add(Counts(*event[1])))
     call_all(tracker.state)
+    threading.Thread(target=tracker.tick_until, args=(finished,), name="geotile-progress", daemon=True).start()
     try:
         yield
         tracker.finish()
     finally:
+        finished.set()
         del _listeners[run]
         if client is not None:
             client.unsubscribe_topic(run)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from geotile.checkpoints.checkpoint import Checkpoint
 from geotile.checkpoints.region_answer import RegionAnswer
+from geotile.core.cancellation import is_abandoned
 from geotile.core.checks import Pair
 from geotile.core.metrics import count
 from geotile.core.timing import Timing, sum_timings, take_timings, timed
@@ -27,7 +28,9 @@ from geotile.merging.merge import Merge
 from geotile.merging.seams import count_at_seams
 from geotile.results.dataset import Part, PartWriter
 from geotile.results.failures import NO_FLAWS, Flaws, TileFailure
-from geotile.running.tiles import TileJob, TileResult, ask_model
+from geotile.running.progress import Counts, progress_reporter
+from geotile.running.tile_job import TileJob, TileResult
+from geotile.running.tiles import ask_model
 
 _log = logging.getLogger(__name__)
 
@@ -145,6 +148,8 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
     started = time.perf_counter()
     kept = None if job.checkpoint is None else job.checkpoint.load(row, column)
     tiles = job.missing_tiles(row, column, kept)
+    if kept is not None and job.checkpoint and job.checkpoint.retry_failed:
+        _report_kept(job, len(job.wanted_tiles(row, column)) - len(tiles))
     pixels = region.read(tiles, job.tiles.need_valid)
     results = list(ask_model(pixels, job.tiles, tiles))
     answer = _combined(kept, results, tiles)
@@ -165,7 +170,8 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
         resumed=len(job.wanted_tiles(row, column)) - len(tiles),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
     )  # fmt: skip
-    _report(node, job, len(tiles), time.perf_counter() - started)
+    if not is_abandoned(job.run):  # else the tiles that have no answer did not fail
+        _report(node, job, len(tiles), time.perf_counter() - started)
     return node.written(job.writer)
 
 
@@ -181,6 +187,13 @@ def _combined(kept: RegionAnswer | None, results: list[TileResult], asked: Seque
         rejected=Flaws.joined([before.rejected, *(result.rejected for result in results)]),
         repaired=Flaws.joined([before.repaired, *(result.repaired for result in results)]),
     )
+
+
+def _report_kept(job: RegionJob, tiles: int) -> None:
+    """Report the tiles that are not asked again: which ones failed is known only when a region has been loaded."""
+    reporter = progress_reporter(job.run)
+    reporter(Counts(tiles=tiles, kept=tiles))
+    reporter.flush()
 
 
 def _report(node: Node, job: RegionJob, tiles: int, seconds: float) -> None:

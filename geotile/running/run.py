@@ -100,13 +100,21 @@ class Run:
                 finished = self._count_finished()
                 try:
                     with dask.annotate(**annotations):
-                        root: Node = self.tree.compute(**compute_options(ahead=self.remote))
-                    return root
+                        return self._compute_tree()
                 except Exception as error:
                     if not _is_killed(error) or self.checkpoint is None or self._count_finished() == finished:
                         raise
                     # Dask gives a task up when four workers have died while they ran it. Other regions were finished in
                     # the meantime, so the cause is the workers, not the region: compute again what is missing.
+
+    def _compute_tree(self) -> Node:
+        options = compute_options(ahead=self.remote)
+        try:
+            root: Node = self.tree.compute(**options)
+            return root
+        finally:
+            if (pool := options.get("pool")) is not None:
+                pool.shutdown(wait=False)
 
     def lazy(self) -> Any:
         """Return a `dask.delayed.Delayed` of the result."""
@@ -133,11 +141,13 @@ class Run:
             kept = 0
             if checkpoint is not None:
                 kept = self._count_kept_tiles(checkpoint)
-                callbacks.append(stack.enter_context(status_writer(checkpoint.folder, tiles, kept)))
+                callbacks.append(stack.enter_context(status_writer(checkpoint.folder, self.job.run, tiles, kept)))
             stack.enter_context(progress_listener(self.job.run, callbacks, tiles, kept))
             yield
 
     def _count_kept_tiles(self, checkpoint: Checkpoint) -> int:
+        if checkpoint.retry_failed:
+            return 0  # the tasks of the regions tell, since they know which tiles failed
         kept = np.argwhere(checkpoint.finished(self.job.grid.regions_yx))
         return sum(len(self.job.wanted_tiles(int(row), int(column))) for row, column in kept)
 

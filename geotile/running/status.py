@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from geotile.checkpoints.checkpoint import JOB, LEASE, STATUS, Checkpoint, stored_job
+from geotile.core.cancellation import is_abandoned
 from geotile.core.checks import check_path
 from geotile.core.digest import json_digest
 from geotile.errors import ArgumentError, OutputError
@@ -26,13 +27,15 @@ _INTERVAL_S = 2.0
 
 
 @contextmanager
-def status_writer(folder: Folder, tiles: int, kept: int) -> Iterator[ProgressCallback]:
+def status_writer(folder: Folder, run: str, tiles: int, kept: int) -> Iterator[ProgressCallback]:
     """Write the status of a run to a checkpoint every two seconds and at its end; return the callback for progress.
 
     Parameters
     ----------
     folder : Folder
         Folder of the checkpoint.
+    run : str
+        Name of the run.
     tiles : int
         Number of tiles of the run.
     kept : int
@@ -44,7 +47,7 @@ def status_writer(folder: Folder, tiles: int, kept: int) -> Iterator[ProgressCal
     final = "failed"
     try:
         yield writer.update
-        final = "finished"
+        final = "stopped" if is_abandoned(run) else "finished"
     except KeyboardInterrupt:
         final = "stopped"
         raise

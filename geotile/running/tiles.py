@@ -12,89 +12,35 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from itertools import groupby
-from typing import Any, Literal
+from dataclasses import replace
+from itertools import count, groupby
+from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geotile.core.cancellation import cancel_reason, cancel_run
+from geotile.core.cancellation import cancel_reason, cancel_run, is_abandoned, working_for
 from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
-from geotile.core.thresholds import Threshold
-from geotile.core.timing import Timing, take_timings, timed
-from geotile.encoding.encoder import Encoder
+from geotile.core.registry import Registry
+from geotile.core.timing import take_timings, timed
 from geotile.endpoints.answer import Answer
-from geotile.endpoints.base import Endpoint, as_answer, invoke_endpoint
+from geotile.endpoints.base import as_answer, invoke_endpoint
 from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, TileError
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
-from geotile.merging.detections import Detections, concat
-from geotile.results.failures import NO_FLAWS, Flaws, TileFailure, failure_text, tile_failure
+from geotile.results.failures import Flaws, failure_text, tile_failure
 from geotile.running.pools import tile_threads
 from geotile.running.progress import Counts, Reporter, progress_reporter
-from geotile.traffic import Gate, RequestOutcome, TrafficSettings, gate_of, send_with_retries
+from geotile.running.tile_job import TileJob, TileResult
+from geotile.traffic import Gate, RequestOutcome, gate_of, send_with_retries
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TileJob:
-    """How tiles are sent to the model and how its answers are read. Pickles."""
-
-    run: str
-    """Name of the run."""
-    endpoint: Endpoint
-    encoder: Encoder
-    tile_yx: Pair
-    """Height and width of a full tile in pixels."""
-    score_threshold: Threshold
-    """Minimum score of a detection."""
-    threads: int
-    """Number of tile threads per process."""
-    traffic: TrafficSettings | None
-    """Limits of the requests; None where the model runs in the process."""
-    errors: Literal["record", "raise"]
-    pad_value: float | None
-    """Value that fills a tile smaller than the tile size; None leaves it small."""
-    min_valid_share: float | None = None
-    """Minimum share of valid pixels of a tile that is sent; 0 for any pixel at all, None to send every tile."""
-
-    @property
-    def need_valid(self) -> bool:
-        """Whether the validity of pixels is needed."""
-        return self.min_valid_share is not None
-
-    def sent_shape_yx(self, tile: Tile) -> Pair:
-        """Return height and width in pixels of a tile as the model sees it."""
-        height, width = tile.window.shape_yx
-        if self.pad_value is None:
-            return height, width
-        return max(height, self.tile_yx[0]), max(width, self.tile_yx[1])
-
-
-@dataclass(frozen=True)
-class TileResult:
-    """Result of a tile."""
-
-    found: Detections = field(default_factory=lambda: concat([]))
-    """Detections in image pixels."""
-    attempts: int = 0
-    """Number of requests; those of a batch count for its first tile."""
-    retries: int = 0
-    failure: TileFailure | None = None
-    rejected: Flaws = NO_FLAWS
-    """Boxes that are not valid."""
-    repaired: Flaws = NO_FLAWS
-    """Shapes that were not valid and were made so."""
-    without_data: bool = False
-    """Whether the tile was not sent because it holds too little data."""
-    cancelled: bool = False
-    """Whether the run was cancelled before the tile was answered."""
-    timing: Timing = field(default_factory=dict)
-    """CPU time of the tile's thread by stage, in seconds."""
+_LOGGED_FAILURES = 20
+_failures = Registry[str, "count[int]"](100)  # number of failures logged, by run
+_POLL_S = 0.5  # between two looks whether the run was cancelled
+_LAST_S = 1.0  # that the tiles of a cancelled run get to end
 
 
 def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[TileResult]:
@@ -109,7 +55,7 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
         futures = [pool.submit(_run_batch, region, batch, job, gate, finished, reporter) for batch in batches]
         try:
             with waiting_elsewhere() if gate else nullcontext():
-                yield from _finished(futures)
+                yield from _finished(futures, batches, job)
         except BaseException as error:
             # Tiles that wait here, also those of other regions, fail with this reason, and one of them may be reported.
             reason = f"the run was stopped: {error}" if isinstance(error, TileError) else "the run was stopped"
@@ -121,12 +67,34 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
             reporter.flush()
 
 
-def _finished(futures: Sequence[Future[list[TileResult]]]) -> Iterator[TileResult]:
-    """Yield the results of all tiles. An error is raised when it occurs, even if other tiles wait for a retry."""
-    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-        future.result()
-    for future in futures:
-        yield from future.result()
+def _finished(
+    futures: Sequence[Future[list[TileResult]]], batches: Sequence[tuple[Tile, ...]], job: TileJob
+) -> Iterator[TileResult]:  # fmt: skip
+    """Yield the results of all tiles.
+
+    An error is raised when it occurs, even if other tiles wait for a retry. The tiles of a cancelled run that do not
+    end, since a user's function goes on, are left alone.
+    """
+    _wait(futures, job.run)
+    for future, tiles in zip(futures, batches, strict=True):
+        if future.done():
+            yield from future.result()
+        else:
+            reason = cancel_reason(job.run) or "the run was stopped"
+            yield from (_failed(tile, job, EndpointUnreachable(reason), first=False) for tile in tiles)
+
+
+def _wait(futures: Sequence[Future[list[TileResult]]], run: str) -> None:
+    """Wait until all futures are done, or one has failed, or the run was cancelled a moment ago."""
+    while True:
+        done, left = wait(futures, timeout=_POLL_S, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        if not left:
+            return
+        if cancel_reason(run) is not None:
+            wait(futures, timeout=_LAST_S)
+            return
 
 
 def _nothing() -> None:
@@ -157,7 +125,8 @@ def _run_batch(
 ) -> list[TileResult]:  # fmt: skip
     take_timings()  # drop those of a run that ended in this thread
     try:
-        results = list(_results(region, tiles, job, gate))
+        with working_for(job.run):
+            results = list(_results(region, tiles, job, gate))
     finally:
         finished()
     results[0] = replace(results[0], timing=take_timings())
@@ -245,11 +214,22 @@ def _failed(tile: Tile, job: TileJob, error: GeotileError, first: bool = True) -
     if job.errors == "raise":
         raise TileError(failure_text(tile.number, tile.window, str(error), " failed")) from None
     attempts = error.attempts if isinstance(error, EndpointError) and first else 0
-    _log.info("tile %d failed: %s", tile.number, error, extra={"run": job.run, "tile": tile.number})
+    cancelled = cancel_reason(job.run) is not None
+    if not is_abandoned(job.run):  # else it did not fail
+        _log_failure(tile, job.run, error)
     return TileResult(
         attempts=attempts, retries=max(0, attempts - 1), failure=tile_failure(tile, str(error)),
-        cancelled=cancel_reason(job.run) is not None,
+        cancelled=cancelled,
     )  # fmt: skip
+
+
+def _log_failure(tile: Tile, run: str, error: GeotileError) -> None:
+    """Log the first failures of a run in this process; a damaged image can have a hundred thousand."""
+    number = next(_failures.get(run, count))
+    if number < _LOGGED_FAILURES:
+        _log.info("tile %d failed: %s", tile.number, error, extra={"run": run, "tile": tile.number})
+    elif number == _LOGGED_FAILURES:
+        _log.info("more tiles failed; the lines of their regions count them", extra={"run": run})
 
 
 def _has_data(region: RegionPixels, tile: Tile, job: TileJob) -> bool:

@@ -26,6 +26,10 @@ class Cancellations:
         mark = json.dumps({"job_id": job_id, "asked": time.time()})
         self._folder.write(f"{file_name(job_id)}.json", mark.encode())
 
+    def withdraw(self, job_id: str) -> None:
+        """Remove the mark of a job."""
+        self._folder.remove(f"{file_name(job_id)}.json")
+
     def asked(self) -> list[str]:
         """Return the ids of the jobs that are to be cancelled and have not ended."""
         found = (self._asked(name) for name in self._folder.names() if name.endswith(".json"))

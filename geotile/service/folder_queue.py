@@ -59,8 +59,10 @@ class FolderQueue:
     """Monotonic time before which a file is not delivered again, by file name; infinity while it is in progress."""
     _seen: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
     """Size and time of each file that is not valid JSON, and the monotonic time since when it has had them."""
-    _to_move: dict[str, tuple[str, Mapping[str, Any], float]] = field(default_factory=dict)
-    """Folder and status of each finished file that could not be moved, and the monotonic time of the next attempt."""
+    _taken: dict[str, os.stat_result] = field(default_factory=dict)
+    """State of each file in progress when it was read: another one may take its place meanwhile."""
+    _to_move: dict[str, tuple[Delivery, str, Mapping[str, Any], float]] = field(default_factory=dict)
+    """Each finished request that could not be moved, its folder and status, and the time of the next attempt."""
 
     def __post_init__(self) -> None:
         """Create the folder."""
@@ -88,11 +90,11 @@ class FolderQueue:
 
     def complete(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
         """Move a request to ``done/``. What cannot be moved now is tried again by `receive`."""
-        self._finish(delivery.receipt, "done", status)
+        self._finish(delivery, "done", status)
 
     def reject(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
         """Move a request to ``failed/``. What cannot be moved now is tried again by `receive`."""
-        self._finish(delivery.receipt, "failed", status)
+        self._finish(delivery, "failed", status)
 
     def release(self, delivery: Delivery, delay_s: float) -> None:
         """Deliver a request again after `delay_s` seconds."""
@@ -155,6 +157,7 @@ class FolderQueue:
             delivery = self._read(name, sent)
             if delivery is not None and (delivery.error or self._is_whole(name, delivery.body, state)):
                 deliveries.append(delivery)
+                self._taken[name] = state
         for each in deliveries:
             self._hidden_until[each.receipt] = _IN_PROGRESS
             self._seen.pop(each.receipt, None)
@@ -190,19 +193,22 @@ class FolderQueue:
         return time.monotonic() - since >= _SETTLE_S
 
     def _move_what_is_left(self) -> None:
-        for name, (folder, status, due) in list(self._to_move.items()):
+        for delivery, folder, status, due in list(self._to_move.values()):
             if time.monotonic() >= due:
                 with suppress(ServiceError):  # it was reported the first time, and `remaining_count` reports it
-                    self._finish(name, folder, status)
+                    self._finish(delivery, folder, status)
 
-    def _finish(self, name: str, folder: str, status: Mapping[str, Any]) -> None:
-        self._to_move[name] = folder, status, time.monotonic() + _RETRY_MOVE_S
+    def _finish(self, delivery: Delivery, folder: str, status: Mapping[str, Any]) -> None:
+        name = delivery.receipt
+        self._to_move[name] = delivery, folder, status, time.monotonic() + _RETRY_MOVE_S
         with self._errors("move a request of"):
-            self._move(name, folder, status)
+            self._move(delivery, folder, status)
         del self._to_move[name]
+        self._taken.pop(name, None)
         self._hidden_until.pop(name, None)
 
-    def _move(self, name: str, folder: str, status: Mapping[str, Any]) -> None:
+    def _move(self, delivery: Delivery, folder: str, status: Mapping[str, Any]) -> None:
+        name = delivery.receipt
         source, stem, number = self.path / name, _stem(name), 1
         target = stem
         while os.path.lexists(self.path / folder / f"{target}.json"):  # an earlier job's file must not be overwritten
@@ -210,7 +216,20 @@ class FolderQueue:
             target = f"{stem}-{number}"
         if os.path.lexists(source):  # otherwise it has been moved before
             Folder.at(self.path / folder).write(f"{target}.status.json", json.dumps(status, indent=1).encode())
-            os.replace(source, self.path / folder / f"{target}.json")
+            if self._is_replaced(delivery):  # what lies there now is a request of its own
+                Folder.at(self.path / folder).write(f"{target}.json", delivery.body)
+            else:
+                os.replace(source, self.path / folder / f"{target}.json")
+
+    def _is_replaced(self, delivery: Delivery) -> bool:
+        """Return whether another request has taken the place of a file since it was read."""
+        now, before = os.lstat(self.path / delivery.receipt), self._taken.get(delivery.receipt)
+        if before is None or _identity(now) == _identity(before):
+            return False
+        try:
+            return read_request(self.path / delivery.receipt) != delivery.body
+        except (ArgumentError, OSError):
+            return True
 
     @contextmanager
     def _errors(self, action: str) -> Iterator[None]:
@@ -226,6 +245,10 @@ def _stem(name: str) -> str:
     if len(os.fsencode(stem)) <= _MAX_STEM:
         return stem
     return f"{os.fsencode(stem)[:_MAX_STEM].decode(errors='ignore')}-{digest(os.fsencode(name), 8)}"
+
+
+def _identity(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def _is_json(body: bytes) -> bool:

@@ -39,8 +39,11 @@ class Inspections:
 
     folder: Folder
     max_deaths: int
-    _places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(INSPECTION_THREADS))
-    _entry: threading.Lock = field(default_factory=threading.Lock)
+    patience_s: float = 60.0
+    """Seconds that an inspection which must be alone waits for a pause of the others, before it stops new ones."""
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _inside: int = 0
+    _stopped_by: object = None
 
     @contextmanager
     def noted(self, job: Job) -> Iterator[None]:
@@ -81,11 +84,20 @@ class Inspections:
 
     @contextmanager
     def _place(self, alone: bool) -> Iterator[None]:
-        places = INSPECTION_THREADS if alone else 1
-        with self._entry:  # of two that want to be alone, each could hold places that the other waits for
-            for _ in range(places):
-                self._places.acquire()
+        places, me = INSPECTION_THREADS if alone else 1, object()
+
+        def may_enter() -> bool:
+            return self._stopped_by in (None, me) and self._inside + places <= INSPECTION_THREADS
+
+        with self._changed:
+            if not self._changed.wait_for(may_enter, self.patience_s if alone else None):
+                self._changed.wait_for(lambda: self._stopped_by is None)
+                self._stopped_by = me
+                self._changed.wait_for(may_enter)
+            self._stopped_by, self._inside = None if self._stopped_by is me else self._stopped_by, self._inside + places
         try:
             yield
         finally:
-            self._places.release(places)
+            with self._changed:
+                self._inside -= places
+                self._changed.notify_all()

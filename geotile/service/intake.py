@@ -22,6 +22,7 @@ from geotile.errors import ArgumentError, GeotileError, ServiceError
 from geotile.options import ServiceOptions
 from geotile.service.admission import admit
 from geotile.service.backlog import Backlog, Job
+from geotile.service.cancellation import Cancellations
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.health import Health
 from geotile.service.inspections import INSPECTION_THREADS, Inspections
@@ -156,6 +157,7 @@ class Intake:
             return
         for name in request.unknown_fields():
             _log.warning("unknown field %s: it has no effect", name, extra={"job_id": request.job_id})
+        self.lifecycle.delivered(request.job_id)
         with self.backlog.changed:
             known_job = self.backlog.find(request.job_id)
             if known_job is not None:
@@ -204,6 +206,8 @@ class Intake:
             record = self.records.load(job.request.job_id)
             if record is not None and self.lifecycle.resolve_if_finished(job, record):
                 return True, None
+            if Cancellations(self.records.folder).is_asked(job.request.job_id):
+                return False, None  # it is cancelled before it starts, and must not fail for another reason
             with self.inspections.noted(job):
                 job.tiles = admit(job.request, self.options.endpoint_options or {}, self.permissions)
         except GeotileError as error:

@@ -11,7 +11,8 @@ from geotile.running.progress import Progress, ProgressCallback
 from geotile.running.status import read_status
 from geotile.service.metrics import Gauge, Gauges
 from geotile.service.notifications import Notifier
-from geotile.service.records import ImageProgress, JobRecord, Records, image_id
+from geotile.service.records import FINISHED, JOB_LEASE, ImageProgress, JobRecord, Records, image_id
+from geotile.storage.lease import is_leased
 
 _LINE_INTERVAL_S = 10.0
 _GAUGES: dict[str, tuple[str, Callable[[ImageProgress], float]]] = {
@@ -35,6 +36,7 @@ class JobProgress:
     def __init__(self, notifier: Notifier) -> None:
         self._notifier, self._lock = notifier, Lock()
         self._running: dict[str, ImageProgress] = {}
+        self._last: dict[str, Progress] = {}
 
     def callback(self, record: JobRecord, number: int) -> ProgressCallback:
         """Return the callback for the progress of an image's run."""
@@ -44,6 +46,7 @@ class JobProgress:
             nonlocal said_at
             with self._lock:
                 self._running[record.job_id] = now = as_image_progress(state)
+                self._last[record.job_id] = state
             if time.monotonic() - said_at >= _LINE_INTERVAL_S:
                 said_at = time.monotonic()
                 self._notifier.notify(
@@ -53,10 +56,16 @@ class JobProgress:
 
         return show
 
+    def take_last(self, job_id: str) -> Progress | None:
+        """Return the last progress of a job's image, once; None if its run has not begun."""
+        with self._lock:
+            return self._last.pop(job_id, None)
+
     def end(self, job_id: str) -> None:
         """Forget a job that no longer runs."""
         with self._lock:
             self._running.pop(job_id, None)
+            self._last.pop(job_id, None)
 
     def gauges(self) -> Gauges:
         """Return the gauges of the running jobs."""
@@ -68,28 +77,36 @@ class JobProgress:
         }
 
 
-def as_image_progress(state: Progress, process: str = "") -> ImageProgress:
+def as_image_progress(state: Progress, process: str = "", running: bool = True) -> ImageProgress:
     """Return the progress of a run as a record shows it."""
     done_now = state.done - state.kept
     return ImageProgress(
         tiles=state.tiles, done=state.done, failures=state.failures, detections=state.detections,
         tiles_per_s=round(done_now / state.seconds, 3) if state.seconds > 0 else 0.0,
         left_s=None if state.eta_s is None else round(state.eta_s, 1), process=process,
+        running=running,
     )  # fmt: skip
 
 
 def add_progress(records: Records, record: JobRecord) -> None:
-    """Add the progress of a job's images that are running, in any process, to its record."""
-    for number, image in enumerate(record.images):
-        if record.status == "IN_PROGRESS" and image.status == "IN_PROGRESS":
-            status = read_status(records.work_folder(record.job_id).sub(str(number)).sub("checkpoint"))
-            image.progress = None if status is None or status.get("state") != "running" else _from_status(status)
+    """Add to the record of a job that is not done how far its images have come, and why it is not running."""
+    folder = records.work_folder(record.job_id)
+    if record.status not in FINISHED:
+        for number, image in enumerate(record.images):
+            if image.status not in FINISHED and image.status != "QUEUED":
+                status = read_status(folder.sub(str(number)).sub("checkpoint"))
+                image.progress = None if status is None else _from_status(status)
+    if record.status == "IN_PROGRESS" and not is_leased(folder, JOB_LEASE):
+        has_died = bool(record.attempts) and record.attempts[-1].error is None
+        record.waiting_for = "waiting; its process has ended" if has_died else "waiting for its next attempt"
 
 
 def _from_status(status: dict[str, Any]) -> ImageProgress | None:
     names = set(Progress.__dataclass_fields__)
     try:
         state = Progress(**{name: value for name, value in status.items() if name in names})
-        return as_image_progress(state, f"{status['process']} on {status['host']}")
+        return as_image_progress(
+            state, f"{status['process']} on {status['host']}", running=status["state"] == "running"
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError):  # of another version
         return None

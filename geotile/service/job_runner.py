@@ -19,6 +19,7 @@ from geotile.grid.tile_grid import TileGrid
 from geotile.pipeline import detect_to_dataset
 from geotile.results.dataset import part_names
 from geotile.results.report import Report
+from geotile.running.progress import Progress
 from geotile.running.run import Run
 from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
@@ -190,12 +191,16 @@ class JobRunner:
 
     def _detect(self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder) -> dict[str, Any]:
         """Run an image into the dataset ``detections/``; write and return ``result.json``."""
-        report, grid = self._run_to_dataset(job, record, number, image, folder)
+        try:
+            report, grid = self._run_to_dataset(job, record, number, image, folder)
+        except BaseException:
+            _update_unfinished(image, self.progress.take_last(record.job_id))
+            raise
         _update_image(image, report)
         self.metrics.count_run(report)
         if report.status == "FAILED":
             raise EndpointError(
-                f"all {len(report.failures)} tiles of {image.image} failed: {report.failures[0].reason}"
+                f"{_all_tiles(len(report.failures))} of {image.image} failed: {report.failures[0].reason}"
             )
         self._notify_of_failed_regions(record, image, report, grid)
         url = job.request.image_urls[number]
@@ -268,6 +273,18 @@ class JobRunner:
             self.records.save(record)
         if errors:
             raise OutputError("; ".join(errors))
+
+
+def _all_tiles(count: int) -> str:
+    return "the only tile" if count == 1 else f"all {count:,} tiles"
+
+
+def _update_unfinished(image: ImageRecord, last: Progress | None) -> None:
+    """Copy the last figures of a run that has not ended into an image's record."""
+    if last is not None:
+        image.tiles = last.tiles
+        image.requests += last.requests
+        image.seconds += round(last.seconds, 3)
 
 
 def _update_image(image: ImageRecord, report: Report) -> None:

@@ -59,6 +59,7 @@ class JobLifecycle:
     ) -> None:  # fmt: skip
         self.queue, self.records, self.notifier, self.metrics, self.health = queue, records, notifier, metrics, health
         self.max_attempts, self.retry_delay_s = max_attempts, retry_delay_s
+        self._waiting: dict[str, Delivery] = {}  # requests that wait in the queue for the next attempt at their job
         self._not_counted: set[tuple[str, float]] = set()  # attempts that are in the record, since the disk is full
 
     def start(self, job: Job) -> JobRecord | None:
@@ -121,12 +122,12 @@ class JobLifecycle:
 
     def release_interrupted(self, job: Job, record: JobRecord, delay_s: float = 0.0) -> None:
         """Return a job that did not fail by itself to the queue; do not count the attempt."""
-        attempt = record.attempts.pop()
+        attempt, record.status = record.attempts.pop(), "QUEUED"
         try:
             self.records.save(record)
         except OutputError:
             self._not_counted.add((record.job_id, attempt.started))
-        self.release(job.delivery, delay_s)
+        self._release_job(job, delay_s)
 
     def record_failure(self, job: Job, record: JobRecord, error: Exception) -> None:
         """Record a failed attempt; release the job for the next one, or reject it after `max_attempts`."""
@@ -139,7 +140,7 @@ class JobLifecycle:
             self.reject(job.delivery, record, reason)
             return
         self.records.save(record)
-        self.release(job.delivery, self._retry_delay(len(record.attempts)))
+        self._release_job(job, self._retry_delay(len(record.attempts)))
 
     def record_admission_failure(self, job: Job, error: GeotileError) -> None:
         """Reject a job whose images or endpoint can never be used; release it if the error is temporary."""
@@ -190,6 +191,19 @@ class JobLifecycle:
         self.metrics.count_job(record)
         self._reject(delivery, record)
 
+    def wake(self, job_id: str) -> None:
+        """Have the queue deliver a request now that waits for the next attempt at its job."""
+        if (delivery := self._waiting.pop(job_id, None)) is not None:
+            self.release(delivery, 0.0)
+
+    def delivered(self, job_id: str) -> None:
+        """Note that the request of a job no longer waits in the queue."""
+        self._waiting.pop(job_id, None)
+
+    def _release_job(self, job: Job, delay_s: float) -> None:
+        self._waiting[job.request.job_id] = job.delivery
+        self.release(job.delivery, delay_s)
+
     def release_with_backoff(self, delivery: Delivery) -> None:
         """Return a request to the queue that cannot be processed now; the delay grows with each delivery."""
         self.release(delivery, self._retry_delay(delivery.receive_count))
@@ -219,7 +233,7 @@ class JobLifecycle:
     def release_unstarted(self, job: Job, error: Exception) -> None:
         """Return a job that could not be started to the queue."""
         if is_disk_full(error):
-            self.release(job.delivery, self._disk_delay(error))
+            self._release_job(job, self._disk_delay(error))
         else:
             self.release_with_backoff(job.delivery)
 

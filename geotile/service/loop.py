@@ -27,7 +27,7 @@ from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.permissions import Permissions
 from geotile.service.queue import Queue
-from geotile.service.records import Records
+from geotile.service.records import JOB_LEASE, Records
 from geotile.service.sqs import SqsQueue
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
@@ -79,7 +79,8 @@ class Service:
         self.lifecycle = JobLifecycle(
             queue, self.records, notifier, metrics, self.health, options.max_attempts, options.retry_delay_s
         )
-        self.stopping, self._stopped = threading.Event(), threading.Event()
+        self.stopping, self._hurry, self._stopped = (threading.Event() for _ in range(3))
+        self._returned = 0  # jobs that were interrupted
         self.intake = Intake(
             queue=queue, records=self.records, inspections=Inspections(state.sub("inspections"), options.deliveries),
             lifecycle=self.lifecycle, backlog=self.backlog, cluster=self.cluster, options=options,
@@ -117,7 +118,12 @@ class Service:
             self._shut_down(receiver)
 
     def stop(self) -> None:
-        """Start no more jobs; `run` returns when the running jobs have finished or `grace_s` has passed."""
+        """Start no more jobs; `run` returns when the running jobs have finished or `grace_s` has passed.
+
+        A second call ends that time.
+        """
+        if self.stopping.is_set():
+            self._hurry.set()
         self.stopping.set()
 
     def _all_done(self) -> bool:
@@ -144,9 +150,15 @@ class Service:
             return job
 
     def _shut_down(self, receiver: threading.Thread) -> None:
+        was_stopped = self.stopping.is_set()
         self.stopping.set()
         self.intake.stop()
-        self._wait_for_running_jobs(self.options.grace_s)
+        if running := len(self.backlog.running):
+            _log.info(
+                "stopping; %s %s %g s; signal again to end now",
+                _number(running, "job"), "has" if running == 1 else "have", self.options.grace_s,
+            )  # fmt: skip
+        self._wait_for_running_jobs(self.options.grace_s, self._hurry)
         self.control.stop()
         self._wait_for_running_jobs(_INTERRUPT_TIMEOUT_S)
         # Jobs that do not react to the interruption keep their leases until this process ends.
@@ -156,11 +168,14 @@ class Service:
             self.lifecycle.release(delivery, 0.0)
         receiver.join(RECEIVE_WAIT_S + 1)
         self._stopped.set()
+        returned = self._returned + len(deliveries)
+        if was_stopped:
+            _log.info("stopped; %s returned to the queue", _number(returned, "request"))
 
-    def _wait_for_running_jobs(self, timeout_s: float) -> None:
+    def _wait_for_running_jobs(self, timeout_s: float, hurry: threading.Event | None = None) -> None:
         deadline = time.monotonic() + timeout_s
         with self.backlog.changed:
-            while self.backlog.running and time.monotonic() < deadline:
+            while self.backlog.running and time.monotonic() < deadline and not (hurry and hurry.is_set()):
                 self.backlog.changed.wait(0.1)
 
     def _keep_extending(self) -> None:
@@ -187,6 +202,8 @@ class Service:
                 self._cancel_or_release(job)
             elif job is not None:
                 self.control.cancel(job_id)
+            else:
+                self.lifecycle.wake(job_id)
 
     def _cancel_or_release(self, job: Job) -> None:
         try:
@@ -200,7 +217,7 @@ class Service:
         """Run a job in a thread of its own, under the lease of its folder."""
         job_id = job.request.job_id
         try:
-            with lease(self.records.work_folder(job_id), "lease", f"the job {job_id}"):
+            with lease(self.records.work_folder(job_id), JOB_LEASE, f"the job {job_id}"):
                 self._attempt(job)
         except OutputError as error:  # another process holds the lease, or the state cannot be written
             _log.warning("%s", error, extra={"job_id": job_id})
@@ -231,8 +248,13 @@ class Service:
         except JobCancelled:
             self.lifecycle.cancel(job, record)
         except ServiceStopped:
+            self._returned += 1
             self.lifecycle.release_interrupted(job, record)
         except Exception as error:  # of any kind: the record names it, and the job is tried again
             if not isinstance(error, GeotileError):
                 _log.exception("job %s", record.job_id, extra={"job_id": record.job_id})
             self.lifecycle.record_failure(job, record, error)
+
+
+def _number(count: int, of: str) -> str:
+    return f"{count} {of}" if count == 1 else f"{count} {of}s"

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from geotile.core.redact import redact
-from geotile.storage.aws import aws_session
+from geotile.storage.aws import aws_session, with_deadlines
 
 _log = logging.getLogger(__name__)
+_SNS_S = 60.0  # for a call
 _MAX_FAILED_TILES = 100  # an SNS message holds up to 256 kB; the record has the number of all failed tiles
 
 
@@ -106,7 +107,7 @@ class _Topic:
         if topic is None:
             return None
         arn = topic.removeprefix("sns://")
-        return cls(arn, aws_session(None, None, arn.split(":")[3]).create_client("sns"))
+        return cls(arn, with_deadlines(aws_session(None, None, arn.split(":")[3]).create_client("sns"), _SNS_S))
 
     def publish(self, attributes: dict[str, str], message: str) -> None:
         """Publish a status; log what is wrong if that fails."""

@@ -20,12 +20,13 @@ from geotile.results.sinks import Output
 from geotile.service.features import ImagePlace, stored_features, stored_tables
 from geotile.service.records import read_json
 from geotile.service.request_parts import FileOutput, KinesisOutput, S3Output
-from geotile.storage.aws import aws_session, resolve
+from geotile.storage.aws import aws_session, resolve, with_deadlines
 from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
 MAX_CALL_BYTES, MAX_RECORD_BYTES = 5 * 2**20, 2**20  # limits of PutRecords; partition keys count
 _MAX_ATTEMPTS, _RETRY_DELAY_S = 8, 0.2
+_KINESIS_S = 120.0  # for a call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ def _write_parquet(detections: StoredDetections, path: str) -> None:
 
 def kinesis_client(role: str | None) -> Any:
     """Return a botocore client for Kinesis."""
-    return aws_session(None, role, None).create_client("kinesis")
+    return with_deadlines(aws_session(None, role, None).create_client("kinesis"), _KINESIS_S)
 
 
 class _KinesisWriter:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from geotile.core.internal_hosts import internal_address
 from geotile.core.redact import redact
-from geotile.errors import ArgumentError
+from geotile.errors import ArgumentError, ServiceError
 from geotile.imagery.redirects import redirect_targets
 from geotile.imagery.stac import is_stac, stac_asset
 from geotile.options import ServiceOptions
@@ -54,9 +54,14 @@ class Permissions:
         ------
         ArgumentError
             If it names something that it may not.
+        ServiceError
+            If the name of a host that must not be an internal one cannot be resolved now.
         """
         spec = request.image_processor.endpoint
         self._check("imageProcessor.name", spec, self.endpoints, "endpoint")
+        if spec.lower().startswith("onnx:") and (self.endpoints is not None or self.from_network):
+            for target in redirect_targets(spec.partition(":")[2]):  # those of other endpoints are not followed
+                self._check("imageProcessor.name, redirected,", f"onnx:{target}", self.endpoints, "endpoint")
         for field, url in _images(request):
             self._check(field, _without_vsi(url), self.images, "image")
             if self.images is not None or self.from_network:
@@ -85,12 +90,8 @@ class Permissions:
             raise ArgumentError(f"{field} names {redact(text)!r}, which this service does not allow; {remedy}")
         if kind == "image" and place.scheme not in _READABLE:
             raise ArgumentError(f"{field} names {redact(text)!r}, which is no image of a known kind of storage")
-        host = host_of(text) if prefixes is None else None
-        if host is not None and (address := internal_address(host)) is not None:
-            raise ArgumentError(
-                f"{field} names {redact(text)!r}, whose address {address} is inside this machine or its cloud; "
-                f"requests from a queue of others may not name it, but {remedy}"
-            )
+        if prefixes is None and (host := host_of(text)) is not None:
+            _check_host(f"{field} names {redact(text)!r}", host, remedy)
 
 
 def _images(request: JobRequest) -> Iterator[tuple[str, str]]:
@@ -99,6 +100,21 @@ def _images(request: JobRequest) -> Iterator[tuple[str, str]]:
         yield f"imageUrls[{number}]", url
     if dem := request.geotile.get("dem"):
         yield "geotile.dem", str(dem)
+
+
+def _check_host(named: str, host: str, remedy: str) -> None:
+    """Refuse a host inside this machine or its cloud, and one of which nobody knows where it is."""
+    try:
+        address = internal_address(host)
+    except OSError as error:
+        raise ServiceError(
+            f"{named}, whose host cannot be resolved ({error}), so it may be inside this machine or its cloud; {remedy}"
+        ) from None
+    if address is not None:
+        raise ArgumentError(
+            f"{named}, whose address {address} is inside this machine or its cloud; requests from a queue of others "
+            f"may not name it, but {remedy}"
+        )
 
 
 def _prefixes(kind: str, options: ServiceOptions) -> list[Place] | None:

@@ -27,7 +27,13 @@ Status = Literal["QUEUED", "IN_PROGRESS", "SUCCESS", "PARTIAL", "FAILED", "CANCE
 FINISHED = ("SUCCESS", "PARTIAL")
 GIVEN_UP = ("FAILED", "CANCELLED")
 ENDED = (*FINISHED, *GIVEN_UP)
+JOB_LEASE = "lease"
+"""Name of the lease in the folder of a job."""
 _MAX_NAME_LENGTH = 100
+
+
+class DamagedRecord(OutputError):
+    """A file in the place of a record that is none."""
 
 
 class Attempt(BaseModel):
@@ -44,7 +50,7 @@ class Attempt(BaseModel):
 
 
 class ImageProgress(BaseModel):
-    """Progress of an image that is running."""
+    """Progress of an image that is running, or how far it had come when it was stopped."""
 
     tiles: int
     """Number of tiles."""
@@ -60,6 +66,8 @@ class ImageProgress(BaseModel):
     """Estimated seconds until the image is done; None before the first tile is done."""
     process: str = ""
     """Process that runs it, and its machine."""
+    running: bool = True
+    """Whether it is running; False if it was stopped or its process has ended."""
 
 
 class ImageRecord(BaseModel):
@@ -78,13 +86,15 @@ class ImageRecord(BaseModel):
     detections: int = 0
     """Number of detections after merging."""
     requests: int = 0
-    """Number of requests sent, over all attempts that did not end with the death of their process."""
+    """Number of requests sent, over all attempts that did not end with the death of their process. Those that were in
+    flight when an attempt was stopped do not count."""
     seconds: float = 0.0
     """Processing time in seconds, over the same attempts."""
     outputs: dict[str, str] = {}
     """URI of each written output, by the number and type of the output."""
     progress: ImageProgress | None = None
-    """Progress while the image is running, as `geotile.jobs` finds it. It is not stored in the record."""
+    """Progress of the latest attempt at an image that is not done, as `geotile.jobs` finds it. It is not stored in the
+    record."""
 
 
 class JobRecord(BaseModel):
@@ -116,6 +126,8 @@ class JobRecord(BaseModel):
     """Error of each attempt, if the job was rejected."""
     warnings: list[str] = []
     """Warnings about the request."""
+    waiting_for: str = ""
+    """Why a job that has started is not running, as `geotile.jobs` finds it. It is not stored in the record."""
 
     def duration_s(self) -> float:
         """Return the seconds from the first start to the end, or to now if the job has not finished."""
@@ -150,10 +162,15 @@ class Records:
         self._records.write(f"{file_name(record.job_id)}.json", record.model_dump_json(indent=1).encode())
 
     def all(self) -> Iterator[JobRecord]:
-        """Yield all records."""
+        """Yield all records that are whole."""
         for name in sorted(self._records.names()):
-            if name.endswith(".json") and (record := self._read(name)) is not None:
-                yield record
+            try:
+                record = self._read(name) if name.endswith(".json") else None
+            except DamagedRecord as error:  # the other jobs have nothing to do with it
+                _log.warning("%s", error)
+            else:
+                if record is not None:
+                    yield record
 
     def work_folder(self, job_id: str) -> Folder:
         """Return the folder of a job's checkpoints and detections."""
@@ -177,7 +194,7 @@ class Records:
         try:
             return None if data is None else JobRecord.model_validate_json(data)
         except ValueError as error:
-            raise OutputError(
+            raise DamagedRecord(
                 f"{self._records.display_name}/{name} is not a valid job record: {str(error)[:200]}. Remove the file."
             ) from None
 

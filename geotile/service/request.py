@@ -85,8 +85,8 @@ class JobRequest(RequestModel):
             request.model_dump(mode="json")  # the record and the digest of the job need it
         except ValidationError as error:
             raise ArgumentError("; ".join(in_json(error_text(each)) for each in error.errors())) from None
-        except (ValueError, RecursionError) as error:
-            raise ArgumentError(f"the request must not be nested this deeply: {error}") from None
+        except (ValueError, RecursionError):
+            raise ArgumentError("the request must not be nested this deeply; it takes some hundred levels") from None
         return request
 
     @model_validator(mode="before")

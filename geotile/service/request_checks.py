@@ -35,7 +35,11 @@ def parsed_fields(body: Any) -> dict[str, Any]:
         raise ArgumentError(f"the request must have at most {MAX_REQUEST_BYTES:,} bytes; got more. Split the job")
     try:
         fields = _parsed_json(body)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ArgumentError(
+            "the request must not be nested this deeply; it takes at most some hundred levels"
+        ) from None
+    except ValueError as error:
         raise ArgumentError(f"the request must be valid JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ArgumentError(f"the request must be a JSON object; got {type(fields).__name__}")

@@ -92,7 +92,10 @@ def serve(queue: str | os.PathLike[str], options: ServiceOptions) -> None:
 
 @contextmanager
 def _stopped_by_signals(service: Service) -> Iterator[None]:
-    """Stop a service at SIGTERM and SIGINT while the block runs; a second signal has its usual effect."""
+    """Stop a service at SIGTERM and SIGINT while the block runs.
+
+    A second signal ends the time that running jobs have, and a third one has its usual effect.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -100,8 +103,9 @@ def _stopped_by_signals(service: Service) -> Iterator[None]:
     previous = {each: signal.getsignal(each) for each in signals}
 
     def stop(number: int, frame: Any) -> None:
-        for each in signals:
-            signal.signal(each, previous[each])
+        if service.stopping.is_set():
+            for each in signals:
+                signal.signal(each, previous[each])
         service.stop()
 
     for each in signals:

@@ -12,13 +12,14 @@ from typing import Any
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ServiceError
 from geotile.service.queue import Delivery
-from geotile.storage.aws import aws_session
+from geotile.storage.aws import aws_session, with_deadlines
 
 _log = logging.getLogger(__name__)
 VISIBILITY_TIMEOUT_S = 60  # after this time SQS delivers the request of a dead process again
 _BATCH_SIZE = 10  # the maximum number of messages that SQS accepts in one call
 _MAX_DELAY_S = 43_200
 _MIN_RECEIVE_COUNT = 20
+_CALL_S = 100.0  # for a call; long polling takes 20 s
 
 
 class SqsQueue:
@@ -60,7 +61,8 @@ class SqsQueue:
 
         region = re.match(r"https?://sqs\.([a-z0-9-]+)\.amazonaws", self._url_or_name)
         config = Config(read_timeout=70, retries={"mode": "standard", "max_attempts": 5}, max_pool_connections=32)
-        return aws_session(None, None, region[1] if region else None).create_client("sqs", config=config)
+        client = aws_session(None, None, region[1] if region else None).create_client("sqs", config=config)
+        return with_deadlines(client, _CALL_S)
 
     def _resolve(self, url_or_name: str) -> str:
         """Return the URL of a queue; look it up if a name is given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
                 request, queued = JobRequest.parse(read_request(path)), path.stat().st_mtime
             except (ArgumentError, OSError):  # incomplete or invalid: the service will report it
                 continue
-            records.setdefault(request.job_id, JobRecord(job_id=request.job_id, queued=queued))
+            known = records.get(request.job_id)
+            if known is None or (known.status in ENDED and queued > (known.finished or 0.0)):  # submitted again
+                records[request.job_id] = JobRecord(job_id=request.job_id, queued=queued)
     for job_id in Cancellations(stored.folder).asked():
         if job_id in records and records[job_id].status == "QUEUED":
             records[job_id].status = "CANCELLED"
@@ -163,6 +166,7 @@ def cancel(
     ['CANCELLED']
     """
     uri = check_path(queue, "queue")
+    looked = time.time()
     record = next((each for each in jobs(uri, state) if each.job_id == job_id), None)
     if record is None:
         raise ServiceError(
@@ -171,7 +175,12 @@ def cancel(
         )
     if record.status in ENDED:
         raise ServiceError(f"the job {job_id!r} has ended as {record.status}; there is nothing to cancel")
-    Cancellations(state_folder(uri, state)).ask(job_id)
+    marks = Cancellations(state_folder(uri, state))
+    marks.ask(job_id)
+    now = Records(marks.state).load(job_id) or record
+    if now.status in ENDED and now.status != "CANCELLED" and (now.finished or 0.0) >= looked:
+        marks.withdraw(job_id)  # it ended meanwhile; the mark would cancel what is submitted under this name later
+        raise ServiceError(f"the job {job_id!r} has ended as {now.status}; there is nothing to cancel")
     return record
 
 

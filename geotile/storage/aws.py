@@ -7,14 +7,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
+from geotile.core.deadline import deadline_pools, exchange_deadline
 from geotile.core.quiet_logs import quiet_urls
 from geotile.core.registry import Registry
 from geotile.errors import ArgumentError
 
 _MARGIN_S = 300.0  # temporary credentials are renewed this long before they expire
+_STS_S = 60.0
 Origin = tuple[tuple[str, str | None], ...]
 
 
@@ -122,6 +123,29 @@ def resolve(
     return AwsConfig(credentials=credentials, region=region, endpoint_url=endpoint_url)
 
 
+def with_deadlines(client: Any, total_s: float | None = None) -> Any:
+    """Return a botocore client whose connections apply the deadline of `exchange_deadline`.
+
+    Parameters
+    ----------
+    client : botocore client
+    total_s : float, optional
+        Maximum time for each request and its response in seconds: botocore's own starts again with every byte. By
+        default the caller sets the deadline.
+    """
+    http = client._endpoint.http_session
+    http._manager.pool_classes_by_scheme = deadline_pools(http._manager.pool_classes_by_scheme)
+    if total_s is not None:
+        send = http.send
+
+        def send_in_time(request: Any) -> Any:
+            with exchange_deadline(total_s):
+                return send(request)
+
+        http.send = send_in_time
+    return client
+
+
 def _endpoint_url(session: Any) -> str | None:
     """Return the endpoint of S3 that the environment or the profile sets, as botocore finds it; None for AWS's own."""
     from botocore.configprovider import ConfiguredEndpointProvider
@@ -184,9 +208,11 @@ def _assume_role(session: Any, role_arn: str) -> _Resolver:
             "variables, or pass profile= or keys."
         )
     region = session.get_config_variable("region") or "us-east-1"  # STS answers in every region
-    fetcher = credentials.AssumeRoleCredentialFetcher(
-        partial(session.create_client, region_name=region), source, role_arn
-    )
+
+    def client(service: str, **options: Any) -> Any:
+        return with_deadlines(session.create_client(service, region_name=region, **options), _STS_S)
+
+    fetcher = credentials.AssumeRoleCredentialFetcher(client, source, role_arn)
     deferred = credentials.DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
     return _Resolver(deferred)
 

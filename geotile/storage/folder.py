@@ -6,18 +6,23 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
 
+from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import redact
 from geotile.errors import OutputError
 from geotile.storage.atomic import draft, remove_drafts
+from geotile.storage.download import within
 from geotile.storage.uris import output_uri
 
+_TOTAL_S = 300.0  # for a file
 T = TypeVar("T")
 Options = tuple[tuple[str, Any], ...]
 
@@ -82,7 +87,7 @@ class Folder:
 
         def read(files: fsspec.AbstractFileSystem, path: str) -> bytes | None:
             try:
-                content: bytes = files.cat_file(path)
+                content: bytes = _in_time(files, "cat_file", path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             return content
@@ -101,7 +106,7 @@ class Folder:
         def names(files: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
             files.invalidate_cache()
             try:
-                entries = files.ls(path, detail=True)
+                entries = _in_time(files, "ls", path, detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 return {}
             return {Path(each["name"]).name: int(each["size"] or 0) for each in entries if each["type"] == "file"}
@@ -119,7 +124,7 @@ class Folder:
 
         def remove(files: fsspec.AbstractFileSystem, path: str) -> None:
             with suppress(FileNotFoundError):
-                files.rm_file(path)
+                _in_time(files, "rm_file", path)
 
         self._try("remove", name, remove)
 
@@ -151,9 +156,17 @@ def is_local(files: fsspec.AbstractFileSystem) -> bool:
     return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
+def _in_time(files: fsspec.AbstractFileSystem, action: str, *arguments: Any, **options: Any) -> Any:
+    """Return what a method of a file system returns; one that uses a network has a deadline."""
+    if isinstance(files, AsyncFileSystem):
+        with quiet_urls():
+            return within(files, partial(getattr(files, f"_{action}"), *arguments, **options), _TOTAL_S)
+    return getattr(files, action)(*arguments, **options)
+
+
 def _write(files: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
     if not is_local(files):
-        files.pipe_file(path, data)  # one PUT, or a multipart upload that is completed last
+        _in_time(files, "pipe_file", path, data)  # one PUT, or a multipart upload that is completed last
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.storage.aws import Credentials, resolve
+from geotile.storage.azure_account import account_settings
 from geotile.storage.uris import expanded_path
 
 GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block twice, so a larger cache brings nothing
@@ -158,9 +159,8 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
     """
     scheme = uri.partition("://")[0].lower() if "://" in uri else ""
     options = dict(storage_options or {})
-    translate = _TRANSLATORS.get(scheme) or _TRANSLATORS.get(
-        _VSI.get(uri.split("/")[1] if uri.startswith("/vsi") else "", "")
-    )
+    of_gdal = _VSI.get(uri.split("/")[1], "") if uri.startswith("/vsi") else ""
+    translate = _TRANSLATORS.get(scheme) or _TRANSLATORS.get(of_gdal)
     if translate is None:
         return _local(uri, options)
     for nested in ("client_kwargs", "config_kwargs"):
@@ -170,8 +170,8 @@ def locate(uri: str, storage_options: Mapping[str, Any] | None = None) -> Locati
     if remaining:
         kind = scheme or uri.split("/")[1]
         raise ArgumentError(f"unknown storage_options {sorted(remaining)} for {kind}:// images. Leave them out.")
-    merged = _REMOTE | settings
-    return Location(path=path, display_name=redact(uri), settings=tuple(merged.items()), credentials=credentials)
+    merged = tuple((_REMOTE | settings).items())
+    return Location(path=path, display_name=redact(uri), settings=merged, credentials=credentials)
 
 
 def _local(uri: str, options: Mapping[str, Any]) -> Location:
@@ -224,6 +224,8 @@ def _s3(uri: str, options: dict[str, Any]) -> Translated:
 
 
 def _http(uri: str, options: dict[str, Any]) -> Translated:
+    if re.match(r"(/vsicurl/)?https?:///", uri, re.I):  # curl reads on to find a host
+        raise ArgumentError(f"an HTTP URL must have a host after two slashes; got {redact(uri)!r}")
     settings = _common(options)
     headers = dict(options.pop("headers", None) or {}) | dict(options.pop("client_kwargs.headers", None) or {})
     if headers:
@@ -269,9 +271,8 @@ def _azure(uri: str, options: dict[str, Any]) -> Translated:
         return uri, settings, None
     parts = urlsplit(uri)
     if parts.username:  # abfs://container@account.dfs.core.windows.net/path
-        settings.setdefault("AZURE_STORAGE_ACCOUNT", str(parts.hostname).partition(".")[0])
-    container = parts.username or parts.netloc
-    return f"/vsiaz/{container}{parts.path}", settings, None
+        settings = account_settings(str(parts.hostname).partition(".")[0], settings)
+    return f"/vsiaz/{parts.username or parts.netloc}{parts.path}", settings, None
 
 
 def _common(options: dict[str, Any]) -> Settings:

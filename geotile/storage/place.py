@@ -47,11 +47,18 @@ class Place:
         ArgumentError
             If programs could read it in different ways, or it is a name of another kind.
         """
+        place = cls._of(text)
+        if not place.authority and place.scheme.removeprefix("onnx:") in _PORTS:  # curl takes http:///a/b for host a
+            raise ArgumentError(f"{redact(text)!r} names no host; write it after two slashes")
+        return place
+
+    @classmethod
+    def _of(cls, text: str) -> Place:
         if "::" in text.partition("[")[0]:
             raise ArgumentError(f"{redact(text)!r} is a chain of places, by '::'; name one place")
         scheme, colon, rest = text.partition(":")
         if scheme.lower() == "onnx":
-            inner = cls.of(rest)
+            inner = cls._of(rest)
             return cls(f"onnx:{inner.scheme}", inner.authority, inner.readings)
         if colon and scheme.lower() != "file" and rest.startswith("//") and _SCHEME.fullmatch(scheme):
             return cls._of_url(text, scheme.lower())
@@ -70,7 +77,7 @@ class Place:
             raise ArgumentError(
                 f"a prefix must be the start of a URL or a folder, without ? and #; got {redact(text)!r}"
             )
-        return cls.of(text)
+        return cls._of(text)
 
     @classmethod
     def _of_url(cls, text: str, scheme: str) -> Place:

@@ -36,7 +36,7 @@ class Circuit:
     outages: int = 0
     """Number of outages so far."""
     open_s: float = 0.0
-    """Total time during which the circuit was not closed."""
+    """Total time during which the circuit was not closed because of outages."""
     last_failure: str = ""
     """Message of the last failure."""
     _ever_answered: bool = False
@@ -51,9 +51,17 @@ class Circuit:
     def record_response(self, now: float, latency_s: float) -> None:
         """Record that a response arrived, whenever its request was sent."""
         self._ever_answered, self._failures, self._latency_s = True, 0, latency_s
-        if self.state != "closed":
-            self.state = "closed"
-            self.open_s += now - self._opened_at
+        self._close(now)
+
+    def restart(self, now: float) -> None:
+        """Close the circuit for new runs, so that they do not pay for the time that earlier ones have waited."""
+        self._failures = 0
+        self._close(now)
+
+    @property
+    def gives_up_at(self) -> float:
+        """Time at which the run ends if no request succeeds before."""
+        return self._failing_since + self.timeout[1]
 
     def record_failures(
         self, now: float, failures: int, throttled: bool, message: str, model_started: bool = False
@@ -108,6 +116,11 @@ class Circuit:
                 self._count_outage()
                 self._reopen(now)
 
+    def _close(self, now: float) -> None:
+        if self.state != "closed":
+            self.state = "closed"
+            self.open_s += now - self._opened_at if self._outage_counted else 0.0
+
     def _count_outage(self) -> None:
         if not self._outage_counted:
             self.outages, self._outage_counted = self.outages + 1, True
@@ -120,15 +133,17 @@ class Circuit:
     def _check_timeout(self, now: float) -> None:
         if self.state == "closed":
             return
-        name, limit = self._timeout()
+        name, limit = self.timeout
         if now - self._failing_since > limit and not self.stop_reason:
+            self._count_outage()
             self.open_s += now - self._opened_at
             self.stop_reason = (
-                f"the model did not respond for {name}={limit:g} s; the last failure was: {self.last_failure}"
+                f"no request to the model succeeded for {name}={limit:g} s; the last failure was: {self.last_failure}"
             )
 
-    def _timeout(self) -> tuple[str, float]:
-        """Return the name and the value of the option that limits this outage."""
+    @property
+    def timeout(self) -> tuple[str, float]:
+        """Name and value of the option that limits this outage."""
         ready, outage = ("ready_timeout_s", self.ready_timeout_s), ("outage_timeout_s", self.outage_timeout_s)
         if self._ever_answered:
             return outage

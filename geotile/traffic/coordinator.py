@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -69,6 +70,8 @@ class Allowance:
     """Number of outages so far."""
     stop_reason: str | None = None
     """Reason why no more requests may be sent; None while they may."""
+    abandoned: bool = False
+    """Whether they may not because nobody wants the run's results any more."""
     is_only_request: bool = False
     """Whether only one request is left in the run, over all processes."""
     next_report_s: float = _REPORT_INTERVAL_S
@@ -116,7 +119,7 @@ class Coordinator:
         self._record(report, now)
         probe = self.circuit.start_probe(now)
         if self.circuit.state != previous_state or self.circuit.stop_reason:
-            self._log_change(previous_state)
+            self._log_change(previous_state, now)
         previous_cap, process.cap = process.cap, self._cap(report.process)
         process.reserved = max(previous_cap, process.cap, report.in_flight)
         if report.wanted == process.reserved == 0:
@@ -192,13 +195,16 @@ class Coordinator:
             left -= share
         return 0
 
-    def _log_change(self, previous_state: str) -> None:
+    def _log_change(self, previous_state: str, now: float) -> None:
         if self.circuit.stop_reason:
             _log.error("the run stops and keeps the results so far: %s", self.circuit.stop_reason)
         elif previous_state == "closed":
+            name, limit = self.circuit.timeout
+            end = time.localtime(time.time() + self.circuit.gives_up_at - now)
             _log.warning(
-                "all recent requests to the model failed (%s); requests are paused until it responds",
-                self.circuit.last_failure,
-            )
+                "all recent requests to the model failed (%s); requests are paused until one succeeds; "
+                "the run gives up at %s (%s=%g s)", self.circuit.last_failure,
+                time.strftime("%H:%M:%S", end), name, limit,
+            )  # fmt: skip
         elif self.circuit.state == "closed":
             _log.warning("the model responds again")

@@ -6,11 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import uuid4
 
-from geotile.core.cancellation import cancel_run
+from geotile.core.cancellation import cancel_run, working_for
+from geotile.core.daemon_pool import DaemonPool
 from geotile.errors import EndpointError, EndpointUnreachable
 from geotile.traffic.coordinator import Allowance, GateReport
 from geotile.traffic.limit import Tally
@@ -51,9 +51,9 @@ class Gate:
         self._suspects_outage = self._reporting = False
         self._last_response = float("-inf")
         self._stop_reason: str | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: DaemonPool | None = None
 
-    def thread_pool(self, max_threads: int) -> ThreadPoolExecutor:
+    def thread_pool(self, max_threads: int) -> DaemonPool:
         """Return the run's own tile threads, within `expecting`. They end when no requests are left here.
 
         Runs do not share these threads. If they did, all threads could wait here for a slot that another run holds
@@ -62,7 +62,7 @@ class Gate:
         """
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix="geotile-tile")
+                self._pool = DaemonPool(max_threads, "geotile-tile")
             return self._pool
 
     @property
@@ -90,10 +90,17 @@ class Gate:
         """Whether no requests are expected here."""
         return not self._reporting
 
-    def stop(self, reason: str) -> None:
-        """Let no more requests pass."""
+    def stop(self, reason: str, *, abandoned: bool = True) -> None:
+        """Let no more requests pass, and abort those in flight.
+
+        Parameters
+        ----------
+        reason : str
+        abandoned : bool, default True
+            Whether nobody wants the results of the run any more.
+        """
         with self._lock:
-            self._stop(reason)
+            self._stop(reason, abandoned)
 
     @contextmanager
     def expecting(self, requests: int) -> Iterator[Callable[[], None]]:
@@ -209,7 +216,8 @@ class Gate:
                         self._become_idle()
                         return
                 _log.exception("the coordinator cannot be reached")
-                self.stop(f"this worker lost the connection to the coordinator: {type(error).__name__}: {error}")
+                reason = f"this worker lost the connection to the coordinator: {type(error).__name__}: {error}"
+                self.stop(reason, abandoned=False)
                 allowance = Allowance(cap=0)
             previous_cap = self._apply(allowance)
             with self._lock:
@@ -246,21 +254,22 @@ class Gate:
         with self._lock:
             previous_cap, self._allowance = self._allowance.cap, allowance
             if allowance.stop_reason:
-                self._stop(allowance.stop_reason)
+                self._stop(allowance.stop_reason, allowance.abandoned)
             self._can_prepare.notify_all()
             self._can_send.notify_all()
             return previous_cap
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str, abandoned: bool) -> None:
         self._stop_reason = self._stop_reason or reason
-        cancel_run(self._run, reason)
         for condition in (self._can_prepare, self._can_send, self._stopped):
             condition.notify_all()
+        cancel_run(self._run, reason, abandoned=abandoned)
 
     def _run_probe(self) -> str | None:
         """Probe the model; return a failure message, or None if the model is ready."""
         try:
-            self._probe()
+            with working_for(self._run):
+                self._probe()
         except EndpointError as error:
             return str(error)
         except Exception as error:  # a user's endpoint can raise anything; it counts as a model that is not ready

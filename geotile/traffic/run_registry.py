@@ -34,14 +34,14 @@ class RunRegistry:
         self._lock = threading.Lock()
         self._coordinators: dict[str, Coordinator] = {}
         self._runs: dict[str, _Run] = {}
-        self._finished: OrderedDict[str, str] = OrderedDict()  # reasons by run
+        self._finished: OrderedDict[str, Allowance] = OrderedDict()  # the last word to each run
 
     def update(self, run: str, settings: TrafficSettings, report: GateReport) -> Allowance:
         """Pass a report to the run's coordinator and return the new allowance."""
         now = time.monotonic()
         with self._lock:
             if run in self._finished:  # a region of the run has not been notified yet
-                return Allowance(cap=0, stop_reason=self._finished[run])
+                return self._finished[run]
             if run not in self._runs:
                 self._start(run, settings, now)
             entry = self._runs[run]
@@ -52,7 +52,7 @@ class RunRegistry:
     def finish(self, run: str) -> Traffic | None:
         """Remove a run; return the summary of its requests, or None if it sent no report."""
         with self._lock:
-            self._mark_finished(run, "the run is over")
+            self._mark_finished(run, Allowance(cap=0, stop_reason="the run is over", abandoned=True))
             entry = self._runs.pop(run, None)
             if entry is None:
                 return None
@@ -84,12 +84,13 @@ class RunRegistry:
         if coordinator is not None and coordinator.circuit.stop_reason:
             # The group gave up on the model: its other runs stop, and this run gets a new coordinator.
             for name in group_runs:
-                self._mark_finished(name, coordinator.circuit.stop_reason)
+                self._mark_finished(name, Allowance(cap=0, stop_reason=coordinator.circuit.stop_reason))
             coordinator = None
         if coordinator is None or (not group_runs and coordinator.settings != settings):
             coordinator = Coordinator(settings)
         elif not group_runs:
             coordinator.limit.restart_window()  # the previous run's measurement ended with that run
+            coordinator.circuit.restart(now)
         self._coordinators[key] = coordinator
         self._runs[run] = _Run(key, coordinator, set(), coordinator.traffic())
 
@@ -98,7 +99,7 @@ class RunRegistry:
         self._runs = {name: each for name, each in self._runs.items() if each.key not in stale}
         self._coordinators = {key: each for key, each in self._coordinators.items() if key not in stale}
 
-    def _mark_finished(self, run: str, reason: str) -> None:
-        self._finished[run] = reason
+    def _mark_finished(self, run: str, last: Allowance) -> None:
+        self._finished[run] = last
         while len(self._finished) > _MAX_FINISHED_RUNS:
             self._finished.popitem(last=False)

@@ -1,0 +1,73 @@
+"""How tiles are sent to the model, and the result of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from geotile.core.checks import Pair
+from geotile.core.thresholds import Threshold
+from geotile.core.timing import Timing
+from geotile.encoding.encoder import Encoder
+from geotile.endpoints.base import Endpoint
+from geotile.grid.tile_grid import Tile
+from geotile.merging.detections import Detections, concat
+from geotile.results.failures import NO_FLAWS, Flaws, TileFailure
+from geotile.traffic import TrafficSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileJob:
+    """How tiles are sent to the model and how its answers are read. Pickles."""
+
+    run: str
+    """Name of the run."""
+    endpoint: Endpoint
+    encoder: Encoder
+    tile_yx: Pair
+    """Height and width of a full tile in pixels."""
+    score_threshold: Threshold
+    """Minimum score of a detection."""
+    threads: int
+    """Number of tile threads per process."""
+    traffic: TrafficSettings | None
+    """Limits of the requests; None where the model runs in the process."""
+    errors: Literal["record", "raise"]
+    pad_value: float | None
+    """Value that fills a tile smaller than the tile size; None leaves it small."""
+    min_valid_share: float | None = None
+    """Minimum share of valid pixels of a tile that is sent; 0 for any pixel at all, None to send every tile."""
+
+    @property
+    def need_valid(self) -> bool:
+        """Whether the validity of pixels is needed."""
+        return self.min_valid_share is not None
+
+    def sent_shape_yx(self, tile: Tile) -> Pair:
+        """Return height and width in pixels of a tile as the model sees it."""
+        height, width = tile.window.shape_yx
+        if self.pad_value is None:
+            return height, width
+        return max(height, self.tile_yx[0]), max(width, self.tile_yx[1])
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """Result of a tile."""
+
+    found: Detections = field(default_factory=lambda: concat([]))
+    """Detections in image pixels."""
+    attempts: int = 0
+    """Number of requests; those of a batch count for its first tile."""
+    retries: int = 0
+    failure: TileFailure | None = None
+    rejected: Flaws = NO_FLAWS
+    """Boxes that are not valid."""
+    repaired: Flaws = NO_FLAWS
+    """Shapes that were not valid and were made so."""
+    without_data: bool = False
+    """Whether the tile was not sent because it holds too little data."""
+    cancelled: bool = False
+    """Whether the run was cancelled before the tile was answered."""
+    timing: Timing = field(default_factory=dict)
+    """CPU time of the tile's thread by stage, in seconds."""
