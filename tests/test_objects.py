@@ -13,6 +13,7 @@ import shapely
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.features import rasterize
 
 import geotile
 from geotile import ResponseError
@@ -129,14 +130,13 @@ def test_nothing_in_any_form(answer):
         ((BOXES, [95.0, 40]), r"scores must be numbers from 0 to 1; got 95"), ((BOXES, [0.5, -3.2]), "got -3.2"),
         ((BOXES, SCORES, ["a", "b"], 5), "a tuple of 4 items"), ({"boxes": BOXES}, "must hold boxes, scores"),
         ({"boxes": BOXES, "scores": SCORES, "embeddings": 5}, "embeddings"),
-        ({"boxes": BOXES, "scores": SCORES, "masks": np.ones((2, 4, 4))}, "returned masks"),
-        ({"boxes": BOXES, "scores": SCORES, "keypoints": np.ones((2, 4, 3))}, "returned key points"),
-        (results(masks=[1]), "returned masks"), (results(obb=[1]), "oriented boxes"), (results(keypoints=[1]), "key points"),
+        ({"boxes": BOXES, "scores": SCORES, "masks": np.ones((3, 4, 4), bool)}, "one of the geometries per box; got 3 for 2"),
+        ({"boxes": BOXES, "scores": SCORES, "keypoints": np.ones((2, 4))}, "key points must have shape"),
+        (results(probs=[1]), "class scores of the whole tile"), (results(depth=[1]), "depths of the whole tile"),
         (results(boxes=None), "without boxes"), (supervision(confidence=None), "must have scores"),
-        (SimpleNamespace(xyxy=np.array(BOXES)), "must have scores"), (supervision(mask=np.ones((2, 4, 4))), "returned masks"),
-        (supervision(data={"xyxyxyxy": np.zeros((2, 4, 2))}), "oriented boxes"), (TABLE.drop(columns="score"), r"\['score'\] are missing"),
+        (SimpleNamespace(xyxy=np.array(BOXES)), "must have scores"), (supervision(mask=np.ones((3, 4, 4), bool)), "got 3 for 2 boxes"),
+        (supervision(mask=np.ones((2, 4, 4), bool), data={"xyxyxyxy": np.zeros((2, 4, 2))}), "one shape per detection; got xyxyxyxy and masks"), (TABLE.drop(columns="score"), r"\['score'\] are missing"),
         (gpd.GeoDataFrame(TABLE, geometry=shapely.box(*np.array(BOXES).T), crs=32631), "without a CRS"),
-        (gpd.GeoDataFrame(TABLE, geometry=shapely.points(np.array(BOXES)[:, :2])), "must be its boxes"),
         (([[3, 0, 1, 1]], [0.5]), "x0 <= x1"), (([[0, 0, math.inf, 1]], [0.5]), "must be finite"), (([[0, 0, 1, 1]], [math.nan]), "finite"),
     ],
 )  # fmt: skip
@@ -328,6 +328,8 @@ def test_torch():
 
 def test_ultralytics():
     torch, engine = pytest.importorskip("torch"), pytest.importorskip("ultralytics.engine.results")
+    from ultralytics.utils.ops import scale_masks
+
     rows = torch.tensor(np.c_[BOXES, SCORES, [0, 2]], dtype=torch.float32)
     names = {0: "ship", 2: "plane"}
     real = engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows)
@@ -336,13 +338,22 @@ def test_ultralytics():
         assert (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()) == (BOXES, SCORES, labels)
     oriented = torch.tensor([[32, 32, 20, 10, 0.6, 0.8, 0]])
     turned = engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, obb=oriented)
-    for answer in (turned, turned.obb, [turned.obb]):
-        with pytest.raises(ResponseError, match="oriented boxes"):
-            decode_object(answer)
-    with pytest.raises(ResponseError, match="masks"):
-        decode_object(
-            engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows, masks=torch.ones(2, 64, 64))
-        )
+    for answer, label in ((turned, "ship"), (turned.obb, "0"), ([turned.obb], "0")):
+        found = decode_object(answer).detections
+        np.testing.assert_allclose(shapely.get_coordinates(found.geometries)[:4], turned.obb.xyxyxyxy[0], atol=1e-4)
+        assert (found.labels.tolist(), found.oriented.tolist()) == ([label], [True])
+    for size in ((64, 64), (32, 32), (32, 48)):  # retina masks, and those of the network's input
+        masks = np.zeros((2, *size), np.uint8)
+        masks[0, size[0] // 4 : size[0] // 2, size[1] // 2 : -2], masks[1, 5:15, 9:21], masks[1, 8:10, 12:15] = 1, 1, 0
+        real = engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows, masks=torch.from_numpy(masks))
+        found = decode_object(real, (64, 64)).detections
+        whole = scale_masks(torch.from_numpy(masks)[None].float(), (64, 64))[0].numpy() > 0.5
+        for shape, mask in zip(found.geometries, whole, strict=True):
+            ours = rasterize([shape], out_shape=(64, 64)).astype(bool)
+            assert (ours & mask).sum() / (ours | mask).sum() > 0.9
+        assert len(found.geometries[1].interiors) == 1
+    posed = engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows, keypoints=torch.ones(2, 4, 3))
+    assert decode_object(posed).detections.keypoints.tolist() == [[[1, 1, 1]] * 4] * 2
     empty = engine.Results(np.zeros((64, 64, 3), np.uint8), "", names, boxes=rows[:0])
     assert len(decode_object(empty).detections) == 0
 
@@ -356,5 +367,21 @@ def test_supervision():
     assert len(decode_object(sv.Detections.empty()).detections) == 0
     with pytest.raises(ResponseError, match="must have scores"):
         decode_object(sv.Detections(np.array(BOXES)))
-    with pytest.raises(ResponseError, match="masks"):
-        decode_object(sv.Detections(np.array(BOXES), confidence=np.array(SCORES), mask=np.ones((2, 64, 64), bool)))
+    masks = np.zeros((2, 64, 64), bool)
+    masks[0, 3:9, 2:7], masks[1, 21:28, 22:29], masks[1, 24, 24] = True, True, False
+    compact = sv.detection.compact_mask.CompactMask.from_dense(masks, np.array(BOXES), (64, 64))
+    for mask in (masks, compact):
+        real = sv.Detections(np.array(BOXES), confidence=np.array(SCORES), class_id=np.array([0, 2]), mask=mask)
+        found = decode_object(real, (64, 64)).detections
+        assert shapely.area(found.geometries).tolist() == masks.sum(axis=(1, 2)).tolist()
+        assert found.geometries[0].equals(shapely.box(2, 3, 7, 9))
+        assert found.boxes.tolist() == BOXES
+        with pytest.raises(ResponseError, match="size of the tile, 32 x 32"):
+            decode_object(real, (32, 32))
+    corners = np.array([[[5, 1], [11, 7], [7, 11], [1, 5]], [[20, 20], [30, 20], [30, 25], [20, 25]]], float)
+    real = sv.Detections(
+        np.array(BOXES), confidence=np.array(SCORES), data={"xyxyxyxy": corners, "class_name": np.array(SHIP_PLANE)}
+    )
+    found = decode_object(real).detections
+    np.testing.assert_array_equal(shapely.get_coordinates(found.geometries).reshape(2, 5, 2)[:, :4], corners)
+    assert (found.oriented.tolist(), found.boxes.tolist()) == ([True] * 2, [[1, 1, 11, 11], [20, 20, 30, 25]])

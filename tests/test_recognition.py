@@ -140,16 +140,31 @@ def test_metadata_that_cannot_be_read_are_an_error_that_names_the_key(tmp_path, 
 @pytest.mark.parametrize(
     ("task", "metadata"),
     [
-        *[(task, {"task": task, "names": NAMES}) for task in ("obb", "segment", "pose", "classify", "semantic", "depth")],
-        ("obb", ULTRALYTICS | {"head": "OBB26"}), ("segment", {"head": "YOLOESegment26"}), ("pose", {"head": "Pose"}),
-        ("pose", {"task": "detect", "kpt_shape": "[17, 3]"}), ("obb", {"det_type": '"YOLO_Ultralytics_obb"'}),
-        ("segmentor", {"model_type": '"Segmentor"'}),
+        *[(task, {"task": task, "names": NAMES}) for task in ("classify", "semantic", "depth")],
+        ("classify", {"head": "Classify"}), ("segmentor", {"model_type": '"Segmentor"'}),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("family", ["auto", "yolov8"])
 def test_other_tasks_are_refused_by_name(tmp_path, task, metadata, family):
-    with pytest.raises(ArgumentError, match=rf"task is '{task}'; geotile supports boxes only"):
+    with pytest.raises(
+        ArgumentError, match=rf"task is '{task}'; geotile reads the tasks 'detect', 'obb', 'segment' and"
+    ):
         detector(tmp_path, v8(), metadata=metadata, family=family)
+
+
+@pytest.mark.parametrize(
+    ("task", "families", "metadata"),
+    [
+        *[(task, (f"yolov8-{end}", f"yolo-nms-{end}"), {"task": task, "names": NAMES}) for task, end in (("obb", "obb"), ("segment", "seg"), ("pose", "pose"))],
+        ("obb", ("yolov8-obb",), ULTRALYTICS | {"head": "OBB26"}), ("segment", ("yolov8-seg",), {"head": "YOLOESegment26"}),
+        ("pose", ("yolo-nms-pose",), {"head": "Pose26", "end2end": "True"}), ("obb", ("yolo-nms-obb",), {"task": "obb", "args": "{'nms': True}"}),
+        ("pose", ("yolov8-pose", "yolo-nms-pose"), {"task": "detect", "kpt_shape": "[17, 3]"}),
+        ("obb", ("yolov8-obb", "yolo-nms-obb"), {"det_type": '"YOLO_Ultralytics_obb"'}),
+    ],
+)  # fmt: skip
+def test_families_of_other_tasks(task, families, metadata):
+    said = read_metadata(metadata)
+    assert (said.task, said.families) == (task, families)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +251,7 @@ def test_the_number_of_names_decides_between_families(tmp_path):
         (v8(), {}, {"labels": ["ship"]}, r"labels must give one name .*got 1 names.*'yolov8' \(2 classes\)"),
         (v8(), ULTRALYTICS, {"labels": {1: "a", 2: "b"}}, r"labels must give one name .*numbers 1 to 2"),
         (end_to_end(), ULTRALYTICS | {"end2end": "True"}, {"labels": ["ship"]}, r"labels must give one name .*2 classes"),
-        ({"output0": v8(36), "output1": np.zeros((1, 32, 16, 16))}, {}, {}, r"cannot be inferred"),
+        ({"output0": v8(36), "output1": np.zeros((1, 32, 16, 9))}, {}, {}, r"cannot be inferred"),
         ({"output0": v8(36), "output1": np.zeros((1, 32, 16, 16))}, {}, {"family": "yolov8"}, r"needs one output"),
     ],
 )  # fmt: skip
@@ -359,6 +374,6 @@ def test_labels_on_the_command_line(tmp_path):
 
 
 def test_an_endpoint_refuses_before_the_run(tmp_path):
-    path = save_onnx(tmp_path / "m.onnx", {"output0": v8()}, INPUT, metadata={"task": "pose"})
-    with pytest.raises(ArgumentError, match="boxes only"):
+    path = save_onnx(tmp_path / "m.onnx", {"output0": v8()}, INPUT, metadata={"task": "classify"})
+    with pytest.raises(ArgumentError, match="task is 'classify'"):
         geotile.detect("none.tif", f"onnx:{path}")

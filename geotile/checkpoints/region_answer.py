@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geotile.merging.detections import Detections
-from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure
+from geotile.results.failures import NO_FLAWS, Flaws, TileFailure
 
 _NOTES = b"geotile"
 
@@ -30,8 +30,10 @@ class RegionAnswer:
     """Tiles that failed."""
     without_data: int = 0
     """Number of tiles that were not sent because they hold too little data."""
-    rejected: Rejections = NO_REJECTIONS
+    rejected: Flaws = NO_FLAWS
     """Boxes that are not valid."""
+    repaired: Flaws = NO_FLAWS
+    """Shapes that were not valid and were made so."""
 
     def to_parquet(self) -> bytes:
         """Return a Parquet file with one row for each detection, and the rest in its metadata."""
@@ -44,10 +46,12 @@ class RegionAnswer:
             "oriented": detections.oriented,
             "classes": pa.array(_as_json(detections.classes), pa.string()),
             "properties": pa.array(_as_json(detections.properties), pa.string()),
+            "keypoints": pa.array(_as_json(detections.keypoints), pa.string()),
             "tile": detections.tiles,
             "ordinal": detections.ordinals,
         }
-        notes = {"failures": list(self.failures), "without_data": self.without_data, "rejected": self.rejected}
+        notes = {"failures": list(self.failures), "without_data": self.without_data}
+        notes |= {"rejected": self.rejected, "repaired": self.repaired}
         table = pa.table(columns).replace_schema_metadata({_NOTES: json.dumps(notes)})
         out = io.BytesIO()
         pq.write_table(table, out, compression="zstd")
@@ -75,12 +79,15 @@ class RegionAnswer:
                 oriented=columns["oriented"].to_numpy() if "oriented" in columns else np.zeros(len(table), bool),
                 classes=_from_json(columns["classes"].to_pylist()),
                 properties=_from_json(columns["properties"].to_pylist()),
+                keypoints=_from_json(columns["keypoints"].to_pylist())
+                if "keypoints" in columns
+                else _column([None] * len(table)),
                 tiles=numbers["tile"],
                 ordinals=numbers["ordinal"],
             )
             failures = tuple(TileFailure(**each) for each in notes.pop("failures"))
-            rejected = Rejections(*notes.pop("rejected", ()))
-            return cls(detections=detections, failures=failures, rejected=rejected, **notes)
+            notes |= {name: Flaws(*notes.get(name, ())) for name in ("rejected", "repaired")}
+            return cls(detections=detections, failures=failures, **notes)
         except (pa.ArrowException, KeyError, TypeError, shapely.errors.ShapelyError) as error:
             raise ValueError(f"not the answer for a region: {error}") from None
 

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import check_unit
-from geotile.detectors.boxes import check_in_pixels
 from geotile.detectors.class_names import Labels, check_background, class_names
-from geotile.detectors.families import FAMILIES, Family, RawDetections
+from geotile.detectors.families import FAMILIES
 from geotile.detectors.inputs import check_inputs, input_sides
+from geotile.detectors.keypoints import keypoint_shape
 from geotile.detectors.layouts import Network, Tensor
 from geotile.detectors.metadata import NO_METADATA, ModelMetadata
+from geotile.detectors.outputs import decoded_outputs, picture_outputs
 from geotile.detectors.preprocessing import TilePosition, as_layout, preprocess
-from geotile.detectors.recognition import recognise
-from geotile.detectors.scores import as_scores
+from geotile.detectors.raw import Family, RawDetections
+from geotile.detectors.recognition import Recognised, recognise
+from geotile.detectors.selection import DetectionArrays, select
 from geotile.errors import ArgumentError, ResponseError
-from geotile.merging.nms import nms
+from geotile.merging.detections import Detections
 from geotile.options import DecoderOptions
 
 DEFAULT_SCORE_THRESHOLD = 0.3
 _DEFAULT_STRIDE = 32
 _LISTED = 5  # class names in a description
-DetectionArrays = tuple[NDArray[np.float64], NDArray[np.float64], list[str]]  # boxes, scores, labels
 
 
 class Detector:
@@ -56,8 +58,7 @@ class Detector:
     ------
     ArgumentError
         If the family is unknown, more than one fits, or the network does not have the outputs of the family; if the
-        model has another task than boxes, or an input that geotile does not know; or if the names are not one for
-        each class.
+        model has a task or an input that geotile does not know; or if the names are not one for each class.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class Detector:
         self.inputs, self.outputs, self.metadata = list(inputs), list(outputs), metadata
         check_inputs(self.inputs, metadata)
         given = class_names(labels)
-        network = Network(self.inputs, self.outputs, self.size_yx or metadata.size_yx, metadata.stride)
+        size = self.size_yx or metadata.size_yx
+        network = Network(self.inputs, self.outputs, size, metadata.stride, metadata.keypoints)
         found = recognise(network, metadata, family=family, labels=given, named_outputs=output_names is not None)
         self.family, self.classes = found.family, found.classes
         if self.family == "torchvision" and given is not None and not isinstance(labels, Mapping):
@@ -78,12 +80,25 @@ class Detector:
         self._family: Family = replace(known, preprocessing=known.preprocessing.with_values(mean, std))
         if self.inputs[0].dtype == np.uint8 and not (mean is None and std is None):
             raise ArgumentError("mean and std do not apply to a model that takes uint8 pixels; leave them out")
-        self._decoded_outputs = _decoded_outputs(self.family, [each.name for each in outputs], output_names)
+        self._decoded_outputs = decoded_outputs(self.family, self.outputs, output_names)
         self.names = metadata.names if given is None else given
+        self._decode = self._decoder(found)
         self._min_score = (
             DEFAULT_SCORE_THRESHOLD if score_threshold is None else check_unit(score_threshold, "score_threshold")
         )
         self._iou_threshold = check_unit(nms_iou_threshold, "nms_iou_threshold")
+
+    def _decoder(self, found: Recognised) -> Callable[[list[NDArray[Any]], tuple[int, int]], RawDetections]:
+        """Return the decoder of the family; that of key points knows their shape."""
+        if not self.family.endswith("-pose"):
+            return self._family.decode
+        raw, shape = self.family == "yolov8-pose", self.outputs[0].shape
+        classes = found.classes or (None if self.names is None else len(self.names))
+        channels = shape[1 if raw else 2]
+        values = None if channels is None else channels - 4
+        return partial(
+            self._family.decode, shape=keypoint_shape(values, classes if raw else 2, self.metadata.keypoints)
+        )
 
     @property
     def size_yx(self) -> tuple[int, int] | None:
@@ -104,7 +119,7 @@ class Detector:
         The suppression inside Ultralytics' exports handles only as many pictures as the metadata say.
         """
         fixed = self.batch_size
-        return self.metadata.batch if fixed is None and self.family == "yolo-nms" else fixed
+        return self.metadata.batch if fixed is None and self.family.startswith("yolo-nms") else fixed
 
     def description(self) -> str:
         """Return what was recognised, for people: family, classes, their first names, and the input."""
@@ -143,7 +158,7 @@ class Detector:
 
     def detections_from(
         self, outputs: Mapping[str, NDArray[Any]], positions: Sequence[TilePosition]
-    ) -> list[DetectionArrays]:  # fmt: skip
+    ) -> list[DetectionArrays | Detections]:  # fmt: skip
         """Return the detections of each tile.
 
         Parameters
@@ -155,8 +170,9 @@ class Detector:
 
         Returns
         -------
-        list of tuple
-            Boxes (n, 4) float64 xyxy in pixels of the tile, scores (n,) float64 and labels of each tile.
+        list of tuple or Detections
+            Boxes (n, 4) float64 xyxy in pixels of the tile, scores (n,) float64 and labels of each tile; `Detections`
+            if the network returns shapes or key points. A mask without a pixel is an empty polygon.
 
         Raises
         ------
@@ -164,45 +180,21 @@ class Detector:
             If the outputs are not those of the family, a score is outside [0, 1], or a class has no name.
         """
         try:
-            return [
-                self._selected(
-                    self._family.decode(self._picture_outputs(outputs, k, len(positions)), position.input_yx), position
-                )
-                for k, position in enumerate(positions)
-            ]
+            return [self._decoded(outputs, each, k, len(positions)) for k, each in enumerate(positions)]
         except (KeyError, ValueError, IndexError, TypeError) as error:
             shapes = {name: np.shape(value) for name, value in outputs.items()}
             raise ResponseError(
                 f"the outputs {shapes} cannot be decoded as those of the family {self.family!r}: {error}"
             ) from None
 
-    def _picture_outputs(self, outputs: Mapping[str, NDArray[Any]], k: int, n: int) -> list[NDArray[Any]]:
-        """Return the outputs for picture k of n. Outputs of torchvision may have no batch axis."""
-        parts = [_as_float32(outputs[name]) for name in self._decoded_outputs]
-        if self.family == "torchvision" and parts[0].ndim == 2:
-            if n != 1:
-                raise ValueError("outputs without a batch axis for several pictures")
-            return parts
-        return [part[k] for part in parts]
-
-    def _selected(self, raw: RawDetections, position: TilePosition) -> DetectionArrays:
-        """Return the detections that pass the score threshold and the suppression, in pixels of the tile.
-
-        The order is that of the networks' authors: threshold, suppression, and clipping last. Boxes that are not
-        valid come last, as they are, so that the run counts them.
-        """
-        rows, classes, scores = self._above_threshold(raw)
-        check_in_pixels(raw.boxes, rows, position.input_yx)
-        boxes = position.to_tile(raw.boxes[rows])
-        valid = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
-        kept = np.flatnonzero(valid)
-        if self._family.needs_nms:
-            kept = kept[nms(boxes[kept], scores[kept], classes[kept], iou_threshold=self._iou_threshold)]
-        clipped = position.clipped(boxes[kept])
-        in_tile = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)  # the others lie in the grey border of the picture
-        order = np.concatenate([kept[in_tile], np.flatnonzero(~valid)])
-        selected = np.concatenate([clipped[in_tile], boxes[~valid]])
-        return selected, scores[order], [self._label(k) for k in classes[order].tolist()]
+    def _decoded(
+        self, outputs: Mapping[str, NDArray[Any]], position: TilePosition, k: int, n: int
+    ) -> DetectionArrays | Detections:
+        """Return the detections of tile k of n."""
+        raw = self._decode(picture_outputs(self.family, outputs, self._decoded_outputs, k, n), position.input_yx)
+        return select(
+            raw, self._family, position, min_score=self._min_score, iou_threshold=self._iou_threshold, label=self._label
+        )
 
     def _label(self, number: int) -> str:
         """Return the name of a class, or its number if the model has no names."""
@@ -215,22 +207,6 @@ class Detector:
             )
         return self.names[number]
 
-    def _above_threshold(
-        self, raw: RawDetections
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:  # fmt: skip
-        """Return rows, class numbers and scores of the detections whose score reaches the threshold, (n,) each."""
-        values = as_scores(raw.scores)
-        if raw.labels is not None:
-            rows = np.flatnonzero(values >= self._min_score)
-            return rows, raw.labels[rows], values[rows].astype(np.float64)
-        if self._family.single_label:
-            best = values.argmax(axis=1)
-            rows = np.flatnonzero(values[np.arange(len(best)), best] >= self._min_score)
-            classes = best[rows]
-        else:
-            rows, classes = np.nonzero(values >= self._min_score)
-        return rows, classes, values[rows, classes].astype(np.float64)
-
 
 def decoder_identity(options: DecoderOptions) -> str:
     """Return the changed options of a decoder as text, with the class names in place of the file that contains them."""
@@ -238,26 +214,3 @@ def decoder_identity(options: DecoderOptions) -> str:
     if "labels" in values:
         values["labels"] = class_names(values["labels"])
     return repr(sorted(values.items()))
-
-
-def _as_float32(values: NDArray[Any]) -> NDArray[Any]:
-    """Return an output with floats of single precision; half precision is too coarse for coordinates."""
-    array = np.asarray(values)
-    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-
-
-def _decoded_outputs(family: str, names: list[str], output_names: Mapping[str, str] | None) -> list[str]:
-    """Return the names of the outputs in the order in which the family's decoder takes them."""
-    if family == "torchvision":
-        roles = ["boxes", "scores", "labels"]
-        by_role = dict(output_names) if output_names else {role: role for role in roles}
-        if set(by_role) != set(roles):
-            raise ArgumentError(f"output_names must give the outputs for {roles}; got {by_role}. The model has {names}")
-        if unknown := sorted(set(by_role.values()) - set(names)):
-            raise ArgumentError(f"output_names must name outputs of the model, {names}; got {unknown}")
-        return [by_role[role] for role in roles]
-    if family in ("detr", "rtdetr"):
-        if not {"logits", "pred_boxes"} <= set(names):
-            return names[:2]
-        return ["logits", "pred_boxes"]
-    return names if family == "nanodet" else names[:1]

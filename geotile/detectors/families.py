@@ -22,54 +22,27 @@ rtdetr-ul   (n, k, 6): cx cy w h in 0 to 1, score,  ultralytics, ``export`` of R
             class                                   metadata it looks like yolo-nms, and users must name it
 rtdetr-ul-  (n, k, 4 + classes): cx cy w h in 0     the same before 2026
 scores      to 1, then a score for each class
-torchvision boxes (k, 4), labels (k), scores (k),   torchvision, detection models' ``eval`` output
-            in pixels, or with n before k
 =========== ======================================= ===================================================
+
+Networks that return oriented boxes, masks or key points are in `geotile.detectors.yolo_shapes`, others that suppress
+overlapping boxes themselves in `geotile.detectors.suppressed`.
 
 cells = the number of cells over the strides 8, 16 and 32 together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
 from geotile.detectors.layouts import SIDE_BINS, STRIDES, nanodet_strides
 from geotile.detectors.preprocessing import Preprocessing
+from geotile.detectors.raw import Array, Family, RawDetections, Size, centred
 from geotile.detectors.scores import as_scores, class_numbers
+from geotile.detectors.suppressed import SUPPRESSED
+from geotile.detectors.yolo_shapes import ULTRALYTICS, YOLO_SHAPES
 
-Array = NDArray[np.float32]
-Size = tuple[int, int]  # (y, x) of the input
 _MAX_SHARE = 2.0  # of the input's side; a box may reach over its edge
 _MAX_OFFSET = 4.0  # median distance of a box from its cell, in strides
-
-
-@dataclass(frozen=True)
-class RawDetections:
-    """Decoded outputs of a network for one picture, before the score threshold."""
-
-    boxes: Array
-    """(k, 4) float32, xyxy in pixels of the input."""
-    scores: Array
-    """(k, classes) float32; (k,) if `labels` gives one class per box."""
-    labels: NDArray[np.int64] | None = None
-    """(k,) int64, number of the class; None if every box has a score for every class."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """Family of networks that share preprocessing and decoding."""
-
-    preprocessing: Preprocessing
-    decode: Callable[[list[Array], Size], RawDetections]
-    """Function ``decode(outputs of one picture, size of the input)``."""
-    needs_nms: bool = True
-    """Whether the outputs need non-maximum suppression within the tile."""
-    single_label: bool = True
-    """Whether a box becomes one detection, of its best class, instead of one for every class above the threshold."""
 
 
 def _cells(size: Size, stride: int, *, whole: bool = False) -> Array:
@@ -77,11 +50,6 @@ def _cells(size: Size, stride: int, *, whole: bool = False) -> Array:
     down, across = (-(-side // stride) if whole else side // stride for side in size)
     rows, columns = np.divmod(np.arange(down * across), across)
     return np.stack([columns, rows], axis=1).astype(np.float32)
-
-
-def _corners(centre: Array, sides: Array) -> Array:
-    """Return boxes xyxy of their centres and sides."""
-    return np.hstack([centre - sides / 2, centre + sides / 2])
 
 
 def _softmax(values: Array) -> Array:
@@ -96,12 +64,12 @@ def _sigmoid(values: Array) -> Array:
 
 def _yolov5(outputs: list[Array], size: Size) -> RawDetections:
     out = outputs[0]
-    return RawDetections(_corners(out[:, :2], out[:, 2:4]), as_scores(out[:, 4:5]) * as_scores(out[:, 5:]))
+    return RawDetections(centred(out[:, :2], out[:, 2:4]), as_scores(out[:, 4:5]) * as_scores(out[:, 5:]))
 
 
 def _yolov8(outputs: list[Array], size: Size) -> RawDetections:
     out = outputs[0].T
-    return RawDetections(_corners(out[:, :2], out[:, 2:4]), out[:, 4:])
+    return RawDetections(centred(out[:, :2], out[:, 2:4]), out[:, 4:])
 
 
 def _yolo_nms(outputs: list[Array], size: Size) -> RawDetections:
@@ -118,7 +86,7 @@ def _yolox(outputs: list[Array], size: Size) -> RawDetections:
         )
     cells = np.concatenate([_cells(size, s) for s in STRIDES])
     strides = np.concatenate([np.full((len(_cells(size, s)), 1), s, np.float32) for s in STRIDES])
-    boxes = _corners((out[:, :2] + cells) * strides, np.exp(out[:, 2:4]) * strides)
+    boxes = centred((out[:, :2] + cells) * strides, np.exp(out[:, 2:4]) * strides)
     return RawDetections(boxes, as_scores(out[:, 4:5]) * as_scores(out[:, 5:]))
 
 
@@ -165,7 +133,7 @@ def _fastestdet(outputs: list[Array], size: Size) -> RawDetections:
     rows, columns = np.divmod(np.arange(down * across), across)
     sides = np.array(size[::-1], np.float32)
     centre = (np.tanh(flat[:, 1:3]) + np.stack([columns, rows], axis=1)) * (sides / [across, down])
-    boxes = _corners(centre.astype(np.float32), _sigmoid(flat[:, 3:5]) * sides)
+    boxes = centred(centre.astype(np.float32), _sigmoid(flat[:, 3:5]) * sides)
     return RawDetections(boxes, as_scores(flat[:, :1]) ** 0.6 * as_scores(flat[:, 5:]) ** 0.4)
 
 
@@ -173,7 +141,7 @@ def _from_queries(boxes: Array, scores: Array, size: Size) -> RawDetections:
     if len(boxes) and np.abs(boxes).max() > _MAX_SHARE:
         raise ValueError(f"boxes must be shares of the input, from 0 to 1; the largest number is {boxes.max():.6g}")
     sides = np.array(size[::-1], np.float32)
-    return RawDetections(_corners(boxes[:, :2] * sides, boxes[:, 2:] * sides), scores)
+    return RawDetections(centred(boxes[:, :2] * sides, boxes[:, 2:] * sides), scores)
 
 
 def _detr(outputs: list[Array], size: Size) -> RawDetections:
@@ -193,12 +161,6 @@ def _rtdetr_ul_scores(outputs: list[Array], size: Size) -> RawDetections:
     return _from_queries(outputs[0][:, :4], outputs[0][:, 4:], size)
 
 
-def _torchvision(outputs: list[Array], size: Size) -> RawDetections:
-    boxes, scores, labels = outputs
-    return RawDetections(boxes.reshape(-1, 4), scores.reshape(-1), class_numbers(labels.reshape(-1)))
-
-
-_ULTRALYTICS = Preprocessing(fit="centre", scale=255.0)
 _IMAGENET = Preprocessing(fit="stretch", scale=255.0, mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 _NANODET = Preprocessing(
     fit="stretch", channels="BGR", mean=(103.53, 116.28, 123.675), deviation=(57.375, 57.12, 58.395), bicubic=True,
@@ -207,9 +169,9 @@ _SCALED = Preprocessing(fit="stretch", scale=255.0)
 _YOLOX = Preprocessing(fit="corner", channels="BGR", bicubic=True)
 
 FAMILIES: dict[str, Family] = {
-    "yolov5": Family(preprocessing=_ULTRALYTICS, decode=_yolov5),
-    "yolov8": Family(preprocessing=_ULTRALYTICS, decode=_yolov8),
-    "yolo-nms": Family(preprocessing=_ULTRALYTICS, decode=_yolo_nms, needs_nms=False),
+    "yolov5": Family(preprocessing=ULTRALYTICS, decode=_yolov5),
+    "yolov8": Family(preprocessing=ULTRALYTICS, decode=_yolov8),
+    "yolo-nms": Family(preprocessing=ULTRALYTICS, decode=_yolo_nms, needs_nms=False),
     "yolox": Family(preprocessing=_YOLOX, decode=_yolox),
     "yolox-decoded": Family(preprocessing=_YOLOX, decode=_yolox_decoded),
     "nanodet": Family(preprocessing=_NANODET, decode=_nanodet, single_label=False),
@@ -221,7 +183,6 @@ FAMILIES: dict[str, Family] = {
     "rtdetr": Family(preprocessing=_SCALED, decode=_rtdetr, needs_nms=False),
     "rtdetr-ul": Family(preprocessing=_SCALED, decode=_rtdetr_ul, needs_nms=False),
     "rtdetr-ul-scores": Family(preprocessing=_SCALED, decode=_rtdetr_ul_scores, needs_nms=False),
-    "torchvision": Family(
-        preprocessing=Preprocessing(fit="unchanged", scale=255.0), decode=_torchvision, needs_nms=False
-    ),
+    **SUPPRESSED,
+    **YOLO_SHAPES,
 }  # fmt: skip

@@ -13,6 +13,11 @@ Shape = tuple[int | None, ...]
 STRIDES = (8, 16, 32)
 _STRIDE_SETS = (STRIDES, (8, 16, 32, 64), (4, 8, 16, 32), (4, 8, 16, 32, 64), (16, 32))  # heads P3-5, P3-6, P2-5 ...
 _MAX_QUERIES = 1000
+EFFICIENT_NMS = (
+    ("num_dets", "det_boxes", "det_scores", "det_classes"),
+    ("num_detections", "detection_boxes", "detection_scores", "detection_classes"),
+)
+"""Names of the outputs of TensorRT's plugin, as YOLOv7 and as the plugin give them."""
 SIDE_BINS = 32
 """Number of channels in which NanoDet stores the four sides of a box: 8 bins for each."""
 
@@ -37,6 +42,8 @@ class Network:
     """Height and width of the input in pixels; None if they are not known."""
     stride: int | None = None
     """Largest stride in pixels, as the metadata say it."""
+    keypoints: tuple[int, int] | None = None
+    """Number of key points, and of the values of each, as the metadata say it."""
 
     def listed(self) -> str:
         """Return the outputs as text, for an error message."""
@@ -75,11 +82,6 @@ def count_cells(size_yx: tuple[int, int], strides: Sequence[int] = STRIDES, *, w
 def fit(family: str, network: Network) -> Fit | None:
     """Return how the shapes of a network fit a family, None if they do not."""
     return _RULES[family](network)
-
-
-def output_shapes(family: str) -> str:
-    """Return the outputs of a family as text, for an error message."""
-    return _SHAPES[family]
 
 
 def _single(network: Network) -> tuple[int | None, int | None] | None:
@@ -143,16 +145,61 @@ def nanodet_strides(size_yx: tuple[int, int], cells: int) -> tuple[int, ...] | N
     return next((strides for strides in heads if count_cells(size_yx, strides, whole=True) == cells), None)
 
 
-def _end_to_end(network: Network) -> Fit | None:
-    """Return the fit of (n, k, 6), unless k is a number of cells."""
+def _end_to_end(network: Network, columns: int = 6) -> Fit | None:
+    """Return the fit of (n, k, columns), unless k is a number of cells."""
     lengths, size = _single(network), network.size_yx
-    if lengths is None or lengths[1] not in (None, 6):
+    if lengths is None or lengths[1] not in (None, columns):
         return None
     if size is not None and lengths[0] is not None:
         cells = {count_cells(size, strides) for strides in _STRIDE_SETS[:3]}
         if lengths[0] in {3 * count for count in cells} | {count_cells(size)}:
             return None
     return Fit()
+
+
+def _yolov8_obb(network: Network) -> Fit | None:
+    lengths = _single(network)
+    return None if lengths is None or not _may_be_cells(lengths[1], network) else _classes(lengths[0], 5)
+
+
+def _prototypes(network: Network) -> tuple[Network, int | None] | None:
+    """Return a network without its prototypes, and their number; None if it has none that cover the input."""
+    flat = [each for each in network.outputs if len(each.shape) == 3]
+    deep = [each for each in network.outputs if len(each.shape) == 4]
+    if len(network.outputs) != 2 or len(flat) != 1 or len(deep) != 1:
+        return None
+    count, rows, columns = deep[0].shape[1:]
+    height, width = network.size_yx or (0, 0)
+    if None not in (rows, columns) and (rows or 0) * width != (columns or 0) * height:
+        return None
+    return replace(network, outputs=flat), count
+
+
+def _yolov8_seg(network: Network) -> Fit | None:
+    parts = _prototypes(network)
+    found = None if parts is None else _yolov8(parts[0])
+    if parts is None or found is None or found.classes is None or parts[1] is None:
+        return found
+    return _classes(found.classes, parts[1])
+
+
+def _yolo_nms_seg(network: Network) -> Fit | None:
+    parts = _prototypes(network)
+    return None if parts is None else _end_to_end(parts[0], 6 + (parts[1] or 32))
+
+
+def _yolov8_pose(network: Network) -> Fit | None:
+    lengths = _single(network)
+    if lengths is None or not _may_be_cells(lengths[1], network):
+        return None
+    return Fit() if network.keypoints is None else _classes(lengths[0], 4 + math.prod(network.keypoints))
+
+
+def _yolo_nms_pose(network: Network) -> Fit | None:
+    lengths = _single(network)
+    if lengths is None or (lengths[1] is not None and lengths[1] < 8):
+        return None
+    return _end_to_end(network, lengths[1] or 0 if network.keypoints is None else 6 + math.prod(network.keypoints))
 
 
 def _rtdetr_ul(network: Network) -> Fit | None:
@@ -210,21 +257,29 @@ def _torchvision(network: Network) -> Fit | None:
     return Fit() if len(network.outputs) >= 3 else None
 
 
+def _mmdet(network: Network) -> Fit | None:
+    shapes = {each.name: each.shape for each in network.outputs}
+    known = set(shapes) in ({"dets", "labels"}, {"dets", "labels", "masks"})
+    return Fit() if known and shapes["dets"][-1:] in ((5,), (None,)) else None
+
+
+def _efficientnms(network: Network) -> Fit | None:
+    names = {each.name for each in network.outputs}
+    return Fit() if any(names == set(group) for group in EFFICIENT_NMS) else None
+
+
+def _yolov7_nms(network: Network) -> Fit | None:
+    shapes = [each.shape for each in network.outputs]
+    return Fit() if len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][1] in (7, None) else None
+
+
 _RULES: dict[str, Callable[[Network], Fit | None]] = {
     "yolov5": _yolov5, "yolov8": _yolov8, "yolo-nms": _end_to_end, "yolox": _yolox, "yolox-decoded": _yolox,
     "nanodet": _nanodet, "nanodet-plus": _nanodet_plus, "fastestdet": _fastestdet,
     "detr": lambda network: _queries(network, 1), "rtdetr": lambda network: _queries(network, 0),
     "rtdetr-ul": _rtdetr_ul, "rtdetr-ul-scores": _rtdetr_ul_scores, "torchvision": _torchvision,
-}  # fmt: skip
-_SHAPES = {
-    "yolov5": "one output (n, 3·cells, 5 + classes)", "yolov8": "one output (n, 4 + classes, cells)",
-    "yolo-nms": "one output (n, k, 6)", "yolox": "one output (n, cells, 5 + classes)",
-    "yolox-decoded": "one output (n, cells, 5 + classes)",
-    "nanodet": "three outputs (n, cells, classes) and three (n, cells, 32)",
-    "nanodet-plus": "one output (n, cells, classes + 32)",
-    "fastestdet": "one output (n, 5 + classes, rows, columns) with a stride of 16",
-    "detr": "the outputs logits (n, k, classes + 1) and pred_boxes (n, k, 4)",
-    "rtdetr": "the outputs logits (n, k, classes) and pred_boxes (n, k, 4)",
-    "rtdetr-ul": "one output (n, k, 6)", "rtdetr-ul-scores": "one output (n, k, 4 + classes)",
-    "torchvision": "the outputs boxes, scores and labels",
+    "mmdet": _mmdet, "efficientnms": _efficientnms, "yolov7-nms": _yolov7_nms,
+    "yolov8-obb": _yolov8_obb, "yolov8-seg": _yolov8_seg, "yolov8-pose": _yolov8_pose,
+    "yolo-nms-obb": lambda network: _end_to_end(network, 7), "yolo-nms-seg": _yolo_nms_seg,
+    "yolo-nms-pose": _yolo_nms_pose,
 }  # fmt: skip

@@ -24,6 +24,7 @@ from geotile.errors import ArgumentError
 T = TypeVar("T")
 _DEEPNESS_FAMILIES = {"YOLO_v5_or_v7_default": "yolov5", "YOLO_v9": "yolov8", "YOLO_Ultralytics": "yolov8"}
 _DEEPNESS_TASKS = {"YOLO_Ultralytics_segmentation": "segment", "YOLO_Ultralytics_obb": "obb"}
+_SUFFIXES = {"obb": "obb", "segment": "seg", "pose": "pose"}  # of the families of a task
 _TASKS_OF_HEADS = {"obb": "obb", "segment": "segment", "pose": "pose", "classify": "classify", "depth": "depth"}
 
 
@@ -43,6 +44,8 @@ class ModelMetadata:
     """Largest stride of the model in pixels."""
     batch: int | None = None
     """Batch size for which the model was exported."""
+    keypoints: tuple[int, int] | None = None
+    """Number of key points of a detection, and of the values of each."""
 
 
 NO_METADATA = ModelMetadata()
@@ -71,11 +74,13 @@ def read_metadata(entries: Mapping[str, str]) -> ModelMetadata:
     names = _value(entries, "names", as_names, "class names as a list, or as a mapping of whole numbers to names")
     if names is None:
         names = _value(entries, "class_names", as_names, "class names as a list, or as a mapping of numbers to names")
+    task = _task(entries)
     return ModelMetadata(
-        task=_task(entries), families=_families(entries), names=names or None,
+        task=task, families=_families(entries, task), names=names or None,
         size_yx=_value(entries, "imgsz", _size, "one or two whole numbers of pixels above 0"),
         stride=_value(entries, "stride", _largest, "a whole number of pixels above 0"),
         batch=_value(entries, "batch", _positive, "a whole number above 0"),
+        keypoints=_value(entries, "kpt_shape", _pair, "two whole numbers above 0"),
     )  # fmt: skip
 
 
@@ -160,6 +165,11 @@ def _size(value: Any) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = map(_positive, value)
+    return first, second
+
+
 def _task(entries: Mapping[str, str]) -> str | None:
     """Return the task: that of the key ``task``, unless the head or another key says that it is another one."""
     head = (_text(entries, "head") or "").lower()
@@ -176,8 +186,12 @@ def _deepness_task(entries: Mapping[str, str]) -> str | None:
     return _DEEPNESS_TASKS.get(_text(entries, "det_type") or "")
 
 
-def _families(entries: Mapping[str, str]) -> tuple[str, ...] | None:
+def _families(entries: Mapping[str, str], task: str | None) -> tuple[str, ...] | None:
     """Return the families that the metadata leave possible."""
+    if task in _SUFFIXES:
+        raw, suppressed = f"yolov8-{_SUFFIXES[task]}", f"yolo-nms-{_SUFFIXES[task]}"
+        known = {"head", "end2end", "args"} & set(entries)
+        return ((suppressed if _is_suppressed(entries) else raw),) if known else (raw, suppressed)
     if (kind := _text(entries, "det_type")) is not None and kind in _DEEPNESS_FAMILIES:
         return (_DEEPNESS_FAMILIES[kind],)
     about = f"{entries.get('author', '')} {entries.get('description', '')}".lower()
@@ -192,13 +206,19 @@ def _ultralytics_families(entries: Mapping[str, str], about: str) -> tuple[str, 
     head = (_text(entries, "head") or "").lower()
     if "rtdetr" in head or (not head and ("rtdetr" in about or "rt-detr" in about)):
         return ("rtdetr-ul", "rtdetr-ul-scores")
-    args = _value(entries, "args", _mapping, "a mapping of names to values") or {}
-    end2end = _value(entries, "end2end", bool, "True or False")
-    if args.get("nms") or end2end or (end2end is None and head == "v10detect"):
+    if _is_suppressed(entries):
         return ("yolo-nms",)
     if head:
         return ("yolov8",)
     return ("yolov8", "yolo-nms", "rtdetr-ul-scores")  # exports of before 2026 do not name the head
+
+
+def _is_suppressed(entries: Mapping[str, str]) -> bool:
+    """Return whether the metadata say that the network suppresses overlapping detections itself."""
+    args = _value(entries, "args", _mapping, "a mapping of names to values") or {}
+    end2end = _value(entries, "end2end", bool, "True or False")
+    head = (_text(entries, "head") or "").lower()
+    return bool(args.get("nms") or end2end or (end2end is None and head == "v10detect"))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

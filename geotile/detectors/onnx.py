@@ -15,13 +15,15 @@ from geotile.core.checks import as_int
 from geotile.core.redact import redact
 from geotile.core.registry import Registry
 from geotile.detectors.class_names import Labels
-from geotile.detectors.detector import DetectionArrays, Detector
+from geotile.detectors.detector import Detector
 from geotile.detectors.inputs import input_sides
 from geotile.detectors.layouts import Tensor
 from geotile.detectors.metadata import ModelMetadata, read_metadata
 from geotile.detectors.preprocessing import as_layout
 from geotile.detectors.providers import check_started, chosen_providers
+from geotile.detectors.selection import DetectionArrays
 from geotile.errors import ArgumentError
+from geotile.merging.detections import Detections
 from geotile.storage.download import read_whole
 from geotile.storage.uris import expanded_path
 
@@ -107,7 +109,7 @@ class OnnxDetector:
         """Execution provider of onnxruntime that comes first, such as "CPU"."""
         return str(_session(self._key).get_providers()[0]).removesuffix("ExecutionProvider")
 
-    def __call__(self, tile: NDArray[Any]) -> DetectionArrays:
+    def __call__(self, tile: NDArray[Any]) -> DetectionArrays | Detections:
         """Detect objects in a tile.
 
         Parameters
@@ -117,12 +119,13 @@ class OnnxDetector:
 
         Returns
         -------
-        tuple
-            Boxes (n, 4) float64 xyxy in pixels of the tile, scores (n,) float64, labels.
+        tuple or Detections
+            Boxes (n, 4) float64 xyxy in pixels of the tile, scores (n,) float64, labels; `Detections` in pixels of the
+            tile if the network returns shapes or key points.
         """
         return self.batch([tile])[0]
 
-    def batch(self, tiles: Sequence[NDArray[Any]]) -> list[DetectionArrays]:
+    def batch(self, tiles: Sequence[NDArray[Any]]) -> list[DetectionArrays | Detections]:
         """Detect objects in several tiles with one call of the network."""
         inputs, positions = self._detector.inputs_for(tiles)
         values = map(np.asarray, _session(self._key).run(None, inputs))

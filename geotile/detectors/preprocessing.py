@@ -70,6 +70,11 @@ class TilePosition:
         in_tile: NDArray[np.float64] = (np.asarray(boxes, np.float64).reshape(-1, 4) - shift) / scale
         return in_tile
 
+    def points_to_tile(self, points: NDArray[Any]) -> NDArray[np.float64]:
+        """Convert points (..., 2) xy from pixels of the input to pixels of the tile."""
+        in_tile: NDArray[np.float64] = (np.asarray(points, np.float64) - self.shift_xy) / self.scale_xy
+        return in_tile
+
     def clipped(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return boxes (n, 4) xyxy in pixels of the tile, clipped to the tile."""
         return np.clip(boxes, 0, np.tile(self.tile_xy, 2))
@@ -139,7 +144,8 @@ def _fitted(
         scale = np.full(2, 1.0 if size_yx == (None, None) else scale.min())
     across, down = max(1, round(width * scale[0])), max(1, round(height * scale[1]))
     shift = np.zeros(2)
-    if preprocessing.fit == "centre":
+    if preprocessing.fit == "centre":  # Ultralytics takes the sides as they were rounded
+        scale = np.array([across / width, down / height])
         shift = np.array([(columns - across) // 2, (rows - down) // 2], float)
     if (across, down) != picture.size:
         interpolation = Image.Resampling.BICUBIC if preprocessing.bicubic else Image.Resampling.BILINEAR

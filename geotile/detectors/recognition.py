@@ -2,7 +2,7 @@
 
 ::
 
-    task of the metadata ─▶ anything but boxes is refused
+    task of the metadata ─▶ anything but boxes, oriented boxes, masks of objects and key points is refused
     families: the user's, else those that the metadata leave possible, else all
         ─ shapes ─▶ those that the outputs fit
         ─ class names ─▶ those with as many classes as names
@@ -15,13 +15,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from geotile.detectors.families import FAMILIES
-from geotile.detectors.layouts import Fit, Network, fit, output_shapes
+from geotile.detectors.layouts import Fit, Network, fit
 from geotile.detectors.metadata import ModelMetadata
+from geotile.detectors.output_texts import output_shapes
 from geotile.errors import ArgumentError
 
-_NEEDS_METADATA = {"rtdetr-ul-scores"}  # any (n, k, c) fits it by its shape
-_NAMED_BY_USERS = {"yolox-decoded"}  # nothing in the file distinguishes it
-_BY_OUTPUT_NAME = {"torchvision", "detr", "rtdetr"}  # their outputs have names of their own
+_TASKS = (None, "detect", "obb", "segment", "pose")
+_NEEDS_METADATA = {"rtdetr-ul-scores", "yolo-nms-obb"}  # any (n, k, c) fits the first by its shape, (n, k, 7) both
+# Nothing in the shapes distinguishes these: an angle or the key points could be the scores of more classes.
+_NAMED_BY_USERS = {"yolox-decoded", "yolov8-obb", "yolov8-pose", "yolo-nms-pose"}
+_OUTPUT_NAMES = {  # of the families whose outputs have names of their own
+    "torchvision": {"boxes", "scores"}, "detr": {"logits", "pred_boxes"}, "rtdetr": {"logits", "pred_boxes"},
+}  # fmt: skip
+_UNMISTAKABLE = {*_OUTPUT_NAMES, "mmdet", "efficientnms", "yolov7-nms"}  # whatever the size of the input
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,9 @@ def recognise(
     """
     _check_task(metadata)
     allowed = _allowed(metadata, family, named_outputs)
-    by_shape = {name: found for name in FAMILIES if (found := _fit(name, network, family, named_outputs)) is not None}
+    by_shape = {
+        name: found for name in FAMILIES if (found := _fit(name, network, metadata, family, named_outputs)) is not None
+    }
     candidates = {name: found for name, found in by_shape.items() if name in allowed}
     named = {name: found for name, found in candidates.items() if _agrees(found, metadata.names)}
     fitting = {name: found for name, found in named.items() if _agrees(found, labels)}
@@ -80,10 +88,10 @@ def recognise(
 
 
 def _check_task(metadata: ModelMetadata) -> None:
-    if metadata.task not in (None, "detect"):
+    if metadata.task not in _TASKS:
         raise ArgumentError(
-            f"the metadata of the model say that its task is {metadata.task!r}; geotile supports boxes only "
-            "('detect') today. Use a detection model"
+            f"the metadata of the model say that its task is {metadata.task!r}; geotile reads the tasks 'detect', "
+            "'obb', 'segment' and 'pose'. Use a model that detects objects"
         )
 
 
@@ -102,13 +110,12 @@ def _allowed(metadata: ModelMetadata, family: str, named_outputs: bool) -> tuple
     return (family,)
 
 
-def _fit(name: str, network: Network, family: str, named_outputs: bool) -> Fit | None:
+def _fit(name: str, network: Network, metadata: ModelMetadata, family: str, named_outputs: bool) -> Fit | None:
     """Return the fit of a family; outputs of the families that have names for them must have these names."""
-    if name in _NAMED_BY_USERS and name != family:
+    if name in _NAMED_BY_USERS and name != family and name not in (metadata.families or ()):
         return None
     outputs = {each.name for each in network.outputs}
-    wanted = {"boxes", "scores"} if name == "torchvision" else {"logits", "pred_boxes"}
-    if name in _BY_OUTPUT_NAME and name != family and not named_outputs and not wanted <= outputs:
+    if name != family and not named_outputs and not _OUTPUT_NAMES.get(name, set()) <= outputs:
         return None
     return fit(name, network)
 
@@ -122,7 +129,7 @@ def _check_known_size(
     network: Network, metadata: ModelMetadata, fitting: dict[str, Fit], candidates: dict[str, Fit]
 ) -> None:
     """Refuse to infer a family from shapes that say too little."""
-    dynamic = network.size_yx is None and not (metadata.task or metadata.names) and not set(fitting) <= _BY_OUTPUT_NAME
+    dynamic = network.size_yx is None and not (metadata.task or metadata.names) and not set(fitting) <= _UNMISTAKABLE
     if dynamic or (fitting and set(fitting) <= _NEEDS_METADATA):
         reason = "the input has no fixed size, and the model has no metadata" if dynamic else "they fit by chance"
         fits = f"; {_shown(candidates)} would fit" if candidates else ""

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import ArrayLike
 
 from geotile.core.values import as_json, as_text
+from geotile.endpoints.shapes import repair
 from geotile.errors import ResponseError
 from geotile.merging.detections import Detections, concat, detections
 
@@ -27,6 +29,10 @@ class Answer:
     """Number of rows that are not valid."""
     reason: str | None = None
     """What was wrong with the first of them."""
+    repaired: int = 0
+    """Number of rows whose shape was not valid and was made valid."""
+    flaw: str | None = None
+    """What was wrong with the first of these shapes."""
 
     def without(self, rows: ArrayLike, reason: Callable[[int], str]) -> Answer:
         """Return the answer with some more rows rejected.
@@ -49,7 +55,8 @@ class Answer:
         first = self.reason or reason(int(np.flatnonzero(rows)[0]))
         if rows.all():
             raise ResponseError(first)
-        return Answer(detections=self.detections.select(~rows), rejected=self.rejected + int(rows.sum()), reason=first)
+        kept = self.detections.select(~rows)
+        return replace(self, detections=kept, rejected=self.rejected + int(rows.sum()), reason=first)
 
 
 NOTHING = Answer(detections=concat([]))
@@ -87,7 +94,7 @@ def answer_of(rows: Sequence[Any], row_of: Callable[[int, Any], Sequence[Any]]) 
 
 
 def checked(answer: Answer) -> Answer:
-    """Return an answer without the rows whose box or score is not valid.
+    """Return an answer with valid shapes, without the rows whose box, score or shape cannot be used.
 
     Raises
     ------
@@ -101,10 +108,16 @@ def checked(answer: Answer) -> Answer:
             f"scores must be numbers from 0 to 1; got {scores[outside][0]:g}. If the model returns percentages or "
             "logits, convert them (score / 100, or the sigmoid or softmax of the logit)"
         )
-    answer = replace(answer, detections=replace(answer.detections, scores=np.minimum(scores, 1)))
+    answer = _with_valid_shapes(replace(answer, detections=replace(answer.detections, scores=np.minimum(scores, 1))))
+    boxes, scores = answer.detections.boxes, answer.detections.scores
     answer = answer.without(
         ~(np.isfinite(boxes).all(axis=1) & np.isfinite(scores)),
         lambda row: f"boxes and scores must be finite; got {boxes[row].tolist()} with score {scores[row]}",
+    )
+    points = answer.detections.keypoints
+    answer = answer.without(
+        [each is not None and not np.isfinite(np.array(each, np.float64)).all() for each in points],
+        lambda row: f"key points must be finite; got {points[row]}",
     )
     boxes = answer.detections.boxes
     answer = answer.without(
@@ -117,10 +130,38 @@ def checked(answer: Answer) -> Answer:
             "boxes must be in pixels of the tile; all of the model's lie in the first pixel, so they may be shares "
             "from 0 to 1. Multiply them by the size of the tile"
         )
-    far = answer.detections.boxes
+    far = np.hstack([answer.detections.boxes, shapely.bounds(answer.detections.geometries).reshape(-1, 4)])
     return answer.without(
-        (np.abs(far) > _FARTHEST_PX).any(axis=1), lambda row: f"box {far[row].tolist()} lies beyond any image"
+        (np.abs(far) > _FARTHEST_PX).any(axis=1),
+        lambda row: f"box {far[row, :4].tolist()}, or its shape, lies beyond any image",
     )
+
+
+def _with_valid_shapes(answer: Answer) -> Answer:
+    """Return an answer whose shapes are valid, without the rows of whose shape nothing is left, such as empty masks.
+
+    A box that was the envelope of its shape is so afterwards.
+    """
+    found = answer.detections
+    if (found.geometries == None).all():  # noqa: E711 - element by element
+        return answer
+    fixed = repair(found.geometries)
+    boxes, rows = found.boxes.copy(), np.flatnonzero(fixed.repaired)
+    rows = rows[(boxes[rows] == shapely.bounds(found.geometries[rows])).all(axis=1)]
+    boxes[rows] = shapely.bounds(fixed.shapes[rows])
+    first = next((f"a shape was not valid: {fixed.reasons[row]}" for row in np.flatnonzero(fixed.repaired)), None)
+    oriented = found.oriented & ~fixed.repaired  # corners in another order are no rectangle
+    repaired = replace(
+        answer, detections=replace(found, boxes=boxes, geometries=fixed.shapes, oriented=oriented),
+        repaired=answer.repaired + int(fixed.repaired.sum()), flaw=answer.flaw or first,
+    )  # fmt: skip
+    lost = next(
+        (f"a shape must have an area or a place: {fixed.reasons[row]}" for row in np.flatnonzero(fixed.lost)), None
+    )
+    return replace(
+        repaired, detections=repaired.detections.select(~fixed.lost), rejected=answer.rejected + int(fixed.lost.sum()),
+        reason=answer.reason or lost,
+    )  # fmt: skip
 
 
 def properties_of(values: Iterable[tuple[str, Any]]) -> dict[str, Any] | None:

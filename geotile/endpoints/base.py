@@ -184,6 +184,8 @@ class Endpoint(ABC):
         message = f"{self} returned {len(answer.detections)} detections for a tile of {size} in {seconds:.3f} s"
         if answer.reason:
             message += f"; {answer.rejected} boxes were rejected: {answer.reason}"
+        if answer.flaw:
+            message += f"; {answer.repaired} shapes were repaired: {answer.flaw}"
         message += "".join(
             f". {text}" for text in (ready.description(), *(f"Warning: {each}" for each in warnings)) if text
         )

@@ -107,7 +107,7 @@ def _geometry(properties: Mapping[str, Any]) -> Any:
     geometry = _geojson_geometry(properties)
     if geometry is None:
         return None
-    shape = shapely.force_2d(shapely.from_geojson(json.dumps(as_json(geometry, "imageGeometry"))))
+    shape = shapely.from_geojson(json.dumps(as_json(geometry, "imageGeometry")))
     if shape.is_empty or not np.isfinite(shapely.get_coordinates(shape)).all():
         raise ValueError("the geometry is empty or not finite")
     return shape

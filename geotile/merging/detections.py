@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -34,6 +34,9 @@ class Detections:
     """(n,) lists of {"iri", "score"} with all classes of the detection; None for the label and score alone."""
     properties: NDArray[np.object_]
     """(n,) mappings of the other properties that the model returned; None where there are none."""
+    keypoints: NDArray[np.object_]
+    """(n,) lists of key points, each [x, y] in pixels or [x, y, score]; None where there are none. They become the
+    property ``keypoints`` of the result."""
     tiles: NDArray[np.int64]
     """(n,) int64, number of the tile in the grid; 0 until the detections are moved to the image."""
     ordinals: NDArray[np.int64]
@@ -60,7 +63,7 @@ class Detections:
         return self.select(self.scores >= by_label(score_threshold, self.labels))
 
     def moved_to_image(self, tile: int, x: int, y: int, width: int, height: int) -> Detections:
-        """Return the detections of a tile in image pixels. Boxes are clipped to the tile; geometries are not.
+        """Return the detections of a tile in image pixels. Only the boxes are clipped to the tile.
 
         Parameters
         ----------
@@ -82,8 +85,31 @@ class Detections:
             self,
             boxes=boxes.reshape(-1, 4),
             geometries=_shifted(shapes, corner),
+            keypoints=self._map_keypoints(lambda xy: xy + corner),
             tiles=np.full(len(self), tile, np.int64),
         )
+
+    def properties_with_keypoints(self, scale_xy: tuple[float, float]) -> NDArray[np.object_]:
+        """Return the properties, (n,) mappings or None, with the key points under their name.
+
+        Parameters
+        ----------
+        scale_xy : tuple of float
+            Pixels of the full resolution per pixel, across and down.
+        """
+        column = self.properties.copy()
+        keypoints = self._map_keypoints(lambda xy: xy * scale_xy)
+        for row in np.flatnonzero(keypoints != None):  # noqa: E711 - element by element
+            column[row] = {**(column[row] or {}), "keypoints": keypoints[row]}
+        return column
+
+    def _map_keypoints(self, move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.object_]:
+        """Return the key points with their coordinates, (k, 2) float64, changed by a function."""
+        column = self.keypoints.copy()
+        for row in np.flatnonzero(column != None):  # noqa: E711 - element by element
+            points = np.array(column[row], np.float64)
+            column[row] = np.hstack([move(points[:, :2]), points[:, 2:]]).tolist()
+        return column
 
     @property
     def image_geometries(self) -> NDArray[np.object_]:
@@ -102,6 +128,7 @@ def detections(
     classes: Iterable[Any] | None = None,
     properties: Iterable[Any] | None = None,
     oriented: Iterable[bool] | None = None,
+    keypoints: Iterable[Any] | None = None,
 ) -> Detections:
     """Return detections with the given columns; columns that are left out are empty.
 
@@ -120,6 +147,7 @@ def detections(
         oriented=np.zeros(n, bool) if oriented is None else np.asarray(oriented, bool),
         classes=_objects([None] * n if classes is None else classes, n),
         properties=_objects([None] * n if properties is None else properties, n),
+        keypoints=_objects([None] * n if keypoints is None else keypoints, n),
         tiles=np.zeros(n, np.int64),
         ordinals=np.arange(n, dtype=np.int64),
     )

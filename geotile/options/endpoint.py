@@ -150,7 +150,8 @@ class DecoderOptions(ScoreOptions):
         "the model and its outputs agree on; a model that fits several is refused.", type="str",
     )  # fmt: skip
     output_names: Mapping[str, str] | None = option(
-        None, 'For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``.',
+        None, 'For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``, and of '
+        "``masks``, ``keypoints`` and ``keypoints_scores`` where there are some.",
         type="mapping of str to str",
     )  # fmt: skip
     labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = option(

@@ -1,4 +1,4 @@
-"""What went wrong in a run: tiles that failed, and boxes that were rejected."""
+"""What went wrong in a run: tiles that failed, boxes that were rejected, and shapes that were repaired."""
 
 from __future__ import annotations
 
@@ -38,24 +38,28 @@ class TileFailure(Record):
     reason: str
 
 
-class Rejections(NamedTuple):
-    """Boxes that were not valid and are not in the result."""
+class Flaws(NamedTuple):
+    """Number of rows of answers that were not valid, and what was wrong with the first."""
 
-    boxes: int = 0
+    rows: int = 0
     tile: int = -1
     """Number of the first tile that has some."""
     reason: str = ""
     """What was wrong with the first of them."""
 
     @classmethod
-    def joined(cls, parts: Iterable[Rejections]) -> Rejections:
-        """Return the rejections of several tiles together."""
-        some = [part for part in parts if part.boxes]
-        first = min(some, key=lambda part: part.tile, default=NO_REJECTIONS)
-        return cls(sum(part.boxes for part in some), first.tile, first.reason)
+    def joined(cls, parts: Iterable[Flaws]) -> Flaws:
+        """Return the flaws of several tiles together."""
+        some = [part for part in parts if part.rows]
+        first = min(some, key=lambda part: part.tile, default=NO_FLAWS)
+        return cls(sum(part.rows for part in some), first.tile, first.reason)
+
+    def text(self) -> str:
+        """Return what was wrong with the first, and in which tile; an empty text without any."""
+        return f"tile {self.tile}: {self.reason}" if self.rows else ""
 
 
-NO_REJECTIONS = Rejections()
+NO_FLAWS = Flaws()
 
 
 def tile_failure(tile: Tile, reason: str) -> TileFailure:

@@ -56,7 +56,7 @@ class FrameBuilder:
             "ymax": ymax,
             "image_geometry": self._image_geometry(ranked),
             **shape_measures(ranked, self.georeference, self.scale_yx),
-            "properties": ranked.properties,
+            "properties": ranked.properties_with_keypoints(self.scale_yx[::-1]),
         }
         geometry = gpd.GeoSeries(self.georeference.to_world(shapes, self.crs), crs=self.crs)
         return gpd.GeoDataFrame(columns, geometry=geometry)

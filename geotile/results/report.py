@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from geotile.errors import ArgumentError
 from geotile.public import public
-from geotile.results.failures import NO_REJECTIONS, Record, Rejections, TileFailure
+from geotile.results.failures import NO_FLAWS, Flaws, Record, TileFailure
 
 Status = Literal["SUCCESS", "PARTIAL", "FAILED"]
 _LISTED = 5  # failed tiles that a repr lists
@@ -25,6 +25,7 @@ _ROWS = {
     "requests": "{requests:,} ({retries:,} retries, {throttled:,} throttled or timed out)",
     "outages": "{outages:,} ({outage_s:,.1f} s)",
     "boxes rejected": "{boxes_rejected:,}",
+    "shapes repaired": "{shapes_repaired:,}",
     "detections before merging": "{detections_before:,}",
     "detections after merging": "{detections_after:,}",
     "detections at seams": "{detections_at_seams:,}",
@@ -74,6 +75,10 @@ class Report(Record):
         Number of boxes that are not valid, such as those with NaN or outside their tile, and so not in the result.
     first_rejection : str
         What was wrong with the first of them; empty if there is none.
+    shapes_repaired : int
+        Number of polygons that were not valid, such as those that cross themselves, and were made valid.
+    first_repair : str
+        What was wrong with the first of them; empty if there is none.
     detections_before, detections_after : int
         Number of detections before and after merging.
     detections_at_seams : int
@@ -115,6 +120,8 @@ class Report(Record):
     outage_s: float
     boxes_rejected: int
     first_rejection: str
+    shapes_repaired: int
+    first_repair: str
     detections_before: int
     detections_after: int
     detections_at_seams: int
@@ -131,6 +138,8 @@ class Report(Record):
         rows = {name: text.format_map(self) for name, text in _ROWS.items() if _has_all(self, text)}
         if self.get("first_rejection"):
             rows["first rejection"] = self.first_rejection
+        if self.get("first_repair"):
+            rows["first repair"] = self.first_repair
         if self.get("detections_at_seams"):
             rows["detections at seams"] += " (fewer with a larger overlap)"
         rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}
@@ -231,7 +240,8 @@ def make_report(
     outside_roi: int,
     without_data: int,
     resumed: int = 0,
-    rejected: Rejections = NO_REJECTIONS,
+    rejected: Flaws = NO_FLAWS,
+    repaired: Flaws = NO_FLAWS,
     at_seams: int = 0,
     traffic: Traffic | None = None,
     timing: Mapping[str, float] = MappingProxyType({}),
@@ -253,8 +263,10 @@ def make_report(
         requests=requests,
         retries=retries,
         **(traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)),
-        boxes_rejected=rejected.boxes,
-        first_rejection=f"tile {rejected.tile}: {rejected.reason}" if rejected.boxes else "",
+        boxes_rejected=rejected.rows,
+        first_rejection=rejected.text(),
+        shapes_repaired=repaired.rows,
+        first_repair=repaired.text(),
         detections_before=before,
         detections_after=after,
         detections_at_seams=at_seams,

@@ -27,7 +27,7 @@ from geotile.merging.detections import Detections, concat
 from geotile.merging.merge import Merge
 from geotile.merging.seams import count_at_seams
 from geotile.results.dataset import Part, PartWriter
-from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure
+from geotile.results.failures import NO_FLAWS, Flaws, TileFailure
 from geotile.running.progress import Counts, progress_reporter
 from geotile.running.tile_job import TileJob, TileResult
 from geotile.running.tiles import ask_model
@@ -96,8 +96,10 @@ class Node:
     """Number of tiles that were not sent because they hold too little data."""
     resumed: int = 0
     """Number of tiles whose answer was kept from an earlier run."""
-    rejected: Rejections = NO_REJECTIONS
+    rejected: Flaws = NO_FLAWS
     """Boxes that are not valid."""
+    repaired: Flaws = NO_FLAWS
+    """Shapes that were not valid and were made so."""
     at_seams: int = 0
     """Number of settled detections that end at the border of their tile."""
     timing: Timing
@@ -163,7 +165,7 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
         retries=sum(result.retries for result in results),
         before=len(answer.detections),
         without_data=answer.without_data,
-        rejected=answer.rejected,
+        rejected=answer.rejected, repaired=answer.repaired,
         at_seams=count_at_seams(settled, job.grid),
         resumed=len(job.wanted_tiles(row, column)) - len(tiles),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
@@ -182,7 +184,8 @@ def _combined(kept: RegionAnswer | None, results: list[TileResult], asked: Seque
         detections=concat([before.detections, *(result.found for result in results)]),
         failures=(*failed, *(result.failure for result in results if result.failure)),
         without_data=before.without_data + sum(result.without_data for result in results),
-        rejected=Rejections.joined([before.rejected, *(result.rejected for result in results)]),
+        rejected=Flaws.joined([before.rejected, *(result.rejected for result in results)]),
+        repaired=Flaws.joined([before.repaired, *(result.repaired for result in results)]),
     )
 
 

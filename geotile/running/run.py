@@ -240,7 +240,8 @@ def _report(
         after=sum(part.rows for part in root.parts) if after is None else after,
         seconds=0.0 if started is None else time.perf_counter() - started, failures=root.failures,
         outside_roi=summary.outside_roi, without_data=root.without_data + summary.empty, resumed=root.resumed,
-        rejected=root.rejected, at_seams=root.at_seams, traffic=traffic, timing=root.timing, notes=summary.notes,
+        rejected=root.rejected, repaired=root.repaired, at_seams=root.at_seams, traffic=traffic, timing=root.timing,
+        notes=summary.notes,
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]

@@ -12,7 +12,7 @@ from geotile.encoding.encoder import Encoder
 from geotile.endpoints.base import Endpoint
 from geotile.grid.tile_grid import Tile
 from geotile.merging.detections import Detections, concat
-from geotile.results.failures import NO_REJECTIONS, Rejections, TileFailure
+from geotile.results.failures import NO_FLAWS, Flaws, TileFailure
 from geotile.traffic import TrafficSettings
 
 
@@ -61,8 +61,10 @@ class TileResult:
     """Number of requests; those of a batch count for its first tile."""
     retries: int = 0
     failure: TileFailure | None = None
-    rejected: Rejections = NO_REJECTIONS
+    rejected: Flaws = NO_FLAWS
     """Boxes that are not valid."""
+    repaired: Flaws = NO_FLAWS
+    """Shapes that were not valid and were made so."""
     without_data: bool = False
     """Whether the tile was not sent because it holds too little data."""
     cancelled: bool = False

@@ -17,6 +17,7 @@ from itertools import count, groupby
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from geotile.core.cancellation import cancel_reason, cancel_run, is_abandoned, working_for
@@ -29,7 +30,7 @@ from geotile.endpoints.base import as_answer, invoke_endpoint
 from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, TileError
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
-from geotile.results.failures import Rejections, failure_text, tile_failure
+from geotile.results.failures import Flaws, failure_text, tile_failure
 from geotile.running.pools import tile_threads
 from geotile.running.progress import Counts, Reporter, progress_reporter
 from geotile.running.tile_job import TileJob, TileResult
@@ -201,7 +202,8 @@ def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
             found = read.detections.moved_to_image(tile.number, tile.window.x0, tile.window.y0, width, height)
             return TileResult(
                 found.with_min_score(job.score_threshold), attempts, max(0, attempts - 1),
-                rejected=Rejections(read.rejected, tile.number, read.reason or ""),
+                rejected=Flaws(read.rejected, tile.number, read.reason or ""),
+                repaired=Flaws(read.repaired, tile.number, read.flaw or ""),
             )  # fmt: skip
     except EndpointError as error:
         error.attempts = attempts
@@ -253,12 +255,15 @@ def _cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
 
 
 def _touching(answer: Answer, width: int, height: int) -> Answer:
-    """Return an answer without the boxes that lie completely outside their tile: merging needs boxes that touch it."""
-    boxes = answer.detections.boxes
+    """Return an answer without what lies completely outside its tile: merging needs boxes and shapes that touch it."""
+    boxes, shapes = answer.detections.boxes, answer.detections.geometries
+    outside = np.asarray((boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1))
+    given = shapes != None  # noqa: E711 - element by element
+    outside[given] |= ~shapely.intersects(shapes[given], shapely.box(0, 0, width, height))
     return answer.without(
-        (boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1),
+        outside,
         lambda row: (
-            f"box {boxes[row].tolist()} lies outside the tile of {width} x {height} pixels that was sent; a box "
-            "must touch its tile"
+            f"box {boxes[row].tolist()}, or its shape, lies outside the tile of {width} x {height} pixels that was "
+            "sent; both must touch it"
         ),
     )

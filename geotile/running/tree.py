@@ -15,7 +15,7 @@ from geotile.merging.detections import concat
 from geotile.merging.merge import Merge
 from geotile.merging.seams import count_at_seams
 from geotile.results.dataset import PartWriter
-from geotile.results.failures import Rejections
+from geotile.results.failures import Flaws
 from geotile.running.region import Node
 
 _SPLIT_EVERY = {0: 2, 1: 2, 2: 2}  # neighbouring 2 x 2 nodes; the first axis has one
@@ -74,7 +74,8 @@ def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Me
         before=sum(part.before for part in parts),
         without_data=sum(part.without_data for part in parts),
         resumed=sum(part.resumed for part in parts),
-        rejected=Rejections.joined(part.rejected for part in parts),
+        rejected=Flaws.joined(part.rejected for part in parts),
+        repaired=Flaws.joined(part.repaired for part in parts),
         at_seams=sum(part.at_seams for part in parts) + count_at_seams(settled, grid),
         timing=sum_timings(*(part.timing for part in parts), take_timings()),
     ).written(writer, last=(rows, columns) == tuple((0, n) for n in grid.regions_yx))  # fmt: skip
