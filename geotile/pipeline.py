@@ -56,10 +56,10 @@ def detect(image: ImageLike, endpoint: Any, options: DetectOptions) -> gpd.GeoDa
         ``label`` (str), ``classes`` (list of {"iri", "score"}), ``xmin``, ``ymin``, ``xmax``, ``ymax`` (float64,
         pixels of the full resolution, clipped to the tile: the box that merging compared), ``image_geometry`` (WKT
         in the same pixels, where the model returned another shape than the box; `geotile.image_geometry` returns all
-        as geometries), ``properties`` (everything else that the model sent, or None). If the model gives oriented boxes
-        or polygons, also ``angle_deg`` (of an oriented box's longer side, clockwise from the image's x axis, in [0,
-        180)), and on the ground ``heading_deg`` (clockwise from north, in [0, 180)), ``length_m``, ``width_m`` and
-        ``area_m2``; NaN where they have no meaning.
+        as geometries), ``angle_deg`` (of an oriented box's longer side, clockwise from the image's x axis, in
+        [0, 180)), on the ground ``heading_deg`` (clockwise from north, in [0, 180)), ``length_m``, ``width_m`` and
+        ``area_m2`` (of polygons too; all five are NaN for boxes), ``properties`` (everything else that the model sent,
+        or None).
         ``geotile.report(detections)`` returns the `Report`.
 
     Raises

@@ -219,7 +219,8 @@ def test_an_array_without_georeference_answers_in_pixels():
 
 def test_columns_and_their_types(write_tiff, noise):
     found = geotile.detect(write_tiff(noise), crowd, tile_size=64, overlap=16)
-    assert list(found) == ["score", "label", "classes", *BOX, "image_geometry", "properties", "geometry"]
+    measures = ["angle_deg", "heading_deg", "length_m", "width_m", "area_m2"]
+    assert list(found) == ["score", "label", "classes", *BOX, "image_geometry", *measures, "properties", "geometry"]
     assert {str(found[c].dtype) for c in ("score", *BOX)} == {"float64"}
     assert found["classes"][0] == [{"iri": found["label"][0], "score": found["score"][0]}]
     assert found["score"].is_monotonic_decreasing

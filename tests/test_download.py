@@ -166,4 +166,4 @@ def test_folders_and_clients_of_aws_have_a_deadline(monkeypatch):
             started = time.monotonic()
             with pytest.raises(Exception, match=r"\w"):
                 call()
-            assert time.monotonic() - started < 15, name
+            assert time.monotonic() - started < 60, name

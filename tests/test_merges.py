@@ -303,7 +303,13 @@ def flat_seam(world, merge, grid):
     kept = world.kept(order, drops)
     groups = world.grouped(kept, lambda i, j: cut[i] and cut[j] and across(i, j) and parts(i, j))
     area = (world.boxes[:, 2:] - world.boxes[:, :2]).prod(axis=1)
-    return [joined_row(world, sorted(group, key=lambda i: (-area[i], place[i]))) for group in groups]
+
+    def by_largest(group):
+        """The first of those with the label of the largest, then the others."""
+        label = world.labels[min(group, key=lambda i: (-area[i], place[i]))]
+        return sorted(group, key=lambda i: (world.labels[i] != label, place[i]))
+
+    return [joined_row(world, by_largest(group)) for group in groups]
 
 
 def flat_greedy(world, merge):

@@ -101,17 +101,19 @@ def test_polygons_have_areas_without_their_holes(tmp_path):
     found = geotile.detect(image, answering(np.array([shape, both]), [False, False]), tile_size=400, overlap=0)
     want = found.to_crs("EPSG:6933").area  # an equal-area projection
     assert found["area_m2"].to_numpy() == pytest.approx(want.to_numpy(), rel=1e-4)
-    assert "angle_deg" not in found
+    assert found["angle_deg"].isna().all()
     assert shapely.equals_exact(
         geotile.image_geometry(found).to_numpy(), found.image_geometry.map(shapely.from_wkt)
     ).all()
 
 
-def test_boxes_have_no_further_columns():
+def test_boxes_have_no_measures():
     found = geotile.detect(write_example(), lambda tile: ([[1, 1, 5, 5]], [0.5]), tile_size=256, overlap=0)
+    measures = ["angle_deg", "heading_deg", "length_m", "width_m", "area_m2"]
     assert list(found) == [
-        "score", "label", "classes", "xmin", "ymin", "xmax", "ymax", "image_geometry", "properties", "geometry",
+        "score", "label", "classes", "xmin", "ymin", "xmax", "ymax", "image_geometry", *measures, "properties", "geometry",
     ]  # fmt: skip
+    assert found[measures].isna().all(axis=None)
 
 
 def test_shapes_come_back_from_every_format(tmp_path):

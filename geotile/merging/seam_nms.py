@@ -42,8 +42,8 @@ class SeamNms(Merge):
       along it.
     - What shows the same object as one that is not cut is dropped. So is what lies by more than the threshold inside a
       higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
-      show one object are joined: one detection with the union of their shapes, and the label, the score and the
-      properties of the part with the largest box, which shows the most.
+      show one object are joined: one detection with the union of their shapes, the label of the part with the largest
+      box, which shows the most, and the score and the properties of the highest part of that label.
 
     Edges agree if they differ by at most `seam_px` and a quarter of the larger side.
 

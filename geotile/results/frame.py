@@ -18,7 +18,7 @@ from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference
 from geotile.merging.detections import Detections, box_geometries, detections
 from geotile.public import public
-from geotile.results.measures import MEASURES, shape_measures
+from geotile.results.measures import shape_measures
 from geotile.results.report import lasting
 
 BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
@@ -60,11 +60,6 @@ class FrameBuilder:
         }
         geometry = gpd.GeoSeries(self.georeference.to_world(shapes, self.crs), crs=self.crs)
         return gpd.GeoDataFrame(columns, geometry=geometry)
-
-    def result(self, detections: Detections) -> gpd.GeoDataFrame:
-        """Return the table of a whole run: without the measures that no detection has."""
-        table = self.build(detections)
-        return table.drop(columns=[name for name in MEASURES if table[name].isna().all()])
 
     def sample(self, shape_yx: tuple[int, int]) -> gpd.GeoDataFrame:
         """Return a table with one row, a box in the middle of the image: what can fail with the rows fails with it.

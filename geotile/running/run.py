@@ -124,7 +124,7 @@ class Run:
 
     def frame(self, root: Node) -> gpd.GeoDataFrame:
         """Return the rows of the result, with the report."""
-        table = self.builder.result(concat(root.settled))
+        table = self.builder.build(concat(root.settled))
         table.attrs["report"] = self.finish(root, len(table))
         return table
 
