@@ -299,7 +299,13 @@ def flat_seam(world, merge, grid):
     kept = world.kept(order, drops)
     groups = world.grouped(kept, lambda i, j: cut[i] and cut[j] and across(i, j) and parts(i, j))
     area = (world.boxes[:, 2:] - world.boxes[:, :2]).prod(axis=1)
-    return [joined_row(world, sorted(group, key=lambda i: (-area[i], place[i]))) for group in groups]
+
+    def elected_first(group):
+        votes = {label: sum(area[i] * world.scores[i] for i in group if world.labels[i] == label) for label in LABELS}
+        winner = max(LABELS, key=votes.get)
+        return sorted(group, key=lambda i: (world.labels[i] != winner, -area[i], place[i]))
+
+    return [joined_row(world, elected_first(sorted(group, key=place.get))) for group in groups]
 
 
 def flat_greedy(world, merge):
