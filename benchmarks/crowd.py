@@ -2,7 +2,7 @@
 
 The cars of a row overlap their neighbours by more than the threshold, so rows are chains that cross all regions. The
 lot is generated tile by tile, and merged along a tree: the regions of a row, the row, all rows so far. What is settled
-is counted and forgotten, so the memory holds one region and what is open.
+is counted and forgotten, so the memory holds one region and what is open. All times are CPU times of one thread.
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ class Outcome:
     given: int
     settled: int
     most_open: int
-    """Largest number of detections that were open at the same time between two rows of regions."""
+    """Largest number of detections of a row of regions, or of all rows so far, that were open at the same time."""
+    most_carried: int = 0
+    """Largest number that was open between two rows of regions."""
 
 
-def lot_grid(boxes: int) -> TileGrid:
+def lot_grid(boxes: int, tile: int = TILE, overlap: int = OVERLAP, region: int = REGION) -> TileGrid:
     """Return the grid of a square lot on which tiles find about `boxes` cars, the same ones counted repeatedly."""
-    side = int(np.sqrt(boxes * PITCH.prod()) * (TILE - OVERLAP) / TILE)
-    edges = [*range(0, side, REGION), side]
+    side = int(np.sqrt(boxes * PITCH.prod()) * (tile - overlap) / tile)
+    edges = [*range(0, side, region), side]
     chunks = tuple(np.diff(edges).tolist())
-    return TileGrid((side, side), TILE, OVERLAP, (chunks, chunks))
+    return TileGrid((side, side), tile, overlap, (chunks, chunks))
 
 
 def cars(tile: Tile) -> Detections:
@@ -86,6 +88,7 @@ def merge_lot(merge: geotile.Merge, grid: TileGrid) -> Outcome:
         of_row, left = merge.settle(concat(opened), grid.interior((row, row + 1), (0, across)), grid)
         settled, carried = merge.settle(concat([carried, left]), grid.interior((0, row + 1), (0, across)), grid)
         outcome.settled += len(of_row) + len(settled)
+        outcome.most_carried = max(outcome.most_carried, len(carried))
         outcome.most_open = max(outcome.most_open, len(carried), sum(map(len, opened)))
     assert not len(carried)
     return outcome
@@ -95,9 +98,9 @@ def one(name: str, boxes: int) -> None:
     """Merge a lot in this process, and print a row."""
     merge_lot(MERGES[name], lot_grid(2_000))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began = time.process_time()
     outcome = merge_lot(MERGES[name], lot_grid(boxes))
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         f"{name:8} {outcome.given:10,} {outcome.settled:9,} {outcome.most_open:9,} {took:7.1f}"
@@ -114,9 +117,9 @@ def oriented_against_boxes(boxes: int) -> None:
     def timed(function: Any) -> Any:
         def run(*arguments: Any) -> Any:
             nonlocal inside
-            began = time.perf_counter()
+            began = time.process_time()
             result = function(*arguments)
-            inside += time.perf_counter() - began
+            inside += time.process_time() - began
             return result
 
         return run
@@ -125,9 +128,9 @@ def oriented_against_boxes(boxes: int) -> None:
         setattr(pool_module, name, timed(getattr(pool_module, name)))
     seconds = []
     for geometry in ("box", "auto"):
-        began = time.perf_counter()
+        began = time.process_time()
         geotile.Nms(geometry=geometry).settle(found, EVERYWHERE, grid)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     upright, oriented = seconds
     print(
         f"{len(found):,} oriented boxes, NMS: {oriented:.2f} s, {inside:.2f} s of it geometry; upright {upright:.2f} s; "
@@ -151,11 +154,11 @@ def against_lsnms(boxes: int) -> None:
     lsnms.nms(xyxy[:100], scores[:100], 0.5)  # compiles
     for _ in range(3):
         for function, seconds in zip((geotile.nms, lsnms.nms), times, strict=True):
-            began = time.perf_counter()
+            began = time.process_time()
             result = (
                 function(xyxy, scores, iou_threshold=0.5) if function is geotile.nms else function(xyxy, scores, 0.5)
             )
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.process_time() - began)
             kept.append(set(np.asarray(result).tolist()))
     ours, theirs = map(min, times)
     print(
@@ -166,7 +169,9 @@ def against_lsnms(boxes: int) -> None:
 
 def main(boxes: int) -> None:
     """Print memory and time of lots of a quarter of the boxes and of all, each in a process of its own."""
-    print(f"{'merge':8} {'boxes':>10} {'settled':>9} {'open':>9} {'s':>7} {'more MB':>9} {'peak MB':>8}", flush=True)
+    print(
+        f"{'merge':8} {'boxes':>10} {'settled':>9} {'open':>9} {'CPU s':>7} {'more MB':>9} {'peak MB':>8}", flush=True
+    )
     for name in MERGES:
         for size in (boxes // 4, boxes):
             subprocess.run([sys.executable, str(Path(__file__)), name, str(size)], check=True)
