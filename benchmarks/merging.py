@@ -2,6 +2,7 @@
 
     python benchmarks/merging.py worlds     # F1 of each merge in each world
     python benchmarks/merging.py pictures   # the same on pictures of ../shared/data, with real models
+    python benchmarks/merging.py crowd      # memory and time of a parking lot of overlapping oriented boxes
 
 A detector sees a world tile by tile: what is inside the tile. It misses some fragments, gives fragments a lower score
 and at times another label, and places its boxes with some noise. The figures are F1 against the truth (IoU 0.5, same
@@ -23,6 +24,9 @@ import shapely.affinity
 from numpy.typing import NDArray
 
 os.environ.setdefault("EAGER_IMPORT", "1")
+
+import crowd
+import pictures
 
 import geotile
 from geotile.grid.tile_grid import Interior, TileGrid
@@ -285,15 +289,21 @@ def print_row(row: tuple[Any, ...]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["worlds", "pictures"])
+    parser.add_argument("what", choices=["worlds", "pictures", "crowd"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--only", nargs="*", help="names of contestants")
     parser.add_argument("--worlds", nargs="*")
+    parser.add_argument("--boxes", type=int, default=1_000_000, help="oriented boxes of the parking lot")
     arguments = parser.parse_args()
     contestants = {k: v for k, v in CONTESTANTS.items() if not arguments.only or k in arguments.only}
-    print(f"{'':37}" + "".join(f"{name:>10.9}" for name in contestants))
-    compare(arguments.seeds, contestants, arguments.worlds)
+    if arguments.what == "crowd":
+        crowd.main(arguments.boxes)
+    elif arguments.what == "pictures":
+        pictures.compare(arguments.data, contestants)
+    else:
+        print(f"{'':37}" + "".join(f"{name:>10.9}" for name in contestants))
+        compare(arguments.seeds, contestants, arguments.worlds)
 
 
 if __name__ == "__main__":

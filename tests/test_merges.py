@@ -304,12 +304,12 @@ def flat_seam(world, merge, grid):
     groups = world.grouped(kept, lambda i, j: cut[i] and cut[j] and across(i, j) and parts(i, j))
     area = (world.boxes[:, 2:] - world.boxes[:, :2]).prod(axis=1)
 
-    def by_largest(group):
-        """The first of those with the label of the largest, then the others."""
-        label = world.labels[min(group, key=lambda i: (-area[i], place[i]))]
-        return sorted(group, key=lambda i: (world.labels[i] != label, place[i]))
+    def elected_first(group):
+        votes = {label: sum(area[i] * world.scores[i] for i in group if world.labels[i] == label) for label in LABELS}
+        winner = max(LABELS, key=votes.get)
+        return sorted(group, key=lambda i: (world.labels[i] != winner, place[i]))
 
-    return [joined_row(world, by_largest(group)) for group in groups]
+    return [joined_row(world, elected_first(sorted(group, key=place.get))) for group in groups]
 
 
 def flat_greedy(world, merge):

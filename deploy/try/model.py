@@ -1,4 +1,4 @@
-"""The model server of compose.yaml, which detects the cars, trucks and ships of `make_scene`."""
+"""The model server of compose.yaml, which detects the cars, trucks, ships and buildings of `make_scene`."""
 
 import threading
 

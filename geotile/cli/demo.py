@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import shapely
 
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Window
@@ -118,37 +117,36 @@ def _write_files(detections: gpd.GeoDataFrame, work: Plan, folder: Path) -> list
 
 
 def _save_plot(detections: gpd.GeoDataFrame, work: Plan, path: Path) -> None:
-    """Draw the whole image with its grid, and beside it the part with the most detections at full size."""
+    """Draw the whole image with its grid, and beside it a part with many detections of all kinds at full size."""
     from matplotlib.figure import Figure
 
     from geotile.results.plotting import plot_detections
 
-    figure = Figure(figsize=(17, 8.6), layout="constrained")
+    figure = Figure(figsize=(17, 9), layout="constrained")
     left, right = figure.subplots(1, 2)
     plot_detections(work.image, detections, grid=work.grid, ax=left)
     left.set_title(f"{len(detections)} detections, {work.tiles} tiles (thin), {work.regions} regions (bold)")
-    view = _densest_window(detections, work)
-    plot_detections(work.image, _intersecting(detections, view), grid=work.grid, window=view, ax=right)
+    view = _richest_window(detections, work)
+    plot_detections(work.image, detections, grid=work.grid, window=view, ax=right)
     right.set_title(f"rows {view.y0} to {view.y1}, columns {view.x0} to {view.x1}")
+    for ax in (left, right) if len(detections) else ():
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.03), ncols=6, frameon=False)  # beside the objects
     figure.savefig(path, dpi=110)
 
 
-def _intersecting(detections: gpd.GeoDataFrame, view: Window) -> gpd.GeoDataFrame:
-    """Return the detections whose box intersects a window."""
-    boxes = shapely.box(*detections[["xmin", "ymin", "xmax", "ymax"]].to_numpy().T)
-    return detections[shapely.intersects(boxes, shapely.box(view.x0, view.y0, view.x1, view.y1))]
+def _richest_window(detections: gpd.GeoDataFrame, work: Plan) -> Window:
+    """Return the square window with the most labels, and of these the one with the most detections.
 
-
-def _densest_window(detections: gpd.GeoDataFrame, work: Plan) -> Window:
-    """Return the square window with the most detections; its side is a fifth of the height, at least 400 pixels."""
+    Its side is a fifth of the height, at least 400 pixels.
+    """
     height, width = work.grid.shape_yx
     side = min(max(height // 5, 400), height, width)
     x = (detections["xmin"] + detections["xmax"]) / 2
     y = (detections["ymin"] + detections["ymax"]) / 2
-    best, max_count = Window(0, side, 0, side), -1
+    best, most = Window(0, side, 0, side), (0, 0)
     for y0 in range(0, height - side + 1, max(side // 2, 1)):
         for x0 in range(0, width - side + 1, max(side // 2, 1)):
-            count = int(((x >= x0) & (x < x0 + side) & (y >= y0) & (y < y0 + side)).sum())
-            if count > max_count:
-                best, max_count = Window(y0, y0 + side, x0, x0 + side), count
+            inside = detections["label"][(x >= x0) & (x < x0 + side) & (y >= y0) & (y < y0 + side)]
+            if (rank := (inside.nunique(), len(inside))) > most:
+                best, most = Window(y0, y0 + side, x0, x0 + side), rank
     return best

@@ -26,8 +26,8 @@ def join_groups(
     groups : numpy.ndarray
         (n,) int64, number of each one's group.
     weights : numpy.ndarray, optional
-        (n,) float64. The label is that of the member with the largest, and of the first of equal ones. The first
-        member of that label gives the score and the properties. By default the first member gives them.
+        (n,) float64. The member with the largest gives the label, the score and the properties; by default, and of
+        equal ones, the first one does.
     boxes_as_box : bool
         Whether the union of boxes is the box around them, and that of oriented boxes the smallest oriented box around
         them. The union of other shapes is always what they cover together.
@@ -37,8 +37,8 @@ def join_groups(
     Detections
         The groups, in the order of their numbers.
     """
-    rows = np.arange(len(groups)) if weights is None else _leaders_first(ranked.labels, groups, weights)
-    rows = rows[np.argsort(groups[rows], kind="stable")]
+    heaviest = np.arange(len(groups)) if weights is None else np.argsort(-weights, kind="stable")
+    rows = heaviest[np.argsort(groups[heaviest], kind="stable")]
     starts = np.flatnonzero(np.diff(groups[rows], prepend=-1))
     joined = ranked.select(rows[starts])
     sizes = np.diff(starts, append=len(rows))
@@ -52,17 +52,6 @@ def join_groups(
         parts = ranked.select(np.sort(rows[starts[k] : starts[k] + sizes[k]]))
         shapes[k], oriented[k] = _union(parts, boxes_as_box=boxes_as_box)
     return replace(joined, boxes=np.hstack([low, high]), geometries=shapes, oriented=oriented)
-
-
-def _leaders_first(
-    labels: NDArray[np.object_], groups: NDArray[np.int64], weights: NDArray[np.float64]
-) -> NDArray[np.int64]:  # fmt: skip
-    """Return all rows, those first that have the label of the heaviest row of their group."""
-    heaviest = np.argsort(-weights, kind="stable")
-    _, first, group = np.unique(groups[heaviest], return_index=True, return_inverse=True)
-    label = np.empty(len(labels), object)
-    label[heaviest] = labels[heaviest][first][group]
-    return np.argsort(label != labels, kind="stable")
 
 
 def _union(parts: Detections, *, boxes_as_box: bool) -> tuple[Any, bool]:

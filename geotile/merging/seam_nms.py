@@ -42,8 +42,8 @@ class SeamNms(Merge):
       along it.
     - What shows the same object as one that is not cut is dropped. So is what lies by more than the threshold inside a
       higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
-      show one object are joined: one detection with the union of their shapes, the label of the part with the largest
-      box, which shows the most, and the score and the properties of the highest part of that label.
+      show one object are joined: one detection with the union of their shapes, the label for which the sum of box area
+      times score is largest, and the score and the properties of the highest part of that label.
 
     Edges agree if they differ by at most `seam_px` and a quarter of the larger side.
 
@@ -124,7 +124,9 @@ class SeamNms(Merge):
 
     def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:
         """Return the settled detections, with the parts of one object joined."""
-        return join_groups(pool.detections.select(rows), groups, weights=box_areas(pool.boxes[rows]))
+        areas, labels = box_areas(pool.boxes[rows]), pool.codes[rows]
+        elected = labels == _elected(groups, labels, areas * pool.detections.scores[rows])
+        return join_groups(pool.detections.select(rows), groups, weights=elected.astype(np.float64))
 
     def _as_views_of_all(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return which pairs of one tile, or of whole objects, are of one object."""
@@ -154,3 +156,12 @@ class SeamNms(Merge):
     def _exceeds(self, pool: Pool, higher: Rows, lower: Rows, metric: OverlapMetric) -> NDArray[np.bool_]:
         limit = by_label(self.iou_threshold, pool.detections.labels[higher])
         return np.asarray(pool.overlap(higher, lower, metric) > limit)
+
+
+def _elected(groups: Rows, labels: Rows, votes: NDArray[np.float64]) -> Rows:
+    """Return for each member the label with the most votes in its group; of equal ones, the lower code, (n,) int64."""
+    keys, ballot = np.unique(np.stack([groups, labels]), axis=1, return_inverse=True)
+    sums = np.bincount(ballot.reshape(-1), votes, keys.shape[1])
+    order = np.lexsort([keys[1], -sums, keys[0]])
+    first = order[np.flatnonzero(np.diff(keys[0][order], prepend=-1))]
+    return np.asarray(keys[1][first][np.searchsorted(keys[0][first], groups)])

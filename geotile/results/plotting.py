@@ -63,7 +63,7 @@ def plot_detections(
     grid : TileGrid, optional
         Grid that is drawn too: tiles thin, regions bold.
     window : Window, optional
-        Part of the image to show, in pixels.
+        Part of the image to show, in pixels. The legend counts the detections that intersect it.
     ax : matplotlib.axes.Axes, optional
         Axes to draw on. By default those of a new figure.
 
@@ -93,20 +93,24 @@ def plot_detections(
     ax.imshow(_rgb(thinned), extent=(view.x0, view.x1, view.y1, view.y0), interpolation="nearest")
     if grid is not None:
         draw_grid(grid, ax, tile_alpha=0.35)
-    _draw_shapes(detections, ax)
+    _draw_shapes(detections, view, ax)
     ax.set(xlim=(view.x0, view.x1), ylim=(view.y1, view.y0), aspect="equal")
     ax.tick_params(labelsize=7)
     return ax
 
 
-def _draw_shapes(detections: gpd.GeoDataFrame, ax: Axes) -> None:
-    """Draw the outlines of detections, and points, with one colour and one entry of the legend per label."""
+def _draw_shapes(detections: gpd.GeoDataFrame, view: Window, ax: Axes) -> None:
+    """Draw the outlines of detections, and points, with one colour and one entry of the legend per label in view.
+
+    The colour of a label is the same in all views of the same detections.
+    """
     from matplotlib.collections import LineCollection
 
     colours = _colours(sorted(set(detections["label"])))
-    shapes = image_geometry(detections).to_numpy()
-    for label in sorted(colours):
-        mine = shapes[(detections["label"] == label).to_numpy()]
+    shapes, labels = image_geometry(detections).to_numpy(), detections["label"].to_numpy()
+    visible = shapely.intersects(shapes, shapely.box(view.x0, view.y0, view.x1, view.y1))
+    for label in sorted(set(labels[visible])):
+        mine = shapes[visible & (labels == label)]
         name, parts = f"{label or 'detection'} ({len(mine)})", shapely.get_parts(mine)
         outlines = shapely.boundary(parts[shapely.get_dimensions(parts) == 2])
         lines = [*shapely.get_parts(outlines), *parts[shapely.get_dimensions(parts) == 1]]
@@ -115,7 +119,7 @@ def _draw_shapes(detections: gpd.GeoDataFrame, ax: Axes) -> None:
         ax.add_collection(LineCollection(rings, colors=colours[label], linewidths=1.2, label=name if rings else None))
         if len(points):
             ax.plot(*points.T, ".", color=colours[label], markersize=5, label=None if rings else name)
-    if len(detections):
+    if visible.any():
         ax.legend(loc="upper right", framealpha=0.9)
 
 

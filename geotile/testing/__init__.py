@@ -4,8 +4,9 @@
 weights. `ModelServer` serves any Python model over HTTP on 127.0.0.1.
 """
 
+from geotile.testing.matching import match
 from geotile.testing.models import bright_objects, scene_detector
-from geotile.testing.scene import Scene, make_scene, match, write_example
+from geotile.testing.scene import Scene, make_scene, write_example
 from geotile.testing.server import ModelServer
 
 __all__ = ["ModelServer", "Scene", "bright_objects", "make_scene", "match", "scene_detector", "write_example"]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
 
 _BRIGHTNESS_THRESHOLD = 200
+_MIN_BUILDING_WIDTH_PX = 30  # ships and vehicles are narrower
 _CUT_FACTOR = 0.5  # an object that the tile's border cuts scores less than a whole one
 
 
@@ -45,7 +46,7 @@ def bright_objects(tile: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def scene_detector(tile: NDArray[Any]) -> dict[str, Any]:
-    """Detect the cars, trucks and ships of `make_scene` by brightness and length.
+    """Detect the cars, trucks, ships and buildings of `make_scene` by brightness, length and width.
 
     Parameters
     ----------
@@ -55,25 +56,40 @@ def scene_detector(tile: NDArray[Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        A GeoJSON FeatureCollection as OversightML's models return it, with oriented outlines in tile pixels.
+        A GeoJSON FeatureCollection as OversightML's models return it, with the oriented boxes of ships and vehicles and
+        the outlines of buildings, in tile pixels.
     """
     shapes = [shape for shape in _bright_shapes(tile) if shape.area >= 20]
-    outlines = [shapely.minimum_rotated_rectangle(shape) for shape in shapes]
+    kinds = [_kind(shape) for shape in shapes]
     features = []
-    for shape, outline, score in zip(shapes, outlines, _scores(shapes, tile.shape[1:]), strict=True):
-        ring = np.asarray(outline.exterior.coords)
-        length = float(np.hypot(*(ring[1:3] - ring[:2]).T).max())
-        label = "car" if length < 26 else "truck" if length < 56 else "ship"
+    for shape, (label, outline), cut in zip(shapes, kinds, _is_cut(shapes, tile.shape[1:]), strict=True):
+        score = min(shape.area / outline.area, 1) * (_CUT_FACTOR if cut else 1)
         features.append({
             "type": "Feature", "geometry": None,
             "properties": {
                 "imageGeometry": shapely.geometry.mapping(outline),
                 "imageBBox": list(shape.bounds),
                 "featureClasses": [{"iri": label, "score": float(score)}],
-                "length_px": round(length, 1),
+                "length_px": round(_sides(outline)[1], 1),
             },
         })  # fmt: skip
     return {"type": "FeatureCollection", "features": features}
+
+
+def _kind(shape: Any) -> tuple[str, Any]:
+    """Return the label of an object and its outline: the polygon of a building, the oriented box of all others."""
+    outline = shapely.minimum_rotated_rectangle(shape)
+    width, length = _sides(outline)
+    if width >= _MIN_BUILDING_WIDTH_PX:
+        return "building", shapely.simplify(shape, 1.0)
+    return ("car" if length < 26 else "truck" if length < 56 else "ship"), outline
+
+
+def _sides(shape: Any) -> tuple[float, float]:
+    """Return the shorter and the longer side of the oriented box of a shape."""
+    ring = np.asarray(shapely.minimum_rotated_rectangle(shape).exterior.coords)
+    width, length = np.sort(np.hypot(*(ring[1:3] - ring[:2]).T))
+    return float(width), float(length)
 
 
 def _bright_shapes(tile: NDArray[Any]) -> Iterator[Any]:
@@ -91,8 +107,12 @@ def _boxes(shapes: list[Any]) -> NDArray[np.float64]:
 
 def _scores(shapes: list[Any], shape_yx: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the fraction of its oriented outline that each object fills; halve it if the tile's border cuts it."""
-    boxes = _boxes(shapes)
     fill = np.array([shape.area / max(shapely.minimum_rotated_rectangle(shape).area, 1e-9) for shape in shapes])
-    cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= shape_yx[::-1]).any(axis=1)
-    scores: NDArray[np.float64] = np.clip(fill.reshape(-1), 0, 1) * np.where(cut, _CUT_FACTOR, 1.0)
-    return scores
+    scores: NDArray[np.float64] = np.clip(fill.reshape(-1), 0, 1)
+    return scores * np.where(_is_cut(shapes, shape_yx), _CUT_FACTOR, 1.0)
+
+
+def _is_cut(shapes: list[Any], shape_yx: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which objects end at the border of the tile, (n,) bool."""
+    boxes = _boxes(shapes)
+    return np.asarray((boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= shape_yx[::-1]).any(axis=1))

@@ -1,4 +1,4 @@
-"""A painted, georeferenced scene with known objects: ships on water, cars and trucks on land."""
+"""A painted, georeferenced scene with known objects: ships on water; cars, trucks and buildings on land."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rasterio.shutil import copy as copy_file
 
 PIXEL_M = 0.3
 CRS = "EPSG:32631"
+_STEP_PX = 6  # between the points where water and other buildings are looked for: both are larger
 _ORIGIN = (430_000.0, 5_780_000.0)
 # label: ranges of length and width in pixels, and colours. All colours are brighter than the ground.
 KINDS: dict[str, tuple[tuple[int, int], tuple[int, int], list[tuple[int, int, int]]]] = {
@@ -36,13 +37,15 @@ class Scene:
     path: Path
     """Path of the image: a Cloud-Optimized GeoTIFF, uint8 RGB, 512-px blocks."""
     truth: gpd.GeoDataFrame
-    """The objects: ``label``, ``xmin, ymin, xmax, ymax`` and oriented ``geometry``, all in image pixels."""
+    """The objects: ``label``, ``xmin, ymin, xmax, ymax`` and ``geometry`` (oriented boxes, and polygons for buildings),
+    all in image pixels."""
 
 
 def make_scene(path: str | os.PathLike[str], size: int = 4096, objects: int = 600, seed: int = 7) -> Scene:
     """Paint a scene and write it as a Cloud-Optimized GeoTIFF.
 
-    A third of the objects crosses borders of 512-px blocks, where tiles and regions meet.
+    A third of the objects crosses borders of 512-px blocks, where tiles and regions meet. One in thirty is an L-shaped
+    building with wings of 140 to 330 pixels, or of 540 to 680, which is larger than most tiles.
 
     Parameters
     ----------
@@ -64,44 +67,17 @@ def make_scene(path: str | os.PathLike[str], size: int = 4096, objects: int = 60
     --------
     >>> import tempfile
     >>> scene = make_scene(tempfile.mkdtemp() + "/scene.tif", size=512, objects=10)
-    >>> sorted(set(scene.truth["label"]) - {"car", "truck", "ship"})
+    >>> sorted(set(scene.truth["label"]) - {"car", "truck", "ship", "building"})
     []
     """
     rng = np.random.default_rng(seed)
     ground, water = _ground(size, rng)
-    rows = list(_place_objects(ground, water, objects, rng))
+    free, n_buildings = np.ones(water.shape, bool), objects // 30
+    rows = list(_place_buildings(ground, water, free, n_buildings, np.random.default_rng(seed + 1)))
+    rows += _place_objects(ground, water, free, objects - n_buildings, rng)
     truth = gpd.GeoDataFrame({"label": [label for label, _ in rows]}, geometry=[shape for _, shape in rows])
     truth[["xmin", "ymin", "xmax", "ymax"]] = shapely.bounds(truth.geometry.to_numpy()).reshape(-1, 4)
     return Scene(_write_cog(Path(path), ground), truth)
-
-
-def match(truth: gpd.GeoDataFrame, detections: gpd.GeoDataFrame, iou: float = 0.5) -> tuple[float, float]:
-    """Return precision and recall; each true object matches at most one detection of its label.
-
-    Parameters
-    ----------
-    truth, detections : geopandas.GeoDataFrame
-        Tables with ``label`` and ``xmin, ymin, xmax, ymax`` in image pixels; detections in order of decreasing score.
-    iou : float, default 0.5
-        Minimum intersection over union of the boxes of a match.
-
-    Returns
-    -------
-    precision : float
-        Fraction of the detections that match a true object.
-    recall : float
-        Fraction of the true objects that match a detection.
-    """
-    names = ["xmin", "ymin", "xmax", "ymax"]
-    true_boxes, boxes = (shapely.box(*table[names].to_numpy().T) for table in (truth, detections))
-    tree, unmatched, matches = shapely.STRtree(true_boxes), np.ones(len(truth), bool), 0
-    for box, label in zip(boxes, detections["label"], strict=True):
-        candidates = [i for i in tree.query(box) if unmatched[i] and truth["label"].iat[i] == label]
-        ious = [box.intersection(true_boxes[i]).area / box.union(true_boxes[i]).area for i in candidates]
-        if ious and max(ious) >= iou:
-            unmatched[candidates[int(np.argmax(ious))]] = False
-            matches += 1
-    return matches / max(len(detections), 1), matches / max(len(truth), 1)
 
 
 def write_example() -> str:
@@ -168,12 +144,32 @@ def _yards(size: int) -> NDArray[np.bool_]:
     return (road[:, None] | road[None, :]) | (yard[:, None] & yard[None, :])
 
 
-def _place_objects(
-    pixels: NDArray[np.uint8], water: NDArray[np.bool_], objects: int, rng: np.random.Generator
+def _place_buildings(
+    pixels: NDArray[np.uint8], water: NDArray[np.bool_], free: NDArray[np.bool_], count: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, Any]]:
-    """Paint objects at random places; yield the label and the outline of each, in image pixels."""
-    size, free = pixels.shape[1], np.ones(pixels.shape[1:], bool)
-    for number in range(objects):
+    """Paint L-shaped buildings on paved ground at random places on land, every fifth one larger than most tiles."""
+    size = pixels.shape[1]
+    for number in range(count):
+        large = number % 5 == 0
+        wings = rng.uniform(*((540, 680) if large else (140, 330)), 2)
+        depth = rng.uniform(70, 120) if large else rng.uniform(44, 76)
+        tilt = rng.uniform(-25, 25) if number % 2 else 0.0
+        for _ in range(200):
+            shape = _l_shape(rng.uniform(0, size, 2), wings, depth, 90 * rng.integers(4) + tilt)
+            if _fits_on_land(shape.buffer(24), water, free):
+                _pave(pixels, shape.buffer(16, join_style="mitre"))
+                _paint(pixels, free, shape, (206, 192, 176))
+                _paint(pixels, free, shape.buffer(-6, join_style="mitre"), (224, 212, 198), shadow_px=0)
+                yield "building", shape
+                break
+
+
+def _place_objects(
+    pixels: NDArray[np.uint8], water: NDArray[np.bool_], free: NDArray[np.bool_], count: int, rng: np.random.Generator
+) -> Iterator[tuple[str, Any]]:
+    """Paint ships and vehicles at random places; yield the label and the outline of each, in image pixels."""
+    size = pixels.shape[1]
+    for number in range(count):
         label = str(rng.choice(list(KINDS), p=[0.6, 0.2, 0.2]))
         lengths, widths, colours = KINDS[label]
         length, width = (float(rng.integers(*span, endpoint=True)) for span in (lengths, widths))
@@ -187,6 +183,13 @@ def _place_objects(
                 _paint(pixels, free, shape, colour)
                 yield label, shape
                 break
+
+
+def _l_shape(centre: NDArray[np.float64], wings: NDArray[np.float64], depth: float, angle: float) -> Any:
+    """Return an L of two wings of some lengths and one depth, turned about its centre by an angle in degrees."""
+    (a, b), d = wings, depth
+    corners = np.array([[0, 0], [a, 0], [a, d], [d, d], [d, b], [0, b]]) + centre - wings / 2
+    return shapely.affinity.rotate(shapely.Polygon(corners), angle, origin=tuple(centre.tolist()))
 
 
 def _rectangle(x: float, y: float, length: float, width: float, angle: float) -> Any:
@@ -203,13 +206,38 @@ def _fits(shape: Any, on_water: bool, water: NDArray[np.bool_], free: NDArray[np
     return bool(free[area].all() and (water[area] == on_water).all())
 
 
-def _paint(pixels: NDArray[np.uint8], free: NDArray[np.bool_], shape: Any, colour: tuple[int, int, int]) -> None:
-    x0, y0, x1, y1 = (int(v) for v in shape.buffer(3).bounds)
-    ys, xs = np.mgrid[y0 : y1 + 1, x0 : x1 + 1] + 0.5
+def _fits_on_land(shape: Any, water: NDArray[np.bool_], free: NDArray[np.bool_]) -> bool:
+    x0, y0, x1, y1 = shape.bounds
+    if x0 < 0 or y0 < 0 or x1 >= water.shape[1] - 1 or y1 >= water.shape[0] - 1:
+        return False
+    ys, xs = np.mgrid[int(y0) : int(y1) + 1 : _STEP_PX, int(x0) : int(x1) + 1 : _STEP_PX]
     inside = shapely.contains_xy(shape, xs, ys)
-    shadow = shapely.contains_xy(shapely.affinity.translate(shape, 2, 2), xs, ys) & ~inside
-    area = slice(y0, y1 + 1), slice(x0, x1 + 1)
-    free[area] = False
+    return bool((free[ys, xs] & ~water[ys, xs])[inside].all())
+
+
+def _covered(shape: Any, margin_px: float = 0) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """Return the rows and columns around a shape, and which of their pixels lie inside it."""
+    x0, y0, x1, y1 = (int(v) for v in shape.buffer(margin_px).bounds)
+    ys, xs = np.mgrid[y0 : y1 + 1, x0 : x1 + 1] + 0.5
+    return (slice(y0, y1 + 1), slice(x0, x1 + 1)), shapely.contains_xy(shape, xs, ys)
+
+
+def _pave(pixels: NDArray[np.uint8], shape: Any) -> None:
+    area, inside = _covered(shape)
+    for band in range(3):
+        pixels[band][area][inside] = 104
+
+
+def _paint(
+    pixels: NDArray[np.uint8], free: NDArray[np.bool_], shape: Any, colour: tuple[int, int, int], shadow_px: int = 2
+) -> None:
+    area, inside = _covered(shape, 3)
+    shadow = np.zeros_like(inside)
+    if shadow_px:
+        shadow[shadow_px:, shadow_px:] = inside[:-shadow_px, :-shadow_px]
+    shadow &= ~inside
+    around, taken = _covered(shape.buffer(5))
+    free[around][taken] = False
     for band in range(3):
         patch = pixels[band][area]
         patch[shadow] = patch[shadow] // 2
