@@ -1,0 +1,30 @@
+"""The examples of the documentation run, in their order."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from geotile.core.choices import MERGE_NAMES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize("page", ["merging-and-shapes.md"])
+def test_the_examples_of_a_page_run(page, capsys):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) > 2
+    names = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    shown = re.findall(r"^# (.+ ship 0)$", text, re.MULTILINE)
+    assert capsys.readouterr().out.split("\n")[:-1] == shown
+    row = names["ships"].iloc[0]
+    assert (round(row.angle_deg, 1), round(row.length_m, 1), round(row.width_m, 1)) == (30.0, 9.0, 3.0)
+
+
+def test_the_table_of_merges_has_each_name():
+    text = (DOCS / "merging-and-shapes.md").read_text(encoding="utf-8")
+    for name in MERGE_NAMES:
+        assert f'| `"{name}"`' in text
