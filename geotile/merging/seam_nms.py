@@ -124,9 +124,12 @@ class SeamNms(Merge):
 
     def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:
         """Return the settled detections, with the parts of one object joined."""
-        areas, labels = box_areas(pool.boxes[rows]), pool.codes[rows]
-        elected = labels == _elected(groups, labels, areas * pool.detections.scores[rows])
-        return join_groups(pool.detections.select(rows), groups, weights=elected.astype(np.float64))
+        _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        parts = np.flatnonzero(sizes[group] > 1)
+        votes = box_areas(pool.boxes[rows[parts]]) * pool.detections.scores[rows[parts]]
+        elected = np.ones(len(rows))
+        elected[parts] = pool.codes[rows[parts]] == _elected(groups[parts], pool.codes[rows[parts]], votes)
+        return join_groups(pool.detections.select(rows), groups, weights=elected)
 
     def _as_views_of_all(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return which pairs of one tile, or of whole objects, are of one object."""
