@@ -260,6 +260,8 @@ def flat_seam(world, merge, grid):
             if shared[axis] >= 2 * px or shared[along] < 2 * px or not (hidden[a, axis + 2] and hidden[b, axis]):
                 continue
             gap = max(world.boxes[[a, b], axis]) - min(world.boxes[[a, b], axis + 2])
+            if (shaped[i] or shaped[j]) and world.shapes[i].distance(world.shapes[j]) > px / 4:
+                continue
             if gap > px / 4 or not agree[[along, along + 2]].all():
                 continue
             low = max(tiles[i, along], tiles[j, along])

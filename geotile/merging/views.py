@@ -73,6 +73,10 @@ def continues(pool: Pool, higher: Rows, lower: Rows, threshold: NDArray[np.float
         facing = pool.hidden[before, axis + 2] & pool.hidden[after, axis] & (gap <= GAP_SHARE * pool.seam_px)
         wanted = thin[:, axis] & ~thin[:, along] & facing & agree[:, along] & agree[:, along + 2]
         rows = np.flatnonzero(wanted)
+        shaped = pool.shaped(before[rows], after[rows])
+        apart = np.zeros(len(rows))
+        apart[shaped] = shapely.distance(pool.shapes[before[rows[shaped]]], pool.shapes[after[rows[shaped]]])
+        rows = rows[apart <= GAP_SHARE * pool.seam_px]
         limit = threshold[rows] if isinstance(threshold, np.ndarray) else threshold
         matching[rows] |= _overlap_along(pool, before[rows], after[rows], axis) > limit
     return matching
