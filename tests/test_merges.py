@@ -9,6 +9,7 @@ import pytest
 import shapely
 import shapely.affinity
 import xarray as xr
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -249,7 +250,8 @@ def flat_seam(world, merge, grid):
         agree = near(i, j) | hidden[i] | hidden[j]
         window = world.windows[i].intersection(world.windows[j])
         visible = world.overlap(i, j, "iou", window) > threshold
-        one = agree.all() and (visible or world.overlap(i, j, "ios") > threshold)
+        alike = world.labels[i] == world.labels[j] and world.overlap(i, j, "ios") > threshold
+        one = agree.all() and (visible or alike)
         return one or (visible and (shaped[i] or shaped[j])) or continues(i, j, agree)
 
     def continues(i, j, agree):
@@ -282,6 +284,9 @@ def flat_seam(world, merge, grid):
         seen, reach = (
             [(line[e] - world.boxes[j, e]) * (-1 if e < 2 else 1) for e in edges] for line in (tiles[i], world.boxes[i])
         )
+        same = np.abs(world.boxes[i] - world.boxes[j]) <= px
+        if shaped[i] or shaped[j] or not (same & ~hidden[i] & ~hidden[j]).any():
+            return False
         return size[0] >= size[1] and bool(edges) and min(seen) >= px and min(reach) >= -px and max(reach) > 0
 
     def at_border(k, border, axis):
@@ -512,3 +517,38 @@ def test_thresholds_by_label(write_tiff, noise):
     for wrong in ({"a": 0.5}, {"*": 2}, {}, {1: 0.5, "*": 0.3}):
         with pytest.raises(geotile.ArgumentError, match="iou_threshold"):
             geotile.detect(write_tiff(noise), model, **job, iou_threshold=wrong)
+
+
+def test_a_merge_keeps_its_own_thresholds():
+    given = {"a": 0.2, "*": 0.5}
+    merge = geotile.Nms(given)
+    given.clear()
+    assert merge == geotile.Nms({"a": 0.2, "*": 0.5}) == resolve_merge('nms:iou_threshold={"a":0.2,"*":0.5}', {})
+
+
+@pytest.mark.parametrize("transform", [Affine(0.5, 0, -180, 0, -0.5, 90), Affine(1.2, 0, -180, 0, -0.1, 10)])
+def test_metres_are_refused_where_pixels_cannot_bound_them(write_tiff, noise, transform):
+    """The first image begins at a pole, the second goes round the Earth."""
+    image = write_tiff(noise[:, :200, :300], crs="EPSG:4326", transform=transform)
+    with pytest.raises(geotile.ArgumentError, match=r"edges do not meet.*Give the distance in pixels"):
+        geotile.detect(image, lambda tile: ([], []), merge=geotile.PointNms(1000, "m"))
+
+
+def test_small_objects_on_a_large_one_stay():
+    """A truck that a border cuts is no part of the lot on which it stands, though the lot goes on."""
+    grid = TileGrid((1000, 1000), 274, 32)
+    lot = shapely.box(50, 50, 950, 950)
+    trucks = [shapely.box(x, y, x + 60, y + 20) for x in range(70, 880, 90) for y in range(70, 900, 60)]
+    parts = []
+    for tile in grid.tiles():
+        y0, y1, x0, x1 = tile.window
+        window = shapely.box(x0, y0, x1, y1)
+        seen = [(shape.intersection(window), "lot" if shape is lot else "truck") for shape in [lot, *trucks]]
+        seen = [(shapely.affinity.translate(shape, -x0, -y0), label) for shape, label in seen if shape.area > 20]
+        part = detections(np.array([s.bounds for s, _ in seen]), np.full(len(seen), 0.8), [label for _, label in seen])
+        parts.append(part.moved_to_image(tile.number, x0, y0, x1 - x0, y1 - y0))
+    result = over_tree(geotile.SeamNms(), grid, concat(parts), 2)
+    boxes = [shapely.box(*box) for box in result.boxes[result.labels == "truck"]]
+    found = sum(any(truck.intersection(box).area > 0.9 * truck.area for box in boxes) for truck in trucks)
+    assert found >= 0.95 * len(trucks)
+    assert (result.labels == "lot").sum() == 1

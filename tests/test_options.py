@@ -510,6 +510,8 @@ def test_the_file_of_a_wrong_request_is_named_among_several(tmp_path):
         ({"overlap_metric": "ios"}, "overlap_metric would have no effect with merge='seam'.*such as merge='nms'"),
         ({"merge": "union", "class_agnostic": True}, "class_agnostic would have no effect with merge='union'"),
         ({"merge": "seam:iou_threshold=0.2", "iou_threshold": 0.3}, "iou_threshold would have no effect"),
+        ({"merge": "nms:0.3"}, "merge must be a name, .* got 'nms:0.3'"), ({"merge": "nms:"}, "got 'nms:'"),
+        ({"merge": "nms:iou_threshold=0.3,iou_threshold=0.5"}, "each given once"),
         ({"merge": "seam:sigma=0.2"}, "unknown option 'sigma'"), ({"merge": "point-nms"}, "needs distance"),
         ({"merge": "nms:metric=giou"}, "metric must be 'iou' or 'ios'; got 'giou'"),
         ({"merge": geotile.Nms}, "merge must be an object such as geotile.Nms"),

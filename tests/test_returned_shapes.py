@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -220,3 +221,21 @@ def test_a_run_with_returned_masks(write_tiff, noise):
     shapes = geotile.image_geometry(found)
     assert set(shapes.area) == {575.0}
     assert all(len(shape.interiors) == 1 for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    "counts", [[2**62, 2**62, 2**62, 2**62 + 100], [10.5, 89.5], [-1, 101], [50], ["50", "50"], [2**70, 100]]
+)
+def test_run_lengths_that_do_not_fit_are_refused(counts):
+    """A sum that wraps around would write beyond the end of the mask."""
+    with pytest.raises(ResponseError, match="run lengths must"):
+        run_length_mask({"size": [10, 10], "counts": counts}, (10, 10))
+
+
+@pytest.mark.parametrize("points", [[], np.zeros((0, 3))])
+def test_a_model_that_finds_no_key_points_is_no_error(points):
+    image = xr.DataArray(np.zeros((1, 64, 64), np.uint8), dims=("band", "y", "x"))
+    answer = [{"bbox": [5, 5, 9, 9], "score": 0.5, "keypoints": points}]
+    if isinstance(points, np.ndarray):
+        answer = {"boxes": [[5, 5, 9, 9]], "scores": [0.5], "keypoints": points[None]}
+    assert len(geotile.detect(image, lambda tile: answer, tile_size=32, overlap=0, merge=None)) == 4

@@ -158,3 +158,28 @@ def test_shapes_are_drawn_as_they_are():
     outline = axes.collections[0].get_segments()[0]
     assert shapely.Polygon(outline).equals_exact(shape, 1e-9)
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[9.0, 9.0]]]
+
+
+def test_holes_across_the_antimeridian_stay_holes(tmp_path):
+    path = tmp_path / "am.tif"
+    profile = {"driver": "GTiff", "width": 300, "height": 200, "count": 1, "dtype": "uint8", "crs": "EPSG:4326"}
+    with rasterio.open(path, "w", transform=Affine(0.001, 0, 179.85, 0, -0.001, 10), **profile) as file:
+        file.write(np.ones((1, 200, 300), np.uint8))
+    shapes = np.array([
+        shapely.difference(shapely.box(30, 30, 200, 170), shapely.box(140, 60, 160, 70)),
+        shapely.difference(shapely.box(200, 30, 240, 90), shapely.box(215, 40, 225, 50)),
+    ])  # fmt: skip
+    found = geotile.detect(path, answering(shapes, [False, False]), tile_size=(200, 300), overlap=0)
+    assert found.geometry.is_valid.all()
+    assert (abs(found.total_bounds[[0, 2]]) <= 180).all()
+    pixels = shapely.area(geotile.image_geometry(found).to_numpy())
+    assert shapely.area(found.geometry.to_numpy()) * 1e6 == pytest.approx(pixels, rel=1e-4)
+    assert found["area_m2"].to_numpy() / pixels == pytest.approx(found["area_m2"].iloc[0] / pixels[0], rel=1e-3)
+
+
+def test_rectangular_polygons_have_areas_and_boxes_none():
+    shape = shapely.box(10, 10, 50, 50)
+    found = geotile.detect(write_example(), answering(np.array([shape]), [False]), tile_size=256, overlap=0)
+    assert found["area_m2"].iloc[0] == pytest.approx(found.area.iloc[0], rel=2e-3)
+    found = geotile.detect(write_example(), lambda tile: ([[-5, -5, 20, 20]], [0.5]), tile_size=256, overlap=0)
+    assert found["area_m2"].isna().all()

@@ -12,8 +12,8 @@ ANY = "*"
 Threshold = float | Mapping[str, float]
 
 
-def check_threshold(value: Any, name: str) -> None:
-    """Raise an error unless a threshold is a number from 0 to 1, or numbers by label with one for all others.
+def check_threshold(value: Any, name: str) -> Threshold:
+    """Return a threshold that is a number from 0 to 1, or a copy of one that has numbers by label.
 
     Raises
     ------
@@ -22,7 +22,8 @@ def check_threshold(value: Any, name: str) -> None:
     """
     if not isinstance(value, Mapping):
         check_unit(value, name)
-        return
+        number: float = value
+        return number
     for label, each in value.items():
         if not isinstance(label, str):
             raise ArgumentError(f"{name} must have labels as its keys, which are text; got {label!r}")
@@ -32,6 +33,7 @@ def check_threshold(value: Any, name: str) -> None:
             f'{name} must be a number from 0 to 1, or numbers by label with one for all others under "*"; got '
             f"{dict(value)!r}"
         )
+    return dict(value)
 
 
 def lowest(value: Threshold) -> float:

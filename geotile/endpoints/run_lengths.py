@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,12 +74,13 @@ def run_length_mask(encoded: Mapping[str, Any], tile_yx: Size | None = None) -> 
         counts = encoded["counts"]
         if isinstance(counts, str | bytes):
             counts = _counts(counts.encode() if isinstance(counts, str) else counts)
-        runs = np.asarray(counts, np.int64).reshape(-1)
+        runs = np.asarray([operator.index(run) for run in counts], np.int64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ResponseError(f"run lengths must have size [y, x] and counts; {type(error).__name__}: {error}") from None
     check_mask_size((height, width), tile_yx)
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise ResponseError(f"run lengths must add up to the {height} x {width} pixels of their mask; got {runs.sum()}")
+    total = sum(runs.tolist())  # the sum of huge numbers in an array would wrap around
+    if (runs < 0).any() or total != height * width:
+        raise ResponseError(f"run lengths must add up to the {height} x {width} pixels of their mask; got {total}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 

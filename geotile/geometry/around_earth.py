@@ -42,9 +42,20 @@ def _wrapped(shape: Any) -> Any:
         shape = shapely.transform(shape, lambda xy: np.stack([(xy[:, 0] + 180) % 360 - 180, xy[:, 1]], axis=1))
     if "Point" in shape.geom_type:
         return shape
+    if shape.geom_type == "MultiPolygon":
+        return shapely.union_all([part for part in map(_wrapped, shape.geoms) if part is not None])
+    if shape.geom_type == "Polygon" and shape.interiors:
+        return _wrapped_with_holes(shape)
     with ignore_warnings(antimeridian.FixWindingWarning):  # it warns about every ring that is wound clockwise
         fixed = shapely.geometry.shape(antimeridian.fix_shape(shapely.geometry.mapping(shape)))
     return fixed if fixed.is_valid else shapely.make_valid(fixed)
+
+
+def _wrapped_with_holes(polygon: Any) -> Any:
+    """Cut a geographic polygon and its holes at the antimeridian, each for itself."""
+    rings = [shapely.Polygon(ring) for ring in (polygon.exterior, *map(shapely.reverse, polygon.interiors))]
+    outer, *holes = map(_wrapped, rings)
+    return shapely.difference(outer, shapely.union_all(holes))
 
 
 def turn_of(crs: pyproj.CRS) -> float | None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 _AT_ONCE = 400_000  # pairs in a portion: few enough for the processor's cache
 _ONE_SLICE = 8_000_000  # pairs that are looked at whether or not boxes are dropped in between
 _FIRST_SLICE = 16
+_COSTLIER = 200
 _SHRINK = 4.0  # sides of the boxes of one level: at least a quarter of the largest
 _KEY_BITS = 62
 Rows = NDArray[np.int64]
@@ -56,7 +57,7 @@ class _Entries(NamedTuple):
 
 
 def candidates(
-    boxes: NDArray[np.float64], groups: Rows, dropped: NDArray[np.bool_], reach: float = 0.0
+    boxes: NDArray[np.float64], groups: Rows, dropped: NDArray[np.bool_], reach: float = 0.0, *, costly: bool = False
 ) -> Iterator[Portion]:
     """Yield the pairs of boxes of the same group that may lie at most `reach` apart, each pair once.
 
@@ -74,14 +75,17 @@ def candidates(
         (n,) bool, boxes that need not be looked at. The caller may set more of them between two portions.
     reach : float
         Distance along each axis, in the unit of the boxes.
+    costly : bool
+        Whether looking at a pair costs much, so that fewer are looked at before boxes are dropped.
     """
+    at_once = _ONE_SLICE // _COSTLIER if costly else _ONE_SLICE
     n = len(boxes)
     if not n:
         return
     grown = boxes + np.array([-0.5, -0.5, 0.5, 0.5]) * reach
     joins = [join for level in _levels(grown) for join in _joins(grown, groups, *level)]
     start = 0
-    size = n if sum(int((last - first).sum()) for first, last in map(_ranges, joins)) <= _ONE_SLICE else _FIRST_SLICE
+    size = n if sum(int((last - first).sum()) for first, last in map(_ranges, joins)) <= at_once else _FIRST_SLICE
     while start < n:
         stop, seen = min(n, start + size), 0
         joins = [_alive(join, dropped) for join in joins] if dropped.any() else joins
@@ -89,7 +93,7 @@ def candidates(
             seen += len(higher)
             yield Portion(start, higher, lower)
         yield Portion(stop, np.zeros(0, np.int64), np.zeros(0, np.int64))
-        size = max(1, min(4 * size, 10 * _AT_ONCE * (stop - start) // max(seen, 1)))
+        size = max(1, min(4 * size, at_once // 2 * (stop - start) // max(seen, 1)))
         start = stop
 
 

@@ -108,6 +108,8 @@ class Detections:
         column = self.keypoints.copy()
         for row in np.flatnonzero(column != None):  # noqa: E711 - element by element
             points = np.array(column[row], np.float64)
+            if not points.size:
+                continue  # the model found none
             column[row] = np.hstack([move(points[:, :2]), points[:, 2:]]).tolist()
         return column
 

@@ -64,7 +64,7 @@ class Nmm(Merge):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_threshold(self.threshold, "threshold")
+        object.__setattr__(self, "threshold", check_threshold(self.threshold, "threshold"))
         check_metric(self.metric)
         check_bool(self.class_agnostic, "class_agnostic")
         check_geometry(self.geometry)

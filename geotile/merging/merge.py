@@ -99,7 +99,12 @@ class Merge:
         state: State = np.where(is_exposed, OPEN, KEPT).astype(np.uint8)
         if self.drops:
             state = resolve(
-                pool.boxes, comparable, is_exposed, lambda *pairs: self.suppresses(pool, *pairs), self.reach_px
+                pool.boxes,
+                comparable,
+                is_exposed,
+                lambda *pairs: self.suppresses(pool, *pairs),
+                self.reach_px,
+                costly=bool(pool.has_shape.any()),
             )
         group = np.arange(len(state))
         if self.groups:

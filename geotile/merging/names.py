@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from geotile.core.choices import MERGE_NAMES
-from geotile.core.from_text import named_values
+from geotile.core.from_text import named_value
 from geotile.core.option import refuse_unknown
 from geotile.errors import ArgumentError
 from geotile.merging.greedy_nmm import GreedyNmm
@@ -56,7 +57,7 @@ def resolve_merge(merge: Any, options: Mapping[str, Any]) -> Merge:
     if name not in _CLASSES:
         raise ArgumentError(f"merge must be one of {', '.join(map(repr, MERGE_NAMES))} or None; got {merge!r}")
     cls = _CLASSES[name]
-    given = named_values(text.split(",")) if colon else {}
+    given = _parameters(text, merge) if colon else {}
     known = inspect.signature(cls).parameters
     refuse_unknown(given, list(known), f"merge {name!r}", None)
     parameters = dict(given)
@@ -70,6 +71,18 @@ def resolve_merge(merge: Any, options: Mapping[str, Any]) -> Merge:
     if missing:
         raise ArgumentError(f"merge {name!r} needs {', '.join(missing)}; give merge='{name}:{missing[0]}=...'")
     return cls(**parameters)
+
+
+def _parameters(text: str, merge: str) -> dict[str, Any]:
+    """Return the parameters after the colon of a merge's name; commas within braces separate nothing."""
+    parts = [part.partition("=") for part in re.split(r",(?![^{]*\})", text)]
+    names = [name.strip() for name, _, _ in parts]
+    if "" in names or len(set(names)) < len(names) or not all(equals for _, equals, _ in parts):
+        raise ArgumentError(
+            "merge must be a name, or a name with parameters, each given once, such as 'soft-nms:sigma=0.5'; got "
+            f"{merge[:80]!r}"
+        )
+    return dict(named_value(f"{name}={value.strip()}") for name, (_, _, value) in zip(names, parts, strict=True))
 
 
 def _refuse_unused(options: Mapping[str, Any], merge: Any) -> None:

@@ -142,7 +142,7 @@ class Nms(Merge):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_threshold(self.iou_threshold, "iou_threshold")
+        object.__setattr__(self, "iou_threshold", check_threshold(self.iou_threshold, "iou_threshold"))
         check_metric(self.metric)
         check_bool(self.class_agnostic, "class_agnostic")
         check_geometry(self.geometry)

@@ -19,6 +19,7 @@ from geotile.public import public
 
 Unit = Literal["px", "m"]
 _SAMPLES = 33  # positions along each axis at which the size of a pixel is measured
+_LARGEST_RATIO = 20.0  # of the sizes of two pixels of an image whose distances pixels can bound
 _SMALLER = 0.9  # share of the smallest measured pixel that a pixel between them may have
 _WGS84 = pyproj.Geod(ellps="WGS84")
 
@@ -141,7 +142,23 @@ def _smallest_pixel_m(georeference: Georeference, shape_yx: tuple[int, int]) -> 
     xy = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     steps = [np.array(step) for step in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, -1.0])]
     sizes = np.stack([_geodesic_m(georeference, xy, xy + step) / np.hypot(*step) for step in steps])
-    known = sizes[np.isfinite(sizes) & (sizes > 0)]
+    known = sizes[np.isfinite(sizes)]
     if not known.size:
         raise ArgumentError("PointNms(unit='m') needs an image on Earth; its pixels have no longitude and latitude")
+    if known.min() * _LARGEST_RATIO < known.max() or _meets_itself(georeference, shape_yx, known.min()):
+        raise ArgumentError(
+            "PointNms(unit='m') needs an image whose pixels are of similar sizes and whose edges do not meet; one in "
+            "longitude and latitude may not reach a pole or go round the Earth. Give the distance in pixels"
+        )
     return float(known.min()) * _SMALLER
+
+
+def _meets_itself(georeference: Georeference, shape_yx: tuple[int, int], pixel_m: float) -> bool:
+    """Return whether opposite edges of the image lie far nearer to each other on the ground than in the image."""
+    height, width = shape_yx
+    down, across = np.linspace(0, height, _SAMPLES), np.linspace(0, width, _SAMPLES)
+    edges = (
+        (np.stack([0 * down, down], axis=1), np.stack([0 * down + width, down], axis=1), width),
+        (np.stack([across, 0 * across], axis=1), np.stack([across, 0 * across + height], axis=1), height),
+    )
+    return any((_geodesic_m(georeference, one, other) < side * pixel_m / 4).any() for one, other, side in edges)

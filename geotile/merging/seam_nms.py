@@ -83,7 +83,7 @@ class SeamNms(Merge):
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        check_threshold(self.iou_threshold, "iou_threshold")
+        object.__setattr__(self, "iou_threshold", check_threshold(self.iou_threshold, "iou_threshold"))
         check_positive(self.seam_px, "seam_px", "pixels")
         check_bool(self.class_agnostic, "class_agnostic")
         check_geometry(self.geometry)
@@ -148,7 +148,8 @@ class SeamNms(Merge):
         possible = agree | pool.shaped(higher, lower)
         visible = np.zeros(len(higher))
         visible[possible] = pool.overlap_where_both_saw(higher[possible], lower[possible])
-        visible[agree] = np.maximum(visible[agree], pool.overlap(higher[agree], lower[agree], "ios"))
+        alike = agree & self._same_label(pool, higher, lower)
+        visible[alike] = np.maximum(visible[alike], pool.overlap(higher[alike], lower[alike], "ios"))
         return np.asarray((visible > limit) | continues(pool, higher, lower, limit))
 
     def _same_label(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:

@@ -48,5 +48,6 @@ def shape_nms(
     def suppresses(higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         return np.asarray(shape_overlap(ranked[higher], ranked[lower]) > iou_threshold)
 
-    kept: NDArray[np.int64] = order[resolve(boxes[order], codes[order], np.zeros(len(order), bool), suppresses) == KEPT]
+    state = resolve(boxes[order], codes[order], np.zeros(len(order), bool), suppresses, costly=True)
+    kept: NDArray[np.int64] = order[state == KEPT]
     return kept

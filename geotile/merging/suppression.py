@@ -25,6 +25,8 @@ def resolve(
     exposed: NDArray[np.bool_],
     suppresses: Callable[[Rows, Rows], NDArray[np.bool_]],
     reach: float = 0.0,
+    *,
+    costly: bool = False,
 ) -> State:
     """Decide which detections are kept, dropped or still open.
 
@@ -44,6 +46,8 @@ def resolve(
         second, (k,) bool. It is asked about pairs whose boxes lie at most `reach` apart.
     reach : float
         Distance in pixels.
+    costly : bool
+        Whether `suppresses` takes long, as it does for shapes.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def resolve(
     state = np.where(exposed, OPEN, KEPT).astype(np.uint8)
     dropped = np.zeros(len(boxes), bool)
     start, portions = 0, []
-    for done, higher, lower in candidates(boxes, groups, dropped, reach):
+    for done, higher, lower in candidates(boxes, groups, dropped, reach, costly=costly):
         if len(higher):
             matching = suppresses(higher, lower)
             portions.append((higher[matching], lower[matching]))

@@ -41,7 +41,9 @@ def _near_or_hidden(pool: Pool, higher: Rows, lower: Rows) -> Mask:
 def goes_on(pool: Pool, higher: Rows, lower: Rows) -> Mask:
     """Return which pairs have a lower one that is cut where the higher one goes on, seen by the tile of the latter.
 
-    That tile saw beyond each hidden edge of the lower one. The larger one reaches to each of them, and beyond one.
+    That tile saw beyond each hidden edge of the lower one. The larger one reaches to each of them, and beyond one, and
+    another edge of both, which both tiles saw, is the same: a small object on a large one shares none. This is
+    for boxes alone: of a slanting object, a part has other edges than the whole. Shapes are compared where both saw.
     """
     part, box, window = pool.boxes[lower], pool.boxes[higher], pool.windows[higher]
     outwards = np.array([-1.0, -1.0, 1.0, 1.0])
@@ -49,7 +51,9 @@ def goes_on(pool: Pool, higher: Rows, lower: Rows) -> Mask:
     reaches, beyond = (box - part) * outwards >= -pool.seam_px, (box - part) * outwards > 0
     larger = box_areas(box) >= box_areas(part)
     hidden = pool.hidden[lower]
-    return np.asarray(larger & (~hidden | (seen & reaches)).all(axis=1) & (hidden & beyond).any(axis=1))
+    shared = ((np.abs(box - part) <= pool.seam_px) & ~hidden & ~pool.hidden[higher]).any(axis=1)
+    possible = larger & shared & ~pool.shaped(higher, lower)
+    return np.asarray(possible & (~hidden | (seen & reaches)).all(axis=1) & (hidden & beyond).any(axis=1))
 
 
 def continues(pool: Pool, higher: Rows, lower: Rows, threshold: NDArray[np.float64] | float) -> Mask:

@@ -68,7 +68,9 @@ def shape_measures(
     measures = {name: np.full(len(found), np.nan) for name in MEASURES}
     ground = _Ground.of(georeference)
     has_area = shapely.get_dimensions(found.geometries) == 2
-    has_area[has_area] = found.oriented[has_area] | ~are_boxes(found.geometries[has_area])  # boxes may leave their tile
+    plain = has_area & (shapely.bounds(found.geometries) != found.boxes).any(axis=1)  # boxes may leave their tile
+    plain[plain] = are_boxes(found.geometries[plain]) & ~found.oriented[plain]
+    has_area &= ~plain
     boxes = np.flatnonzero(found.oriented & has_area)
     if len(boxes):
         corners = shapely.get_coordinates(shapely.get_exterior_ring(found.geometries[boxes])).reshape(-1, 5, 2)[:, :4]
@@ -115,8 +117,14 @@ def _area_m2(shapes: NDArray[np.object_], ground: _Ground) -> NDArray[np.float64
     known = np.isfinite(shapely.bounds(placed)).all(axis=1)
     areas = np.full(len(shapes), np.nan)
     for row in np.flatnonzero(known):
-        parts = shapely.get_parts(placed[row])
-        areas[row] = sum(
-            abs(ground.ellipsoid.geometry_area_perimeter(part)[0]) for part in shapely.orient_polygons(parts)
-        )
+        areas[row] = sum(_polygon_m2(part, ground.ellipsoid) for part in shapely.get_parts(placed[row]))
     return areas
+
+
+def _polygon_m2(polygon: Any, ellipsoid: pyproj.Geod) -> float:
+    """Return the area of a polygon without its holes; the winding of rings says nothing across the antimeridian."""
+    outer, *holes = (
+        abs(ellipsoid.polygon_area_perimeter(*shapely.get_coordinates(ring).T)[0])
+        for ring in (polygon.exterior, *polygon.interiors)
+    )
+    return float(outer - sum(holes))
