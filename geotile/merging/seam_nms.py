@@ -129,7 +129,8 @@ class SeamNms(Merge):
         votes = box_areas(pool.boxes[rows[parts]]) * pool.detections.scores[rows[parts]]
         elected = np.ones(len(rows))
         elected[parts] = pool.codes[rows[parts]] == _elected(groups[parts], pool.codes[rows[parts]], votes)
-        return join_groups(pool.detections.select(rows), groups, weights=elected)
+        visible = pool.shapes[rows] if pool.detections.oriented.any() else None
+        return join_groups(pool.detections.select(rows), groups, weights=elected, visible=visible)
 
     def _as_views_of_all(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return which pairs of one tile, or of whole objects, are of one object."""
