@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import shapely
@@ -13,12 +13,10 @@ from geotile.core.choices import OverlapMetric
 from geotile.core.keywords import known_keywords
 from geotile.core.thresholds import Threshold, check_threshold
 from geotile.errors import ArgumentError
-from geotile.grid.tile_grid import TileGrid
 from geotile.merging.detections import Detections
 from geotile.merging.joined import join_groups
 from geotile.merging.merge import Merge
-from geotile.merging.nms import Geometry, check_geometry
-from geotile.merging.overlaps import check_metric
+from geotile.merging.overlaps import Geometry, check_geometry, check_metric
 from geotile.merging.pool import Pool, Rows
 from geotile.merging.ranking import by_label
 from geotile.public import public
@@ -68,14 +66,6 @@ class Nmm(Merge):
         check_metric(self.metric)
         check_bool(self.class_agnostic, "class_agnostic")
         check_geometry(self.geometry)
-
-    def pool(self, detections: Detections, grid: TileGrid) -> Pool:
-        """Return the detections by rank."""
-        return replace(super().pool(detections, grid), as_boxes=self.geometry == "box")
-
-    def comparable(self, pool: Pool) -> NDArray[np.int64]:
-        """Return a number for each detection; only detections with equal numbers are compared."""
-        return np.zeros_like(pool.codes) if self.class_agnostic else pool.codes
 
     def connects(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return for pairs of ranks whether both belong to one group."""

@@ -26,6 +26,7 @@ from geotile.grid.tile_grid import Interior, TileGrid
 from geotile.merging.candidates import candidates
 from geotile.merging.components import Pairs, components
 from geotile.merging.detections import Detections
+from geotile.merging.overlaps import Geometry
 from geotile.merging.pool import Pool, Rows
 from geotile.merging.ranking import label_codes
 from geotile.merging.suppression import DROPPED, KEPT, OPEN, State, resolve
@@ -47,6 +48,11 @@ class Merge:
     groups: bool = False
     """Whether detections are grouped where `connects` says so."""
 
+    class_agnostic: bool = False
+    """Whether detections of different labels are compared."""
+    geometry: Geometry = "auto"
+    """What is compared: the shapes, or their envelopes."""
+
     def for_image(self, georeference: Georeference, shape_yx: tuple[int, int]) -> Merge:
         """Return the merge for an image, where its distances are those on the ground."""
         return self
@@ -54,11 +60,12 @@ class Merge:
     def pool(self, detections: Detections, grid: TileGrid) -> Pool:
         """Return the detections by rank: score, then content, then tile and position in the answer."""
         ranked = detections.sorted_by_rank()
-        return Pool(detections=ranked, codes=label_codes(ranked.labels), grid=grid)
+        codes = label_codes(ranked.labels)
+        return Pool(detections=ranked, codes=codes, grid=grid, as_boxes=self.geometry == "box")
 
     def comparable(self, pool: Pool) -> NDArray[np.int64]:
         """Return a number for each detection; only detections with equal numbers are compared."""
-        return pool.codes
+        return np.zeros_like(pool.codes) if self.class_agnostic else pool.codes
 
     def suppresses(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return for pairs of ranks whether the first, if it is kept, drops the second."""

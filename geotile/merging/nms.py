@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,16 +12,12 @@ from geotile.core.choices import OverlapMetric
 from geotile.core.keywords import known_keywords
 from geotile.core.thresholds import Threshold, check_threshold
 from geotile.errors import ArgumentError
-from geotile.grid.tile_grid import TileGrid
-from geotile.merging.detections import Detections
 from geotile.merging.merge import Merge
-from geotile.merging.overlaps import check_metric, overlap
+from geotile.merging.overlaps import Geometry, check_geometry, check_metric, overlap
 from geotile.merging.pool import Pool, Rows
 from geotile.merging.ranking import by_label, label_codes, ranking
 from geotile.merging.suppression import KEPT, resolve
 from geotile.public import public
-
-Geometry = Literal["auto", "box"]
 
 
 @public
@@ -147,24 +142,10 @@ class Nms(Merge):
         check_bool(self.class_agnostic, "class_agnostic")
         check_geometry(self.geometry)
 
-    def pool(self, detections: Detections, grid: TileGrid) -> Pool:
-        """Return the detections by rank."""
-        return replace(super().pool(detections, grid), as_boxes=self.geometry == "box")
-
-    def comparable(self, pool: Pool) -> NDArray[np.int64]:
-        """Return a number for each detection; only detections with equal numbers are compared."""
-        return np.zeros_like(pool.codes) if self.class_agnostic else pool.codes
-
     def suppresses(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return for pairs of ranks whether the first, if it is kept, drops the second."""
         threshold = by_label(self.iou_threshold, pool.detections.labels[higher])
         return np.asarray(pool.overlap(higher, lower, self.metric) > threshold)
-
-
-def check_geometry(value: object) -> None:
-    """Raise an error if what is compared is unknown."""
-    if not isinstance(value, str) or value not in get_args(Geometry):
-        raise ArgumentError(f"geometry must be 'auto' or 'box'; got {value!r}")
 
 
 def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

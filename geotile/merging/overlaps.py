@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import shapely
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from geotile.core.choices import OverlapMetric
 from geotile.errors import ArgumentError
+
+Geometry = Literal["auto", "box"]
+"""What is compared: the shapes, or their envelopes."""
 
 
 def overlap(a: NDArray[np.float64], b: NDArray[np.float64], metric: OverlapMetric = "iou") -> NDArray[np.float64]:
@@ -105,6 +108,12 @@ def are_boxes(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
     sides = np.diff(shapely.bounds(shapes).reshape(-1, 2, 2), axis=1)[:, 0]
     lines = (shapely.get_dimensions(shapes) == 1) & (sides > 0).all(axis=1)
     return np.asarray(np.isclose(shapely.area(shapes), sides.prod(axis=1), rtol=1e-9, atol=0) & ~lines)
+
+
+def check_geometry(value: object) -> None:
+    """Raise an error if what is compared is unknown."""
+    if not isinstance(value, str) or value not in get_args(Geometry):
+        raise ArgumentError(f"geometry must be 'auto' or 'box'; got {value!r}")
 
 
 def clipped(shapes: NDArray[np.object_], windows: NDArray[np.float64]) -> NDArray[np.object_]:

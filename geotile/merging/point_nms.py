@@ -87,10 +87,6 @@ class PointNms(Merge):
         pixel_m = _smallest_pixel_m(georeference, shape_yx)
         return _GroundPointNms(self.distance, self.unit, self.class_agnostic, georeference, self.distance / pixel_m)
 
-    def comparable(self, pool: Pool) -> NDArray[np.int64]:
-        """Return a number for each detection; only detections with equal numbers are compared."""
-        return np.zeros_like(pool.codes) if self.class_agnostic else pool.codes
-
     def suppresses(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return for pairs of ranks whether the first, if it is kept, drops the second."""
         centres = (pool.boxes[:, :2] + pool.boxes[:, 2:]) / 2

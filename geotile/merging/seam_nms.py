@@ -15,8 +15,7 @@ from geotile.grid.tile_grid import TileGrid
 from geotile.merging.detections import Detections
 from geotile.merging.joined import join_groups
 from geotile.merging.merge import Merge
-from geotile.merging.nms import Geometry, check_geometry
-from geotile.merging.overlaps import box_areas
+from geotile.merging.overlaps import Geometry, box_areas, check_geometry
 from geotile.merging.pool import Pool, Rows
 from geotile.merging.ranking import by_label
 from geotile.merging.views import GAP_SHARE, across, continues, edges_agree, edges_near, goes_on
@@ -95,7 +94,7 @@ class SeamNms(Merge):
 
     def pool(self, detections: Detections, grid: TileGrid) -> Pool:
         """Return the detections by rank: those that are not cut first, then by score and content."""
-        pool = replace(super().pool(detections, grid), as_boxes=self.geometry == "box", seam_px=self.seam_px)
+        pool = replace(super().pool(detections, grid), seam_px=self.seam_px)
         order = np.argsort(pool.cut, kind="stable")
         return replace(pool, detections=pool.detections.select(order), codes=pool.codes[order])
 

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from geotile.core.checks import check_bool, check_unit, is_number
 from geotile.core.keywords import known_keywords
 from geotile.errors import ArgumentError
-from geotile.grid.tile_grid import TileGrid
 from geotile.merging.candidates import candidates
 from geotile.merging.detections import Detections
 from geotile.merging.merge import Merge
-from geotile.merging.nms import Geometry, check_geometry
-from geotile.merging.overlaps import overlap
+from geotile.merging.overlaps import Geometry, check_geometry, overlap
 from geotile.merging.pool import Pool, Rows
 from geotile.public import public
 
@@ -92,14 +90,6 @@ class SoftNms(Merge):
         check_geometry(self.geometry)
         if not is_number(self.sigma) or not 0 < self.sigma < math.inf:
             raise ArgumentError(f"sigma must be a finite number greater than 0, such as 0.1; got {self.sigma!r}")
-
-    def pool(self, detections: Detections, grid: TileGrid) -> Pool:
-        """Return the detections by rank."""
-        return replace(super().pool(detections, grid), as_boxes=self.geometry == "box")
-
-    def comparable(self, pool: Pool) -> NDArray[np.int64]:
-        """Return a number for each detection; only detections with equal numbers are compared."""
-        return np.zeros_like(pool.codes) if self.class_agnostic else pool.codes
 
     def connects(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return for pairs of ranks whether one decays the other."""
