@@ -92,7 +92,7 @@ def test_run_lengths_as_pycocotools_writes_them():
     ("encoded", "said"),
     [
         ({"size": [2, 2], "counts": [1, 1]}, "must add up"), ({"size": [2, 2], "counts": [5, -1]}, "must add up"), ({"counts": [1]}, "KeyError"),
-        ({"size": [2, 2], "counts": "\x01"}, "no character"), ({"size": [2, 2], "counts": "o"}, "ends within a number"), ({"size": [2, 2], "counts": "oooooooooooooooooo0"}, "no character"),
+        ({"size": [2, 2], "counts": "\x01"}, "cannot be part of"), ({"size": [2, 2], "counts": "o"}, "ends within a number"), ({"size": [2, 2], "counts": "oooooooooooooooooo0"}, "cannot be part of"),
         ({"size": [2], "counts": [1]}, "size"), ({"size": [2, 2], "counts": None}, "TypeError"),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ def in_words(message: str) -> str:
 
 
 def print_text(text: str, console: Console = out, style: str = "") -> None:
-    """Print a text: not wrapped where the output is no terminal, and without control characters of others."""
+    """Print a text without control characters, and unwrapped where the output is not a terminal."""
     console.print(printable(text, "\n\t"), style=style, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -150,7 +150,7 @@ def _with_valid_shapes(answer: Answer) -> Answer:
     rows = rows[(boxes[rows] == shapely.bounds(found.geometries[rows])).all(axis=1)]
     boxes[rows] = shapely.bounds(fixed.shapes[rows])
     first = next((f"a shape was not valid: {fixed.reasons[row]}" for row in np.flatnonzero(fixed.repaired)), None)
-    oriented = found.oriented & ~fixed.repaired  # corners in another order are no rectangle
+    oriented = found.oriented & ~fixed.repaired  # a repaired shape may not be a rectangle
     repaired = replace(
         answer, detections=replace(found, boxes=boxes, geometries=fixed.shapes, oriented=oriented),
         repaired=answer.repaired + int(fixed.repaired.sum()), flaw=answer.flaw or first,

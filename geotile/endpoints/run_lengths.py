@@ -91,7 +91,7 @@ def _counts(text: bytes) -> list[int]:
     for character in text:
         bits = character - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise ValueError(f"{character!r} is no character of compressed run lengths")
+            raise ValueError(f"{character!r} cannot be part of compressed run lengths")
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:

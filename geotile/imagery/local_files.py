@@ -35,7 +35,7 @@ def check_kinds(name: str) -> None:
     OSError: /dev/null is neither a file nor a folder. Give the path of the image itself
     """
     if name.startswith("/vsistdin"):
-        raise OSError("standard input is no image that can be read again. Write it to a file")
+        raise OSError("standard input cannot be read twice, as an image must be. Write it to a file")
     path = _file_of(name)
     if path is None:
         return
