@@ -126,18 +126,20 @@ def test_a_run_ends_while_its_tiles_wait_for_their_retry(image, where, how, runs
 
     ends = {"raise": pytest.raises(geotile.TileError, match="poisoned"), "interrupt": pytest.raises(KeyboardInterrupt)}
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    timer = threading.Timer(2, end)
     try:
         with (
             current(),
             misbehaving(wait_a_minute) as (url, _),
             ends.get(how, nullcontext()),
         ):
-            timer, began = threading.Timer(2, end), time.monotonic()
+            began = time.monotonic()
             timer.start()
             geotile.detect(
                 image, url, tile_size=32, overlap=0, region_size=192, concurrency=64,
                 errors="raise" if how == "raise" else "record",
             )  # fmt: skip
     finally:
+        timer.cancel()  # of a run that failed before: the signal would end the process of the tests
         signal.signal(signal.SIGINT, handler)
     assert time.monotonic() - began < 20
