@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import rasterio
@@ -18,6 +19,26 @@ settings.load_profile("geotile")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a background job of a shell, whose children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_process_as_it_was():
+    """Fail the test that leaves a scheduler, a signal handler or a folder behind, not the ones after it."""
+
+    def state() -> dict[str, object]:
+        return {
+            "Dask's scheduler": dask.config.get("scheduler", None),
+            "the handler of SIGINT": signal.getsignal(signal.SIGINT),
+            "the handler of SIGTERM": signal.getsignal(signal.SIGTERM),
+            "the current folder": os.getcwd(),
+        }
+
+    before = state()
+    yield
+    after = state()
+    dask.config.set(scheduler=before["Dask's scheduler"])
+    assert after == before
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -224,17 +224,30 @@ def rows_of_groups(found):
     )
 
 
-def flat_seam(world, merge, grid):
-    """Return what the docstring of `SeamNms` says."""
-    px, threshold = merge.seam_px, merge.iou_threshold
+def hidden_edges(world, grid, px):
+    """Return which edges end at a border of their tile inside the image."""
     height, width = grid.shape_yx
-    tiles = grid.tile_boxes(world.found.tiles)
     hidden = np.zeros((world.n, 4), bool)
-    for i, (box, tile) in enumerate(zip(world.boxes, tiles, strict=True)):
+    for i, (box, tile) in enumerate(zip(world.boxes, grid.tile_boxes(world.found.tiles), strict=True)):
         hidden[i] = [
             tile[0] > 0 and box[0] <= tile[0] + px, tile[1] > 0 and box[1] <= tile[1] + px,
             tile[2] < width and box[2] >= tile[2] - px, tile[3] < height and box[3] >= tile[3] - px,
         ]  # fmt: skip
+    return hidden
+
+
+def at_border(world, k, border, axis, px):
+    """Return from where to where a shape reaches within 2 `px` of a border of its tile."""
+    along, box = 1 - axis, world.boxes[k].copy()
+    box[[axis, axis + 2]] = border - 2 * px, border + 2 * px
+    part = world.shapes[k].intersection(shapely.box(*box))
+    return np.nan_to_num(np.array(part.bounds))[[along, along + 2]]
+
+
+def flat_seam(world, merge, grid):
+    """Return what the docstring of `SeamNms` says."""
+    px, threshold = merge.seam_px, merge.iou_threshold
+    tiles, hidden = grid.tile_boxes(world.found.tiles), hidden_edges(world, grid, px)
     cut = hidden.any(axis=1)
     shaped = [each is not None and not each.equals(each.envelope) for each in world.found.geometries]
     order = sorted(range(world.n), key=lambda i: (cut[i], i))
@@ -269,7 +282,7 @@ def flat_seam(world, merge, grid):
             low = max(tiles[i, along], tiles[j, along])
             high = min(tiles[i, along + 2], tiles[j, along + 2])
             (a0, a1), (b0, b1) = (
-                np.clip(at_border(k, border, axis), low, high)
+                np.clip(at_border(world, k, border, axis, px), low, high)
                 for k, border in ((a, tiles[a, axis + 2]), (b, tiles[b, axis]))
             )
             union = max(a1, b1) - min(a0, b0)
@@ -288,13 +301,6 @@ def flat_seam(world, merge, grid):
         if shaped[i] or shaped[j] or not (same & ~hidden[i] & ~hidden[j]).any():
             return False
         return size[0] >= size[1] and bool(edges) and min(seen) >= px and min(reach) >= -px and max(reach) > 0
-
-    def at_border(k, border, axis):
-        """From where to where a shape reaches within 2 px of a border of its tile."""
-        along, box = 1 - axis, world.boxes[k].copy()
-        box[[axis, axis + 2]] = border - 2 * px, border + 2 * px
-        part = world.shapes[k].intersection(shapely.box(*box))
-        return np.nan_to_num(np.array(part.bounds))[[along, along + 2]]
 
     def across(i, j):
         return world.found.tiles[i] != world.found.tiles[j] and (cut[i] or cut[j])
@@ -401,10 +407,36 @@ def test_nmm_is_as_defined(case, metric, threshold):
 def test_union_is_as_defined(case, gap):
     grid, found = case
     world, merge = World(found, grid), geotile.Union(gap)
-    want = flat_groups(
-        world, lambda i, j: world.labels[i] == world.labels[j] and world.found.tiles[i] != world.found.tiles[j]
-        and world.shapes[i].distance(world.shapes[j]) <= gap,
-    )  # fmt: skip
+    hidden, tiles = hidden_edges(world, grid, 8.0), grid.tile_boxes(world.found.tiles)
+    cut = hidden.any(axis=1)
+
+    def belong(i, j):
+        if world.labels[i] != world.labels[j] or world.found.tiles[i] == world.found.tiles[j]:
+            return False
+        window = world.windows[i].intersection(world.windows[j])
+        both_cut = cut[i] and cut[j]
+        return world.overlap(i, j, "ios") > 0.5 or (
+            both_cut and (world.overlap(i, j, "ios", window) > 0.5 or touch(i, j))
+        )
+
+    def touch(i, j):
+        """Both end at the seam between two tiles that share less than 16 px, opposite each other."""
+        shared = np.minimum(tiles[i, 2:], tiles[j, 2:]) - np.maximum(tiles[i, :2], tiles[j, :2])
+        if world.shapes[i].distance(world.shapes[j]) > gap:
+            return False
+        for axis, along in ((0, 1), (1, 0)):
+            a, b = (i, j) if tiles[i, axis] < tiles[j, axis] else (j, i)
+            if shared[axis] < 16 <= shared[along] and hidden[a, axis + 2] and hidden[b, axis]:
+                spans = [
+                    at_border(world, k, border, axis, 8.0)
+                    for k, border in ((a, tiles[a, axis + 2]), (b, tiles[b, axis]))
+                ]
+                low = max(tiles[i, along], tiles[j, along], *(span[0] for span in spans))
+                if low < min(tiles[i, along + 2], tiles[j, along + 2], *(span[1] for span in spans)):
+                    return True
+        return False
+
+    want = flat_groups(world, belong)
     result = over_tree(merge, grid, found, 2)
     assert rows_of_groups(result) == sorted(map(repr, want))
     for shape in result.geometries:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import dask
 import numpy as np
 import pytest
 import rasterio
@@ -115,6 +116,12 @@ def test_an_asynchronous_client_is_refused(write_tiff, noise):
 
     with pytest.raises(ClusterError, match="asynchronous"):
         asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_cluster_that_is_asked_for_and_not_there_is_named(write_tiff, noise):
+    """As an asynchronous client that fails to start leaves it."""
+    with dask.config.set(scheduler="dask.distributed"), pytest.raises(ClusterError, match="no client is active"):
+        geotile.detect(write_tiff(noise), crowd, **JOB)
 
 
 def test_a_forked_child_detects(tmp_path):

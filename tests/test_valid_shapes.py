@@ -59,6 +59,7 @@ def test_a_hole_of_a_polygon_that_crosses_itself_is_kept():
         {"type": "MultiLineString", "coordinates": [[[0, 1], [4, 5]], [[1, 1], [2, 2]]]}, polygon(SQUARE, HOLE),
         {"type": "MultiPolygon", "coordinates": [[SQUARE, HOLE], [BOW_TIE]]},
         {"type": "GeometryCollection", "geometries": [polygon(BOW_TIE), {"type": "Point", "coordinates": [50, 50]}]},
+        {"type": "GeometryCollection", "geometries": [{"type": "GeometryCollection", "geometries": [polygon(BOW_TIE)]}]},
         {"type": "Polygon", "coordinates": [[[*xy, 7] for xy in SQUARE]]},
     ],
 )  # fmt: skip
@@ -70,6 +71,8 @@ def test_every_type_of_geojson_is_merged(write_tiff, noise, geometry, merge):
     )
     assert len(found)
     assert geotile.image_geometry(found).is_valid.all()
+    has_area = shapely.get_dimensions(geotile.image_geometry(found)) == 2
+    assert (found.area_m2.notna() == has_area).all()
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])

@@ -33,15 +33,22 @@ def active_client() -> Any | None:
     Raises
     ------
     ClusterError
-        If it is asynchronous: geotile waits for results, which such a client only promises.
+        If it is asynchronous: geotile waits for results, which such a client only promises; if it belongs to another
+        process; if Dask is set to use a client, and there is none.
     """
-    if dask.config.get("scheduler", None) not in (None, "dask.distributed", "distributed"):
+    scheduler = dask.config.get("scheduler", None)
+    if scheduler not in (None, "dask.distributed", "distributed"):
         return None
     distributed = loaded_distributed()
     try:
         client = distributed.get_client() if distributed else None
     except ValueError:
-        return None
+        client = None
+    if client is None and scheduler is not None:
+        raise ClusterError(
+            f"Dask's setting scheduler={scheduler!r} asks for a cluster, but no client is active: perhaps one failed to "
+            "start. Make a client, for example distributed.Client(), or call dask.config.set(scheduler=None)"
+        )
     if client is not None and client.asynchronous and this_worker() is None:
         raise ClusterError(
             "the active Dask client is asynchronous. Use Client() without asynchronous=True, and call geotile from a "

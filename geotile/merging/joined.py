@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from geotile.merging.detections import Detections, box_geometries
 from geotile.merging.overlaps import are_boxes
 
+_SAME_ANGLE = np.sin(np.radians(5))
+_LONG = 2.0  # length over width from which a rectangle shows the direction of its object
+
 
 def join_groups(
     ranked: Detections, groups: NDArray[np.int64], *, weights: NDArray[np.float64] | None = None,
@@ -64,7 +67,7 @@ def _union(parts: Detections, shapes: NDArray[np.object_], *, boxes_as_box: bool
     if not boxes_as_box:
         return shapely.union_all(shapes), False
     if parts.oriented.all():
-        around = _rectangle_around(shapes, parts.geometries[np.argmax(shapely.area(parts.geometries))])
+        around = _rectangle_around(shapes, parts.geometries)
         return around, bool(shapely.get_dimensions(around) == 2)
     if are_boxes(shapes).all():
         x0, y0, x1, y1 = shapely.total_bounds(shapes)
@@ -72,14 +75,33 @@ def _union(parts: Detections, shapes: NDArray[np.object_], *, boxes_as_box: bool
     return shapely.union_all(shapes), False
 
 
-def _rectangle_around(shapes: NDArray[np.object_], largest: Any) -> Any:
-    """Return the rectangle around some shapes that has the angle of another rectangle.
+def _rectangle_around(shapes: NDArray[np.object_], rectangles: NDArray[np.object_]) -> Any:
+    """Return the rectangle around some shapes that has the angle of the largest of the rectangles around them.
 
-    A small part of an object says little about its angle.
+    The sliver of a long object that a corner of a tile cuts off tells little of its angle, and its own rectangle
+    reaches beyond the object's sides. If the largest is at least twice as long as wide, those at another angle only
+    tell how long the object is.
     """
-    corners = shapely.get_coordinates(largest)[:3]
-    first, second = corners[1] - corners[0], corners[2] - corners[1]
-    x, y = first if np.hypot(*first) >= np.hypot(*second) else second
-    turn = np.array([[x, -y], [y, x]]) / np.hypot(x, y)
-    low, high = (bound(shapely.get_coordinates(shapes) @ turn, axis=0) for bound in (np.min, np.max))
+    directions, sides = _long_sides(rectangles)
+    largest = np.argmax(sides.prod(axis=1))
+    x, y = directions[largest]
+    turn = np.array([[x, -y], [y, x]])
+    corners, owners = shapely.get_coordinates(shapes, return_index=True)
+    places = corners @ turn
+    slanting = np.abs(directions @ turn).min(axis=1) > _SAME_ANGLE
+    tells_width = ~slanting | (sides[largest, 0] < _LONG * sides[largest, 1])
+    low, high = places.min(axis=0), places.max(axis=0)
+    across = places[tells_width[owners], 1]
+    low[1], high[1] = across.min(), across.max()
     return shapely.Polygon(np.array([low, [high[0], low[1]], high, [low[0], high[1]]]) @ turn.T)
+
+
+def _long_sides(rectangles: NDArray[np.object_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the direction of the longer side of each rectangle, and its length and width, both (n, 2) float64."""
+    corners = np.stack([shapely.get_coordinates(each)[:3] for each in rectangles])
+    edges = np.diff(corners, axis=1)
+    lengths = np.hypot(edges[..., 0], edges[..., 1])
+    order = np.argsort(-lengths, axis=1, kind="stable")
+    sides = np.take_along_axis(lengths, order, axis=1)
+    longer = np.take_along_axis(edges, order[:, :1, None], axis=1)[:, 0]
+    return longer / np.maximum(sides[:, :1], np.finfo(float).tiny), sides

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
-from geotile.core.checks import check_bool, check_finite
+from geotile.core.checks import check_bool, check_finite, check_positive
 from geotile.core.choices import OverlapMetric
 from geotile.core.keywords import known_keywords
 from geotile.core.thresholds import Threshold, check_threshold
 from geotile.errors import ArgumentError
+from geotile.grid.tile_grid import TileGrid
 from geotile.merging.detections import Detections
 from geotile.merging.joined import join_groups
 from geotile.merging.merge import Merge
 from geotile.merging.overlaps import Geometry, check_geometry, check_metric
 from geotile.merging.pool import Pool, Rows
 from geotile.merging.ranking import by_label
+from geotile.merging.views import touches
 from geotile.public import public
+
+_MOST = 0.5  # of the smaller of two shapes, that lies in the other if both show one object
 
 
 @public
@@ -83,13 +86,26 @@ class Nmm(Merge):
 class Union(Merge):
     """Polygons of one label that touch or overlap across seams become one: fields, roads, buildings larger than a tile.
 
-    Two detections belong together if they are of different tiles, have the same label, and lie at most `gap_px` apart.
-    The one detection has the union of their shapes, and the score and the properties of the highest.
+    Two detections of different tiles belong together if they have the same label and
+
+    - more than half of the smaller one lies in the other; or
+    - borders of their tiles cut both, and of what both tiles saw of them, more than half of the smaller one lies in the
+      other; or
+    - their tiles share less than twice `seam_px`, and both end at that seam, opposite each other, at most `gap_px`
+      apart.
+
+    So the parts of a large field become one, and neighbours that only touch stay apart, unless a seam without overlap
+    cuts both where they touch.
+
+    A detection is cut if its box ends within `seam_px`, or within `gap_px` if that is more, of a border of its tile
+    inside the image. The one detection has the union of their shapes, and the score and the properties of the highest.
 
     Parameters
     ----------
     gap_px : float
-        Maximum distance of two shapes, in pixels, 0 or more.
+        Maximum distance of two parts of one object, in pixels, 0 or more.
+    seam_px : float
+        Distance from a border of the tile within which a detection counts as cut, in pixels, greater than 0.
 
     Raises
     ------
@@ -99,28 +115,39 @@ class Union(Merge):
     Examples
     --------
     >>> Union(gap_px=2)
-    Union(gap_px=2)
+    Union(gap_px=2, seam_px=8.0)
     """
 
     groups = True
 
     gap_px: float = 0.0
+    seam_px: float = 8.0
 
     def __post_init__(self) -> None:
         """Check the fields."""
         if check_finite(self.gap_px, "gap_px", "pixels") < 0:
             raise ArgumentError(f"gap_px must be a number of pixels, 0 or more; got {self.gap_px!r}")
+        check_positive(self.seam_px, "seam_px", "pixels")
 
     @property
     def reach_px(self) -> float:  # type: ignore[override]  # of the value, not of the class
         """Maximum distance of the boxes of two detections that belong together, in pixels."""
         return float(self.gap_px)
 
+    def pool(self, detections: Detections, grid: TileGrid) -> Pool:
+        """Return the detections by rank, with the distance from a border within which they count as cut."""
+        return replace(super().pool(detections, grid), seam_px=float(max(self.seam_px, self.gap_px)))
+
     def connects(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return for pairs of ranks whether both belong to one group."""
         connected = np.asarray(pool.detections.tiles[higher] != pool.detections.tiles[lower])
-        near = shapely.dwithin(pool.shapes[higher[connected]], pool.shapes[lower[connected]], float(self.gap_px))
-        connected[connected] = near
+        higher, lower = higher[connected], lower[connected]
+        one = pool.overlap(higher, lower, "ios") > _MOST
+        parts = ~one & pool.cut[higher] & pool.cut[lower]
+        higher, lower = higher[parts], lower[parts]
+        one[parts] = pool.overlap_where_both_saw(higher, lower, "ios") > _MOST
+        one[parts] |= touches(pool, higher, lower, float(self.gap_px))
+        connected[connected] = one
         return connected
 
     def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:

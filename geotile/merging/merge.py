@@ -48,6 +48,9 @@ class Merge:
     groups: bool = False
     """Whether detections are grouped where `connects` says so."""
 
+    by_area: bool = True
+    """Whether detections are compared by areas, so that points and lines match nothing."""
+
     class_agnostic: bool = False
     """Whether detections of different labels are compared."""
     geometry: Geometry = "auto"
@@ -133,6 +136,8 @@ class Merge:
 @dataclass(frozen=True)
 class KeepAll(Merge):
     """Merge that keeps every detection of every tile."""
+
+    by_area = False
 
     def settle(self, detections: Detections, interior: Interior, grid: TileGrid) -> tuple[Detections, Detections]:
         """Settle all detections."""

@@ -53,6 +53,7 @@ class PointNms(Merge):
     """
 
     drops = True
+    by_area = False
 
     distance: float
     unit: Unit = "px"

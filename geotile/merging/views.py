@@ -62,28 +62,48 @@ def continues(pool: Pool, higher: Rows, lower: Rows, threshold: NDArray[np.float
     Tiles that share (almost) no pixels did not see the same part of an object, so its parts do not overlap.
     """
     matching = np.zeros(len(higher), bool)
+    agree = _near_or_hidden(pool, higher, lower)
+    for axis in (0, 1):
+        rows, before, after = _facing(pool, higher, lower, axis, GAP_SHARE * pool.seam_px)
+        wanted = agree[rows][:, [1 - axis, 3 - axis]].all(axis=1)
+        rows, before, after = rows[wanted], before[wanted], after[wanted]
+        limit = threshold[rows] if isinstance(threshold, np.ndarray) else threshold
+        matching[rows] |= _overlap_along(pool, before, after, axis) > limit
+    return matching
+
+
+def touches(pool: Pool, higher: Rows, lower: Rows, gap_px: float) -> Mask:
+    """Return which pairs end at both sides of a seam, somewhere opposite each other and at most a gap apart."""
+    matching = np.zeros(len(higher), bool)
+    for axis in (0, 1):
+        rows, before, after = _facing(pool, higher, lower, axis, gap_px)
+        matching[rows] |= _overlap_along(pool, before, after, axis) > 0
+    return matching
+
+
+def _facing(pool: Pool, higher: Rows, lower: Rows, axis: int, gap_px: float) -> tuple[Rows, Rows, Rows]:
+    """Return the pairs that end at both sides of a seam that cuts an axis (0: x, 1: y), at most a gap apart.
+
+    Returns
+    -------
+    rows, before, after : numpy.ndarray
+        (k,) int64: positions of the pairs, and the ranks of their members on the lower and on the upper side.
+    """
     shared = np.minimum(pool.windows[higher, 2:], pool.windows[lower, 2:]) - np.maximum(
         pool.windows[higher, :2], pool.windows[lower, :2]
     )
     thin = shared < 2 * pool.seam_px
-    agree = _near_or_hidden(pool, higher, lower)
-    for axis in (0, 1):  # x, y: the axis that the seam cuts
-        along = 1 - axis
-        first = pool.windows[higher, axis] < pool.windows[lower, axis]
-        before, after = np.where(first, higher, lower), np.where(first, lower, higher)
-        gap = np.maximum(pool.boxes[after, axis], pool.boxes[before, axis]) - np.minimum(
-            pool.boxes[after, axis + 2], pool.boxes[before, axis + 2]
-        )
-        facing = pool.hidden[before, axis + 2] & pool.hidden[after, axis] & (gap <= GAP_SHARE * pool.seam_px)
-        wanted = thin[:, axis] & ~thin[:, along] & facing & agree[:, along] & agree[:, along + 2]
-        rows = np.flatnonzero(wanted)
-        shaped = pool.shaped(before[rows], after[rows])
-        apart = np.zeros(len(rows))
-        apart[shaped] = shapely.distance(pool.shapes[before[rows[shaped]]], pool.shapes[after[rows[shaped]]])
-        rows = rows[apart <= GAP_SHARE * pool.seam_px]
-        limit = threshold[rows] if isinstance(threshold, np.ndarray) else threshold
-        matching[rows] |= _overlap_along(pool, before[rows], after[rows], axis) > limit
-    return matching
+    first = pool.windows[higher, axis] < pool.windows[lower, axis]
+    before, after = np.where(first, higher, lower), np.where(first, lower, higher)
+    gap = np.maximum(pool.boxes[after, axis], pool.boxes[before, axis]) - np.minimum(
+        pool.boxes[after, axis + 2], pool.boxes[before, axis + 2]
+    )
+    facing = pool.hidden[before, axis + 2] & pool.hidden[after, axis] & (gap <= gap_px)
+    rows = np.flatnonzero(thin[:, axis] & ~thin[:, 1 - axis] & facing)
+    shaped = pool.shaped(before[rows], after[rows])
+    near = np.ones(len(rows), bool)
+    near[shaped] = shapely.dwithin(pool.shapes[before[rows[shaped]]], pool.shapes[after[rows[shaped]]], gap_px)
+    return rows[near], before[rows[near]], after[rows[near]]
 
 
 def _overlap_along(pool: Pool, before: Rows, after: Rows, axis: int) -> NDArray[np.float64]:

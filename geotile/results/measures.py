@@ -117,8 +117,16 @@ def _area_m2(shapes: NDArray[np.object_], ground: _Ground) -> NDArray[np.float64
     known = np.isfinite(shapely.bounds(placed)).all(axis=1)
     areas = np.full(len(shapes), np.nan)
     for row in np.flatnonzero(known):
-        areas[row] = sum(_polygon_m2(part, ground.ellipsoid) for part in shapely.get_parts(placed[row]))
+        areas[row] = sum(_polygon_m2(part, ground.ellipsoid) for part in _polygons(placed[row]))
     return areas
+
+
+def _polygons(shape: Any) -> NDArray[np.object_]:
+    """Return the polygons of a shape, which can be a collection of collections, points and lines."""
+    parts = shapely.get_parts(shape)
+    while (shapely.get_type_id(parts) >= shapely.GeometryType.MULTIPOINT).any():
+        parts = shapely.get_parts(parts)
+    return np.asarray(parts[shapely.get_dimensions(parts) == 2])
 
 
 def _polygon_m2(polygon: Any, ellipsoid: pyproj.Geod) -> float:

@@ -25,7 +25,7 @@ from geotile.grid.tile_grid import Tile, TileGrid
 from geotile.imagery.region_pixels import NoPixels, Region
 from geotile.merging.detections import Detections, concat
 from geotile.merging.merge import Merge
-from geotile.merging.seams import count_at_seams
+from geotile.merging.seams import count_at_seams, count_without_area
 from geotile.results.dataset import Part, PartWriter
 from geotile.results.failures import NO_FLAWS, Flaws, TileFailure
 from geotile.running.progress import Counts, progress_reporter
@@ -102,6 +102,8 @@ class Node:
     """Shapes that were not valid and were made so."""
     at_seams: int = 0
     """Number of settled detections that end at the border of their tile."""
+    without_area: int = 0
+    """Number of points and lines before merging, if the merge compares areas and tiles overlap."""
     timing: Timing
     """CPU time of the processes by stage, in seconds."""
 
@@ -167,6 +169,7 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
         without_data=answer.without_data,
         rejected=answer.rejected, repaired=answer.repaired,
         at_seams=count_at_seams(settled, job.grid),
+        without_area=count_without_area(answer.detections, job.grid) if job.merge.by_area else 0,
         resumed=len(job.wanted_tiles(row, column)) - len(tiles),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
     )  # fmt: skip

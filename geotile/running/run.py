@@ -230,6 +230,14 @@ def _lazy_frame(root: Node, summary: RunSummary, builder: FrameBuilder, run: str
     return table
 
 
+def _notes(root: Node) -> Iterator[str]:
+    if root.without_area:
+        yield (
+            f"{root.without_area:,} of the detections before merging are points or lines. This merge compares areas: "
+            "it keeps both where two tiles place one differently. merge='point-nms:distance=...' merges points"
+        )
+
+
 def _report(
     root: Node, summary: RunSummary, run: str, remote: bool, after: int | None, started: float | None
 ) -> Report:  # fmt: skip
@@ -241,7 +249,7 @@ def _report(
         seconds=0.0 if started is None else time.perf_counter() - started, failures=root.failures,
         outside_roi=summary.outside_roi, without_data=root.without_data + summary.empty, resumed=root.resumed,
         rejected=root.rejected, repaired=root.repaired, at_seams=root.at_seams, traffic=traffic, timing=root.timing,
-        notes=summary.notes,
+        notes=[*summary.notes, *_notes(root)],
     )  # fmt: skip
     if report.failures:
         first = report.failures[0]

@@ -77,6 +77,7 @@ def _combine(nodes: Any, axis: Any, keepdims: bool, *, grid: TileGrid, merge: Me
         rejected=Flaws.joined(part.rejected for part in parts),
         repaired=Flaws.joined(part.repaired for part in parts),
         at_seams=sum(part.at_seams for part in parts) + count_at_seams(settled, grid),
+        without_area=sum(part.without_area for part in parts),
         timing=sum_timings(*(part.timing for part in parts), take_timings()),
     ).written(writer, last=(rows, columns) == tuple((0, n) for n in grid.regions_yx))  # fmt: skip
 

@@ -1,0 +1,108 @@
+"""Oriented boxes, fields and points that the borders of tiles cut or two tiles show."""
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+import xarray as xr
+from shapely import affinity
+
+import geotile
+
+SIZE = 1000
+IMAGE = xr.DataArray(
+    np.stack([np.repeat(np.arange(SIZE)[:, None], SIZE, 1), np.repeat(np.arange(SIZE)[None], SIZE, 0)]).astype(
+        "uint16"
+    ),
+    dims=("band", "y", "x"),
+)
+
+
+def showing(shapes, answer, least=0.1):
+    """Return a model that answers the part of each shape within a tile, if that is not too small."""
+
+    def model(tile):
+        y, x = int(tile[0, 0, 0]), int(tile[1, 0, 0])
+        window = shapely.box(x, y, x + tile.shape[2], y + tile.shape[1])
+        parts = [shape.intersection(window) for shape in shapes]
+        seen = [
+            part
+            for part, shape in zip(parts, shapes, strict=True)
+            if part.area >= least * max(shape.area, 1e-9) and not part.is_empty
+        ]
+        return answer([affinity.translate(part, -x, -y) for part in seen])
+
+    return model
+
+
+def oriented(parts):
+    corners = [shapely.get_coordinates(shapely.oriented_envelope(part))[:4] for part in parts]
+    return {
+        "xyxyxyxy": np.array(corners).reshape(-1, 4, 2),
+        "scores": np.full(len(parts), 0.5),
+        "labels": ["ship"] * len(parts),
+    }
+
+
+def outlines(parts):
+    return gpd.GeoDataFrame({"score": np.full(len(parts), 0.5)}, geometry=parts)
+
+
+def ships(seed):
+    rng, placed = np.random.default_rng(seed), []
+    while len(placed) < 14:
+        length = rng.uniform(100, 240)
+        width = length * rng.uniform(0.2, 0.45)
+        ship = affinity.rotate(shapely.box(-length / 2, -width / 2, length / 2, width / 2), rng.uniform(0, 180))
+        ship = affinity.translate(ship, *rng.uniform(60, SIZE - 60, 2))
+        if shapely.box(0, 0, SIZE, SIZE).contains(ship) and all(ship.distance(other) > 6 for other in placed):
+            placed.append(ship)
+    return placed
+
+
+@pytest.mark.parametrize("overlap", [0, 32, 128])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_ships_larger_than_tiles_keep_their_width_and_angle(seed, overlap):
+    """A corner of a tile shows a sliver of a ship, whose own box is turned and twice as wide."""
+    wanted = ships(seed)
+    found = geotile.detect(IMAGE, showing(wanted, oriented), tile_size=256, overlap=overlap)
+    shapes = geotile.image_geometry(found)
+    assert len(found) == len(wanted)
+    for ship in wanted:
+        share = max(ship.intersection(shape).area / ship.union(shape).area for shape in shapes)
+        assert share > 0.9
+
+
+def test_union_joins_parts_and_leaves_whole_neighbours_alone():
+    """A mosaic of fields that touch: the tiles show most of them whole, and none is joined with its neighbours."""
+    small = [shapely.box(x, y, x + 50, y + 50) for x in range(0, SIZE, 50) for y in range(0, SIZE, 50)]
+    found = geotile.detect(IMAGE, showing(small, outlines), tile_size=250, overlap=100, merge="union")
+    assert sorted(geotile.image_geometry(found).area) == pytest.approx([2500] * 400)
+
+    river = (
+        shapely.LineString([(0, 90), (400, 500), (999, 510)])
+        .buffer(30, cap_style="flat")
+        .intersection(shapely.box(0, 0, SIZE, SIZE))
+    )
+    for overlap in (0, 40):
+        (shape,) = geotile.image_geometry(
+            geotile.detect(IMAGE, showing([river], outlines, 0), tile_size=250, overlap=overlap, merge="union")
+        )
+        assert shape.symmetric_difference(river).area < 1e-6
+
+
+def test_points_that_two_tiles_show_are_reported():
+    trees = [shapely.Point(x, y) for x in range(20, SIZE, 60) for y in range(20, SIZE, 60)]
+
+    def model(tile):
+        """Place each point a little differently in each tile."""
+        found = showing(trees, outlines, 0)(tile)
+        return found.set_geometry(found.translate(*np.random.default_rng(int(tile[:, 0, 0].sum())).uniform(-1, 1, 2)))
+
+    kept = geotile.detect(IMAGE, model, tile_size=250, overlap=100)
+    assert len(kept) > len(trees)
+    (note,) = geotile.report(kept).notes
+    assert f"{geotile.report(kept).detections_before} of the detections before merging are points or lines" in note
+    merged = geotile.detect(IMAGE, model, tile_size=250, overlap=100, merge="point-nms:distance=3")
+    assert len(merged) == len(trees)
+    assert not geotile.report(merged).notes
