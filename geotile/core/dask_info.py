@@ -46,8 +46,8 @@ def active_client() -> Any | None:
         client = None
     if client is None and scheduler is not None:
         raise ClusterError(
-            f"Dask's setting scheduler={scheduler!r} asks for a cluster, but no client is active: perhaps one failed to "
-            "start. Make a client, for example distributed.Client(), or call dask.config.set(scheduler=None)"
+            f"Dask's setting scheduler={scheduler!r} asks for a cluster, but no client is active: perhaps one failed "
+            "to start. Make a client, for example distributed.Client(), or call dask.config.set(scheduler=None)"
         )
     if client is not None and client.asynchronous and this_worker() is None:
         raise ClusterError(
