@@ -310,11 +310,16 @@ def flat_seam(world, merge, grid):
             inside = world.labels[i] == world.labels[j] or goes_on(i, j)
             inside = inside and world.overlap(i, j, "ios") > threshold
             return (inside and not parts(i, j)) if cut[i] else (inside or parts(i, j))
-        views = world.found.tiles[i] != world.found.tiles[j] and near(i, j).all() and world.overlap(i, j, "ios")
-        return world.labels[i] == world.labels[j] and max(world.overlap(i, j, "iou"), views) > threshold
+        return world.labels[i] == world.labels[j] and world.overlap(i, j, "iou") > threshold
+
+    def joined(i, j):
+        if world.found.tiles[i] == world.found.tiles[j] or cut[i] != cut[j]:
+            return False
+        same = world.labels[i] == world.labels[j] and near(i, j).all()
+        return parts(i, j) if cut[i] else same and world.overlap(i, j, "ios") > threshold
 
     kept = world.kept(order, drops)
-    groups = world.grouped(kept, lambda i, j: cut[i] and cut[j] and across(i, j) and parts(i, j))
+    groups = world.grouped(kept, joined)
     area = (world.boxes[:, 2:] - world.boxes[:, :2]).prod(axis=1)
 
     def elected_first(group):

@@ -32,8 +32,9 @@ class SeamNms(Merge):
     and the whole. A detection is *cut* if its box ends within `seam_px` of a border of its tile inside the image.
     Detections that are not cut go before those that are.
 
-    - Two detections of one tile are compared as in `Nms`. So are two of different tiles that are not cut; where all
-      their edges agree, the intersection over the smaller one counts as well.
+    - Two detections of one tile are compared as in `Nms`. So are two of different tiles that are not cut. If all edges
+      of the latter agree, and only their intersection over the smaller one is larger than the threshold, one of the
+      tiles saw too little of the object: they are joined.
     - Two of different tiles, at least one of them cut, *show one object* if the edges that both tiles saw agree, and
       their intersection is larger than the threshold of the smaller one, or of the union within the window that both
       tiles saw, whatever their labels. Of shapes other than boxes, the latter is enough. If the tiles share less than
@@ -41,8 +42,10 @@ class SeamNms(Merge):
       along it.
     - What shows the same object as one that is not cut is dropped. So is what lies by more than the threshold inside a
       higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
-      show one object are joined: one detection with the union of their shapes, the label for which the sum of box area
-      times score is largest, and the score and the properties of the highest part of that label.
+      show one object are joined.
+
+    What is joined becomes one detection with the union of the shapes, the label for which the sum of box area times
+    score is largest, and the score and the properties of the highest one of that label.
 
     Edges agree if they differ by at most `seam_px` and a quarter of the larger side.
 
@@ -106,7 +109,8 @@ class SeamNms(Merge):
         """Return for pairs of ranks whether the first, if it is kept, drops the second."""
         of_parts = across(pool, higher, lower)
         matching = np.zeros(len(higher), bool)
-        matching[~of_parts] = self._as_views_of_all(pool, higher[~of_parts], lower[~of_parts])
+        matching[~of_parts] = self._same_label(pool, higher[~of_parts], lower[~of_parts])
+        matching[matching] = self._exceeds(pool, higher[matching], lower[matching], "iou")
         higher, lower = higher[of_parts], lower[of_parts]
         one_object = self._as_parts(pool, higher, lower)
         inside = self._same_label(pool, higher, lower) | goes_on(pool, higher, lower)
@@ -115,10 +119,11 @@ class SeamNms(Merge):
         return matching
 
     def connects(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
-        """Return for pairs of ranks whether both are parts of one object."""
+        """Return for pairs of ranks whether both are parts of one object, or views of all of it, one too small."""
         both_cut = across(pool, higher, lower) & pool.cut[higher]
         connected = np.zeros(len(higher), bool)
         connected[both_cut] = self._as_parts(pool, higher[both_cut], lower[both_cut])
+        connected[~pool.cut[lower]] = self._as_unequal_views(pool, higher[~pool.cut[lower]], lower[~pool.cut[lower]])
         return connected
 
     def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:
@@ -131,15 +136,13 @@ class SeamNms(Merge):
         visible = pool.shapes[rows] if pool.detections.oriented.any() else None
         return join_groups(pool.detections.select(rows), groups, weights=elected, visible=visible)
 
-    def _as_views_of_all(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
-        """Return which pairs of one tile, or of whole objects, are of one object."""
-        matching = self._same_label(pool, higher, lower)
-        higher, lower = higher[matching], lower[matching]
-        same = self._exceeds(pool, higher, lower, "iou")
+    def _as_unequal_views(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
+        """Return which pairs that are not cut are views of one object by different tiles, one of them too small."""
         tiles = pool.detections.tiles
-        unsure = ~same & (tiles[higher] != tiles[lower]) & edges_near(pool, higher, lower).all(axis=1)
-        same[unsure] = self._exceeds(pool, higher[unsure], lower[unsure], "ios")
-        matching[matching] = same
+        matching = (tiles[higher] != tiles[lower]) & self._same_label(pool, higher, lower)
+        matching[matching] = edges_near(pool, higher[matching], lower[matching]).all(axis=1)
+        matching[matching] = self._exceeds(pool, higher[matching], lower[matching], "ios")
+        matching[matching] = ~self._exceeds(pool, higher[matching], lower[matching], "iou")
         return matching
 
     def _as_parts(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
