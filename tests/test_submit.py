@@ -121,6 +121,10 @@ def test_a_queue_folder_is_created(tmp_path):
         ({"geotile": {"merge": "union", "class_agnostic": True}}, 'class_agnostic would have no effect with .*"merge": "union"'),
         ({"geotile": {"merge": "nms:metric=giou"}}, "metric must be 'iou' or 'ios'; got 'giou'"),
         ({"geotile": {"merge": "seam"}, "postProcessing": [{"step": "FEATURE_DISTILLATION"}]}, "both say how to merge"),
+        ({"geotile": {"iou_threshold": 0.4}}, "iou_threshold goes with geotile.merge; without one, give"),
+        ({"geotile": {"merge": "nms", "iou_threshold": {"ship": 0.4}}}, r'iou_threshold must have a number for all other labels under "\*"'),
+        ({"geotile": {"merge": "nms", "iou_threshold": "0.4"}}, "iou_threshold must be"),
+        ({"geotile": {"merge": "union", "iou_threshold": 0.4}}, "iou_threshold would have no effect"),
         ({"geotile": {"overlap_metric": "ios"},
           "postProcessing": [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "SOFT_NMS"}}]},
          "overlap_metric would have no effect with SOFT_NMS"),
@@ -172,6 +176,15 @@ def test_unknown_options_of_values_are_refused(call, text):
     assert text in str(caught.value)
 
 
+def test_the_merge_of_a_request_takes_the_options_of_detect():
+    request = {
+        "jobName": "a", "jobId": "a", "imageUrls": ["a.tif"], "outputs": [{"type": "File", "path": "out"}],
+        "imageProcessor": {"name": "http://127.0.0.1:9/m", "type": "HTTP_ENDPOINT"},
+        "geotile": {"merge": "greedy-nmm", "iou_threshold": {"ship": 0.3, "*": 0.5}, "overlap_metric": "iou"},
+    }  # fmt: skip
+    assert JobRequest.parse(json.dumps(request)).merge == geotile.GreedyNmm({"ship": 0.3, "*": 0.5}, "iou")
+
+
 @pytest.mark.parametrize("wrong", ["0.1", None, "x", b"x", object(), [0.1], {}, float("nan"), np.array([1.0, 2.0])])
 def test_values_of_merges_are_checked(wrong):
     fields = {
@@ -180,15 +193,15 @@ def test_values_of_merges_are_checked(wrong):
         geotile.SeamNms: ("iou_threshold", "seam_px", "class_agnostic", "geometry"),
         geotile.GreedyNmm: ("threshold", "metric", "class_agnostic", "geometry"),
         geotile.Nmm: ("threshold", "metric", "class_agnostic", "geometry"),
-        geotile.Union: ("gap_px",),
+        geotile.Union: ("gap_px", "seam_px"),
         geotile.PointNms: ("distance",),
     }
     for kind, names in fields.items():
         for name in names:
-            with pytest.raises(geotile.ArgumentError, match=f"^{name} must be"):
+            with pytest.raises(geotile.ArgumentError, match=f"^{name} must (be|have)"):
                 kind(**{name: wrong})
     for name in ("iou_threshold", "metric", "class_agnostic"):
-        with pytest.raises(geotile.ArgumentError, match=f"^{name} must be"):
+        with pytest.raises(geotile.ArgumentError, match=f"^{name} must (be|have)"):
             geotile.nms([[0, 0, 1, 1]], [1.0], **{name: wrong})
 
 

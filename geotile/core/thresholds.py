@@ -30,7 +30,7 @@ def check_threshold(value: Any, name: str) -> Threshold:
         check_unit(each, f"{name}[{label!r}]")
     if ANY not in value:
         raise ArgumentError(
-            f'{name} must be a number from 0 to 1, or numbers by label with one for all others under "*"; got '
+            f'{name} must have a number for all other labels under "*", as in {{"ship": 0.3, "*": 0.5}}; got '
             f"{dict(value)!r}"
         )
     return dict(value)

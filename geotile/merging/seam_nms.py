@@ -143,7 +143,7 @@ class SeamNms(Merge):
         matching[matching] = edges_near(pool, higher[matching], lower[matching]).all(axis=1)
         matching[matching] = self._exceeds(pool, higher[matching], lower[matching], "ios")
         matching[matching] = ~self._exceeds(pool, higher[matching], lower[matching], "iou")
-        return matching
+        return np.asarray(matching)
 
     def _as_parts(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return which pairs of different tiles, at least one of them cut, show one object: what both saw agrees."""

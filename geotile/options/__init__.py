@@ -30,6 +30,7 @@ from geotile.options.image import (
     ScalingOptions,
 )
 from geotile.options.run import (
+    OF_MERGE,
     AreaOptions,
     MergingOptions,
     RunOptions,

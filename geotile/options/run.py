@@ -122,6 +122,10 @@ class ScoreOptions(Options):
             check_threshold(self.score_threshold, "score_threshold")
 
 
+OF_MERGE = ("iou_threshold", "overlap_metric", "class_agnostic")
+"""Options that set parameters of the merge."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MergingOptions(ScoreOptions):
     """Merging of overlapping tiles."""
@@ -138,14 +142,15 @@ class MergingOptions(ScoreOptions):
     iou_threshold: float | Mapping[str, float] = option(
         0.5, "Overlap above which two detections are one object, 0 to 1; by label as in "
         '``{"ship": 0.3, "*": 0.5}``.', type="float or mapping of str to float", from_text=from_text.threshold,
-        metavar="OVERLAP|LABEL=OVERLAP,...", in_requests=False,
+        metavar="OVERLAP|LABEL=OVERLAP,...",
         flag_doc="Overlap above which two detections are one object, 0 to 1; by label as in ship=0.3,*=0.5.",
     )  # fmt: skip
-    overlap_metric: OverlapMetric = option(
-        "iou", 'Measure of the overlap of merge="nms", "nmm" and "greedy-nmm": intersection over union, or over the '
-        "smaller area.", type='{"iou", "ios"}', choices=get_args(OverlapMetric),
+    overlap_metric: OverlapMetric | None = option(
+        None, 'Measure of the overlap of merge="nms", "nmm" and "greedy-nmm": intersection over union, or over the '
+        'smaller area. By default "iou" for "nms", and "ios" for the others.', type='{"iou", "ios"}',
+        choices=(None, *get_args(OverlapMetric)),
         flag_doc="Measure of the overlap of the merges nms, nmm and greedy-nmm: intersection over union, or over the "
-        "smaller area.",
+        "smaller area. By default iou for nms, and ios for the others.",
     )  # fmt: skip
     class_agnostic: bool = option(False, "Let detections of different labels suppress each other.", type="bool")
 
@@ -154,15 +159,12 @@ class MergingOptions(ScoreOptions):
         if isinstance(self.merge, type):
             raise ArgumentError(f"merge must be an object such as geotile.{self.merge.__name__}(), not its class")
         if isinstance(self.merge, str) and self.merge.partition(":")[0] not in MERGE_NAMES:
-            raise ArgumentError(
-                f"merge must be one of {', '.join(map(repr, MERGE_NAMES))}, None or a geotile.Merge; got {self.merge!r}"
-            )
+            raise ArgumentError(f"merge must be one of {', '.join(map(repr, MERGE_NAMES))} or None; got {self.merge!r}")
 
     @property
     def of_merge(self) -> dict[str, Any]:
         """Options of the merge that differ from their defaults."""
-        names = ("iou_threshold", "overlap_metric", "class_agnostic")
-        return {name: value for name, value in self.changed().items() if name in names}
+        return {name: value for name, value in self.changed().items() if name in OF_MERGE}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from geotile.merging.merge import Merge
 from geotile.merging.names import resolve_merge
 from geotile.merging.nms import Nms
 from geotile.merging.soft_nms import SoftNms
-from geotile.options import DetectToOptions, JobOptions
+from geotile.options import OF_MERGE, DetectToOptions, JobOptions
 from geotile.public import public
 from geotile.service.json_words import in_json
 from geotile.service.request_checks import (
@@ -132,6 +132,11 @@ class JobRequest(RequestModel):
             output.check_name(max(self.output_names(), key=lambda name: len(name.encode())))
         if "merge" in self.geotile and "post_processing" in self.model_fields_set:
             raise ValueError("geotile.merge and postProcessing both say how to merge; give one of them")
+        if "iou_threshold" in self.geotile and "merge" not in self.geotile:
+            raise ValueError(
+                "geotile.iou_threshold goes with geotile.merge; without one, give "
+                "postProcessing[0].algorithm.iouThreshold"
+            )
         assert self.merge  # or it cannot be made of what was given
         if len(self.post_processing) > 1:
             raise ValueError(
@@ -161,7 +166,7 @@ class JobRequest(RequestModel):
             if "overlap_metric" in self.geotile:
                 raise ValueError("geotile.overlap_metric would have no effect with SOFT_NMS; leave it out")
             return SoftNms(algorithm.sigma, algorithm.skip_box_threshold, options.class_agnostic, "box")
-        return Nms(algorithm.iou_threshold, options.overlap_metric, options.class_agnostic, "box")
+        return Nms(algorithm.iou_threshold, options.overlap_metric or "iou", options.class_agnostic, "box")
 
     def unknown_fields(self) -> list[str]:
         """Return the paths of the fields that have no effect."""
@@ -179,7 +184,7 @@ class JobRequest(RequestModel):
         **settings
             Options that the service sets, such as ``concurrency`` and ``checkpoint``.
         """
-        of_merge = ("merge", "overlap_metric", "class_agnostic")  # the merge has them
+        of_merge = {"merge", *OF_MERGE}  # the merge has them
         options = {name: value for name, value in self.geotile.items() if name not in of_merge}
         role = {"role_arn": self.image_read_role} if self.image_read_role else None
         return DetectToOptions(

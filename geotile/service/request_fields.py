@@ -15,8 +15,7 @@ from geotile.options import EndpointKeywords, JobOptions, ServiceOptions
 FIELDS_BY_OPTION = {
     "tile_size": "imageProcessorTileSize", "overlap": "imageProcessorTileOverlap",
     "tile_format": "imageProcessorTileFormat", "tile_compression": "imageProcessorTileCompression",
-    "roi": "regionOfInterest", "iou_threshold": "postProcessing",
-    "params": "imageProcessorParameters",
+    "roi": "regionOfInterest", "params": "imageProcessorParameters",
 }  # fmt: skip
 IN_GEOTILE = frozenset(name for name, info in described(JobOptions).items() if info.in_requests)
 _OF_SERVICE = option_names(ServiceOptions) & option_names(JobOptions)
