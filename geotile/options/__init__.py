@@ -30,7 +30,6 @@ from geotile.options.image import (
     ScalingOptions,
 )
 from geotile.options.run import (
-    OF_MERGE,
     AreaOptions,
     MergingOptions,
     RunOptions,

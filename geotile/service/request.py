@@ -16,7 +16,8 @@ from geotile.merging.merge import Merge
 from geotile.merging.names import resolve_merge
 from geotile.merging.nms import Nms
 from geotile.merging.soft_nms import SoftNms
-from geotile.options import OF_MERGE, DetectToOptions, JobOptions
+from geotile.options import DetectToOptions, JobOptions
+from geotile.options.run import OF_MERGE
 from geotile.public import public
 from geotile.service.json_words import in_json
 from geotile.service.request_checks import (
