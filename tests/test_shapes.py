@@ -144,8 +144,15 @@ def test_shapes_come_back_from_every_format(tmp_path):
         for each in features
         if each["properties"]["imageGeometry"]["type"] == "Point"
     )
-    again = geotile.image_geometry(gpd.read_file(tmp_path / "a.gpkg"))
-    assert sorted(again.area.round(6)) == sorted(shapely.area(shapes).round(6))
+    for name in ("a.gpkg", "a.geojson"):
+        read = gpd.read_file(tmp_path / name)
+        assert sorted(geotile.image_geometry(read).area.round(6)) == sorted(shapely.area(shapes).round(6))
+        geotile.plot_detections(geotile.open_image(write_example()), read)
+    read["imageGeometry"] = '{"type": "Point", "coordinates": [1, 2]}'  # as readers of GeoJSON leave nested objects
+    assert set(geotile.image_geometry(read)) == {shapely.Point(1, 2)}
+    read["imageGeometry"] = 5
+    with pytest.raises(geotile.ArgumentError, match="imageGeometry must be a geometry"):
+        geotile.image_geometry(read)
 
 
 def test_shapes_are_drawn_as_they_are():

@@ -99,6 +99,25 @@ def test_shapes_beyond_any_image_are_rejected():
         decode_collection(features(polygon([[0, 0], [1e300, 0], [0, 5], [0, 0]])))
 
 
+def test_a_comb_at_an_angle_is_valid_and_many_of_them_take_too_long():
+    """The envelopes of its teeth overlap, and none of them crosses another."""
+
+    def comb(teeth):
+        starts = 1000 / teeth * np.arange(teeth)[:, None]
+        tooth = np.array([[0, 0], [1000, 1000], [1000 + 500 / teeth, 1000], [500 / teeth, 0]])
+        ring = (tooth + np.array([1, 0]) * starts[:, :, None]).reshape(-1, 2)
+        return polygon([*ring.tolist(), [1001, -5], [-1, -5], ring[0].tolist()])
+
+    fine = decode_collection(features(comb(2500), polygon(SQUARE)))
+    assert (len(fine.detections), fine.repaired, fine.rejected) == (2, 0, 0)
+    began = time.monotonic()
+    many = decode_collection(features(*[comb(2500)] * 20, polygon(SQUARE)))
+    assert time.monotonic() - began < 30
+    assert len(many.detections) + many.rejected == 21
+    assert many.rejected >= 10
+    assert "too often to be repaired" in many.reason
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=12), st.booleans())
 def test_any_ring_is_an_area_or_rejected(ring, hole):
     rings = [[list(map(float, xy)) for xy in [*ring, ring[0]]]]

@@ -99,6 +99,12 @@ def rotated_shapes(xywhr: Any) -> list[Any]:
             f"xywhr must have shape (n, 5): cx, cy, w, h and the angle in radians; got {values.shape}. Give the scores "
             "of MMRotate's rows, their sixth column, as scores"
         )
+    turned = np.abs(values[:, 4])
+    if (turned[np.isfinite(turned)] > 2 * np.pi).any():
+        raise ResponseError(
+            f"the angles of xywhr must be radians, from -2π to 2π; got {np.nanmax(turned):g}. Convert degrees with "
+            "numpy.radians"
+        )
     return oriented_shapes(corners_of(values))
 
 

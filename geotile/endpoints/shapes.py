@@ -10,7 +10,8 @@ import shapely
 from numpy.typing import NDArray
 
 _MAX_CROSSINGS = 100_000  # pairs of segments in an answer: repairing them takes about 2 s, and more than linear time
-_MANY_POINTS = 10_000  # for whose validity alone GEOS may take minutes
+_MAX_CHECKED = 100_000_000  # pairs in an answer that are checked for crossings: GEOS takes about 2 s
+_MANY_POINTS = 2_000  # of a shape whose pairs are counted before that
 _TANGLED = "the shapes of the answer cross themselves too often to be repaired"
 _SAMPLED = 200  # segments of a shape for which the others are counted
 _AREAS = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
@@ -54,9 +55,11 @@ def repair(geometries: NDArray[np.object_]) -> Repair:
     repaired, lost = np.zeros(len(shapes), bool), np.zeros(len(shapes), bool)
     reasons = np.full(len(shapes), None, object)
     shapes[given] = shapely.force_2d(shapes[given])
+    for row in given[shapely.get_type_id(shapes[given]) == shapely.GeometryType.LINEARRING]:
+        shapes[row] = shapely.LineString(shapes[row])  # formats of files know no other
     empty = given[shapely.is_empty(shapes[given]) | ~_finite(shapes[given])]
     lost[empty], reasons[empty] = True, "it is empty or not finite"
-    tangled = given[[_is_tangled(shape) for shape in shapes[given]]] if len(given) else given
+    tangled = given[_are_tangled(shapes[given])]
     lost[tangled], reasons[tangled] = True, _TANGLED
     crossings = 0.0
     checked = given[~lost[given]]
@@ -82,13 +85,18 @@ def _finite(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
     return finite
 
 
-def _is_tangled(shape: Any) -> bool:
-    """Return whether a large shape crosses itself so often that even the check whether it is valid takes too long."""
-    return shapely.get_num_coordinates(shape) > _MANY_POINTS and _crossings(shape) > _MAX_CROSSINGS
+def _are_tangled(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Return which shapes are so tangled that even the check whether all of them are valid takes too long."""
+    tangled, total = np.zeros(len(shapes), bool), 0.0
+    for row in np.flatnonzero(shapely.get_num_coordinates(shapes) > _MANY_POINTS):
+        more = _crossings(shapes[row])
+        tangled[row] = total + more > _MAX_CHECKED
+        total += 0 if tangled[row] else more
+    return tangled
 
 
 def _crossings(shape: Any) -> float:
-    """Return about how many pairs of segments of a shape lie in the same place, without those of neighbours."""
+    """Return about how many pairs of segments of a shape have envelopes that touch, without those of neighbours."""
     points, lines = shapely.get_coordinates(shapely.get_parts(shapely.get_rings(shape)), return_index=True)
     follows = np.flatnonzero(lines[1:] == lines[:-1])
     if not len(follows):

@@ -19,6 +19,8 @@ from geotile.merging.ranking import by_label, label_codes, ranking
 from geotile.merging.suppression import KEPT, resolve
 from geotile.public import public
 
+_LARGEST = 1e100  # of a coordinate
+
 
 @public
 def nms(
@@ -159,6 +161,8 @@ def _checked(boxes: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], 
         raise ArgumentError(f"scores must have shape ({len(xyxy)},); got {values.shape}. Give one score per box")
     if not (np.isfinite(xyxy).all() and np.isfinite(values).all()):
         raise ArgumentError("boxes and scores must be finite; got NaN or infinite values. Drop these rows first")
+    if (np.abs(xyxy) > _LARGEST).any():
+        raise ArgumentError(f"boxes must lie within ±{_LARGEST:g}, so that they have areas; got {np.abs(xyxy).max():g}")
     if (xyxy[:, 2:] < xyxy[:, :2]).any():
         row = int(np.flatnonzero((xyxy[:, 2:] < xyxy[:, :2]).any(axis=1))[0])
         raise ArgumentError(f"boxes must have x0 <= x1 and y0 <= y1; got box {row} {xyxy[row].tolist()}")

@@ -104,12 +104,12 @@ def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
     -------
     geopandas.GeoSeries
         Geometries in pixels of the full resolution, without a CRS: the column ``image_geometry``, and the box of the
-        columns ``xmin``, ``ymin``, ``xmax`` and ``ymax`` where it is empty.
+        columns ``xmin``, ``ymin``, ``xmax`` and ``ymax`` where it is empty; of GeoJSON the property ``imageGeometry``.
 
     Raises
     ------
     ArgumentError
-        If the frame has none of these columns.
+        If the frame has none of these columns, or a value is no geometry.
 
     Examples
     --------
@@ -121,6 +121,8 @@ def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
     """
     if not isinstance(detections, gpd.GeoDataFrame):
         raise ArgumentError(f"detections must be a GeoDataFrame; got {type(detections).__name__}")
+    if "imageGeometry" in detections and not set(BOX_COLUMNS) & set(detections.columns):
+        return gpd.GeoSeries([_from_geojson(each) for each in detections["imageGeometry"]], index=detections.index)
     if missing := [name for name in BOX_COLUMNS if name not in detections]:
         raise ArgumentError(f"detections must have the columns {', '.join(BOX_COLUMNS)}; {missing} are missing")
     shapes = box_geometries(detections[list(BOX_COLUMNS)].to_numpy(np.float64))
@@ -129,6 +131,16 @@ def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
         given = np.flatnonzero(np.array([isinstance(each, str) for each in column], bool))
         shapes[given] = shapely.from_wkt(column[given])
     return gpd.GeoSeries(shapes, index=detections.index)
+
+
+def _from_geojson(geometry: Any) -> Any:
+    """Return the geometry of a GeoJSON object, which some readers leave as text."""
+    try:
+        return shapely.from_geojson(geometry if isinstance(geometry, str) else json.dumps(geometry))
+    except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
+        raise ArgumentError(
+            f"imageGeometry must be a geometry of GeoJSON; got {str(geometry)[:80]} ({error})"
+        ) from None
 
 
 def write_parquet(detections: gpd.GeoDataFrame, target: Any) -> None:

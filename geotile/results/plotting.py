@@ -59,7 +59,7 @@ def plot_detections(
     image : xarray.DataArray
         Image with dims (band, y, x). It is drawn with about 1,600 pixels a side.
     detections : geopandas.GeoDataFrame
-        Detections, as `detect` returns them.
+        Detections, as `detect` returns them, or read back from a file of `write`.
     grid : TileGrid, optional
         Grid that is drawn too: tiles thin, regions bold.
     window : Window, optional
@@ -78,7 +78,7 @@ def plot_detections(
         is of another type.
     """
     check_array(image)
-    if not isinstance(detections, gpd.GeoDataFrame) or "xmin" not in detections:
+    if not isinstance(detections, gpd.GeoDataFrame) or not _has_shapes(detections):
         raise ArgumentError(
             f"detections must have the columns that geotile.detect returns; got {_columns(detections)}. Pass its result"
         )
@@ -97,6 +97,10 @@ def plot_detections(
     ax.set(xlim=(view.x0, view.x1), ylim=(view.y1, view.y0), aspect="equal")
     ax.tick_params(labelsize=7)
     return ax
+
+
+def _has_shapes(detections: gpd.GeoDataFrame) -> bool:
+    return "label" in detections and ("xmin" in detections or "imageGeometry" in detections)
 
 
 def _draw_shapes(detections: gpd.GeoDataFrame, view: Window, ax: Axes) -> None:
