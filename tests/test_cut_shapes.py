@@ -106,3 +106,24 @@ def test_points_that_two_tiles_show_are_reported():
     merged = geotile.detect(IMAGE, model, tile_size=250, overlap=100, merge="point-nms:distance=3")
     assert len(merged) == len(trees)
     assert not geotile.report(merged).notes
+
+
+def test_a_bad_part_does_not_join_two_that_a_tile_shows_as_two():
+    """Two people stand close together at a seam, and one tile places a box between them."""
+    seen = {
+        (0, 0): [[100, 180, 150, 256], [140, 180, 190, 256]],
+        (192, 0): [[100, 192, 150, 300], [140, 192, 190, 300]],
+        (192, 128): [[128, 192, 170, 300]],
+    }  # fmt: skip
+
+    def model(tile):
+        y, x = int(tile[0, 0, 0]), int(tile[1, 0, 0])
+        boxes = np.array(seen.get((y, x), []), float).reshape(-1, 4) - [x, y, x, y]
+        return boxes, np.linspace(0.9, 0.8, len(boxes)), ["person"] * len(boxes)
+
+    image = IMAGE[:, :448, :384]
+    plan = geotile.plan(image, endpoint=model, tile_size=256, overlap=(64, 128))
+    assert {(window.y0, window.x0) for _, window in plan.grid.tiles()} == {(0, 0), (0, 128), (192, 0), (192, 128)}
+    found = geotile.detect(image, model, tile_size=256, overlap=(64, 128))
+    assert len(found) == 2
+    assert sorted(found.xmin) == [100, 140]

@@ -318,8 +318,21 @@ def flat_seam(world, merge, grid):
         same = world.labels[i] == world.labels[j] and near(i, j).all()
         return parts(i, j) if cut[i] else same and world.overlap(i, j, "ios") > threshold
 
+    def divided(group):
+        """The highest takes in one of each tile that is connected, then the highest that is left does."""
+        left, tile = sorted(group, key=place.get), world.found.tiles
+        while left:
+            part = [left.pop(0)]
+            while True:
+                more = [k for k in left if any(joined(k, m) for m in part) and tile[k] not in {tile[m] for m in part}]
+                if not more:
+                    break
+                part.append(more[0])
+                left.remove(more[0])
+            yield part
+
     kept = world.kept(order, drops)
-    groups = world.grouped(kept, joined)
+    groups = [part for group in world.grouped(kept, joined) for part in divided(group)]
     area = (world.boxes[:, 2:] - world.boxes[:, :2]).prod(axis=1)
 
     def elected_first(group):

@@ -12,9 +12,11 @@ from geotile.core.choices import OverlapMetric
 from geotile.core.keywords import known_keywords
 from geotile.core.thresholds import Threshold, check_threshold
 from geotile.grid.tile_grid import TileGrid
+from geotile.merging.candidates import candidates
 from geotile.merging.detections import Detections
 from geotile.merging.joined import join_groups
 from geotile.merging.merge import Merge
+from geotile.merging.one_per_tile import has_two_of_one_tile, one_per_tile
 from geotile.merging.overlaps import Geometry, box_areas, check_geometry
 from geotile.merging.pool import Pool, Rows
 from geotile.merging.ranking import by_label
@@ -42,7 +44,9 @@ class SeamNms(Merge):
       along it.
     - What shows the same object as one that is not cut is dropped. So is what lies by more than the threshold inside a
       higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
-      show one object are joined.
+      show one object are joined, directly or through others, but never two of one tile: the highest part of a group
+      takes in those that it is connected with, highest first and at most one of each tile; then the highest that is
+      left does.
 
     What is joined becomes one detection with the union of the shapes, the label for which the sum of box area times
     score is largest, and the score and the properties of the highest one of that label.
@@ -128,6 +132,7 @@ class SeamNms(Merge):
 
     def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:
         """Return the settled detections, with the parts of one object joined."""
+        groups = self._divided(pool, rows, groups)
         _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         parts = np.flatnonzero(sizes[group] > 1)
         votes = box_areas(pool.boxes[rows[parts]]) * pool.detections.scores[rows[parts]]
@@ -135,6 +140,22 @@ class SeamNms(Merge):
         elected[parts] = pool.codes[rows[parts]] == _elected(groups[parts], pool.codes[rows[parts]], votes)
         visible = pool.shapes[rows] if pool.detections.oriented.any() else None
         return join_groups(pool.detections.select(rows), groups, weights=elected, visible=visible)
+
+    def _divided(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return groups of which none has two detections of one tile."""
+        crowded = np.flatnonzero(has_two_of_one_tile(groups, pool.detections.tiles[rows]))
+        if not len(crowded):
+            return groups
+        members, pairs = rows[crowded], [(np.zeros(0, np.int64),) * 2]
+        for _, higher, lower in candidates(
+            pool.boxes[members], groups[crowded], np.zeros(len(members), bool), self.reach_px
+        ):
+            connected = self.connects(pool, members[higher], members[lower])
+            pairs.append((higher[connected], lower[connected]))
+        divided = groups.copy()
+        first = one_per_tile(pool.detections.tiles[members], *map(np.concatenate, zip(*pairs, strict=True)))
+        divided[crowded] = members[first]
+        return divided
 
     def _as_unequal_views(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return which pairs that are not cut are views of one object by different tiles, one of them too small."""
