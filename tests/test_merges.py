@@ -319,12 +319,16 @@ def flat_seam(world, merge, grid):
         return parts(i, j) if cut[i] else same and world.overlap(i, j, "ios") > threshold
 
     def divided(group):
-        """The highest takes in one of each tile that is connected, then the highest that is left does."""
+        """The highest takes in what is connected and fits those of its tile, then the highest that is left does."""
         left, tile = sorted(group, key=place.get), world.found.tiles
+
+        def fits(k, part):
+            return all(world.overlap(k, m, "iou") > threshold for m in part if tile[m] == tile[k])
+
         while left:
             part = [left.pop(0)]
             while True:
-                more = [k for k in left if any(joined(k, m) for m in part) and tile[k] not in {tile[m] for m in part}]
+                more = [k for k in left if any(joined(k, m) for m in part) and fits(k, part)]
                 if not more:
                     break
                 part.append(more[0])

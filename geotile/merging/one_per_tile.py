@@ -1,4 +1,4 @@
-"""Groups of parts in which no tile has two: what a tile shows as two objects is not one."""
+"""Groups of parts in which no tile has two objects: what a tile shows as two is not one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from geotile.merging.components import Pairs
 
 Numbers = NDArray[np.int64]
 
@@ -31,18 +33,18 @@ def has_two_of_one_tile(groups: Numbers, tiles: Numbers) -> NDArray[np.bool_]:
     return np.asarray(crowded[numbers])
 
 
-def one_per_tile(tiles: Numbers, one: Numbers, other: Numbers) -> Numbers:
-    """Divide the members of groups so that no tile has two in a group.
+def one_per_tile(tiles: Numbers, connected: Pairs, alike: Pairs) -> Numbers:
+    """Divide the members of groups so that no tile has two in a group, unless they are alike.
 
     The first member takes in those that it is connected with, and those that they are connected with: always the first
-    of these of whose tile it has none. Then the first member that is left does so.
+    of these that is alike to all members of its tile that are taken in. Then the first member that is left does so.
 
     Parameters
     ----------
     tiles : numpy.ndarray
         (n,) int64, the tile of each member, highest rank first.
-    one, other : numpy.ndarray
-        (k,) int64, both ends of the connections, as positions in `tiles`.
+    connected, alike : tuple of numpy.ndarray
+        Pairs of positions in `tiles`, each (k,) int64: those of one group, and those of one tile that show one object.
 
     Returns
     -------
@@ -53,27 +55,35 @@ def one_per_tile(tiles: Numbers, one: Numbers, other: Numbers) -> Numbers:
     --------
     A chain 0 - 2 - 1, in which 0 and 1 are of one tile:
 
-    >>> one_per_tile(np.array([5, 5, 6]), np.array([0, 1]), np.array([2, 2])).tolist()
+    >>> chain, none = (np.array([0, 1]), np.array([2, 2])), (np.zeros(0, np.int64),) * 2
+    >>> one_per_tile(np.array([5, 5, 6]), chain, none).tolist()
     [0, 1, 0]
     """
-    neighbours = defaultdict(list)
-    for a, b in zip(one.tolist(), other.tolist(), strict=True):
-        neighbours[a].append(b)
-        neighbours[b].append(a)
+    neighbours, same = _by_member(connected), _by_member(alike)
     tile_of = tiles.tolist()
     first = [-1] * len(tile_of)
     for seed in range(len(tile_of)):
         if first[seed] >= 0:
             continue
-        waiting, seen, taken = [seed], {seed}, set()
+        waiting, seen, taken = [seed], {seed}, defaultdict(list)
         while waiting:
             member = heapq.heappop(waiting)
-            if tile_of[member] in taken:
+            of_tile = taken[tile_of[member]]
+            if not same[member].issuperset(of_tile):
                 continue
             first[member] = seed
-            taken.add(tile_of[member])
+            of_tile.append(member)
             for each in neighbours[member]:
                 if first[each] < 0 and each not in seen:
                     seen.add(each)
                     heapq.heappush(waiting, each)
     return np.array(first, np.int64)
+
+
+def _by_member(pairs: Pairs) -> defaultdict[int, set[int]]:
+    """Return the other ends of the pairs of each member."""
+    others: defaultdict[int, set[int]] = defaultdict(set)
+    for a, b in zip(*(each.tolist() for each in pairs), strict=True):
+        others[a].add(b)
+        others[b].add(a)
+    return others

@@ -13,6 +13,7 @@ from geotile.core.keywords import known_keywords
 from geotile.core.thresholds import Threshold, check_threshold
 from geotile.grid.tile_grid import TileGrid
 from geotile.merging.candidates import candidates
+from geotile.merging.components import Pairs
 from geotile.merging.detections import Detections
 from geotile.merging.joined import join_groups
 from geotile.merging.merge import Merge
@@ -44,9 +45,9 @@ class SeamNms(Merge):
       along it.
     - What shows the same object as one that is not cut is dropped. So is what lies by more than the threshold inside a
       higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
-      show one object are joined, directly or through others, but never two of one tile: the highest part of a group
-      takes in those that it is connected with, highest first and at most one of each tile; then the highest that is
-      left does.
+      show one object are joined, directly or through others, but never two of one tile that overlap by no more than the
+      threshold: the highest part of a group takes in those that it is connected with, highest first; then the highest
+      that is left does.
 
     What is joined becomes one detection with the union of the shapes, the label for which the sum of box area times
     score is largest, and the score and the properties of the highest one of that label.
@@ -142,19 +143,21 @@ class SeamNms(Merge):
         return join_groups(pool.detections.select(rows), groups, weights=elected, visible=visible)
 
     def _divided(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return groups of which none has two detections of one tile."""
+        """Return groups of which none has two objects of one tile."""
         crowded = np.flatnonzero(has_two_of_one_tile(groups, pool.detections.tiles[rows]))
         if not len(crowded):
             return groups
-        members, pairs = rows[crowded], [(np.zeros(0, np.int64),) * 2]
-        for _, higher, lower in candidates(
+        members, none = rows[crowded], (np.zeros(0, np.int64),) * 2
+        tiles, connected, alike = pool.detections.tiles[members], [none], [none]
+        for _, one, other in candidates(
             pool.boxes[members], groups[crowded], np.zeros(len(members), bool), self.reach_px
         ):
-            connected = self.connects(pool, members[higher], members[lower])
-            pairs.append((higher[connected], lower[connected]))
+            same, joined = tiles[one] == tiles[other], self.connects(pool, members[one], members[other])
+            same[same] = self._exceeds(pool, members[one[same]], members[other[same]], "iou")
+            connected.append((one[joined], other[joined]))
+            alike.append((one[same], other[same]))
         divided = groups.copy()
-        first = one_per_tile(pool.detections.tiles[members], *map(np.concatenate, zip(*pairs, strict=True)))
-        divided[crowded] = members[first]
+        divided[crowded] = members[one_per_tile(tiles, _joined(connected), _joined(alike))]
         return divided
 
     def _as_unequal_views(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
@@ -184,6 +187,11 @@ class SeamNms(Merge):
     def _exceeds(self, pool: Pool, higher: Rows, lower: Rows, metric: OverlapMetric) -> NDArray[np.bool_]:
         limit = by_label(self.iou_threshold, pool.detections.labels[higher])
         return np.asarray(pool.overlap(higher, lower, metric) > limit)
+
+
+def _joined(portions: list[Pairs]) -> Pairs:
+    one, other = zip(*portions, strict=True)
+    return np.concatenate(one), np.concatenate(other)
 
 
 def _elected(groups: Rows, labels: Rows, votes: NDArray[np.float64]) -> Rows:
