@@ -65,7 +65,8 @@ def one_per_tile(tiles: Numbers, connected: Pairs, alike: Pairs) -> Numbers:
     for seed in range(len(tile_of)):
         if first[seed] >= 0:
             continue
-        waiting, seen, taken = [seed], {seed}, defaultdict(list)
+        waiting, seen = [seed], {seed}
+        taken: defaultdict[int, list[int]] = defaultdict(list)
         while waiting:
             member = heapq.heappop(waiting)
             of_tile = taken[tile_of[member]]
