@@ -41,6 +41,8 @@ from .pipeline import detect as detect
 from .pipeline import detect_to as detect_to
 from .planning.plan import Plan as Plan
 from .planning.plan import plan as plan
+from .prediction import predict as predict
+from .prediction import predict_to as predict_to
 from .results.failures import TileFailure as TileFailure
 from .results.frame import image_geometry as image_geometry
 from .results.plotting import plot_detections as plot_detections

@@ -10,3 +10,9 @@ OverlapMetric = Literal["iou", "ios"]
 SarRemap = Literal["amplitude", "quarter_power"]
 MERGE_NAMES = ("seam", "nms", "soft-nms", "greedy-nmm", "nmm", "union", "point-nms")
 """Names of the merges; parameters may follow, as in ``"soft-nms:sigma=0.5"``."""
+OutputKind = Literal["classes", "scores", "values"]
+Blend = Literal["trim", "hann", "mean", "vote"]
+Activation = Literal["softmax", "sigmoid", "none"]
+ScoreDtype = Literal["uint8", "float32"]
+MAX_CLASSES = 65_535
+"""Of an output of classes; the last number of uint16 is nodata."""

@@ -126,6 +126,17 @@ def threshold(text: str) -> float | dict[str, float]:
         raise ArgumentError(f"must be a number, or LABEL=NUMBER,...,*=NUMBER; got {text!r}") from None
 
 
+def names(text: str) -> list[str]:
+    """Return names that are separated by commas.
+
+    Examples
+    --------
+    >>> names("water, trees")
+    ['water', 'trees']
+    """
+    return [name.strip() for name in text.split(",")]
+
+
 def bands(texts: Sequence[str]) -> list[int | str]:
     """Return band numbers and names, each text one or several separated by commas.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,6 +13,7 @@ from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint
 from geotile.endpoints.client import Client
 from geotile.endpoints.decode import decode_bytes
+from geotile.endpoints.raster import decode_raster
 from geotile.errors import ArgumentError, EndpointError
 from geotile.options import HttpOptions, RetryPolicy
 from geotile.public import public
@@ -42,6 +44,8 @@ class HttpEndpoint(Endpoint):
     >>> HttpEndpoint("https://me:secret@models.example/invocations?key=abc")
     HttpEndpoint('https://***@models.example/invocations?key=***')
     """
+
+    _rasters = False
 
     @with_options(HttpOptions).on_init
     def __init__(self, url: str, options: HttpOptions) -> None:
@@ -86,7 +90,15 @@ class HttpEndpoint(Endpoint):
         if reply.status != 200:
             raise reply.error()
         with timed("parse"), self._client.quoting():
+            if self._rasters:
+                return [decode_raster(reply.body, reply.headers.get("Content-Type", ""))]
             return [decode_bytes(reply.body, self._max_detections)]
+
+    def for_rasters(self) -> Endpoint:
+        """Return the endpoint for a server that answers image/tiff, image/png or application/x-npy."""
+        other = copy(self)
+        other._rasters = True
+        return other
 
 
 def check_url(url: str, example: str) -> None:

@@ -15,7 +15,7 @@ A tile belongs to the region that contains its first pixel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -31,17 +31,18 @@ class Axis:
     overlap: int
     chunks: tuple[int, ...]
     """Lengths of the regions."""
+    align: int = 1
+    """Tiles start at multiples of this, which divides the tile. The last one can reach beyond the last pixel."""
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """First pixel of every tile, (n,) int64."""
-        if self.length <= self.tile:
+        length, tile, overlap = (-(-each // self.align) for each in (self.length, self.tile, self.overlap))
+        if length <= tile:
             return np.zeros(1, np.int64)
-        step = self.tile - self.overlap
-        n = -(-(self.length - self.overlap) // step)
+        n = -(-(length - overlap) // (tile - overlap))
         i = np.arange(n, dtype=np.int64)
-        span = self.length - self.tile
-        return (2 * i * span + (n - 1)) // (2 * (n - 1))  # round half up, in integers
+        return (2 * i * (length - tile) + (n - 1)) // (2 * (n - 1)) * self.align  # round half up, in integers
 
     def stop(self, i: int) -> int:
         """Return one past the last pixel of tile `i`."""
@@ -88,7 +89,7 @@ def join_thin_regions(axis: Axis) -> tuple[int, ...]:
     owns_tiles = np.diff(axis.first_tile) > 0
     chunks = [int(n) for n in np.diff([*axis.edges[:-1][owns_tiles], axis.length])]
     while len(chunks) > 1:
-        depth = Axis(axis.length, axis.tile, axis.overlap, tuple(chunks)).depth
+        depth = replace(axis, chunks=tuple(chunks)).depth
         if min(chunks) >= depth:
             break
         chunks = _joined(chunks, depth)

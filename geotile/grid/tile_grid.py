@@ -90,6 +90,9 @@ class TileGrid:
         Heights and widths of the regions in pixels, as Dask's ``chunks`` of the two axes. By default the whole image
         is one region. A region that owns no tile, or is too thin to provide the halo of its neighbour, is joined to
         the region before it.
+    align : int
+        Number of which the first pixels of tiles and regions are multiples, for models whose output is coarser than
+        their input. It divides the tile. The last tile of an axis can then reach beyond the image.
 
     Raises
     ------
@@ -110,6 +113,7 @@ class TileGrid:
     tile_size: int | Pair
     overlap: int | Pair
     chunks: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    align: int = 1
 
     def __post_init__(self) -> None:
         """Check and normalise the fields."""
@@ -131,13 +135,26 @@ class TileGrid:
                 raise ArgumentError(
                     f"chunks must add up to {n} pixels, the size of the image; got {axis}, which add up to {sum(axis)}"
                 )
-        joined = tuple(join_thin_regions(Axis(*args)) for args in zip(shape, tile, overlap, chunks, strict=True))
+        self._check_alignment(tile, overlap, chunks)
+        axes = (Axis(*args, self.align) for args in zip(shape, tile, overlap, chunks, strict=True))
+        joined = tuple(map(join_thin_regions, axes))
         for field, value in (("shape_yx", shape), ("tile_size", tile), ("overlap", overlap), ("chunks", joined)):
             object.__setattr__(self, field, value)
 
+    def _check_alignment(self, tile: Pair, overlap: Pair, chunks: tuple[tuple[int, ...], ...]) -> None:
+        align = as_int(self.align, "align", 1)
+        for t, o, axis in zip(tile, overlap, chunks, strict=True):
+            if t % align or -(-o // align) * align >= t:
+                raise ArgumentError(
+                    f"the model returns one pixel for {align} x {align}, so tile_size must be a multiple of {align} "
+                    f"that is larger than the overlap; got tile_size={t}, overlap={o}"
+                )
+            if any(n % align for n in axis[:-1]):
+                raise ArgumentError(f"chunks must be multiples of align={align}; got {axis}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle only the fields; the values computed from them are computed once per process."""
-        return _grid, (self.shape_yx, self.tile_size, self.overlap, self.chunks)
+        return _grid, (self.shape_yx, self.tile_size, self.overlap, self.chunks, self.align)
 
     @cached_property
     def axes(self) -> tuple[Axis, Axis]:
@@ -145,8 +162,8 @@ class TileGrid:
         assert isinstance(self.tile_size, tuple)  # __post_init__ has made pairs of both
         assert isinstance(self.overlap, tuple)
         return (
-            Axis(self.shape_yx[0], self.tile_size[0], self.overlap[0], self.chunks[0]),
-            Axis(self.shape_yx[1], self.tile_size[1], self.overlap[1], self.chunks[1]),
+            Axis(self.shape_yx[0], self.tile_size[0], self.overlap[0], self.chunks[0], self.align),
+            Axis(self.shape_yx[1], self.tile_size[1], self.overlap[1], self.chunks[1], self.align),
         )
 
     @property

@@ -75,13 +75,9 @@ class AreaOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionOptions(AreaOptions):
-    """Selection of tiles."""
+class ValidityOptions(Options):
+    """Pixels without data."""
 
-    outside_roi: Literal["drop", "keep"] = option(
-        "drop", "What happens to detections in the selected tiles that do not intersect the region of interest.",
-        type='{"drop", "keep"}', choices=("drop", "keep"),
-    )  # fmt: skip
     skip_nodata: bool | float = option(
         True, "Minimum share of valid pixels, 0 to 1, of a tile that is sent. True sends tiles with any valid pixel, "
         "False sends every tile. Masks, alpha bands, nodata values, NaN and missing blocks are not valid.",
@@ -91,8 +87,6 @@ class SelectionOptions(AreaOptions):
     )  # fmt: skip
 
     def _check(self) -> None:
-        if self.outside_roi != "drop" and self.roi is None:
-            raise ArgumentError(f"outside_roi={self.outside_roi!r} would have no effect without roi; give roi= as well")
         if not isinstance(self.skip_nodata, bool):
             check_unit(self.skip_nodata, "skip_nodata")
 
@@ -102,6 +96,20 @@ class SelectionOptions(AreaOptions):
         if isinstance(self.skip_nodata, bool):
             return 0.0 if self.skip_nodata else None
         return float(self.skip_nodata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions(ValidityOptions, AreaOptions):
+    """Selection of tiles."""
+
+    outside_roi: Literal["drop", "keep"] = option(
+        "drop", "What happens to detections in the selected tiles that do not intersect the region of interest.",
+        type='{"drop", "keep"}', choices=("drop", "keep"),
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        if self.outside_roi != "drop" and self.roi is None:
+            raise ArgumentError(f"outside_roi={self.outside_roi!r} would have no effect without roi; give roi= as well")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +176,8 @@ class MergingOptions(ScoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(Options):
-    """The run."""
+class RequestOptions(Options):
+    """Requests."""
 
     concurrency: int | Literal["auto"] = option(
         "auto", 'Maximum number of requests in flight over the whole cluster. "auto" adapts to the endpoint. A model '
@@ -180,6 +188,15 @@ class RunOptions(Options):
         "record", "Whether failed tiles are listed in the report while the run continues, or the first one stops it.",
         type='{"record", "raise"}', choices=("record", "raise"), in_requests=False,
     )  # fmt: skip
+    def _check(self) -> None:
+        if self.concurrency != "auto":
+            as_int(self.concurrency, "concurrency", 1, unit="requests")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(RequestOptions):
+    """The run."""
+
     progress: bool | ProgressCallback | None = option(
         None, "True shows a bar in a terminal or a notebook. A callable gets a `geotile.Progress` at most ten times a "
         "second.", type="bool or callable", on_command_line=False, in_requests=False,
@@ -205,7 +222,5 @@ class RunOptions(Options):
 
     def _check(self) -> None:
         check_storage("output_options", self.output_options)
-        if self.concurrency != "auto":
-            as_int(self.concurrency, "concurrency", 1, unit="requests")
         if self.checkpoint is None and self.retry_failed:
             raise ArgumentError("retry_failed=True asks again about tiles of a checkpoint; give checkpoint= as well")

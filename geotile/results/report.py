@@ -29,6 +29,7 @@ _ROWS = {
     "detections before merging": "{detections_before:,}",
     "detections after merging": "{detections_after:,}",
     "detections at seams": "{detections_at_seams:,}",
+    "pixels without an answer": "{pixels_missing:,}",
     "seconds": "{seconds:.2f}",
 }
 
@@ -81,6 +82,9 @@ class Report(Record):
         What was wrong with the first of them; empty if there is none.
     detections_before, detections_after : int
         Number of detections before and after merging.
+    pixels_missing : int
+        Of a raster, the number of pixels of failed tiles that no other tile has answered. Reports of rasters have no
+        numbers of boxes, shapes and detections.
     detections_at_seams : int
         Number of detections after merging that end at a border of their tile inside the image, where the border may
         have cut the object. A larger `overlap` (at least the size of the largest object) makes them fewer, and so does
@@ -125,6 +129,7 @@ class Report(Record):
     detections_before: int
     detections_after: int
     detections_at_seams: int
+    pixels_missing: int
     seconds: float
     timing: dict[str, float]
     failures: list[TileFailure]
@@ -249,10 +254,8 @@ def make_report(
 ) -> Report:
     """Return the report of a run; its status follows from the number of failures."""
     listed = sorted(failures, key=lambda failure: failure.tile)
-    asked = tiles - outside_roi - without_data
-    status: Status = "SUCCESS" if not listed else "FAILED" if len(listed) == asked else "PARTIAL"
     return Report(
-        status=status,
+        status=run_status(len(listed), tiles - outside_roi - without_data),
         image=image,
         endpoint=endpoint,
         tiles=tiles,
@@ -275,3 +278,25 @@ def make_report(
         failures=listed,
         notes=list(notes),
     )
+
+
+def run_status(failed: int, asked: int) -> Status:
+    """Return the status of a run of which so many tiles were asked and failed."""
+    return "SUCCESS" if not failed else "FAILED" if failed == asked else "PARTIAL"
+
+
+def make_raster_report(
+    *, image: str, endpoint: str, tiles: int, regions: int, outside_roi: int, without_data: int, resumed: int,
+    requests: int, retries: int, failures: Iterable[TileFailure], missing: int, seconds: float,
+    traffic: Traffic | None, timing: Mapping[str, float], notes: Iterable[str],
+) -> Report:  # fmt: skip
+    """Return the report of a run whose model answers rasters."""
+    listed = sorted(failures, key=lambda failure: failure.tile)
+    return Report(
+        status=run_status(len(listed), tiles - outside_roi - without_data), image=image, endpoint=endpoint, tiles=tiles,
+        regions=regions, tiles_outside_roi=outside_roi, tiles_without_data=without_data, tiles_resumed=resumed,
+        requests=requests, retries=retries,
+        **(traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)),
+        pixels_missing=missing, seconds=seconds, timing={name: round(value, 6) for name, value in timing.items()},
+        failures=listed, notes=list(notes),
+    )  # fmt: skip

@@ -25,6 +25,7 @@ from geotile.planning.model_input import size_notes
 from geotile.planning.plan import Plan, result_crs
 from geotile.results.dataset import PartWriter
 from geotile.results.frame import FrameBuilder
+from geotile.running.detection_reader import DetectionReader
 from geotile.running.region import RegionJob
 from geotile.running.run import RunSummary
 from geotile.running.tile_job import TileJob
@@ -126,7 +127,7 @@ def _with_stored_regions(work: Plan, job: Mapping[str, Any]) -> Plan:
 def _tile_job(work: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: JobOptions, run: str) -> TileJob:
     return TileJob(
         run=run, endpoint=ready, encoder=work.encoder, tile_yx=(work.grid.axes[0].tile, work.grid.axes[1].tile),
-        score_threshold=options.score_threshold or 0.0, threads=threads_for(ready, options.concurrency),
+        reader=DetectionReader(options.score_threshold or 0.0), threads=threads_for(ready, options.concurrency),
         traffic=traffic, errors=options.errors, pad_value=(work.encoder.nodata or 0.0) if options.pad else None,
         min_valid_share=options.min_valid_share,
     )  # fmt: skip

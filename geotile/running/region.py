@@ -183,12 +183,13 @@ def _combined(kept: RegionAnswer | None, results: list[TileResult], asked: Seque
     before = kept or RegionAnswer(detections=concat([]))
     numbers = {tile.number for tile in asked}
     failed = [failure for failure in before.failures if failure.tile not in numbers]
+    contents = [result.content for result in results if result.content]
     return RegionAnswer(
-        detections=concat([before.detections, *(result.found for result in results)]),
+        detections=concat([before.detections, *(each.found for each in contents)]),
         failures=(*failed, *(result.failure for result in results if result.failure)),
         without_data=before.without_data + sum(result.without_data for result in results),
-        rejected=Flaws.joined([before.rejected, *(result.rejected for result in results)]),
-        repaired=Flaws.joined([before.repaired, *(result.repaired for result in results)]),
+        rejected=Flaws.joined([before.rejected, *(each.rejected for each in contents)]),
+        repaired=Flaws.joined([before.repaired, *(each.repaired for each in contents)]),
     )
 
 

@@ -94,7 +94,7 @@ class Run:
         annotations: dict[str, Any] = {"geotile": {"run": run, "image": self.summary.image}}
         if self.priority is not None:
             annotations["priority"] = self.priority
-        with self._watched(progress), _cancelling(run):
+        with self._watched(progress), cancelling(run):
             begin_run(run)
             while True:
                 finished = self._count_finished()
@@ -168,7 +168,7 @@ def leased(checkpoint: Folder | None) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _cancelling(run: str) -> Iterator[None]:
+def cancelling(run: str) -> Iterator[None]:
     """Cancel a run in all processes if it ends early."""
     try:
         yield

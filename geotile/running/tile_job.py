@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from geotile.core.checks import Pair
-from geotile.core.thresholds import Threshold
 from geotile.core.timing import Timing
 from geotile.encoding.encoder import Encoder
 from geotile.endpoints.base import Endpoint
 from geotile.grid.tile_grid import Tile
-from geotile.merging.detections import Detections, concat
 from geotile.results.failures import NO_FLAWS, Flaws, TileFailure
 from geotile.traffic import TrafficSettings
+
+
+class AnswerReader(Protocol):
+    """What a run makes of a model's answers. Pickles."""
+
+    def read(self, tile: Tile, answer: Any, sent_yx: Pair) -> TileContent:
+        """Return what an answer says.
+
+        Parameters
+        ----------
+        tile : Tile
+        answer : object
+            What the endpoint returned for the tile, or an EndpointError.
+        sent_yx : tuple of int
+            Height and width in pixels of the tile as the model saw it.
+
+        Raises
+        ------
+        EndpointError
+            If the endpoint returned an error for the tile, or something that cannot be read.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileContent:
+    """What the model's answer for a tile says."""
+
+    found: Any
+    """Detections in image pixels, or what else the reader makes of an answer."""
+    count: int = 0
+    """Number of detections."""
+    rejected: Flaws = NO_FLAWS
+    """Boxes that are not valid."""
+    repaired: Flaws = NO_FLAWS
+    """Shapes that were not valid and were made so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +59,7 @@ class TileJob:
     encoder: Encoder
     tile_yx: Pair
     """Height and width of a full tile in pixels."""
-    score_threshold: Threshold
-    """Minimum score of a detection."""
+    reader: AnswerReader
     threads: int
     """Number of tile threads per process."""
     traffic: TrafficSettings | None
@@ -55,16 +87,12 @@ class TileJob:
 class TileResult:
     """Result of a tile."""
 
-    found: Detections = field(default_factory=lambda: concat([]))
-    """Detections in image pixels."""
+    content: TileContent | None = None
+    """What the answer says; None without an answer."""
     attempts: int = 0
     """Number of requests; those of a batch count for its first tile."""
     retries: int = 0
     failure: TileFailure | None = None
-    rejected: Flaws = NO_FLAWS
-    """Boxes that are not valid."""
-    repaired: Flaws = NO_FLAWS
-    """Shapes that were not valid and were made so."""
     without_data: bool = False
     """Whether the tile was not sent because it holds too little data."""
     cancelled: bool = False

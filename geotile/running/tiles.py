@@ -17,7 +17,6 @@ from itertools import count, groupby
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from geotile.core.cancellation import cancel_reason, cancel_run, is_abandoned, working_for
@@ -25,12 +24,11 @@ from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
 from geotile.core.registry import Registry
 from geotile.core.timing import take_timings, timed
-from geotile.endpoints.answer import Answer
-from geotile.endpoints.base import as_answer, invoke_endpoint
+from geotile.endpoints.base import invoke_endpoint
 from geotile.errors import EndpointError, EndpointUnreachable, GeotileError, ImageReadError, TileError
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import RegionPixels
-from geotile.results.failures import Flaws, failure_text, tile_failure
+from geotile.results.failures import failure_text, tile_failure
 from geotile.running.pools import tile_threads
 from geotile.running.progress import Counts, Reporter, progress_reporter
 from geotile.running.tile_job import TileJob, TileResult
@@ -134,7 +132,7 @@ def _run_batch(
         Counts(
             tiles=len(tiles),
             requests=sum(each.attempts for each in results),
-            detections=sum(len(each.found) for each in results),
+            detections=sum(each.content.count for each in results if each.content),
             failures=sum(each.failure is not None for each in results),
         )
     )
@@ -164,7 +162,7 @@ def _results(
             yield from _one_by_one(region, tiles, job, gate, error)
         return
     for tile, answer in zip(tiles, asked.answers, strict=True):
-        yield _placed(tile, answer, job, asked.attempts if tile is first else 0)
+        yield _read(tile, answer, job, asked.attempts if tile is first else 0)
 
 
 def _one_by_one(
@@ -181,7 +179,7 @@ def _one_by_one(
 def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate | None) -> RequestOutcome:
     def prepare() -> list[Any]:
         with timed("cut"):
-            pixels = [_cut(region, tile, job) for tile in tiles]
+            pixels = [cut(region, tile, job) for tile in tiles]
         if not job.endpoint.wants_bytes:
             return pixels
         with timed("encode"):
@@ -193,18 +191,11 @@ def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate
         return RequestOutcome(invoke_endpoint(job.endpoint, prepare(), job.encoder.content_type), 1)
 
 
-def _placed(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
-    """Return the detections of an answer in image pixels."""
-    height, width = job.sent_shape_yx(tile)
+def _read(tile: Tile, answer: Any, job: TileJob, attempts: int) -> TileResult:
     try:
         with timed("parse"):
-            read = _touching(as_answer(answer, (height, width)), width, height)
-            found = read.detections.moved_to_image(tile.number, tile.window.x0, tile.window.y0, width, height)
-            return TileResult(
-                found.with_min_score(job.score_threshold), attempts, max(0, attempts - 1),
-                rejected=Flaws(read.rejected, tile.number, read.reason or ""),
-                repaired=Flaws(read.repaired, tile.number, read.flaw or ""),
-            )  # fmt: skip
+            content = job.reader.read(tile, answer, job.sent_shape_yx(tile))
+        return TileResult(content, attempts, max(0, attempts - 1))
     except EndpointError as error:
         error.attempts = attempts
         return _failed(tile, job, error)
@@ -244,7 +235,7 @@ def _has_data(region: RegionPixels, tile: Tile, job: TileJob) -> bool:
     return bool(valid.any() and valid.mean() >= job.min_valid_share)
 
 
-def _cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
+def cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
     """Return the pixels of a tile, (band, y, x), padded if the job says so: a copy where user code may write to it."""
     pixels = region.values[:, *tile.window.within(region.window).slices]
     height, width = job.sent_shape_yx(tile)
@@ -252,18 +243,3 @@ def _cut(region: RegionPixels, tile: Tile, job: TileJob) -> NDArray[Any]:
     if not any(missing):
         return pixels if job.endpoint.wants_bytes else pixels.copy()
     return np.pad(pixels, ((0, 0), (0, missing[0]), (0, missing[1])), constant_values=job.pad_value or 0)
-
-
-def _touching(answer: Answer, width: int, height: int) -> Answer:
-    """Return an answer without what lies completely outside its tile: merging needs boxes and shapes that touch it."""
-    boxes, shapes = answer.detections.boxes, answer.detections.geometries
-    outside = np.asarray((boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1))
-    given = shapes != None  # noqa: E711 - element by element
-    outside[given] |= ~shapely.intersects(shapes[given], shapely.box(0, 0, width, height))
-    return answer.without(
-        outside,
-        lambda row: (
-            f"box {boxes[row].tolist()}, or its shape, lies outside the tile of {width} x {height} pixels that was "
-            "sent; both must touch it"
-        ),
-    )

@@ -1,0 +1,151 @@
+"""Answers that are a raster: an array, a tensor or an image file, with one value or several for each pixel."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+
+from geotile.core.checks import Pair
+from geotile.core.rasterio_env import ignore_georeference_warnings
+from geotile.errors import EndpointError, ResponseError
+
+_SHAPES = "(y, x) or (class, y, x)"
+_DRIVERS = {"image/tiff": "GTiff", "image/tif": "GTiff", "image/png": "PNG"}
+_NPY = ("application/x-npy", "application/octet-stream", "application/npy")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RasterAnswer:
+    """A model's raster for a tile."""
+
+    values: NDArray[Any]
+    """(plane, y, x), integers or floats."""
+    is_flat: bool
+    """Whether the model returned (y, x)."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes, where a file carries them."""
+
+    def scale(self, tile_yx: Pair) -> tuple[int, int]:
+        """Return the pixels of the answer per pixel of the tile, and the other way round; one of them is 1.
+
+        Raises
+        ------
+        ResponseError
+            If neither is a whole number.
+        """
+        height, width = self.values.shape[1:]
+        for up, down in ((height // tile_yx[0], 1), (1, tile_yx[0] // max(height, 1))):
+            if up and down and (height * down, width * down) == (tile_yx[0] * up, tile_yx[1] * up):
+                return up, down
+        raise ResponseError(
+            f"the answer must have the size of the tile, {tile_yx[0]} x {tile_yx[1]} pixels, or a whole multiple or "
+            f"fraction of it; got {height} x {width}"
+        )
+
+
+def raster_of(answer: Any) -> RasterAnswer:
+    """Return the raster in what an endpoint returned for a tile.
+
+    Parameters
+    ----------
+    answer : object
+        A numpy array, an xarray.DataArray with dims y and x, or a tensor of PyTorch, TensorFlow or JAX, (y, x) or
+        (class, y, x), with or without a leading axis of one; a mapping with such a value under ``"out"``, as
+        torchvision's; an object with ``logits``, as those of transformers; or a `RasterAnswer`.
+
+    Raises
+    ------
+    EndpointError
+        If the endpoint returned an error for the tile.
+    ResponseError
+        If the answer is something else.
+    """
+    if isinstance(answer, EndpointError):
+        raise answer
+    if isinstance(answer, RasterAnswer):
+        return answer
+    if isinstance(answer, Mapping) and "out" in answer:
+        answer = answer["out"]
+    elif hasattr(answer, "logits"):
+        answer = answer.logits
+    values = _array(answer)
+    if values.dtype.kind not in "buif":
+        raise ResponseError(f"the model must return numbers for the pixels of the tile; got {_named(answer, values)}")
+    while values.ndim > 3 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise ResponseError(f"the model must return an array {_SHAPES}; got the shape {values.shape}")
+    return RasterAnswer(values=values if values.ndim == 3 else values[None], is_flat=values.ndim == 2)
+
+
+def decode_raster(body: bytes, content_type: str) -> RasterAnswer:
+    """Return the raster in the body of a response.
+
+    Parameters
+    ----------
+    body : bytes
+        A GeoTIFF, a PNG, or an array as `numpy.save` writes it.
+    content_type : str
+        Media type of the body.
+
+    Raises
+    ------
+    ResponseError
+        If the type is another one, or the body cannot be read.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in _DRIVERS:
+        return _from_file(body, _DRIVERS[kind])
+    if kind in _NPY:
+        try:
+            return raster_of(np.load(io.BytesIO(body), allow_pickle=False))
+        except (ValueError, EOFError, OSError) as error:
+            raise ResponseError(f"the answer is not an array as numpy.save writes it ({error})") from None
+    raise ResponseError(
+        f"the answer must be image/tiff, image/png or application/x-npy; got the content type {content_type!r}"
+    )
+
+
+def _from_file(body: bytes, driver: str) -> RasterAnswer:
+    try:
+        with ignore_georeference_warnings(), rasterio.MemoryFile(body) as memory, memory.open(driver=driver) as file:
+            values = file.read()
+            names = file.descriptions if file.count > 1 else _category_names(file)
+    except (RasterioError, ValueError) as error:
+        raise ResponseError(f"the answer is not a {driver} that can be read ({error})") from None
+    classes = tuple(map(str, names)) if names and all(names) else None
+    return RasterAnswer(values=values, is_flat=len(values) == 1, classes=classes)
+
+
+def _category_names(file: Any) -> list[str] | None:
+    """Return the names of the classes that a file's metadata list, in the order of their numbers."""
+    tags = file.tags(1)
+    names = [tags.get(f"CLASS_{number}") for number in range(len(tags))]
+    return [name for name in names if name] or None
+
+
+def _array(answer: Any) -> NDArray[Any]:
+    if hasattr(answer, "dims") and hasattr(answer, "transpose"):
+        dims = [dim for dim in answer.dims if dim not in ("y", "x")]
+        if {"y", "x"} - set(answer.dims) or len(dims) > 1:
+            raise ResponseError(f"a DataArray must have the dims y, x and at most one more; got {answer.dims}")
+        answer = answer.transpose(*dims, "y", "x").to_numpy()
+    for name in ("detach", "cpu"):
+        answer = getattr(answer, name)() if hasattr(answer, name) else answer
+    if not (isinstance(answer, np.ndarray) or hasattr(answer, "__array__")):
+        raise ResponseError(f"the model must return an array {_SHAPES}; got {type(answer).__name__}")
+    try:
+        return np.asarray(answer)
+    except Exception as error:  # a tensor's own code decides what it raises
+        raise ResponseError(f"the model's {type(answer).__name__} cannot be an array ({error})") from None
+
+
+def _named(answer: Any, values: NDArray[Any]) -> str:
+    return f"{type(answer).__name__} of {values.dtype}"

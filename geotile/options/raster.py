@@ -1,0 +1,114 @@
+"""Options of runs whose model answers rasters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
+
+from geotile.core import from_text
+from geotile.core.choices import MAX_CLASSES, Activation, Blend, OutputKind, ScoreDtype
+from geotile.core.option import Options, option
+from geotile.core.thresholds import check_threshold
+from geotile.errors import ArgumentError
+from geotile.options.endpoint import EndpointKeywords
+from geotile.options.image import ImageOptions, ScalingOptions
+from geotile.options.run import AreaOptions, RequestOptions, RunOptions, TilingOptions, ValidityOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterOptions(Options):
+    """The raster."""
+
+    output: OutputKind = option(
+        "classes", 'What a pixel of the output is: "classes" is the number of its class, "scores" a score from 0 to 1 for '
+        'each class, "values" what the model returns, such as a height.', type='{"classes", "scores", "values"}',
+        choices=get_args(OutputKind),
+    )  # fmt: skip
+    blend: Blend = option(
+        "trim", 'What a pixel becomes that several tiles see: "trim" takes the tile in which it lies farthest from a '
+        'seam; "hann" (weights that fall towards the borders of a tile) and "mean" average the tiles; "vote" is the '
+        "class that most tiles say.", type='{"trim", "hann", "mean", "vote"}', choices=get_args(Blend),
+    )  # fmt: skip
+    classes: Sequence[str] | None = option(
+        None, "Names of the classes, in the order of their numbers. By default those in the model's files, if any.",
+        type="sequence of str", from_text=from_text.names, metavar="NAME,...",
+    )  # fmt: skip
+    threshold: float | Mapping[str, float] | None = option(
+        None, "Score above which a pixel is of a class, 0 to 1; by class as in ``{\"road\": 0.3, \"*\": 0.5}``. Each class "
+        "then has a band of 0 and 1. By default a pixel is of the class with the highest score, and 0.5 where the model "
+        "has one class.", type="float or mapping of str to float", from_text=from_text.threshold,
+        metavar="SCORE|CLASS=SCORE,...",
+        flag_doc="Score above which a pixel is of a class, 0 to 1; by class as in road=0.3,*=0.5. Each class then has a "
+        "band of 0 and 1. By default a pixel is of the class with the highest score, and 0.5 where the model has one "
+        "class.",
+    )  # fmt: skip
+    activation: Activation | None = option(
+        None, 'What makes scores of the model\'s answer: "softmax" (a pixel is of one class), "sigmoid" (each class for '
+        'itself), or "none" if they are scores already, as by default.', type='{"softmax", "sigmoid", "none"}',
+        choices=(None, *get_args(Activation)),
+        flag_doc="What makes scores of the model's answer: softmax (a pixel is of one class), sigmoid (each class for "
+        "itself), or none if they are scores already, as by default.",
+    )  # fmt: skip
+    score_dtype: ScoreDtype = option(
+        "uint8", "Dtype of scores: uint8 holds multiples of 1/254, and 255 where there is none.",
+        type='{"uint8", "float32"}', choices=get_args(ScoreDtype),
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        if self.threshold is not None:
+            check_threshold(self.threshold, "threshold")
+        if self.classes is not None:
+            _check_classes(self.classes)
+        if self.blend == "vote" and self.output != "classes":
+            raise ArgumentError(f"blend='vote' chooses a class, and output is {self.output!r}; use 'hann' or 'mean'")
+        for name in ("threshold", "score_dtype", "activation"):
+            wanted = {"threshold": ("classes",), "score_dtype": ("scores",), "activation": ("classes", "scores")}[name]
+            if name in self.changed() and self.output not in wanted:
+                raise ArgumentError(f"{name} would have no effect with output={self.output!r}; leave it out")
+
+
+def _check_classes(classes: Any) -> None:
+    if isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(c, str) for c in classes):
+        raise ArgumentError(f"classes must be a sequence of names, in the order of their numbers; got {classes!r}")
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        raise ArgumentError(f"classes must be 1 to {MAX_CLASSES:,} names; got {len(classes):,}")
+    if len(set(classes)) < len(classes):
+        raise ArgumentError(f"classes must have names that differ; got {list(classes)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictJobOptions(
+    ImageOptions, ScalingOptions, RasterOptions, RequestOptions, ValidityOptions, AreaOptions, TilingOptions
+):
+    """Options that every run has whose model answers rasters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(PredictJobOptions):
+    """Options of `geotile.predict`."""
+
+    CALL: ClassVar[str] = "predict"
+    HINTS: ClassVar[dict[str, str]] = {
+        "errors": "predict raises the error of a tile that fails when its pixels are computed; predict_to records them"
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictToOptions(PredictJobOptions, RunOptions):
+    """Options of `geotile.predict_to`."""
+
+    CALL: ClassVar[str] = "predict_to"
+    PANEL: ClassVar[str] = "Output"
+
+    overwrite: bool = option(False, "Replace an output that exists.", type="bool", in_requests=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictKeywords(EndpointKeywords, PredictOptions):
+    """Keyword arguments of `geotile.predict`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictToKeywords(EndpointKeywords, PredictToOptions):
+    """Keyword arguments of `geotile.predict_to`."""

@@ -1,0 +1,159 @@
+"""The calls for models that answer a raster: open, plan, ask for one tile, regions, blend, write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import xarray as xr
+
+from geotile.core.option import with_options
+from geotile.endpoints import Endpoint, resolve_endpoint
+from geotile.imagery.overlap import map_overlap
+from geotile.options import ImageOptions
+from geotile.options.raster import (
+    PredictJobOptions,
+    PredictKeywords,
+    PredictOptions,
+    PredictToKeywords,
+    PredictToOptions,
+)
+from geotile.planning.opened_image import ImageLike, opened_image
+from geotile.planning.plan import planned
+from geotile.planning.raster_plan import raster_plan
+from geotile.public import public
+from geotile.results.raster_output import RasterOutput
+from geotile.results.raster_store import zarr_module
+from geotile.results.report import Report
+from geotile.running.raster import RasterJob, RasterReader, block_values, raster_blocks
+from geotile.running.raster_array import raster_template
+from geotile.running.raster_run import PreparedRaster, RasterRun
+from geotile.running.raster_start import first_answer, ready_for_rasters, tile_job
+from geotile.running.run import leased, naming_how_to_resume
+from geotile.storage.folder import Folder
+
+
+@public
+@with_options(PredictKeywords, build=PredictOptions, prepare=resolve_endpoint(PredictOptions))
+def predict(image: ImageLike, endpoint: Any, options: PredictOptions) -> xr.DataArray:
+    """Run a model that answers a raster over an image of any size, lazily.
+
+    The model is asked for one tile at once, which tells the form of its answers, and for the others when their pixels
+    are computed: ``.compute()`` asks for all, a slice only for the tiles that see its regions. The pixels do not depend
+    on the regions, the scheduler or the number of workers.
+
+    Parameters
+    ----------
+    image : str, path, pystac.Item or xarray.DataArray
+        As for `detect`.
+    endpoint : str, callable or Endpoint
+        What `geotile.endpoint` takes. Its answer for a tile is an array, a tensor, or in the body of a response a
+        GeoTIFF, a PNG or an array as `numpy.save` writes it: class numbers (y, x), integers; or floats
+        (class, y, x) or (y, x), scores from 0 to 1 or values. It has the size of the tile, or a whole multiple or
+        fraction of it.
+    {options}
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (y, x), or (band, y, x) for scores, values, and classes with thresholds; chunked by regions, with the CRS
+        and the transform of the image (scaled where the answer is finer or coarser). Pixels without an answer, and
+        those without data in the image, have the value of ``.rio.nodata``. The names of the classes are the attribute
+        ``class_names``.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument cannot be used, or the model's answer does not fit the options.
+    ImageOpenError, GeoreferenceError, EndpointError, ClusterError
+        As for `detect`.
+    TileError
+        When pixels are computed, if a tile fails.
+
+    Examples
+    --------
+    >>> from geotile.testing import write_example
+    >>> bright = predict(write_example(), lambda tile: (tile[0] > 128).astype("uint8"), tile_size=128, overlap=32)
+    >>> bright.dims, str(bright.dtype), int((bright == 1).sum())
+    (('y', 'x'), 'uint8', 1152)
+    """
+    run = prepared_raster(image, endpoint, options, errors="raise")
+    blocks = raster_blocks(run.regions, run.job)
+    return raster_template(run.plan, run.raster, block_values(blocks, run.job))
+
+
+@public
+@with_options(PredictToKeywords, build=PredictToOptions, prepare=resolve_endpoint(PredictToOptions))
+def predict_to(
+    image: ImageLike, endpoint: Any, output: str | os.PathLike[str], options: PredictToOptions
+) -> Report:  # fmt: skip
+    """Run `predict` and write its result, region by region: whole, or not at all.
+
+    The workers write, so that no process holds more than a few regions. With ``checkpoint=`` the same call goes on
+    where it was stopped. Pixels of tiles that failed are those of other tiles that saw them, or nodata.
+
+    Parameters
+    ----------
+    image : str, path, pystac.Item or xarray.DataArray
+        As for `detect`.
+    endpoint : str, callable or Endpoint
+        As for `predict`.
+    output : str or path
+        A path or any fsspec URI that ends in ``.tif`` (a Cloud Optimized GeoTIFF with overviews) or ``.zarr`` (a
+        Zarr 3 group with the array ``prediction``). A COG is made by this process, of a Zarr store that the workers
+        write beside it; for outputs of many gigabytes Zarr is faster.
+    {options}
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    OutputError
+        If the output cannot be written or exists, or another run is writing there; before the run where possible.
+    ArgumentError, ImageOpenError, GeoreferenceError, EndpointError, ClusterError, TileError
+        As for `predict`.
+
+    Examples
+    --------
+    >>> from geotile.testing import write_example
+    >>> import tempfile
+    >>> out = tempfile.mkdtemp() + "/bright.tif"
+    >>> predict_to(write_example(), lambda tile: (tile[0] > 128).astype("uint8"), out, tile_size=128, overlap=32).status
+    'SUCCESS'
+    """
+    sink = RasterOutput.reserve(output, overwrite=options.overwrite, options=options.output_options)
+    checkpoint = None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
+    zarr_module()
+    with sink.leased(), naming_how_to_resume(checkpoint), leased(checkpoint):
+        sink.begin()
+        prepared = prepared_raster(image, endpoint, options, errors=options.errors, folders=[checkpoint or sink.drafts])
+        return RasterRun.of(prepared, endpoint, options, sink, checkpoint).compute(options)
+
+
+def prepared_raster(
+    uri: ImageLike, endpoint: Endpoint, options: PredictJobOptions, *, errors: str, folders: Sequence[Folder] = ()
+) -> PreparedRaster:  # fmt: skip
+    """Open and plan, wait for the model, and ask it for one tile."""
+    opened = opened_image(uri, options.part(ImageOptions), options)
+    endpoint = endpoint.for_rasters()
+    plan = planned(opened, options, options, endpoint)
+    ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders)
+    run = f"{'watched' if getattr(options, 'progress', None) else 'run'}-{uuid4().hex}"
+    tiles = tile_job(plan, ready, traffic, options, run, errors)
+    answer, sent_yx = first_answer(plan, tiles)
+    raster = raster_plan(plan.grid, answer, sent_yx, options)
+    plan = replace(plan, grid=raster.grid)
+    if raster.out.down > 1 and tiles.pad_value is None:
+        tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
+    reader = RasterReader(form=raster.form, grid=raster.out, tiles_on_a_pixel=raster.tiles_on_a_pixel)
+    job = RasterJob(
+        run=run, grid=raster.grid, out=raster.out, form=raster.form, selected=plan.selected,
+        tiles=replace(tiles, reader=reader),
+    )  # fmt: skip
+    regions = map_overlap(plan.image, plan.source, raster.grid, run)
+    return PreparedRaster(plan=plan, raster=raster, job=job, regions=regions)

@@ -1,0 +1,137 @@
+"""Where the blocks of a raster are kept: the chunks of a Zarr 3 store, each a small file that is whole or absent.
+
+::
+
+    out.zarr/
+      zarr.json                   written last: makes the store complete
+      prediction/zarr.json
+      prediction/c/3/17           a chunk; one that holds only nodata is absent
+      x/... y/... spatial_ref/... coordinates
+      blocks/00003-00017.json     while the run lasts: a block that is stored, with what its report needs
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from geotile.core.checks import Pair
+from geotile.errors import ArgumentError, OutputError
+from geotile.grid.tile_grid import Window
+from geotile.storage.folder import Folder
+
+NAME = "prediction"
+ROOT = "zarr.json"
+BLOCKS = "blocks"
+_BLOCK = re.compile(r"(\d+)-(\d+)\.json")
+
+
+def zarr_module() -> Any:
+    """Return the package zarr.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not installed.
+    """
+    try:
+        import zarr
+    except ImportError:
+        raise ArgumentError("rasters are written through zarr: pip install 'geotile[zarr]'") from None
+    return zarr
+
+
+def store_files(template: xr.DataArray, chunk: int) -> dict[str, bytes]:
+    """Return the files that describe a store, and those of the coordinates, by name.
+
+    Parameters
+    ----------
+    template : xarray.DataArray
+        The output, with any lazy values.
+    chunk : int
+        Side of a chunk in pixels.
+    """
+    zarr = zarr_module()
+    memory = zarr.storage.MemoryStore()
+    sizes = zip(template.dims, template.shape, strict=True)
+    chunks = tuple(min(chunk, n) if dim in ("y", "x") else n for dim, n in sizes)
+    encoding = {NAME: {"chunks": chunks, "fill_value": template.rio.encoded_nodata or template.rio.nodata}}
+    whole = template.chunk(-1) if template.chunks else template
+    whole.to_dataset(name=NAME).to_zarr(memory, compute=False, zarr_format=3, consolidated=False, encoding=encoding)
+    return {name: content.to_bytes() for name, content in memory._store_dict.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterStore:
+    """A store that blocks are written to. Pickles."""
+
+    folder: Folder
+    array: bytes
+    """Content of the array's ``zarr.json``."""
+
+    def begin(self, files: dict[str, bytes]) -> None:
+        """Write all files that describe the store, but the one that makes it complete."""
+        for name, content in files.items():
+            if name != ROOT:
+                self.folder.write(name, content)
+
+    def write(self, window: Window, values: NDArray[Any], row: int, column: int, report: dict[str, Any]) -> None:
+        """Write a block, whose window begins and ends where chunks do.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        zarr = zarr_module()
+        buffer = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(self.array)
+        memory = zarr.storage.MemoryStore({f"{NAME}/{ROOT}": buffer})
+        array = zarr.open_array(memory, path=NAME, mode="r+")
+        array[..., *window.slices] = values
+        for name, content in memory._store_dict.items():
+            if name.startswith(f"{NAME}/c"):
+                self.folder.write(name, content.to_bytes())
+        self.folder.sub(BLOCKS).write(f"{row:05d}-{column:05d}.json", json.dumps(report).encode())
+
+    def done(self, regions_yx: Pair) -> NDArray[np.bool_]:
+        """Return which blocks are stored, (regions down, regions across) bool."""
+        found = np.zeros(regions_yx, bool)
+        for name in self.folder.sub(BLOCKS).names():
+            if match := _BLOCK.fullmatch(name):
+                row, column = int(match[1]), int(match[2])
+                if row < regions_yx[0] and column < regions_yx[1]:
+                    found[row, column] = True
+        return found
+
+    def report(self, row: int, column: int) -> dict[str, Any]:
+        """Return what was kept with a block.
+
+        Raises
+        ------
+        OutputError
+            If it has disappeared or is damaged.
+        """
+        content = self.folder.sub(BLOCKS).read(f"{row:05d}-{column:05d}.json")
+        try:
+            report: dict[str, Any] = json.loads(content or b"")
+        except ValueError:
+            raise OutputError(
+                f"what was kept of the block {row}, {column} in {self.folder.display_name} is damaged. Remove that "
+                "folder and run again"
+            ) from None
+        return report
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """Return stored values, (y, x) or (band, y, x)."""
+        zarr = zarr_module()
+        options = dict(self.folder.options)
+        store = self.folder.uri if self.folder.is_local else zarr.storage.FsspecStore.from_url(
+            self.folder.uri, storage_options=options, read_only=True
+        )  # fmt: skip
+        return np.asarray(zarr.open_array(store, path=NAME, mode="r")[..., *window.slices])

@@ -1,0 +1,349 @@
+"""A run whose model answers rasters: tiles are asked in groups, and the regions are blended from groups and strips.
+
+::
+
+    tiles of a region that end in it          ─ part ──────────────────────────────┐
+    tiles that reach to the right             ─ part ─ crop ─▶ region to the right  │
+    tiles that reach below                    ─ part ─ crop ─▶ region below         ├─▶ block of the output
+    tiles that reach both                     ─ part ─ crops ─▶ all three           │
+    crops of the parts of the left, upper and upper left regions ───────────────────┘
+
+This is the halo exchange backwards: what a tile says beyond its own region goes to the neighbour as a strip. Tiles are
+asked in groups, so that a block needs only the tiles that see it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.delayed import delayed
+from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
+
+from geotile.blending.canvas import Canvas, shared
+from geotile.blending.form import RasterForm
+from geotile.blending.output_grid import OutputGrid
+from geotile.core.checks import Pair
+from geotile.core.timing import Timing, sum_timings, take_timings, timed
+from geotile.endpoints.raster import raster_of
+from geotile.errors import ResponseError
+from geotile.grid.tile_grid import Tile, TileGrid, Window
+from geotile.imagery.region_pixels import Region, RegionPixels
+from geotile.results.failures import TileFailure
+from geotile.running.tile_job import TileContent, TileJob
+from geotile.running.tiles import ask_model
+
+GROUPS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Whether the tiles of a group reach below their region, and whether they reach to the right of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterReader:
+    """Reader of rasters."""
+
+    form: RasterForm
+    grid: OutputGrid
+    tiles_on_a_pixel: int
+    """Maximum number of tiles that see a pixel."""
+
+    def read(self, tile: Tile, answer: Any, sent_yx: Pair) -> TileContent:
+        """Return the planes of an answer, and which of its pixels have a value."""
+        raster = raster_of(answer)
+        if raster.scale(sent_yx) != (self.grid.up, self.grid.down) or len(raster.values) != self.form.planes:
+            raise ResponseError(
+                f"the answer must have the form of the first one, {self.form.planes} planes of {self.grid.up} / "
+                f"{self.grid.down} times the tile's pixels; got the shape {raster.values.shape}"
+            )
+        if self.form.is_class_map and raster.values.dtype.kind not in "bui":
+            raise ResponseError(f"the first answer held class numbers; got an answer of {raster.values.dtype}")
+        return TileContent(found=self.form.planes_of(raster.values, self.tiles_on_a_pixel))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterJob:
+    """Everything that the tasks of a run need besides the pixels. Pickles."""
+
+    run: str
+    grid: TileGrid
+    out: OutputGrid
+    form: RasterForm
+    selected: NDArray[np.bool_] | None
+    """(tiles down, tiles across) bool, the tiles to read; None for all."""
+    tiles: TileJob
+    store: Callable[[Block], None] | None = None
+    """Where blocks are kept; None to return them."""
+
+    def group(self, row: int, column: int, reach: Pair) -> list[Tile]:
+        """Return the tiles of a group of a region that are to be read."""
+        window = self.grid.region_window(row, column)
+        return [
+            tile
+            for tile in self.grid.region_tiles(row, column)
+            if (tile.window.y1 > window.y1, tile.window.x1 > window.x1) == reach
+            and (self.selected is None or self.selected.flat[tile.number])
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RasterPart:
+    """What the tiles of a group say."""
+
+    canvas: Canvas
+    failures: tuple[TileFailure, ...]
+    tiles: int
+    requests: int
+    retries: int
+    without_data: int
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What a part says of a neighbouring region."""
+
+    canvas: Canvas
+    failed: tuple[Window, ...]
+    """Tiles of the part that failed, in pixels of the output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A region of the output."""
+
+    row: int
+    column: int
+    window: Window
+    """Its pixels in the output."""
+    values: NDArray[Any] | None
+    """(y, x) or (band, y, x); None once they are stored."""
+    failures: tuple[TileFailure, ...] = ()
+    tiles: int = 0
+    requests: int = 0
+    retries: int = 0
+    without_data: int = 0
+    is_touched: bool = False
+    """Whether a tile that sees the block failed."""
+    missing: int = 0
+    """Number of pixels of failed tiles that no other tile has answered."""
+    timing: Timing = field(default_factory=dict)
+
+
+def raster_blocks(regions: da.Array, job: RasterJob, skip: NDArray[np.bool_] | None = None) -> da.Array:
+    """Return the blocks of the output.
+
+    Parameters
+    ----------
+    regions : dask.array.Array
+        (1, regions down, regions across) of `Region`, one per chunk.
+    job : RasterJob
+    skip : numpy.ndarray, optional
+        (regions down, regions across) bool, regions whose block exists already; their blocks have no values.
+
+    Returns
+    -------
+    dask.array.Array
+        (regions down, regions across) of `Block`, one per chunk.
+    """
+    name = job.run.rpartition("-")[2]
+    shared = delayed(job, name=f"job-{job.run}", traverse=False)
+    parts, strips, blocks = f"predict-tiles-{name}", f"predict-strip-{name}", f"predict-block-{name}"
+    graph = _Graph(job, regions.name, shared.key, parts, strips)
+    layer: dict[Any, Any] = {}
+    for row, column in np.ndindex(job.grid.regions_yx):
+        if skip is not None and skip[row, column]:
+            layer[blocks, row, column] = Block(
+                row=row, column=column, window=job.out.region_window(row, column), values=None
+            )
+        else:
+            layer[blocks, row, column] = (_block, shared.key, row, column, *graph.needed(row, column))
+    layers = {
+        parts: (graph.parts, [regions, shared]), strips: (graph.strips, [parts, shared]),
+        blocks: (layer, [parts, strips, shared]),
+    }  # fmt: skip
+    whole = HighLevelGraph.merge(regions.dask, shared.dask)
+    tasks, depends = dict(whole.layers), dict(whole.dependencies)
+    for key, (content, needs) in layers.items():
+        tasks[key] = content
+        depends[key] = {each if isinstance(each, str) else _layer_name(each) for each in needs}
+    chunks = tuple((1,) * n for n in job.grid.regions_yx)
+    return da.Array(HighLevelGraph(tasks, depends), blocks, chunks, dtype=object, meta=np.empty((0, 0), object))
+
+
+def block_values(blocks: da.Array, job: RasterJob) -> da.Array:
+    """Return the output as an array, (y, x) or (band, y, x), chunked like the regions."""
+    name, bands = f"predict-{job.run.rpartition('-')[2]}", job.form.bands
+    lead: tuple[int, ...] = () if bands is None else (0,)
+    layer = {
+        (name, *lead, row, column): (_values, (blocks.name, row, column))
+        for row, column in np.ndindex(job.grid.regions_yx)
+    }
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=[blocks])
+    chunks = job.out.chunks if bands is None else ((bands,), *job.out.chunks)
+    return da.Array(graph, name, chunks, dtype=job.form.dtype)
+
+
+@dataclass
+class _Graph:
+    """Tasks of parts and strips, added when a block needs them."""
+
+    job: RasterJob
+    regions: str
+    shared: Any
+    parts_name: str
+    strips_name: str
+    parts: dict[Any, Any] = field(default_factory=dict)
+    strips: dict[Any, Any] = field(default_factory=dict)
+
+    def needed(self, row: int, column: int) -> tuple[list[Any], list[Any]]:
+        """Return the keys of the parts of a region itself, and of the strips that others give it."""
+        own = [key for reach in GROUPS if (key := self._part(row, column, reach)) is not None]
+        given = [
+            self._strip(row - up, column - left, reach, (up, left))
+            for up, left in ((0, 1), (1, 0), (1, 1))
+            for reach in GROUPS
+            if reach[0] >= up and reach[1] >= left
+        ]
+        return own, [key for key in given if key is not None]
+
+    def _part(self, row: int, column: int, reach: Pair) -> Any | None:
+        if row < 0 or column < 0:
+            return None
+        key = (self.parts_name, *reach, row, column)
+        if key not in self.parts:
+            if not self.job.group(row, column, reach):
+                return None
+            self.parts[key] = (_ask, (self.regions, 0, row, column), self.shared, row, column, reach)
+        return key
+
+    def _strip(self, row: int, column: int, reach: Pair, side: Pair) -> Any | None:
+        part = self._part(row, column, reach)
+        if part is None:
+            return None
+        key = (self.strips_name, *reach, *side, row, column)
+        self.strips[key] = (_crop, part, self.shared, row + side[0], column + side[1])
+        return key
+
+
+def _layer_name(collection: Any) -> str:
+    return str(collection.__dask_layers__()[0])
+
+
+def _ask(region: Region, job: RasterJob, row: int, column: int, reach: Pair) -> RasterPart:
+    """Ask the model for the tiles of a group, and add up its answers."""
+    tiles = job.group(row, column, reach)
+    pixels = region.read(tiles, job.tiles.need_valid)
+    results = list(ask_model(pixels, job.tiles, tiles))
+    y0, y1, x0, x1 = np.array([tile.window for tile in tiles]).T
+    bounds = Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))
+    canvas = job.form.canvas(job.out.window(bounds), job.out)
+    with timed("merge"):
+        for tile, result in zip(tiles, results, strict=True):
+            if result.content is not None:
+                planes, valid = result.content.found
+                window = job.out.window(tile.window)
+                canvas.add(tile.number, window, planes, _valid(pixels, tile, valid, job.out, window))
+    return RasterPart(
+        canvas=canvas, failures=tuple(result.failure for result in results if result.failure), tiles=len(tiles),
+        requests=sum(result.attempts for result in results), retries=sum(result.retries for result in results),
+        without_data=sum(result.without_data for result in results),
+        timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
+    )  # fmt: skip
+
+
+def _valid(
+    pixels: RegionPixels, tile: Tile, answered: NDArray[np.bool_] | None, out: OutputGrid, window: Window
+) -> NDArray[np.bool_] | None:
+    """Return the pixels of a tile that have data in the image and a value in the answer; None for all."""
+    height, width = window.shape_yx
+    known = None if answered is None else answered[:height, :width]
+    if pixels.valid is None:
+        return known
+    of_image = pixels.valid[tile.window.within(pixels.window).slices]
+    if out.up > 1:
+        of_image = of_image.repeat(out.up, axis=0).repeat(out.up, axis=1)
+    if out.down > 1:
+        padded = np.pad(of_image, [(0, -n % out.down) for n in of_image.shape])
+        of_image = padded.reshape(height, out.down, width, out.down).any(axis=(1, 3))
+    return of_image if known is None else of_image & known
+
+
+def _crop(part: RasterPart, job: RasterJob, row: int, column: int) -> Strip | None:
+    """Return what a part says of another region, as a copy, so that keeping it does not keep the part."""
+    window = shared(job.out.region_window(row, column), part.canvas.window)
+    return None if window is None else Strip(part.canvas.cropped(window), _failed_windows(job, part))
+
+
+def _failed_windows(job: RasterJob, part: RasterPart) -> tuple[Window, ...]:
+    return tuple(job.out.tile_window(failure.tile) for failure in part.failures)
+
+
+def _missing(seen: NDArray[np.bool_], window: Window, failed: Sequence[Window]) -> int:
+    """Return the number of pixels of failed tiles that no tile has answered."""
+    missing = np.zeros(seen.shape, bool)
+    for each in failed:
+        inside = shared(window, each)
+        if inside is not None:
+            missing[inside.within(window).slices] = True
+    return int((missing & ~seen).sum())
+
+
+def _block(job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], strips: Sequence[Strip | None]) -> Block:
+    """Blend the parts of a region and the strips of its neighbours."""
+    started = time.thread_time()
+    window = job.out.region_window(row, column)
+    canvas = job.form.canvas(window, job.out)
+    given = [strip for strip in strips if strip is not None]
+    for each in (*parts, *given):
+        canvas.include(each.canvas)
+    blended = canvas.blended()
+    values = job.form.finish(blended)
+    failed = [each for part in parts for each in _failed_windows(job, part)]
+    failed += [each for strip in given for each in strip.failed if shared(window, each)]
+    block = Block(
+        row=row, column=column, window=window, values=values,
+        failures=tuple(failure for part in parts for failure in part.failures),
+        tiles=sum(part.tiles for part in parts),
+        requests=sum(part.requests for part in parts), retries=sum(part.retries for part in parts),
+        without_data=sum(part.without_data for part in parts),
+        is_touched=bool(failed), missing=_missing(blended.seen, window, failed) if failed else 0,
+        timing=sum_timings(*(part.timing for part in parts), {"merge": time.thread_time() - started}),
+    )  # fmt: skip
+    if job.store is None:
+        return block
+    job.store(block)
+    return replace(block, values=None)
+
+
+def all_blocks(blocks: da.Array) -> da.Array:
+    """Return the list of all blocks, 0-d: a tree, so that no task needs many others."""
+    return da.reduction(
+        blocks, chunk=_unchanged, combine=_listed, aggregate=_listed, axis=(0, 1), concatenate=False,
+        split_every={0: 4, 1: 4}, dtype=object, meta=np.empty((), object), name="predict-list",
+    )  # fmt: skip
+
+
+def _unchanged(block: Block, axis: Any, keepdims: bool) -> Block:
+    return block
+
+
+def _listed(nested: Any, axis: Any, keepdims: bool) -> list[Block]:
+    return list(blocks_of(nested))
+
+
+def _values(block: Block) -> NDArray[Any]:
+    assert block.values is not None
+    return block.values
+
+
+def blocks_of(nested: Any) -> Iterator[Block]:
+    """Yield the blocks of nested lists or arrays."""
+    if isinstance(nested, Block):
+        yield nested
+    else:
+        for each in nested:
+            yield from blocks_of(each)

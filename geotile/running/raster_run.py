@@ -1,0 +1,168 @@
+"""A run that writes a raster: the blocks that are missing are computed and stored, then the output is made of all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask
+import dask.array
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from geotile.checkpoints.checkpoint import open_checkpoint
+from geotile.checkpoints.identity import identity_of
+from geotile.core.dask_info import compute_options
+from geotile.core.timing import sum_timings
+from geotile.core.warning_filter import warn_caller
+from geotile.endpoints import Endpoint
+from geotile.errors import FailedTilesWarning
+from geotile.options.raster import PredictToOptions
+from geotile.planning.plan import Plan
+from geotile.planning.raster_plan import RasterPlan, describe
+from geotile.results.failures import TileFailure, failure_text
+from geotile.results.raster_output import RasterOutput
+from geotile.results.raster_store import RasterStore, store_files
+from geotile.results.report import Report, make_raster_report
+from geotile.running.progress import progress_display, progress_listener
+from geotile.running.raster import Block, RasterJob, all_blocks, raster_blocks
+from geotile.running.raster_array import raster_template
+from geotile.running.run import cancelling, task_priority
+from geotile.storage.folder import Folder
+from geotile.traffic import begin_run, end_traffic
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedRaster:
+    """A run whose model is ready and has answered one tile."""
+
+    plan: Plan
+    raster: RasterPlan
+    job: RasterJob
+    regions: Any
+    """(1, regions down, regions across) dask array of `Region`."""
+
+
+@dataclass(frozen=True)
+class BlockWriter:
+    """Writes blocks where they are computed. Pickles."""
+
+    store: RasterStore
+
+    def __call__(self, block: Block) -> None:
+        """Write a block and what its report needs."""
+        assert block.values is not None
+        report = {
+            "failures": list(block.failures), "tiles": block.tiles, "without_data": block.without_data,
+            "is_touched": block.is_touched, "missing": block.missing,
+        }  # fmt: skip
+        self.store.write(block.window, block.values, block.row, block.column, report)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RasterRun:
+    """A run that writes a raster."""
+
+    prepared: PreparedRaster
+    sink: RasterOutput
+    store: RasterStore
+    files: dict[str, bytes]
+    template: xr.DataArray
+    kept: bool
+    """Whether the store is a checkpoint."""
+
+    @classmethod
+    def of(
+        cls, prepared: PreparedRaster, endpoint: Endpoint, options: PredictToOptions, sink: RasterOutput,
+        checkpoint: Folder | None,
+    ) -> RasterRun:  # fmt: skip
+        """Return the run of a prepared raster, with its store."""
+        raster = prepared.raster
+        shape = raster.out.shape_yx if raster.form.bands is None else (raster.form.bands, *raster.out.shape_yx)
+        values = dask.array.zeros(shape, dtype=raster.form.dtype, chunks=-1)
+        template = raster_template(prepared.plan, raster, values)
+        files = store_files(template, raster.chunk)
+        folder = sink.drafts
+        if checkpoint is not None:
+            settings = {
+                "format": options.tile_format, "pad": bool(options.pad), "min_valid_share": options.min_valid_share,
+                "raster": describe(raster.form), "selected": None if prepared.plan.selected is None else prepared.plan.selected.tolist(),
+            }  # fmt: skip
+            identity = identity_of(prepared.plan, endpoint, settings)
+            folder = open_checkpoint(checkpoint, identity, options.retry_failed).parts
+        store = RasterStore(folder=folder, array=files["prediction/zarr.json"])
+        return cls(
+            prepared=prepared, sink=sink, store=store, files=files, template=template, kept=checkpoint is not None
+        )
+
+    def compute(self, options: PredictToOptions) -> Report:
+        """Compute the blocks that are missing, and make the output."""
+        started = time.perf_counter()
+        job = replace(self.prepared.job, store=BlockWriter(self.store))
+        self.store.begin(self.files)
+        done = self._done(options.retry_failed)
+        blocks = self._computed(job, done, options)
+        resumed = [self.store.report(int(row), int(column)) for row, column in np.argwhere(done)]
+        report = self._report(job, blocks, resumed, started)
+        if report.status != "FAILED":
+            self.sink.end(self.store, self.files, self.template, self.prepared.raster.chunk, self.kept)
+        return report
+
+    def _done(self, retry_failed: bool) -> NDArray[np.bool_]:
+        done = self.store.done(self.prepared.job.grid.regions_yx)
+        if retry_failed:
+            for row, column in np.argwhere(done):
+                done[row, column] = not self.store.report(int(row), int(column))["is_touched"]
+        return done
+
+    def _computed(self, job: RasterJob, done: NDArray[np.bool_], options: PredictToOptions) -> list[Block]:
+        if done.all():
+            return []
+        tree = all_blocks(raster_blocks(self.prepared.regions, job, done))
+        tiles = self.prepared.plan.requests
+        annotations: dict[str, Any] = {"geotile": {"run": job.run, "image": self.prepared.plan.name}}
+        if (priority := task_priority(self.prepared.plan.source)) is not None:
+            annotations["priority"] = priority
+        with (
+            progress_display(options.progress) as callbacks,
+            progress_listener(job.run, callbacks, tiles, 0),
+            cancelling(job.run),
+        ):
+            begin_run(job.run)
+            own = compute_options(ahead=job.tiles.traffic is not None)
+            try:
+                with dask.annotate(**annotations):
+                    return [block for block in tree.compute(**own) if not done[block.row, block.column]]
+            finally:
+                if (pool := own.get("pool")) is not None:
+                    pool.shutdown(wait=False)
+
+    def _report(
+        self, job: RasterJob, blocks: list[Block], resumed: list[dict[str, Any]], started: float
+    ) -> Report:  # fmt: skip
+        plan = self.prepared.plan
+        failures = [failure for block in blocks for failure in block.failures]
+        failures += [TileFailure(**each) for kept in resumed for each in kept["failures"]]
+        report = make_raster_report(
+            image=plan.name, endpoint=str(job.tiles.endpoint), tiles=plan.tiles, regions=plan.regions,
+            outside_roi=plan.tiles - plan.requests,
+            without_data=sum(block.without_data for block in blocks) + sum(kept["without_data"] for kept in resumed),
+            resumed=sum(kept["tiles"] for kept in resumed),
+            requests=1 + sum(block.requests for block in blocks), retries=sum(block.retries for block in blocks),
+            failures=failures,
+            missing=sum(block.missing for block in blocks) + sum(kept["missing"] for kept in resumed),
+            seconds=time.perf_counter() - started,
+            traffic=end_traffic(job.run) if job.tiles.traffic is not None else None,
+            timing=sum_timings(*(block.timing for block in blocks)), notes=plan.notes,
+        )  # fmt: skip
+        if report.failures:
+            first = report.failures[0]
+            text = failure_text(first.tile, first.window, first.reason.rstrip("."))
+            warn_caller(
+                f"{len(report.failures)} of {report.tiles} tiles failed (status {report.status}); the first one is "
+                f"{text}. The report's failures list all of them",
+                FailedTilesWarning,
+            )
+        return report

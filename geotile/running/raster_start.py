@@ -1,0 +1,97 @@
+"""The beginning of a run whose model answers rasters: it is ready, and answers one tile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from geotile.core.checks import Pair
+from geotile.endpoints import Endpoint
+from geotile.endpoints.base import invoke_endpoint
+from geotile.endpoints.raster import RasterAnswer, raster_of
+from geotile.errors import EndpointError
+from geotile.grid.tile_grid import Tile
+from geotile.imagery.region_pixels import FileRegion, RegionPixels
+from geotile.imagery.source import Source
+from geotile.options.raster import PredictJobOptions
+from geotile.planning.plan import Plan
+from geotile.running.cluster import check_cluster
+from geotile.running.tile_job import TileContent, TileJob
+from geotile.running.tiles import cut
+from geotile.storage.folder import Folder
+from geotile.traffic import TrafficSettings, as_concurrency, threads_for, traffic_settings, wait_until_ready
+
+_MAX_PAUSE_S = 30.0
+
+
+class NoReader:
+    """Reader of a run that has not seen an answer yet."""
+
+    def read(self, tile: Tile, answer: Any, sent_yx: Pair) -> TileContent:
+        """Return the answer."""
+        return TileContent(found=raster_of(answer))
+
+
+def ready_for_rasters(
+    endpoint: Endpoint, options: PredictJobOptions, source: Source | None, folders: Sequence[Folder]
+) -> tuple[Endpoint, TrafficSettings | None]:
+    """Check the cluster and wait for the model; return it and the limits of its requests."""
+    check_cluster(endpoint, source, folders)
+    traffic = traffic_settings(endpoint, as_concurrency(options.concurrency))
+    return wait_until_ready(endpoint), traffic
+
+
+def tile_job(
+    plan: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: PredictJobOptions, run: str, errors: Any
+) -> TileJob:
+    """Return how tiles are sent."""
+    return TileJob(
+        run=run, endpoint=ready, encoder=plan.encoder, tile_yx=(plan.grid.axes[0].tile, plan.grid.axes[1].tile),
+        reader=NoReader(), threads=threads_for(ready, options.concurrency), traffic=traffic, errors=errors,
+        pad_value=(plan.encoder.nodata or 0.0) if options.pad else None, min_valid_share=options.min_valid_share,
+    )  # fmt: skip
+
+
+def first_answer(plan: Plan, job: TileJob) -> tuple[RasterAnswer, Pair]:
+    """Ask the model for the tile in the middle of what is wanted; return its answer, and the size of what was sent.
+
+    Raises
+    ------
+    EndpointError
+        If the model does not answer, or not with a raster.
+    ImageReadError
+        If the tile cannot be read.
+    """
+    tile = _middle_tile(plan)
+    pixels = cut(_read(plan, tile, job.run), tile, job)
+    body = job.encoder.encode(pixels, tile.window) if job.endpoint.wants_bytes else pixels
+    policy, pause = job.endpoint.retry_policy, job.endpoint.retry_policy.backoff_s
+    for attempt in range(policy.retries + 1):
+        try:
+            answer = raster_of(invoke_endpoint(job.endpoint, [body], job.encoder.content_type)[0])
+            return answer, job.sent_shape_yx(tile)
+        except EndpointError as error:
+            if not error.retryable or attempt == policy.retries:
+                raise
+        time.sleep(min(pause, _MAX_PAUSE_S))
+        pause *= 2
+    raise AssertionError("unreachable")
+
+
+def _middle_tile(plan: Plan) -> Tile:
+    wanted = np.arange(plan.grid.n_tiles) if plan.selected is None else np.flatnonzero(plan.selected)
+    rows, columns = np.divmod(wanted, plan.grid.tiles_yx[1])
+    middle = np.abs(rows - rows.mean()) + np.abs(columns - columns.mean())
+    number = int(wanted[np.argmin(middle)])
+    return Tile(number, plan.grid.tile_window(*divmod(number, plan.grid.tiles_yx[1])))
+
+
+def _read(plan: Plan, tile: Tile, run: str) -> RegionPixels:
+    if plan.source is None:
+        y, x = tile.window.slices
+        return RegionPixels(np.asarray(plan.image[:, y, x].data), tile.window)
+    row, column = plan.grid.region_of(*divmod(tile.number, plan.grid.tiles_yx[1]))
+    return FileRegion(plan.source, plan.grid, run, row, column).read([tile], False)
