@@ -8,7 +8,10 @@ import xarray as xr
 from shapely import affinity
 
 import geotile
+from geotile.grid.tile_grid import Interior, TileGrid
+from geotile.merging.detections import concat, detections
 
+EVERYWHERE = Interior(-np.inf, -np.inf, np.inf, np.inf)
 SIZE = 1000
 IMAGE = xr.DataArray(
     np.stack([np.repeat(np.arange(SIZE)[:, None], SIZE, 1), np.repeat(np.arange(SIZE)[None], SIZE, 0)]).astype(
@@ -127,3 +130,65 @@ def test_a_bad_part_does_not_join_two_that_a_tile_shows_as_two():
     found = geotile.detect(image, model, tile_size=256, overlap=(64, 128))
     assert len(found) == 2
     assert sorted(found.xmin) == [100, 140]
+
+
+def test_oriented_boxes_of_whole_pixels_can_lose_a_corner(tmp_path):
+    """Their own corners then are those of a triangle, or of a line."""
+    corners = [
+        [[30, 30], [31, 30], [30, 31], [30, 30]],
+        [[40, 40], [60, 40], [60, 50], [40, 50]],
+        [[9, 9], [12, 9], [12, 9], [9, 9]],
+    ]
+    for merge in ("seam", "nmm", None):
+        for _ in range(2):  # the second time, from the checkpoint
+            found = geotile.detect(
+                IMAGE.rio.write_crs(32631), lambda tile: {"xyxyxyxy": corners, "scores": [0.9, 0.8, 0.7]}, tile_size=500, overlap=0,
+                merge=merge, checkpoint=tmp_path / str(merge),
+            )  # fmt: skip
+            assert len(found) == 8  # of 4 tiles; a box without area is none
+            assert found.angle_deg.notna().sum() >= 4
+
+
+def placed(grid, *found):
+    """Return detections of tiles: (tile, polygon, score), all of one label."""
+    parts = []
+    for tile, shape, score in found:
+        window = grid.tile_window(*divmod(tile, grid.tiles_yx[1]))
+        local = affinity.translate(shape, -window.x0, -window.y0)
+        one = detections(
+            np.array([local.bounds]),
+            [score],
+            ["a"],
+            [None if shape.equals(shape.envelope) else local],
+            oriented=[not shape.equals(shape.envelope)],
+        )
+        parts.append(one.moved_to_image(tile, window.x0, window.y0, window.shape_yx[1], window.shape_yx[0]))
+    return concat(parts)
+
+
+def test_boxes_that_only_touch_their_tiles_are_joined_to_no_box():
+    """What of them lies in the tiles is one line, the seam."""
+    grid = TileGrid((64, 128), 64, 0)
+    one, other = (affinity.rotate(shapely.box(x, 10, x + 20, 20), 45) for x in (50, 58))
+    one = affinity.translate(one, 64 - one.bounds[0], 0)
+    other = affinity.translate(other, 64 - other.bounds[2], 0)
+    settled, _ = geotile.SeamNms().settle(placed(grid, (0, one, 0.9), (1, other, 0.8)), EVERYWHERE, grid)
+    assert all(not flag or shape.area > 0 for flag, shape in zip(settled.oriented, settled.geometries, strict=True))
+
+
+def test_a_small_detection_does_not_drop_a_large_one():
+    """It lies inside the large one, not the other way round."""
+    grid = TileGrid((128, 208), 128, 48)  # tiles from 0 and from 80
+    large, small = shapely.box(82, 30, 140, 90), shapely.box(90, 40, 96, 50)
+    settled, _ = geotile.SeamNms().settle(placed(grid, (1, large, 0.99), (0, small, 0.31)), EVERYWHERE, grid)
+    assert any(shape.equals(large) for shape in settled.image_geometries)
+
+
+def test_a_sliver_does_not_decide_on_the_width_of_a_ship():
+    """One tile shows most of it, the other one extrapolates a strip of it at another angle."""
+    grid = TileGrid((128, 128), 64, 0)
+    ship = affinity.rotate(shapely.box(54, 15, 103, 37), 80)
+    wrong = affinity.scale(affinity.rotate(ship, 12), 1.1, 1.1)
+    settled, _ = geotile.SeamNms().settle(placed(grid, (1, ship, 0.9), (0, wrong, 0.6)), EVERYWHERE, grid)
+    shown = ship.intersection(shapely.box(64, 0, 128, 64))
+    assert max(shape.intersection(shown).area for shape in settled.image_geometries) > 0.9 * shown.area

@@ -150,7 +150,7 @@ class World:
     def overlap(self, i, j, metric, window=None):
         a, b = (self.shapes[k] if window is None else self.shapes[k].intersection(window) for k in (i, j))
         shared = self.shapes[i].intersection(self.shapes[j]).area
-        whole = a.area + b.area - shared if metric == "iou" else min(a.area, b.area)
+        whole = {"iou": a.area + b.area - shared, "ios": min(a.area, b.area), "inside": b.area}[metric]
         return shared / whole if whole > 0 else float(a.equals(b) and window is None)
 
     def kept(self, order, matches):
@@ -308,7 +308,7 @@ def flat_seam(world, merge, grid):
     def drops(i, j):
         if across(i, j):
             inside = world.labels[i] == world.labels[j] or goes_on(i, j)
-            inside = inside and world.overlap(i, j, "ios") > threshold
+            inside = inside and world.overlap(i, j, "inside") > threshold
             return (inside and not parts(i, j)) if cut[i] else (inside or parts(i, j))
         return world.labels[i] == world.labels[j] and world.overlap(i, j, "iou") > threshold
 

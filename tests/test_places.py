@@ -124,6 +124,35 @@ def test_a_cluster_that_is_asked_for_and_not_there_is_named(write_tiff, noise):
         geotile.detect(write_tiff(noise), crowd, **JOB)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"scheduler": "nonsense"}, "'nonsense' cannot be used"), ({"scheduler": 5}, "5 cannot be used"),
+        ({"scheduler": ["threads"]}, "cannot be used"), ({"num_workers": -1}, "num_workers must be a whole number, 1 or more; got -1"),
+        ({"num_workers": "x"}, "num_workers must be a whole number"),
+    ],
+)  # fmt: skip
+def test_settings_of_dask_that_cannot_be_used_are_named(write_tiff, noise, setting, said):
+    with dask.config.set(setting), pytest.raises(ClusterError, match=said):
+        geotile.detect(write_tiff(noise), crowd, **JOB)
+
+
+def test_a_client_is_found_in_whatever_form_it_is_set():
+    from distributed import Client
+
+    from geotile.core.dask_info import active_client
+
+    with Client(processes=False, n_workers=1, dashboard_address=None, set_as_default=False) as client:
+        assert active_client() is None
+        with dask.config.set(scheduler=client):
+            assert active_client() is client
+    with (
+        Client(processes=False, n_workers=1, dashboard_address=None) as client,
+        dask.config.set(scheduler="Distributed"),
+    ):
+        assert active_client() is client
+
+
 def test_a_forked_child_detects(tmp_path):
     code = """
 import multiprocessing, dask, numpy as np, xarray as xr, geotile

@@ -10,6 +10,7 @@ import pytest
 from helpers import cli
 
 import geotile
+from geotile.merging.names import resolve_merge
 from geotile.service.cancellation import Cancellations
 from geotile.service.records import JobRecord, Records
 from geotile.service.request import JobRequest
@@ -174,6 +175,12 @@ def test_unknown_options_of_values_are_refused(call, text):
     with pytest.raises(geotile.ArgumentError) as caught:
         call()
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["metric", "overlap_metric"])
+def test_parameters_of_a_named_merge_have_the_names_of_detect_too(name):
+    assert resolve_merge(f"nms:{name}=ios,iou_threshold=0.3", {}) == geotile.Nms(0.3, "ios")
+    assert resolve_merge("nmm:iou_threshold=0.3", {}) == geotile.Nmm(0.3)
 
 
 def test_the_merge_of_a_request_takes_the_options_of_detect():

@@ -8,11 +8,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from numbers import Integral
 from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
 import dask
+from dask.base import get_scheduler
 
 from geotile.core.daemon_pool import DaemonPool
 from geotile.errors import ClusterError
@@ -36,12 +38,12 @@ def active_client() -> Any | None:
         If it is asynchronous: geotile waits for results, which such a client only promises; if it belongs to another
         process; if Dask is set to use a client, and there is none.
     """
-    scheduler = dask.config.get("scheduler", None)
-    if scheduler not in (None, "dask.distributed", "distributed"):
+    scheduler = _scheduler()
+    if scheduler not in (None, "dask.distributed", "distributed") and not _is_client(scheduler):
         return None
     distributed = loaded_distributed()
     try:
-        client = distributed.get_client() if distributed else None
+        client = scheduler if _is_client(scheduler) else distributed.get_client() if distributed else None
     except ValueError:
         client = None
     if client is None and scheduler is not None:
@@ -60,6 +62,34 @@ def active_client() -> Any | None:
             "multiprocessing.get_context('spawn'), or make a client of its own in it"
         )
     return client
+
+
+def _scheduler() -> Any:
+    """Return Dask's setting of the scheduler; names in lower case, as Dask reads them.
+
+    Raises
+    ------
+    ClusterError
+        If Dask does not know it.
+    """
+    scheduler = dask.config.get("scheduler", None)
+    if isinstance(scheduler, str):
+        scheduler = scheduler.lower()
+    if scheduler is None or scheduler in ("dask.distributed", "distributed") or _is_client(scheduler):
+        return scheduler
+    try:
+        get_scheduler(scheduler=scheduler)
+    except Exception as error:  # of any kind, for values of any type
+        raise ClusterError(
+            f"Dask's setting scheduler={scheduler!r} cannot be used ({error}). Choose 'threads', 'processes' or "
+            "'synchronous', or make a distributed.Client()"
+        ) from None
+    return scheduler
+
+
+def _is_client(scheduler: Any) -> bool:
+    distributed = loaded_distributed()
+    return distributed is not None and isinstance(scheduler, distributed.Client)
 
 
 def loaded_distributed() -> Any | None:
@@ -88,9 +118,12 @@ def threads() -> int:
     client = active_client()
     if client is not None:
         return sum(_threads_by_worker(client).values()) or 1
-    if dask.config.get("scheduler", None) in _SYNCHRONOUS:
+    if _scheduler() in _SYNCHRONOUS:
         return 1
-    return int(dask.config.get("num_workers", None) or os.cpu_count() or 1)
+    given = dask.config.get("num_workers", None)
+    if given is not None and (not isinstance(given, Integral) or given < 1):
+        raise ClusterError(f"Dask's setting num_workers must be a whole number, 1 or more; got {given!r}")
+    return int(given or os.cpu_count() or 1)
 
 
 def processes() -> int:
@@ -98,7 +131,7 @@ def processes() -> int:
     client = active_client()
     if client is not None:
         return len(_threads_by_worker(client)) or 1
-    if dask.config.get("scheduler", None) in ("processes", "multiprocessing"):
+    if _scheduler() in ("processes", "multiprocessing"):
         return threads()
     return 1
 
@@ -158,7 +191,7 @@ def compute_options(*, ahead: bool) -> dict[str, Any]:
     ahead : bool
         Whether tasks wait for a remote model, so that more threads are worth having.
     """
-    name = dask.config.get("scheduler", None) or "threads"
+    name = _scheduler() or "threads"
     if active_client() is not None or name not in _LOCAL:
         return {}
     module, _, function = _LOCAL[name].partition(":")

@@ -14,6 +14,7 @@ from geotile.core.values import as_json, as_text
 from geotile.endpoints.shapes import repair
 from geotile.errors import ResponseError
 from geotile.merging.detections import Detections, concat, detections
+from geotile.merging.overlaps import are_four_sided
 
 _FARTHEST_PX = 1e6  # of a coordinate from its tile: no image is as large, and projections fail far outside
 _MAX_SHARE = 1.25  # of a tile: a box in shares may reach over its edge
@@ -150,7 +151,7 @@ def _with_valid_shapes(answer: Answer) -> Answer:
     rows = rows[(boxes[rows] == shapely.bounds(found.geometries[rows])).all(axis=1)]
     boxes[rows] = shapely.bounds(fixed.shapes[rows])
     first = next((f"a shape was not valid: {fixed.reasons[row]}" for row in np.flatnonzero(fixed.repaired)), None)
-    oriented = found.oriented & ~fixed.repaired  # a repaired shape may not be a rectangle
+    oriented = found.oriented & ~fixed.repaired & are_four_sided(fixed.shapes)  # a repaired one may be no rectangle
     repaired = replace(
         answer, detections=replace(found, boxes=boxes, geometries=fixed.shapes, oriented=oriented),
         repaired=answer.repaired + int(fixed.repaired.sum()), flaw=answer.flaw or first,

@@ -68,22 +68,22 @@ def _union(parts: Detections, shapes: NDArray[np.object_], *, boxes_as_box: bool
         return shapely.union_all(shapes), False
     if parts.oriented.all():
         around = _rectangle_around(shapes, parts.geometries)
-        return around, bool(shapely.get_dimensions(around) == 2)
+        return (around, True) if around is not None else (shapely.union_all(shapes), False)
     if are_boxes(shapes).all():
         x0, y0, x1, y1 = shapely.total_bounds(shapes)
         return box_geometries(np.array([[x0, y0, x1, y1]]))[0], False
     return shapely.union_all(shapes), False
 
 
-def _rectangle_around(shapes: NDArray[np.object_], rectangles: NDArray[np.object_]) -> Any:
-    """Return the rectangle around some shapes that has the angle of the largest of the rectangles around them.
+def _rectangle_around(shapes: NDArray[np.object_], rectangles: NDArray[np.object_]) -> Any | None:
+    """Return the rectangle around some shapes that has the angle of the rectangle around the largest.
 
-    The sliver of a long object that a corner of a tile cuts off tells little of its angle, and its own rectangle
-    reaches beyond the object's sides. If the largest is at least twice as long as wide, those at another angle only
-    tell how long the object is.
+    It is None if it has no area. The sliver of a long object that a corner of a tile cuts off tells little of its
+    angle, and its own rectangle reaches beyond the object's sides. If the largest is at least twice as long as wide,
+    those at another angle only tell how long the object is.
     """
     directions, sides = _long_sides(rectangles)
-    largest = np.argmax(sides.prod(axis=1))
+    largest = np.argmax(shapely.area(shapes))
     x, y = directions[largest]
     turn = np.array([[x, -y], [y, x]])
     corners, owners = shapely.get_coordinates(shapes, return_index=True)
@@ -93,6 +93,8 @@ def _rectangle_around(shapes: NDArray[np.object_], rectangles: NDArray[np.object
     low, high = places.min(axis=0), places.max(axis=0)
     across = places[tells_width[owners], 1]
     low[1], high[1] = across.min(), across.max()
+    if not (high > low).all():
+        return None
     return shapely.Polygon(np.array([low, [high[0], low[1]], high, [low[0], high[1]]]) @ turn.T)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from geotile.core.choices import MERGE_NAMES
@@ -57,13 +57,13 @@ def resolve_merge(merge: Any, options: Mapping[str, Any]) -> Merge:
     if name not in _CLASSES:
         raise ArgumentError(f"merge must be one of {', '.join(map(repr, MERGE_NAMES))} or None; got {merge!r}")
     cls = _CLASSES[name]
-    given = _parameters(text, merge) if colon else {}
     known = inspect.signature(cls).parameters
+    given = {_parameter(each, known): value for each, value in (_parameters(text, merge) if colon else {}).items()}
     refuse_unknown(given, list(known), f"merge {name!r}", None)
     parameters = dict(given)
     for option, value in options.items():
-        parameter = next((each for each in _PARAMETERS[option] if each in known), None)
-        if parameter is None or parameter in given:
+        parameter = _parameter(option, known)
+        if parameter not in known or parameter in given:
             _refuse_unused({option: value}, merge)
         else:
             parameters[parameter] = value
@@ -71,6 +71,11 @@ def resolve_merge(merge: Any, options: Mapping[str, Any]) -> Merge:
     if missing:
         raise ArgumentError(f"merge {name!r} needs {', '.join(missing)}; give merge='{name}:{missing[0]}=...'")
     return cls(**parameters)
+
+
+def _parameter(name: str, known: Collection[str]) -> str:
+    """Return a merge's own name of a parameter that `detect` may call by another one."""
+    return next((each for each in _PARAMETERS.get(name, ()) if each in known), name)
 
 
 def _parameters(text: str, merge: str) -> dict[str, Any]:

@@ -13,17 +13,19 @@ from geotile.errors import ArgumentError
 
 Geometry = Literal["auto", "box"]
 """What is compared: the shapes, or their envelopes."""
+Measure = OverlapMetric | Literal["inside"]
+"""Intersection over the union, over the smaller area, or over the area of the second one."""
 
 
-def overlap(a: NDArray[np.float64], b: NDArray[np.float64], metric: OverlapMetric = "iou") -> NDArray[np.float64]:
+def overlap(a: NDArray[np.float64], b: NDArray[np.float64], metric: Measure = "iou") -> NDArray[np.float64]:
     """Return the overlap of pairs of boxes.
 
     Parameters
     ----------
     a, b : numpy.ndarray
         (n, 4) float64, xyxy.
-    metric : {"iou", "ios"}
-        Intersection over the union (Jaccard index), or over the smaller area.
+    metric : {"iou", "ios", "inside"}
+        Intersection over the union (Jaccard index), over the smaller area, or over the area of `b`.
 
     Returns
     -------
@@ -43,7 +45,7 @@ def overlap(a: NDArray[np.float64], b: NDArray[np.float64], metric: OverlapMetri
 
 
 def shape_overlap(
-    a: NDArray[np.object_], b: NDArray[np.object_], metric: OverlapMetric = "iou"
+    a: NDArray[np.object_], b: NDArray[np.object_], metric: Measure = "iou"
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return the overlap of pairs of shapes, by their areas.
 
@@ -51,8 +53,8 @@ def shape_overlap(
     ----------
     a, b : numpy.ndarray
         (n,) valid shapely geometries.
-    metric : {"iou", "ios"}
-        Intersection over the union, or over the smaller area.
+    metric : {"iou", "ios", "inside"}
+        Intersection over the union, over the smaller area, or over the area of `b`.
 
     Returns
     -------
@@ -76,11 +78,13 @@ def shape_overlap(
 
 
 def ratio(
-    shared: NDArray[np.float64], area_a: NDArray[np.float64], area_b: NDArray[np.float64], metric: OverlapMetric,
+    shared: NDArray[np.float64], area_a: NDArray[np.float64], area_b: NDArray[np.float64], metric: Measure,
     equal: NDArray[np.bool_],
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Return the shared area over the union or over the smaller area; 1 where both are equal."""
-    whole = area_a + area_b - shared if metric == "iou" else np.minimum(area_a, area_b)
+    """Return the shared area over the union, the smaller area or the second one; 1 where both are equal."""
+    whole = area_a + area_b - shared if metric == "iou" else area_b
+    if metric == "ios":
+        whole = np.minimum(area_a, area_b)
     measure: NDArray[np.float64] = np.divide(shared, whole, out=equal.astype(np.float64), where=(whole > 0) & ~equal)
     return measure
 
@@ -108,6 +112,14 @@ def are_boxes(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
     sides = np.diff(shapely.bounds(shapes).reshape(-1, 2, 2), axis=1)[:, 0]
     lines = (shapely.get_dimensions(shapes) == 1) & (sides > 0).all(axis=1)
     return np.asarray(np.isclose(shapely.area(shapes), sides.prod(axis=1), rtol=1e-9, atol=0) & ~lines)
+
+
+def are_four_sided(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Return which shapes are polygons of four corners without holes, (n,) bool, as oriented boxes are."""
+    polygons = shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON
+    return np.asarray(
+        polygons & (shapely.get_num_coordinates(shapes) == 5) & (shapely.get_num_interior_rings(shapes) == 0)
+    )
 
 
 def check_geometry(value: object) -> None:

@@ -10,10 +10,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from geotile.core.choices import OverlapMetric
 from geotile.grid.tile_grid import TileGrid
 from geotile.merging.detections import Detections
-from geotile.merging.overlaps import are_boxes, box_areas, clipped, intersection, overlap, ratio, shape_overlap
+from geotile.merging.overlaps import Measure, are_boxes, box_areas, clipped, intersection, overlap, ratio, shape_overlap
 
 Rows = NDArray[np.int64]
 
@@ -56,7 +55,7 @@ class Pool:
         """(n,) shapely geometries, each cut off at the borders of its own tile; boxes as polygons."""
         return clipped(self.detections.image_geometries, self.windows)
 
-    def overlap(self, one: Rows, other: Rows, metric: OverlapMetric) -> NDArray[np.float64]:
+    def overlap(self, one: Rows, other: Rows, metric: Measure) -> NDArray[np.float64]:
         """Return how far pairs overlap: the shapes within their tiles, or the boxes where neither has another shape."""
         measure = overlap(self.boxes[one], self.boxes[other], metric)
         shaped = self.shaped(one, other) & (measure > 0)
@@ -64,7 +63,7 @@ class Pool:
             measure[shaped] = shape_overlap(self.shapes[one[shaped]], self.shapes[other[shaped]], metric)
         return measure
 
-    def overlap_where_both_saw(self, one: Rows, other: Rows, metric: OverlapMetric = "iou") -> NDArray[np.float64]:
+    def overlap_where_both_saw(self, one: Rows, other: Rows, metric: Measure = "iou") -> NDArray[np.float64]:
         """Return how far pairs overlap, within what the tiles of both saw."""
         both = intersection(self.windows[one], self.windows[other])
         a, b = intersection(self.boxes[one], both), intersection(self.boxes[other], both)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import check_bool, check_positive
-from geotile.core.choices import OverlapMetric
 from geotile.core.keywords import known_keywords
 from geotile.core.thresholds import Threshold, check_threshold
 from geotile.grid.tile_grid import TileGrid
@@ -18,11 +17,13 @@ from geotile.merging.detections import Detections
 from geotile.merging.joined import join_groups
 from geotile.merging.merge import Merge
 from geotile.merging.one_per_tile import has_two_of_one_tile, one_per_tile
-from geotile.merging.overlaps import Geometry, box_areas, check_geometry
+from geotile.merging.overlaps import Geometry, Measure, box_areas, check_geometry
 from geotile.merging.pool import Pool, Rows
 from geotile.merging.ranking import by_label
 from geotile.merging.views import GAP_SHARE, across, continues, edges_agree, edges_near, goes_on
 from geotile.public import public
+
+_AT_ONCE = 10_000  # detections whose groups are divided together
 
 
 @public
@@ -119,7 +120,7 @@ class SeamNms(Merge):
         higher, lower = higher[of_parts], lower[of_parts]
         one_object = self._as_parts(pool, higher, lower)
         inside = self._same_label(pool, higher, lower) | goes_on(pool, higher, lower)
-        inside[inside] = self._exceeds(pool, higher[inside], lower[inside], "ios")
+        inside[inside] = self._exceeds(pool, higher[inside], lower[inside], "inside")
         matching[of_parts] = np.where(pool.cut[higher], inside & ~one_object, inside | one_object)
         return matching
 
@@ -145,20 +146,24 @@ class SeamNms(Merge):
     def _divided(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return groups of which none has two objects of one tile."""
         crowded = np.flatnonzero(has_two_of_one_tile(groups, pool.detections.tiles[rows]))
-        if not len(crowded):
-            return groups
-        members, none = rows[crowded], (np.zeros(0, np.int64),) * 2
-        tiles, connected, alike = pool.detections.tiles[members], [none], [none]
-        for _, one, other in candidates(
-            pool.boxes[members], groups[crowded], np.zeros(len(members), bool), self.reach_px
-        ):
+        crowded = crowded[np.argsort(groups[crowded], kind="stable")]
+        starts = np.flatnonzero(np.diff(groups[crowded], prepend=-1))
+        divided = groups.copy()
+        for portion in np.split(crowded, starts[np.flatnonzero(np.diff(starts // _AT_ONCE, prepend=0))]):
+            portion = np.sort(portion)  # by rank
+            divided[portion] = rows[portion[self._one_per_tile(pool, rows[portion], groups[portion])]]
+        return divided
+
+    def _one_per_tile(self, pool: Pool, members: Rows, groups: NDArray[np.int64]) -> Rows:
+        """Return for each member of some groups the position of the first one of its new group."""
+        tiles, none = pool.detections.tiles[members], (np.zeros(0, np.int64),) * 2
+        connected, alike, dropped = [none], [none], np.zeros(len(members), bool)
+        for _, one, other in candidates(pool.boxes[members], groups, dropped, self.reach_px):
             same, joined = tiles[one] == tiles[other], self.connects(pool, members[one], members[other])
             same[same] = self._exceeds(pool, members[one[same]], members[other[same]], "iou")
             connected.append((one[joined], other[joined]))
             alike.append((one[same], other[same]))
-        divided = groups.copy()
-        divided[crowded] = members[one_per_tile(tiles, _joined(connected), _joined(alike))]
-        return divided
+        return one_per_tile(tiles, _joined(connected), _joined(alike))
 
     def _as_unequal_views(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return which pairs that are not cut are views of one object by different tiles, one of them too small."""
@@ -184,7 +189,7 @@ class SeamNms(Merge):
             return np.ones(len(higher), bool)
         return np.asarray(pool.codes[higher] == pool.codes[lower])
 
-    def _exceeds(self, pool: Pool, higher: Rows, lower: Rows, metric: OverlapMetric) -> NDArray[np.bool_]:
+    def _exceeds(self, pool: Pool, higher: Rows, lower: Rows, metric: Measure) -> NDArray[np.bool_]:
         limit = by_label(self.iou_threshold, pool.detections.labels[higher])
         return np.asarray(pool.overlap(higher, lower, metric) > limit)
 

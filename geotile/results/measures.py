@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geotile.geometry.georeference import Georeference, is_degrees
 from geotile.merging.detections import Detections
-from geotile.merging.overlaps import are_boxes
+from geotile.merging.overlaps import are_boxes, are_four_sided
 
 MEASURES = ("angle_deg", "heading_deg", "length_m", "width_m", "area_m2")
 """Columns of a result for shapes that are not boxes; NaN for all others."""
@@ -71,7 +71,7 @@ def shape_measures(
     plain = has_area & (shapely.bounds(found.geometries) != found.boxes).any(axis=1)  # boxes may leave their tile
     plain[plain] = are_boxes(found.geometries[plain]) & ~found.oriented[plain]
     has_area &= ~plain
-    boxes = np.flatnonzero(found.oriented & has_area)
+    boxes = np.flatnonzero(found.oriented & has_area & are_four_sided(found.geometries))
     if len(boxes):
         corners = shapely.get_coordinates(shapely.get_exterior_ring(found.geometries[boxes])).reshape(-1, 5, 2)[:, :4]
         measures["angle_deg"][boxes] = _angle_deg(corners * [scale_yx[1], scale_yx[0]])

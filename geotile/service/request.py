@@ -164,7 +164,7 @@ class JobRequest(RequestModel):
             return resolve_merge(options.merge, options.of_merge)
         algorithm = self.post_processing[0].algorithm
         if algorithm.algorithm_type == "SOFT_NMS":
-            if "overlap_metric" in self.geotile:
+            if self.geotile.get("overlap_metric") is not None:
                 raise ValueError("geotile.overlap_metric would have no effect with SOFT_NMS; leave it out")
             return SoftNms(algorithm.sigma, algorithm.skip_box_threshold, options.class_agnostic, "box")
         return Nms(algorithm.iou_threshold, options.overlap_metric or "iou", options.class_agnostic, "box")
