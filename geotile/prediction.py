@@ -88,7 +88,7 @@ def predict(image: ImageLike, endpoint: Any, options: PredictOptions) -> xr.Data
 @public
 @with_options(PredictToKeywords, build=PredictToOptions, prepare=resolve_endpoint(PredictToOptions))
 def predict_to(
-    image: ImageLike, endpoint: Any, output: str | os.PathLike[str], options: PredictToOptions
+    image: ImageLike, endpoint: Any, destination: str | os.PathLike[str], options: PredictToOptions
 ) -> Report:  # fmt: skip
     """Run `predict` and write its result, region by region: whole, or not at all.
 
@@ -101,7 +101,7 @@ def predict_to(
         As for `detect`.
     endpoint : str, callable or Endpoint
         As for `predict`.
-    output : str or path
+    destination : str or path
         A path or any fsspec URI that ends in ``.tif`` (a Cloud Optimized GeoTIFF with overviews) or ``.zarr`` (a
         Zarr 3 group with the array ``prediction``). A COG is made by this process, of a Zarr store that the workers
         write beside it; for outputs of many gigabytes Zarr is faster.
@@ -126,7 +126,7 @@ def predict_to(
     >>> predict_to(write_example(), lambda tile: (tile[0] > 128).astype("uint8"), out, tile_size=128, overlap=32).status
     'SUCCESS'
     """
-    sink = RasterOutput.reserve(output, overwrite=options.overwrite, options=options.output_options)
+    sink = RasterOutput.reserve(destination, overwrite=options.overwrite, options=options.output_options)
     checkpoint = None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
     zarr_module()
     with sink.leased(), naming_how_to_resume(checkpoint), leased(checkpoint):

@@ -188,6 +188,7 @@ class RequestOptions(Options):
         "record", "Whether failed tiles are listed in the report while the run continues, or the first one stops it.",
         type='{"record", "raise"}', choices=("record", "raise"), in_requests=False,
     )  # fmt: skip
+
     def _check(self) -> None:
         if self.concurrency != "auto":
             as_int(self.concurrency, "concurrency", 1, unit="requests")

@@ -76,7 +76,11 @@ def _with_regions(grid: TileGrid, edge: int, align: int, bytes_a_pixel: float) -
     side = max(edge, int((_MAX_PART_BYTES / bytes_a_pixel) ** 0.5))
     y, x = (
         region_chunks(
-            axis.length, axis.tile, axis.overlap, np.arange(edge, axis.length, edge), max(min(side, max(axis.chunks)), edge)
+            axis.length,
+            axis.tile,
+            axis.overlap,
+            np.arange(edge, axis.length, edge),
+            max(min(side, max(axis.chunks)), edge),
         )
         for axis in grid.axes
     )
@@ -104,7 +108,9 @@ def raster_form(answer: RasterAnswer, options: RasterOptions) -> RasterForm:
         classes = _checked_names(classes, wanted, options)
         if planes > MAX_CLASSES:
             raise ArgumentError(f"the model must have at most {MAX_CLASSES:,} classes; its answer has {planes:,}")
-    thresholds = None if options.output != "classes" or is_class_map else _thresholds(options.threshold, planes, classes)
+    thresholds = (
+        None if options.output != "classes" or is_class_map else _thresholds(options.threshold, planes, classes)
+    )
     numbers = len(classes) if classes is not None else planes
     small = numbers <= 255 if not is_class_map or classes is not None else answer.values.dtype.itemsize == 1
     return RasterForm(
@@ -155,4 +161,8 @@ def _thresholds(
 
 def describe(form: RasterForm) -> dict[str, Any]:
     """Return what the values of an output depend on, as JSON."""
-    return {**{name: value for name, value in vars(form).items()}, "thresholds": form.thresholds, "classes": form.classes}
+    return {
+        **{name: value for name, value in vars(form).items()},
+        "thresholds": form.thresholds,
+        "classes": form.classes,
+    }
