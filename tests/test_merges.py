@@ -328,7 +328,7 @@ def flat_seam(world, merge, grid):
 
     def divided(group):
         """The highest takes in what is connected and fits those of its tile, then the highest that is left does."""
-        left, tile = sorted(group, key=place.get), world.found.tiles
+        left, tile, parts_of_group = sorted(group, key=place.get), world.found.tiles, []
 
         def fits(k, part):
             return all(world.overlap(k, m, "iou") > threshold for m in part if tile[m] == tile[k])
@@ -341,7 +341,13 @@ def flat_seam(world, merge, grid):
                     break
                 part.append(more[0])
                 left.remove(more[0])
-            yield part
+            parts_of_group.append(part)
+        for part in parts_of_group:
+            i = part[0]
+            if len(part) > 1 or not any(
+                place[k] < place[i] and joined(k, i) and world.overlap(k, i, "inside") > threshold for k in group
+            ):
+                yield part
 
     kept = world.kept(order, drops)
     groups = [part for group in world.grouped(kept, joined) for part in divided(group)]

@@ -93,8 +93,8 @@ class Union(Merge):
     Two detections of different tiles belong together if they have the same label and
 
     - of what both tiles saw of them, the intersection is more than a third of the union; or
-    - their tiles are neighbours that share less than twice `seam_px`, and both end at that seam, opposite each other, at
-      most `gap_px` apart.
+    - their tiles are neighbours that share less than twice `seam_px`, and both end at that seam, opposite each other,
+      at most `gap_px` apart.
 
     So the parts of a large field become one, and fields that only touch stay apart, unless a seam without overlap cuts
     both where they touch.
