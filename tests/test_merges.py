@@ -236,6 +236,12 @@ def hidden_edges(world, grid, px):
     return hidden
 
 
+def next_to(world, grid, i, j, axis):
+    """Return whether no tile lies between those of two detections along an axis (0: x)."""
+    one, other = (divmod(int(world.found.tiles[k]), grid.tiles_yx[1])[1 - axis] for k in (i, j))
+    return abs(one - other) == 1
+
+
 def at_border(world, k, border, axis, px):
     """Return from where to where a shape reaches within 2 `px` of a border of its tile."""
     along, box = 1 - axis, world.boxes[k].copy()
@@ -272,12 +278,14 @@ def flat_seam(world, merge, grid):
         shared = np.minimum(tiles[i, 2:], tiles[j, 2:]) - np.maximum(tiles[i, :2], tiles[j, :2])
         for axis, along in ((0, 1), (1, 0)):
             a, b = (i, j) if tiles[i, axis] < tiles[j, axis] else (j, i)
+            if not next_to(world, grid, i, j, axis):
+                continue
             if shared[axis] >= 2 * px or shared[along] < 2 * px or not (hidden[a, axis + 2] and hidden[b, axis]):
                 continue
             gap = max(world.boxes[[a, b], axis]) - min(world.boxes[[a, b], axis + 2])
             if (shaped[i] or shaped[j]) and world.shapes[i].distance(world.shapes[j]) > px / 4:
                 continue
-            if gap > px / 4 or not agree[[along, along + 2]].all():
+            if gap > px / 4 or not (agree[[along, along + 2]].all() or shaped[i] or shaped[j]):
                 continue
             low = max(tiles[i, along], tiles[j, along])
             high = min(tiles[i, along + 2], tiles[j, along + 2])
@@ -320,7 +328,7 @@ def flat_seam(world, merge, grid):
 
     def divided(group):
         """The highest takes in what is connected and fits those of its tile, then the highest that is left does."""
-        left, tile = sorted(group, key=place.get), world.found.tiles
+        left, tile, parts_of_group = sorted(group, key=place.get), world.found.tiles, []
 
         def fits(k, part):
             return all(world.overlap(k, m, "iou") > threshold for m in part if tile[m] == tile[k])
@@ -333,7 +341,13 @@ def flat_seam(world, merge, grid):
                     break
                 part.append(more[0])
                 left.remove(more[0])
-            yield part
+            parts_of_group.append(part)
+        for part in parts_of_group:
+            i = part[0]
+            if len(part) > 1 or not any(
+                place[k] < place[i] and joined(k, i) and world.overlap(k, i, "inside") > threshold for k in group
+            ):
+                yield part
 
     kept = world.kept(order, drops)
     groups = [part for group in world.grouped(kept, joined) for part in divided(group)]
@@ -430,16 +444,12 @@ def test_union_is_as_defined(case, gap):
     grid, found = case
     world, merge = World(found, grid), geotile.Union(gap)
     hidden, tiles = hidden_edges(world, grid, 8.0), grid.tile_boxes(world.found.tiles)
-    cut = hidden.any(axis=1)
 
     def belong(i, j):
         if world.labels[i] != world.labels[j] or world.found.tiles[i] == world.found.tiles[j]:
             return False
         window = world.windows[i].intersection(world.windows[j])
-        both_cut = cut[i] and cut[j]
-        return world.overlap(i, j, "ios") > 0.5 or (
-            both_cut and (world.overlap(i, j, "ios", window) > 0.5 or touch(i, j))
-        )
+        return world.overlap(i, j, "iou", window) > 1 / 3 or touch(i, j)
 
     def touch(i, j):
         """Both end at the seam between two tiles that share less than 16 px, opposite each other."""
@@ -448,6 +458,8 @@ def test_union_is_as_defined(case, gap):
             return False
         for axis, along in ((0, 1), (1, 0)):
             a, b = (i, j) if tiles[i, axis] < tiles[j, axis] else (j, i)
+            if not next_to(world, grid, i, j, axis):
+                continue
             if shared[axis] < 16 <= shared[along] and hidden[a, axis + 2] and hidden[b, axis]:
                 spans = [
                     at_border(world, k, border, axis, 8.0)

@@ -106,7 +106,7 @@ def test_bad_run_lengths_are_refused(encoded, said):
     [
         ({"masks": MASKS[:, :32]}, r"size of the tile, 64 x 64 pixels; got the shape \(32, 64\)"), ({"masks": MASKS * 3.5 - 1}, "probabilities from 0 to 1"),
         ({"masks": MASKS.astype(str)}, "truth values or numbers"), ({"segmentation": [[[1, 2, 3, 4]]] * 2}, "at least three points"), ({"segmentation": [5, 6]}, "polygons or run lengths"),
-        ({"xyxyxyxy": np.zeros((2, 8))}, r"\(n, 4, 2\)"), ({"xywhr": np.zeros((2, 6))}, "sixth column, as scores"),
+        ({"xyxyxyxy": np.zeros((2, 6))}, r"\(n, 4, 2\)"), ({"xywhr": np.zeros((2, 6))}, "sixth column, as scores"),
         ({"xywhr": [[5, 5, 4, 2, 45.0]] * 2}, r"must be radians, from -2π to 2π; got 45"),
         ({"xywhr": XYWHR, "masks": MASKS}, "one shape per detection; got masks and xywhr"), ({"boxes": BOXES, "keypoints": np.zeros((2, 5, 4))}, "key points must have shape"),
         ({"boxes": BOXES, "keypoints": np.zeros((2, 5, 3)), "keypoints_scores": np.zeros((2, 4))}, "scores of shape"), ({"boxes": BOXES, "keypoints": np.full((2, 5, 2), np.nan)}, "must be finite"),

@@ -72,7 +72,8 @@ def oriented_shapes(corners: Any) -> list[Any]:
     Parameters
     ----------
     corners : array_like
-        (n, 4, 2) x and y of the corners in pixels of the tile, one after the other around the box.
+        (n, 4, 2), or (n, 8) as DOTA writes them: x and y of the corners in pixels of the tile, one after the other
+        around the box.
 
     Raises
     ------
@@ -80,6 +81,7 @@ def oriented_shapes(corners: Any) -> list[Any]:
         If they have another shape.
     """
     values = as_numbers(corners, "xyxyxyxy")
+    values = values.reshape(-1, 4, 2) if values.ndim == 2 and values.shape[1] == 8 else values
     if values.ndim != 3 or values.shape[1:] != (4, 2):
         raise ResponseError(f"the corners of oriented boxes must have shape (n, 4, 2); got {values.shape}")
     return [shapely.Polygon(each) if np.isfinite(each).all() else shapely.Polygon() for each in values]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geotile.core.keywords import known_keywords
 from geotile.merging.detections import Detections, box_geometries
 from geotile.merging.joined import join_groups
-from geotile.merging.joining import Nmm
+from geotile.merging.joining import HINTS, Nmm
 from geotile.merging.overlaps import are_boxes, overlap, shape_overlap
 from geotile.merging.pool import Pool, Rows
 from geotile.merging.ranking import by_label
@@ -21,7 +21,7 @@ from geotile.public import public
 
 
 @public
-@known_keywords()
+@known_keywords(HINTS)
 @dataclass(frozen=True)
 class GreedyNmm(Nmm):
     """Greedy non-maximum merging, the default of SAHI: each kept detection takes in those that it suppresses.

@@ -22,11 +22,15 @@ from geotile.merging.ranking import by_label
 from geotile.merging.views import touches
 from geotile.public import public
 
-_MOST = 0.5  # of the smaller of two shapes, that lies in the other if both show one object
+HINTS = {
+    "iou_threshold": "option 'iou_threshold' of detect is 'threshold' in Nmm and GreedyNmm; give threshold=",
+    "overlap_metric": "option 'overlap_metric' of detect is 'metric' in Nmm and GreedyNmm; give metric=",
+}
+_SHARE = 1 / 3  # of two parts that lies in both if they are of one object: models are unsure at the borders of tiles
 
 
 @public
-@known_keywords()
+@known_keywords(HINTS)
 @dataclass(frozen=True)
 class Nmm(Merge):
     """Non-maximum merging: detections that overlap, directly or through others, become one.
@@ -88,14 +92,12 @@ class Union(Merge):
 
     Two detections of different tiles belong together if they have the same label and
 
-    - more than half of the smaller one lies in the other; or
-    - borders of their tiles cut both, and of what both tiles saw of them, more than half of the smaller one lies in the
-      other; or
-    - their tiles share less than twice `seam_px`, and both end at that seam, opposite each other, at most `gap_px`
-      apart.
+    - of what both tiles saw of them, the intersection is more than a third of the union; or
+    - their tiles are neighbours that share less than twice `seam_px`, and both end at that seam, opposite each other,
+      at most `gap_px` apart.
 
-    So the parts of a large field become one, and neighbours that only touch stay apart, unless a seam without overlap
-    cuts both where they touch.
+    So the parts of a large field become one, and fields that only touch stay apart, unless a seam without overlap cuts
+    both where they touch.
 
     A detection is cut if its box ends within `seam_px`, or within `gap_px` if that is more, of a border of its tile
     inside the image. The one detection has the union of their shapes, and the score and the properties of the highest.
@@ -142,12 +144,8 @@ class Union(Merge):
         """Return for pairs of ranks whether both belong to one group."""
         connected = np.asarray(pool.detections.tiles[higher] != pool.detections.tiles[lower])
         higher, lower = higher[connected], lower[connected]
-        one = pool.overlap(higher, lower, "ios") > _MOST
-        parts = ~one & pool.cut[higher] & pool.cut[lower]
-        higher, lower = higher[parts], lower[parts]
-        one[parts] = pool.overlap_where_both_saw(higher, lower, "ios") > _MOST
-        one[parts] |= touches(pool, higher, lower, float(self.gap_px))
-        connected[connected] = one
+        one = pool.overlap_where_both_saw(higher, lower) > _SHARE
+        connected[connected] = one | touches(pool, higher, lower, float(self.gap_px))
         return connected
 
     def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:

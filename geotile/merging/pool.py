@@ -63,12 +63,12 @@ class Pool:
             measure[shaped] = shape_overlap(self.shapes[one[shaped]], self.shapes[other[shaped]], metric)
         return measure
 
-    def overlap_where_both_saw(self, one: Rows, other: Rows, metric: Measure = "iou") -> NDArray[np.float64]:
-        """Return how far pairs overlap, within what the tiles of both saw."""
+    def overlap_where_both_saw(self, one: Rows, other: Rows) -> NDArray[np.float64]:
+        """Return the intersection over the union of pairs, within what the tiles of both saw."""
         both = intersection(self.windows[one], self.windows[other])
         a, b = intersection(self.boxes[one], both), intersection(self.boxes[other], both)
         nothing_seen = np.zeros(len(one), bool)  # boxes of which both saw nothing are not equal
-        measure = ratio(box_areas(intersection(a, b)), box_areas(a), box_areas(b), metric, nothing_seen)
+        measure = ratio(box_areas(intersection(a, b)), box_areas(a), box_areas(b), "iou", nothing_seen)
         shaped = self.shaped(one, other) & (measure > 0)
         if shaped.any():
             one, other = one[shaped], other[shaped]
@@ -76,7 +76,7 @@ class Pool:
             area_a = shapely.area(shapely.intersection(self.shapes[one], window))
             area_b = shapely.area(shapely.intersection(self.shapes[other], window))
             shared = shapely.area(shapely.intersection(self.shapes[one], self.shapes[other]))
-            measure[shaped] = ratio(shared, area_a, area_b, metric, np.zeros(len(one), bool))
+            measure[shaped] = ratio(shared, area_a, area_b, "iou", np.zeros(len(one), bool))
         return measure
 
     def shaped(self, one: Rows, other: Rows) -> NDArray[np.bool_]:

@@ -23,6 +23,7 @@ from geotile.merging.ranking import by_label
 from geotile.merging.views import GAP_SHARE, across, continues, edges_agree, edges_near, goes_on
 from geotile.public import public
 
+_LEFT_OUT = -1
 _AT_ONCE = 10_000  # detections whose groups are divided together
 
 
@@ -48,7 +49,8 @@ class SeamNms(Merge):
       higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
       show one object are joined, directly or through others, but never two of one tile that overlap by no more than the
       threshold: the highest part of a group takes in those that it is connected with, highest first; then the highest
-      that is left does.
+      that is left does. One that stays alone is dropped if it lies by more than the threshold inside a higher one that
+      it is connected with.
 
     What is joined becomes one detection with the union of the shapes, the label for which the sum of box area times
     score is largest, and the score and the properties of the highest one of that label.
@@ -135,6 +137,7 @@ class SeamNms(Merge):
     def outcome(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> Detections:
         """Return the settled detections, with the parts of one object joined."""
         groups = self._divided(pool, rows, groups)
+        rows, groups = rows[groups != _LEFT_OUT], groups[groups != _LEFT_OUT]
         _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         parts = np.flatnonzero(sizes[group] > 1)
         votes = box_areas(pool.boxes[rows[parts]]) * pool.detections.scores[rows[parts]]
@@ -144,14 +147,15 @@ class SeamNms(Merge):
         return join_groups(pool.detections.select(rows), groups, weights=elected, visible=visible)
 
     def _divided(self, pool: Pool, rows: Rows, groups: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return groups of which none has two objects of one tile."""
+        """Return groups of which none has two objects of one tile, `_LEFT_OUT` for parts that no group takes in."""
         crowded = np.flatnonzero(has_two_of_one_tile(groups, pool.detections.tiles[rows]))
         crowded = crowded[np.argsort(groups[crowded], kind="stable")]
         starts = np.flatnonzero(np.diff(groups[crowded], prepend=-1))
         divided = groups.copy()
         for portion in np.split(crowded, starts[np.flatnonzero(np.diff(starts // _AT_ONCE, prepend=0))]):
             portion = np.sort(portion)  # by rank
-            divided[portion] = rows[portion[self._one_per_tile(pool, rows[portion], groups[portion])]]
+            first = self._one_per_tile(pool, rows[portion], groups[portion])
+            divided[portion] = np.where(first == _LEFT_OUT, _LEFT_OUT, rows[portion[first]])
         return divided
 
     def _one_per_tile(self, pool: Pool, members: Rows, groups: NDArray[np.int64]) -> Rows:
@@ -163,7 +167,12 @@ class SeamNms(Merge):
             same[same] = self._exceeds(pool, members[one[same]], members[other[same]], "iou")
             connected.append((one[joined], other[joined]))
             alike.append((one[same], other[same]))
-        return one_per_tile(tiles, _joined(connected), _joined(alike))
+        first, (higher, lower) = one_per_tile(tiles, _joined(connected), _joined(alike)), _joined(connected)
+        alone = np.bincount(first, minlength=len(first))[first[lower]] == 1
+        higher, lower = higher[alone], lower[alone]
+        covered = lower[self._exceeds(pool, members[higher], members[lower], "inside")]
+        first[covered] = _LEFT_OUT
+        return first
 
     def _as_unequal_views(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return which pairs that are not cut are views of one object by different tiles, one of them too small."""

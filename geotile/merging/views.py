@@ -65,7 +65,7 @@ def continues(pool: Pool, higher: Rows, lower: Rows, threshold: NDArray[np.float
     agree = _near_or_hidden(pool, higher, lower)
     for axis in (0, 1):
         rows, before, after = _facing(pool, higher, lower, axis, GAP_SHARE * pool.seam_px)
-        wanted = agree[rows][:, [1 - axis, 3 - axis]].all(axis=1)
+        wanted = agree[rows][:, [1 - axis, 3 - axis]].all(axis=1) | pool.shaped(before, after)
         rows, before, after = rows[wanted], before[wanted], after[wanted]
         limit = threshold[rows] if isinstance(threshold, np.ndarray) else threshold
         matching[rows] |= _overlap_along(pool, before, after, axis) > limit
@@ -93,17 +93,24 @@ def _facing(pool: Pool, higher: Rows, lower: Rows, axis: int, gap_px: float) -> 
         pool.windows[higher, :2], pool.windows[lower, :2]
     )
     thin = shared < 2 * pool.seam_px
+    next_to = np.abs(_index(pool, higher, axis) - _index(pool, lower, axis)) == 1  # no tile between shows the seam
     first = pool.windows[higher, axis] < pool.windows[lower, axis]
     before, after = np.where(first, higher, lower), np.where(first, lower, higher)
     gap = np.maximum(pool.boxes[after, axis], pool.boxes[before, axis]) - np.minimum(
         pool.boxes[after, axis + 2], pool.boxes[before, axis + 2]
     )
     facing = pool.hidden[before, axis + 2] & pool.hidden[after, axis] & (gap <= gap_px)
-    rows = np.flatnonzero(thin[:, axis] & ~thin[:, 1 - axis] & facing)
+    rows = np.flatnonzero(thin[:, axis] & ~thin[:, 1 - axis] & next_to & facing)
     shaped = pool.shaped(before[rows], after[rows])
     near = np.ones(len(rows), bool)
     near[shaped] = shapely.dwithin(pool.shapes[before[rows[shaped]]], pool.shapes[after[rows[shaped]]], gap_px)
     return rows[near], before[rows[near]], after[rows[near]]
+
+
+def _index(pool: Pool, rows: Rows, axis: int) -> Rows:
+    """Return the column (axis 0) or row (axis 1) of the tile of detections."""
+    row, column = np.divmod(pool.detections.tiles[rows], pool.grid.tiles_yx[1])
+    return np.asarray(row if axis else column)
 
 
 def _overlap_along(pool: Pool, before: Rows, after: Rows, axis: int) -> NDArray[np.float64]:
