@@ -151,9 +151,10 @@ def prepared_raster(
     if raster.out.down > 1 and tiles.pad_value is None:
         tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
     reader = RasterReader(form=raster.form, grid=raster.out, tiles_on_a_pixel=raster.tiles_on_a_pixel)
+    raster.form.planes_of(answer.values, raster.tiles_on_a_pixel)  # what is wrong with one answer, is so with all
     job = RasterJob(
         run=run, grid=raster.grid, out=raster.out, form=raster.form, selected=plan.selected,
-        tiles=replace(tiles, reader=reader),
+        tiles=replace(tiles, reader=reader), roi=plan.roi,
     )  # fmt: skip
     regions = map_overlap(plan.image, plan.source, raster.grid, run)
     return PreparedRaster(plan=plan, raster=raster, job=job, regions=regions)

@@ -154,7 +154,7 @@ class RasterForm:
     def _limits(self) -> NDArray[np.int64]:
         """(plane, 1, 1) int64, the thresholds in steps of a score."""
         assert self.thresholds is not None
-        return np.rint(np.array(self.thresholds) * SCORE_STEPS).astype(np.int64)[:, None, None]
+        return np.asarray(np.rint(np.array(self.thresholds) * SCORE_STEPS), np.int64)[:, None, None]
 
     def _of_class_map(self, values: NDArray[Any]) -> NDArray[Any]:
         limit = self.n_classes or int(np.iinfo(self.dtype).max)

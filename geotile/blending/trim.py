@@ -66,7 +66,7 @@ class TrimCanvas(Canvas):
 
     def _is_better(self, one: Any, other: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.bool_]:
         """Return at which pixels a tile, or one of several, is better than another one that is not final."""
-        nobody = other == _NOBODY
+        nobody = np.asarray(other == _NOBODY)
         if nobody.all():
             return nobody
         first, second = self._key(np.asarray(one), y, x), self._key(np.maximum(other, 0), y, x)

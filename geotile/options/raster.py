@@ -21,8 +21,8 @@ class RasterOptions(Options):
     """The raster."""
 
     output: OutputKind = option(
-        "classes", 'What a pixel of the output is: "classes" is the number of its class, "scores" a score from 0 to 1 for '
-        'each class, "values" what the model returns, such as a height.', type='{"classes", "scores", "values"}',
+        "classes", 'What a pixel of the output is: "classes" is the number of its class, "scores" a score from 0 to 1 '
+        'for each class, "values" what the model returns, such as a height.', type='{"classes", "scores", "values"}',
         choices=get_args(OutputKind),
     )  # fmt: skip
     blend: Blend = option(
@@ -35,17 +35,17 @@ class RasterOptions(Options):
         type="sequence of str", from_text=from_text.names, metavar="NAME,...",
     )  # fmt: skip
     threshold: float | Mapping[str, float] | None = option(
-        None, "Score above which a pixel is of a class, 0 to 1; by class as in ``{\"road\": 0.3, \"*\": 0.5}``. Each class "
-        "then has a band of 0 and 1. By default a pixel is of the class with the highest score, and 0.5 where the model "
-        "has one class.", type="float or mapping of str to float", from_text=from_text.threshold,
+        None, "Score above which a pixel is of a class, 0 to 1; by class as in ``{\"road\": 0.3, \"*\": 0.5}``. Each "
+        "class then has a band of 0 and 1. By default a pixel is of the class with the highest score, and 0.5 where "
+        "the model has one class.", type="float or mapping of str to float", from_text=from_text.threshold,
         metavar="SCORE|CLASS=SCORE,...",
-        flag_doc="Score above which a pixel is of a class, 0 to 1; by class as in road=0.3,*=0.5. Each class then has a "
-        "band of 0 and 1. By default a pixel is of the class with the highest score, and 0.5 where the model has one "
+        flag_doc="Score above which a pixel is of a class, 0 to 1; by class as in road=0.3,*=0.5. Each class then has "
+        "a band of 0 and 1. By default a pixel is of the class with the highest score, and 0.5 where the model has one "
         "class.",
     )  # fmt: skip
     activation: Activation | None = option(
-        None, 'What makes scores of the model\'s answer: "softmax" (a pixel is of one class), "sigmoid" (each class for '
-        'itself), or "none" if they are scores already, as by default.', type='{"softmax", "sigmoid", "none"}',
+        None, 'What makes scores of the model\'s answer: "softmax" (a pixel is of one class), "sigmoid" (each class '
+        'for itself), or "none" if they are scores already, as by default.', type='{"softmax", "sigmoid", "none"}',
         choices=(None, *get_args(Activation)),
         flag_doc="What makes scores of the model's answer: softmax (a pixel is of one class), sigmoid (each class for "
         "itself), or none if they are scores already, as by default.",

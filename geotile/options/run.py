@@ -184,10 +184,6 @@ class RequestOptions(Options):
         "in the process runs in at most as many threads as Dask has.", type='int or "auto"',
         from_text=from_text.int_or_auto, metavar="INTEGER|auto", in_requests=False,
     )  # fmt: skip
-    errors: Literal["record", "raise"] = option(
-        "record", "Whether failed tiles are listed in the report while the run continues, or the first one stops it.",
-        type='{"record", "raise"}', choices=("record", "raise"), in_requests=False,
-    )  # fmt: skip
 
     def _check(self) -> None:
         if self.concurrency != "auto":
@@ -198,6 +194,10 @@ class RequestOptions(Options):
 class RunOptions(RequestOptions):
     """The run."""
 
+    errors: Literal["record", "raise"] = option(
+        "record", "Whether failed tiles are listed in the report while the run continues, or the first one stops it.",
+        type='{"record", "raise"}', choices=("record", "raise"), in_requests=False,
+    )  # fmt: skip
     progress: bool | ProgressCallback | None = option(
         None, "True shows a bar in a terminal or a notebook. A callable gets a `geotile.Progress` at most ten times a "
         "second.", type="bool or callable", on_command_line=False, in_requests=False,

@@ -75,14 +75,8 @@ def _with_regions(grid: TileGrid, edge: int, align: int, bytes_a_pixel: float) -
     """Return the grid with regions that end at multiples of `edge` pixels and whose sums fit in memory."""
     side = max(edge, int((_MAX_PART_BYTES / bytes_a_pixel) ** 0.5))
     y, x = (
-        region_chunks(
-            axis.length,
-            axis.tile,
-            axis.overlap,
-            np.arange(edge, axis.length, edge),
-            max(min(side, max(axis.chunks)), edge),
-        )
-        for axis in grid.axes
+        region_chunks(axis.length, axis.tile, axis.overlap, np.arange(edge, axis.length, edge), size)
+        for axis, size in ((axis, max(min(side, max(axis.chunks)), edge)) for axis in grid.axes)
     )
     return TileGrid(grid.shape_yx, grid.tile_size, grid.overlap, (y, x), align)
 
@@ -161,8 +155,4 @@ def _thresholds(
 
 def describe(form: RasterForm) -> dict[str, Any]:
     """Return what the values of an output depend on, as JSON."""
-    return {
-        **{name: value for name, value in vars(form).items()},
-        "thresholds": form.thresholds,
-        "classes": form.classes,
-    }
+    return dict(vars(form))

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,12 @@ class RasterOutput:
         if Path(uri).suffix.lower() not in _SUFFIXES:
             raise ArgumentError(f"output must end in one of {', '.join(_SUFFIXES)}; got {redact(uri)!r}")
         sink = cls(uri, overwrite, tuple(sorted((options or {}).items())))
+        if sink.folder.is_local and not Path(uri).parent.is_dir():
+            raise OutputError(f"output {redact(uri)}: there is no folder {Path(uri).parent}. Create it first.")
         sink._check_free()
         probe = sink.drafts.sub("probe")
         probe.write("probe", b"")
-        sink._discard()
+        sink.discard()
         return sink
 
     @property
@@ -89,7 +91,7 @@ class RasterOutput:
 
     def begin(self) -> None:
         """Remove what a killed run left behind. Call it while holding the lease."""
-        self._discard()
+        self.discard()
         if self.folder.is_local:
             restore(Path(self.uri))
         self._check_free()
@@ -121,7 +123,7 @@ class RasterOutput:
             else:
                 self._end_cog(store, template, chunk)
                 if not kept:
-                    self._discard()
+                    self.discard()
         except (OSError, RasterioError, OutputError) as error:
             raise OutputError(
                 f"cannot write {redact(self.uri)}: {redact(str(error))}. The blocks are in {store.folder.display_name}"
@@ -161,7 +163,8 @@ class RasterOutput:
         if exists and not self.overwrite:
             raise OutputError(f"output {redact(self.uri)} exists. Pass overwrite=True or another name.")
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Remove the blocks that were written without a checkpoint."""
         _remove_tree(self.drafts)
 
 
@@ -185,7 +188,7 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
         "blockxsize": 512, "blockysize": 512, "compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER",
         "sparse_ok": True, "num_threads": "ALL_CPUS",
     }  # fmt: skip
-    if "transform" in dir(template.rio) and template.rio.transform(recalc=False) is not None:
+    if template.rio.crs is not None or "x" in template.coords:
         profile["transform"] = template.rio.transform(recalc=False)
     names = template.attrs.get("class_names")
     with rasterio.open(path.with_name("plain.tif"), "w", **profile) as file:
@@ -206,7 +209,7 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
 def _describe(file: Any, template: xr.DataArray, names: Sequence[str] | None) -> None:
     """Write the names of classes or bands, colours of classes, and the scale of scores."""
     if "band" in template.dims:
-        for number, name in enumerate(template.indexes["band"] if "band" in template.indexes else (), 1):
+        for number, name in enumerate(template.indexes.get("band", ()), 1):
             if isinstance(name, str):
                 file.set_band_description(number, name)
     elif names:

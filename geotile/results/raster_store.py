@@ -22,6 +22,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
+from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, OutputError
 from geotile.grid.tile_grid import Window
 from geotile.storage.folder import Folder
@@ -62,8 +63,12 @@ def store_files(template: xr.DataArray, chunk: int) -> dict[str, bytes]:
     sizes = zip(template.dims, template.shape, strict=True)
     chunks = tuple(min(chunk, n) if dim in ("y", "x") else n for dim, n in sizes)
     encoding = {NAME: {"chunks": chunks, "fill_value": template.rio.encoded_nodata or template.rio.nodata}}
-    whole = template.chunk(-1) if template.chunks else template
-    whole.to_dataset(name=NAME).to_zarr(memory, compute=False, zarr_format=3, consolidated=False, encoding=encoding)
+    whole = template.chunk(-1) if template.chunks else template.copy()
+    whole.encoding.pop("grid_mapping", None)
+    if "spatial_ref" in whole.coords:
+        whole.attrs["grid_mapping"] = "spatial_ref"
+    with ignore_warnings(UserWarning):  # consolidated metadata are not part of Zarr 3, and xarray writes and reads them
+        whole.to_dataset(name=NAME).to_zarr(memory, compute=False, zarr_format=3, consolidated=True, encoding=encoding)
     return {name: content.to_bytes() for name, content in memory._store_dict.items()}
 
 

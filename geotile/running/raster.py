@@ -21,9 +21,11 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from affine import Affine
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
+from rasterio.features import geometry_mask
 
 from geotile.blending.canvas import Canvas, shared
 from geotile.blending.form import RasterForm
@@ -75,6 +77,8 @@ class RasterJob:
     selected: NDArray[np.bool_] | None
     """(tiles down, tiles across) bool, the tiles to read; None for all."""
     tiles: TileJob
+    roi: Any = None
+    """Region of interest, a shapely geometry in image pixels: pixels whose centre lies outside have no value."""
     store: Callable[[Block], None] | None = None
     """Where blocks are kept; None to return them."""
 
@@ -131,6 +135,13 @@ class Block:
     missing: int = 0
     """Number of pixels of failed tiles that no other tile has answered."""
     timing: Timing = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of a node of the tree that collects them."""
+
+    blocks: tuple[Block, ...]
 
 
 def raster_blocks(regions: da.Array, job: RasterJob, skip: NDArray[np.bool_] | None = None) -> da.Array:
@@ -268,7 +279,7 @@ def _valid(
         of_image = of_image.repeat(out.up, axis=0).repeat(out.up, axis=1)
     if out.down > 1:
         padded = np.pad(of_image, [(0, -n % out.down) for n in of_image.shape])
-        of_image = padded.reshape(height, out.down, width, out.down).any(axis=(1, 3))
+        of_image = np.asarray(padded.reshape(height, out.down, width, out.down).any(axis=(1, 3)))
     return of_image if known is None else of_image & known
 
 
@@ -280,6 +291,13 @@ def _crop(part: RasterPart, job: RasterJob, row: int, column: int) -> Strip | No
 
 def _failed_windows(job: RasterJob, part: RasterPart) -> tuple[Window, ...]:
     return tuple(job.out.tile_window(failure.tile) for failure in part.failures)
+
+
+def _outside(job: RasterJob, window: Window) -> NDArray[np.bool_]:
+    """Return the pixels of a window of the output that lie outside the region of interest."""
+    scale = job.out.down / job.out.up
+    to_image = Affine.translation(window.x0 * scale, window.y0 * scale) @ Affine.scale(scale)
+    return np.asarray(geometry_mask([job.roi], window.shape_yx, to_image))
 
 
 def _missing(seen: NDArray[np.bool_], window: Window, failed: Sequence[Window]) -> int:
@@ -298,10 +316,12 @@ def _block(job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], s
     window = job.out.region_window(row, column)
     canvas = job.form.canvas(window, job.out)
     given = [strip for strip in strips if strip is not None]
-    for each in (*parts, *given):
-        canvas.include(each.canvas)
+    for each in (*(part.canvas for part in parts), *(strip.canvas for strip in given)):
+        canvas.include(each)
     blended = canvas.blended()
     values = job.form.finish(blended)
+    if job.roi is not None:
+        values[..., _outside(job, window)] = job.form.nodata
     failed = [each for part in parts for each in _failed_windows(job, part)]
     failed += [each for strip in given for each in strip.failed if shared(window, each)]
     block = Block(
@@ -320,7 +340,7 @@ def _block(job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], s
 
 
 def all_blocks(blocks: da.Array) -> da.Array:
-    """Return the list of all blocks, 0-d: a tree, so that no task needs many others."""
+    """Return `Blocks` with all blocks, 0-d: a tree, so that no task needs many others."""
     return da.reduction(
         blocks, chunk=_unchanged, combine=_listed, aggregate=_listed, axis=(0, 1), concatenate=False,
         split_every={0: 4, 1: 4}, dtype=object, meta=np.empty((), object), name="predict-list",
@@ -331,8 +351,8 @@ def _unchanged(block: Block, axis: Any, keepdims: bool) -> Block:
     return block
 
 
-def _listed(nested: Any, axis: Any, keepdims: bool) -> list[Block]:
-    return list(blocks_of(nested))
+def _listed(nested: Any, axis: Any, keepdims: bool) -> Blocks:
+    return Blocks(tuple(blocks_of(nested)))
 
 
 def _values(block: Block) -> NDArray[Any]:
@@ -341,9 +361,11 @@ def _values(block: Block) -> NDArray[Any]:
 
 
 def blocks_of(nested: Any) -> Iterator[Block]:
-    """Yield the blocks of nested lists or arrays."""
+    """Yield the blocks of nested lists."""
     if isinstance(nested, Block):
         yield nested
+    elif isinstance(nested, Blocks):
+        yield from nested.blocks
     else:
         for each in nested:
             yield from blocks_of(each)

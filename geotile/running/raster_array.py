@@ -46,7 +46,8 @@ def raster_template(plan: Plan, raster: RasterPlan, data: Any) -> xr.DataArray:
         array = array.rio.write_crs(plan.encoder.georeference.crs)
     if transform is not None:
         array = array.rio.write_transform(transform)
-    return array.rio.write_nodata(form.nodata)
+    whole: xr.DataArray = array.rio.write_nodata(form.nodata)
+    return whole
 
 
 def scaled_transform(georeference: Georeference, up: int, down: int) -> Affine | None:

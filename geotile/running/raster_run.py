@@ -9,12 +9,14 @@ from typing import Any
 import dask
 import dask.array
 import numpy as np
+import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
 from geotile.checkpoints.checkpoint import open_checkpoint
 from geotile.checkpoints.identity import identity_of
 from geotile.core.dask_info import compute_options
+from geotile.core.digest import digest
 from geotile.core.timing import sum_timings
 from geotile.core.warning_filter import warn_caller
 from geotile.endpoints import Endpoint
@@ -27,7 +29,7 @@ from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import RasterStore, store_files
 from geotile.results.report import Report, make_raster_report
 from geotile.running.progress import progress_display, progress_listener
-from geotile.running.raster import Block, RasterJob, all_blocks, raster_blocks
+from geotile.running.raster import Block, Blocks, RasterJob, all_blocks, raster_blocks
 from geotile.running.raster_array import raster_template
 from geotile.running.run import cancelling, task_priority
 from geotile.storage.folder import Folder
@@ -86,9 +88,12 @@ class RasterRun:
         files = store_files(template, raster.chunk)
         folder = sink.drafts
         if checkpoint is not None:
+            selected = prepared.plan.selected
             settings = {
                 "format": options.tile_format, "pad": bool(options.pad), "min_valid_share": options.min_valid_share,
-                "raster": describe(raster.form), "selected": None if prepared.plan.selected is None else prepared.plan.selected.tolist(),
+                "raster": describe(raster.form), "chunk": raster.chunk,
+                "roi": None if prepared.plan.roi is None else digest(shapely.to_wkb(prepared.plan.roi)),
+                "selected": None if selected is None else digest(np.packbits(selected).tobytes()),
             }  # fmt: skip
             identity = identity_of(prepared.plan, endpoint, settings)
             folder = open_checkpoint(checkpoint, identity, options.retry_failed).parts
@@ -108,6 +113,8 @@ class RasterRun:
         report = self._report(job, blocks, resumed, started)
         if report.status != "FAILED":
             self.sink.end(self.store, self.files, self.template, self.prepared.raster.chunk, self.kept)
+        elif not self.kept:
+            self.sink.discard()
         return report
 
     def _done(self, retry_failed: bool) -> NDArray[np.bool_]:
@@ -134,7 +141,8 @@ class RasterRun:
             own = compute_options(ahead=job.tiles.traffic is not None)
             try:
                 with dask.annotate(**annotations):
-                    return [block for block in tree.compute(**own) if not done[block.row, block.column]]
+                    found: Blocks = tree.compute(**own)
+                return [block for block in found.blocks if not done[block.row, block.column]]
             finally:
                 if (pool := own.get("pool")) is not None:
                     pool.shutdown(wait=False)

@@ -1,0 +1,644 @@
+"""Rasters: the same pixels however the work is divided, and those of a flat numpy loop."""
+
+import contextlib
+import http.server
+import io
+import threading
+
+import fsspec
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import xarray as xr
+from distributed import Client, LocalCluster
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from object_store import BUCKET, KEYS, object_store
+
+import geotile
+from geotile.blending.form import BYTE_STEPS, SCORE_STEPS, VALUE_STEPS
+from geotile.grid.tile_grid import TileGrid
+
+
+def noise(seed, shape):
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def array(pixels, chunk=64):
+    return xr.DataArray(pixels, dims=("band", "y", "x")).chunk({"y": chunk, "x": chunk})
+
+
+def bordered(tile):
+    """Scores of two classes that are wrong at the borders of a tile, so that blending matters."""
+    first = tile[0].astype(np.float32) / 255
+    ramp = np.minimum.outer(*(np.minimum(np.arange(n) + 1, np.arange(n)[::-1] + 1) for n in first.shape)) / 40
+    wrong = np.clip(first * 0.5 + 0.5 * np.minimum(ramp, 1), 0, 1)
+    return np.stack([wrong, 1 - wrong]).astype(np.float32)
+
+
+def scaled(model, up, down):
+    def run(tile):
+        out = model(tile)
+        out = np.repeat(np.repeat(out, up, axis=1), up, axis=2)
+        return out[:, ::down, ::down]
+
+    return run
+
+
+# --- a flat reference -------------------------------------------------------------------------------------------------
+
+
+def flat(pixels, model, tile_size, overlap, blend, output, up=1, down=1, failed=()):
+    """Return the output of a loop over all tiles, with the whole image in memory."""
+    height, width = pixels.shape[1:]
+    grid = TileGrid((height, width), tile_size, overlap, align=down)
+    shape = -(-height * up // down), -(-width * up // down)
+    sums, weights, best, chosen = None, np.zeros(shape, np.int64), None, None
+    for number, window in grid.tiles():
+        if number in failed:
+            continue
+        tile = pixels[:, *window.slices]
+        missing = [
+            (grid.axes[k].tile - n) if down > 1 and grid.axes[k].length > grid.axes[k].tile else 0
+            for k, n in enumerate(tile.shape[1:])
+        ]
+        scores = model(np.pad(tile, [(0, 0), *((0, n) for n in missing)]))
+        y0, x0 = window.y0 * up // down, window.x0 * up // down
+        y1, x1 = min(y0 + scores.shape[1], shape[0]), min(x0 + scores.shape[2], shape[1])
+        part = scores[:, : y1 - y0, : x1 - x0].astype(np.float32)
+        steps = VALUE_STEPS if output == "values" else SCORE_STEPS
+        ints = np.rint(part.astype(np.float64 if output == "values" else np.float32) * np.float32(steps)).astype(
+            np.int64
+        )
+        if blend == "vote":
+            ints = (np.argmax(part, axis=0)[None] == np.arange(len(part))[:, None, None]).astype(np.int64)
+        here = np.s_[y0:y1, x0:x1]
+        if blend == "trim":
+            key = keys(grid, number, shape, up, down)[here]
+            if best is None:
+                best, chosen = (
+                    np.full(shape, -1, np.int64),
+                    np.zeros((len(part), *shape), np.float32 if output == "values" else np.int64),
+                )
+            better = key > best[here]
+            best[here][better] = key[better]
+            chosen[:, *here][:, better] = (part if output == "values" else ints)[:, better]
+            weights[here] += 1
+            continue
+        w = [hann(n) if blend == "hann" else np.ones(n, np.int64) for n in scores.shape[1:]]
+        w = np.multiply.outer(*w)[: y1 - y0, : x1 - x0]
+        sums = np.zeros((len(part), *shape), np.int64) if sums is None else sums
+        sums[:, *here] += ints * w
+        weights[here] += w
+    seen = weights > 0
+    if blend == "trim":
+        sums, weights = chosen, np.ones_like(weights)
+    divisor = np.maximum(weights, 1)
+    if output == "classes":
+        result = np.where(seen, np.argmax(sums, axis=0), 255).astype(np.uint8)
+    elif output == "scores":
+        whole = SCORE_STEPS * divisor
+        result = np.where(seen, (2 * BYTE_STEPS * sums + whole) // (2 * whole), 255).astype(np.uint8)
+    else:
+        values = sums if blend == "trim" else sums / (divisor * float(VALUE_STEPS))
+        result = np.where(seen, values, np.nan).astype(np.float32)
+    return result
+
+
+def hann(n):
+    return np.maximum(1, np.rint(255 * np.round(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2, 9))).astype(np.int64)
+
+
+def keys(grid, number, shape, up, down):
+    """How good a tile is for each pixel: far from its nearest seam, then far from the other one, then a low number."""
+    window = grid.tile_window(*divmod(number, grid.tiles_yx[1]))
+    distances = []
+    for low, high, length, full in (
+        (window.y0, window.y1, shape[0], grid.shape_yx[0]),
+        (window.x0, window.x1, shape[1], grid.shape_yx[1]),
+    ):
+        at = np.arange(length)
+        before = np.full(length, 2**20) if low == 0 else 2 * (at - low * up // down) + 1
+        after = np.full(length, 2**20) if high == full else 2 * (-(-high * up // down) - at) - 1
+        distances.append(np.minimum(before, after))
+    near, far = np.minimum.outer(*distances), np.maximum.outer(*distances)
+    return (near * 2**21 + far) * 2**10 + (2**10 - 1 - number)
+
+
+@st.composite
+def jobs(draw):
+    up, down = draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (1, 4)]))
+    tile = draw(st.integers(4, 12)) * 4
+    blend, output = draw(
+        st.sampled_from(
+            [
+                (b, o)
+                for b in ("trim", "hann", "mean", "vote")
+                for o in ("classes", "scores", "values")
+                if b != "vote" or o == "classes"
+            ]
+        )
+    )
+    size = draw(st.integers(1, 150)), draw(st.integers(1, 150))
+    if down > 1 and min(size) < tile:
+        size = tuple(max(n, tile) for n in size)
+    overlap = draw(st.integers(0, tile - down))
+    return {"size": size, "tile": tile, "overlap": min(overlap, tile - down - (tile - down) % down) if down > 1 else overlap,
+            "up": up, "down": down, "blend": blend, "output": output, "chunk": draw(st.integers(1, 80))}  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(jobs(), st.integers(0, 2**31))
+def test_the_pixels_are_those_of_a_flat_loop(job, seed):
+    pixels = noise(seed, (1, *job["size"]))
+    model = scaled(bordered, job["up"], job["down"])
+    overlap = min(job["overlap"], job["tile"] * 3 // 4)
+    with small_chunks(32):
+        found = geotile.predict(
+            array(pixels), model, tile_size=job["tile"], overlap=overlap, region_size=job["chunk"], blend=job["blend"], output=job["output"],
+        )  # fmt: skip
+    want = flat(pixels, model, job["tile"], overlap, job["blend"], job["output"], job["up"], job["down"])
+    np.testing.assert_array_equal(found.values, want)
+
+
+class small_chunks:
+    """Chunks of the output of this many pixels, so that small images have several regions."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def __enter__(self):
+        import geotile.planning.raster_plan as module
+
+        self.before, module._CHUNK = module._CHUNK, self.pixels
+
+    def __exit__(self, *_):
+        import geotile.planning.raster_plan as module
+
+        module._CHUNK = self.before
+
+
+# --- failures, files, resuming ----------------------------------------------------------------------------------------
+
+
+def scene(tmp_path, size=(300, 420), bands=1, **profile):
+    path = str(tmp_path / "scene.tif")
+    pixels = noise(1, (bands, *size))
+    profile = {
+        "driver": "GTiff", "crs": "EPSG:32631", "transform": rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 5e6), "tiled": True,
+        "blockxsize": 64, "blockysize": 64, "dtype": "uint8",
+    } | profile  # fmt: skip
+    with rasterio.open(path, "w", count=bands, height=size[0], width=size[1], **profile) as file:
+        file.write(pixels)
+    return path, pixels
+
+
+class Failing:
+    """A model that fails for some tiles, told apart by their first pixels."""
+
+    def __init__(self, pixels, grid, failed):
+        self.bad = [pixels[:, *grid.tile_window(*divmod(n, grid.tiles_yx[1])).slices].tobytes() for n in failed]
+        self.calls = 0
+
+    def __call__(self, tile):
+        self.calls += 1
+        if tile.tobytes() in self.bad:
+            raise ValueError("bad luck")
+        return bordered(tile)
+
+
+@pytest.mark.parametrize("blend", ["trim", "hann"])
+@pytest.mark.parametrize("region", [32, 96, 1000])
+def test_pixels_of_a_failed_tile_are_those_of_others_that_saw_it(tmp_path, blend, region):
+    path, pixels = scene(tmp_path, (150, 170))
+    grid, failed = TileGrid((150, 170), 48, 24), {5, 6, 11, 20}
+    model = Failing(pixels, grid, failed)
+    with small_chunks(32), pytest.warns(geotile.FailedTilesWarning, match="4 of 42 tiles failed"):
+        report = geotile.predict_to(
+            path, model, tmp_path / "o.zarr", tile_size=48, overlap=24, region_size=region, blend=blend, output="scores"
+        )
+    assert (report.status, [each.tile for each in report.failures]) == ("PARTIAL", sorted(failed))
+    found = xr.open_zarr(tmp_path / "o.zarr", mask_and_scale=False).prediction.values
+    want = flat(pixels, bordered, 48, 24, blend, "scores", failed=failed)
+    np.testing.assert_array_equal(found, want)
+    assert report.pixels_missing == (want[0] == 255).sum() > 0
+
+
+def test_a_slice_asks_only_for_the_tiles_that_see_it(tmp_path):
+    path, pixels = scene(tmp_path)
+    asked = []
+
+    def model(tile):
+        asked.append(tile.tobytes())
+        return bordered(tile)
+
+    with small_chunks(64):
+        found = geotile.predict(path, model, tile_size=48, overlap=16, region_size=64)
+    assert len(asked) == 1  # the one that shows the form of the answers
+    asked.clear()
+    y, x = np.cumsum([0, *found.chunks[0]])[2:4], np.cumsum([0, *found.chunks[1]])[3:5]
+    part = found[y[0] + 3 : y[1] - 3, x[0] + 3 : x[1] - 3].compute(scheduler="synchronous")
+    windows = [window for _, window in TileGrid(pixels.shape[1:], 48, 16).tiles()]
+    seeing = [w for w in windows if w.y0 < y[1] and w.y1 > y[0] and w.x0 < x[1] and w.x1 > x[0]]
+    assert sorted(asked) == sorted(pixels[:, *w.slices].tobytes() for w in seeing)
+    assert len(seeing) < len(windows) / 4
+    np.testing.assert_array_equal(
+        part, flat(pixels, bordered, 48, 16, "trim", "classes")[y[0] + 3 : y[1] - 3, x[0] + 3 : x[1] - 3]
+    )
+
+
+@pytest.mark.parametrize("output", ["classes", "scores", "values"])
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_files_hold_what_the_array_holds(tmp_path, output, name):
+    path, pixels = scene(tmp_path)
+    options = {"tile_size": 64, "overlap": 16, "output": output, "classes": ["dark", "bright"]}
+    want = geotile.predict(path, bordered, **options)
+    geotile.predict_to(path, bordered, tmp_path / name, **options)
+    if name.endswith("zarr"):
+        found = xr.open_zarr(tmp_path / name, mask_and_scale=False).prediction
+        assert found.attrs["class_names"] == ["dark", "bright"]
+        assert found.rio.crs == want.rio.crs
+        np.testing.assert_array_equal(found, want)
+        np.testing.assert_array_equal(geotile.open_image(tmp_path / name).values.reshape(want.shape), want)
+        return
+    with rasterio.open(tmp_path / name) as file:
+        np.testing.assert_array_equal(file.read().reshape(want.shape), want)
+        assert file.crs == want.rio.crs
+        assert file.transform == want.rio.transform() == rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 5e6)
+        assert np.array_equal([file.nodata], [want.rio.nodata], equal_nan=True)
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert (file.tags(1) if output == "classes" else dict(enumerate(file.descriptions))) != {}
+        if output == "scores":
+            assert file.scales == (1 / BYTE_STEPS,) * 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == [name, "scene.tif"]
+
+
+def test_large_outputs_have_overviews(tmp_path):
+    path, _ = scene(tmp_path, (700, 1400))
+    geotile.predict_to(path, bordered, tmp_path / "a.tif", tile_size=256, overlap=32)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.overviews(1)
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+def test_a_stopped_run_goes_on_and_gives_the_same_bytes(tmp_path, name):
+    path, pixels = scene(tmp_path)
+    grid = TileGrid(pixels.shape[1:], 48, 16)
+    options = {"tile_size": 48, "overlap": 16, "region_size": 64, "blend": "hann", "output": "scores"}
+    with small_chunks(32):
+        geotile.predict_to(path, bordered, tmp_path / f"whole-{name}", **options)
+        broken = Failing(pixels, grid, {grid.n_tiles - 1})
+        broken.__class__.version = None
+        with pytest.raises(geotile.TileError, match="resumes from there"):
+            geotile.predict_to(path, broken, tmp_path / name, checkpoint=tmp_path / "cp", errors="raise", **options)
+        assert not (tmp_path / name).exists()
+        broken.bad = []
+        first, broken.calls = broken.calls, 0
+        report = geotile.predict_to(path, broken, tmp_path / name, checkpoint=tmp_path / "cp", **options)
+        assert 0 < broken.calls < grid.n_tiles
+        assert report.tiles_resumed > 0
+        assert first + broken.calls < 1.8 * grid.n_tiles  # tiles of regions that were not complete are asked again
+        with pytest.raises(geotile.ArgumentError, match="the checkpoint of another job"):
+            geotile.predict_to(
+                path, broken, tmp_path / "x.zarr", checkpoint=tmp_path / "cp", **options | {"blend": "mean"}
+            )
+    assert content(tmp_path / name) == content(tmp_path / f"whole-{name}")
+
+
+def content(path):
+    if path.is_file():
+        return path.read_bytes()
+    return {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def test_tiles_that_failed_are_asked_again(tmp_path):
+    path, pixels = scene(tmp_path, (150, 170))
+    grid = TileGrid((150, 170), 48, 16)
+    model = Failing(pixels, grid, {7})
+    options = {"tile_size": 48, "overlap": 16, "region_size": 64, "checkpoint": tmp_path / "cp", "output": "scores"}
+    with small_chunks(32):
+        with pytest.warns(geotile.FailedTilesWarning):
+            geotile.predict_to(path, model, tmp_path / "a.zarr", **options)
+        model.bad = []
+        again = geotile.predict_to(path, model, tmp_path / "b.zarr", retry_failed=True, **options)
+    assert (again.status, again.pixels_missing) == ("SUCCESS", 0)
+    np.testing.assert_array_equal(
+        xr.open_zarr(tmp_path / "b.zarr", mask_and_scale=False).prediction,
+        flat(pixels, bordered, 48, 16, "trim", "scores"),
+    )
+
+
+def test_a_run_whose_tiles_all_fail_writes_nothing(tmp_path):
+    path, _ = scene(tmp_path, (100, 100))
+    answers = iter([np.zeros((48, 48), np.uint8)])
+    with pytest.warns(geotile.FailedTilesWarning, match="FAILED"):
+        report = geotile.predict_to(path, lambda tile: next(answers), tmp_path / "a.tif", tile_size=48, overlap=8)
+    assert report.status == "FAILED"
+    assert [each.name for each in tmp_path.iterdir()] == ["scene.tif"]
+
+
+# --- endpoints, images, refusals --------------------------------------------------------------------------------------
+
+
+def encoded(kind, values):
+    if kind == "application/x-npy":
+        out = io.BytesIO()
+        np.save(out, values)
+        return out.getvalue()
+    with rasterio.MemoryFile() as memory:
+        driver = {"image/tiff": "GTiff", "image/png": "PNG"}[kind]
+        with memory.open(
+            driver=driver, count=len(values), height=values.shape[1], width=values.shape[2], dtype=values.dtype
+        ) as file:
+            file.write(values)
+            if kind == "image/tiff" and len(values) == 1:
+                file.update_tags(1, CLASS_0="dark", CLASS_1="bright")
+        return memory.read()
+
+
+@pytest.mark.parametrize("kind", ["application/x-npy", "image/tiff", "image/png"])
+def test_servers_answer_files(tmp_path, kind):
+    path, pixels = scene(tmp_path, (100, 120))
+
+    def answer(body):
+        with rasterio.MemoryFile(body) as memory, memory.open() as file:
+            values = (file.read() > 128).astype(np.uint8)
+        return 200, {"Content-Type": kind}, encoded(kind, values)
+
+    with raster_server(answer) as url:
+        found = geotile.predict(path, url, tile_size=48, overlap=8)
+        np.testing.assert_array_equal(found, pixels[0] > 128)
+        assert found.attrs.get("class_names") == (["dark", "bright"] if kind == "image/tiff" else None)
+
+
+@contextlib.contextmanager
+def raster_server(answer):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_POST(self):
+            status, headers, body = answer(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": str(len(body))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/invocations"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "said"),
+    [
+        ("application/json", b"{}", "must be image/tiff, image/png or application/x-npy; got the content type 'application/json'"),
+        ("application/x-npy", b"rubbish", "not an array as numpy.save writes it"), ("image/png", b"rubbish", "not a PNG that can be read"),
+        ("application/x-npy", b"\x93NUMPY", "not an array"),
+        ("image/tiff", b"II*\x00", "not a GTiff that can be read"),
+    ],
+)  # fmt: skip
+def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, said):
+    path, _ = scene(tmp_path, (64, 64))
+    with (
+        raster_server(lambda _: (200, {"Content-Type": content_type}, body)) as url,
+        pytest.raises(geotile.ResponseError, match=said),
+    ):
+        geotile.predict(path, url, tile_size=64, overlap=0, retries=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (lambda t: "text", {}, "must return an array .* got str"), (lambda t: ([[0, 0, 1, 1]], [0.5]), {}, "must return an array"),
+        (lambda t: np.zeros((3, 4, 5, 6)), {}, r"\(y, x\) or \(class, y, x\); got the shape"), (lambda t: np.zeros(3), {}, "got the shape"),
+        (lambda t: t[0, :, :30], {}, "must have the size of the tile, 64 x 64 pixels, or a whole multiple"),
+        (lambda t: t[0, :40, :40], {}, "whole multiple or fraction"), (lambda t: t[0].astype(complex), {}, "must return numbers"),
+        (lambda t: np.stack([t[0]] * 2), {}, "integers in 2 planes"), (lambda t: t[0], {"output": "scores"}, "class numbers, not scores"),
+        (lambda t: t[0], {"threshold": 0.5}, "threshold would have no effect: the model answers class numbers"),
+        (lambda t: t[0], {"blend": "hann"}, "counts votes for each class; give their names with classes="),
+        (lambda t: t / 1.0, {"output": "scores"}, "scores must be from 0 to 1; got 0 to 2.*activation='softmax'"),
+        (bordered, {"classes": ["a"]}, "classes must have 2 names"), (bordered, {"classes": "ab"}, "classes must be a sequence"),
+        (bordered, {"classes": []}, "1 to 65,535 names; got 0"), (bordered, {"classes": ["a", "a"]}, "names that differ"),
+        (bordered, {"classes": [str(n) for n in range(65_536)]}, "1 to 65,535 names; got 65,536"),
+        (bordered, {"threshold": {"x": 0.5, "*": 0.1}}, r"classes that the model does not have, \['x'\]; their names are not known"),
+        (bordered, {"threshold": {"a": 0.5}}, 'for all other labels under "\\*"'), (bordered, {"threshold": 2}, "threshold must be"),
+        (bordered, {"output": "values", "threshold": 0.5}, "threshold would have no effect with output='values'"),
+        (bordered, {"output": "scores", "blend": "vote"}, "chooses a class"), (bordered, {"output": "boxes"}, "output must be one of 'classes'"),
+        (bordered, {"blend": "cosine"}, "blend must be one of 'trim'"), (bordered, {"errors": "record"}, "predict raises the error"),
+        (bordered, {"merge": "nms"}, "option 'merge' does not apply to"), (bordered, {"overlap": 64}, "overlap must be smaller"),
+        (lambda t: t[:, ::4, ::4], {"output": "values", "tile_size": 62}, "must have the size of the tile|multiple of 4"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_before_the_run(model, options, said):
+    image = array(noise(3, (1, 100, 100)))
+    with pytest.raises((geotile.ArgumentError, geotile.ResponseError), match=said):
+        geotile.predict(image, model, **{"tile_size": 64, "overlap": 8} | options)
+
+
+def test_a_later_answer_of_another_form_fails_its_tile():
+    answers = iter([np.zeros((64, 64), np.uint8)])
+    found = geotile.predict(
+        array(noise(3, (1, 100, 100))),
+        lambda t: next(answers, np.zeros((2, 64, 64), np.uint8)),
+        tile_size=64,
+        overlap=8,
+    )
+    with pytest.raises(geotile.TileError, match="must have the form of the first one"):
+        found.compute()
+    answers = iter([np.zeros((64, 64), np.uint8)])
+    found = geotile.predict(
+        array(noise(3, (1, 100, 100))), lambda t: next(answers, t[0]), tile_size=64, overlap=8, classes=["a", "b"]
+    )
+    with pytest.raises(geotile.TileError, match="class numbers must be 0 to 1, as 2 classes are named"):
+        found.compute()
+
+
+def test_pixels_without_data_have_no_value(tmp_path):
+    path, pixels = scene(tmp_path, (150, 170), nodata=7)
+    found = geotile.predict(path, bordered, tile_size=48, overlap=16)
+    assert ((found.values == 255) == (pixels[0] == 7)).all()
+    coarse = geotile.predict(path, scaled(bordered, 1, 4), tile_size=48, overlap=16, output="scores")
+    assert not (coarse.values == 255).all(axis=0).any()
+    assert not (geotile.predict(path, bordered, tile_size=48, overlap=16, skip_nodata=False).values == 255).any()
+
+
+def test_pixels_outside_a_region_of_interest_have_no_value(tmp_path):
+    path, pixels = scene(tmp_path)
+    asked = []
+
+    def model(tile):
+        asked.append(1)
+        return bordered(tile)
+
+    roi = gpd.GeoSeries([shapely.box(5e5 + 10, 5e6 - 60, 5e5 + 50, 5e6 - 20)], crs=32631)
+    found = geotile.predict(path, model, tile_size=48, overlap=16, roi=roi).compute()
+    assert len(asked) < 30
+    assert (found[40:120, 20:100] != 255).all()
+    assert (found != 255).sum() == 80 * 80
+    with pytest.raises(geotile.ArgumentError, match="roi"):
+        geotile.predict(path, model, tile_size=48, overlap=16, roi="POINT EMPTY")
+
+
+def test_thresholds_give_a_band_for_each_class():
+    pixels = noise(3, (1, 100, 100))
+
+    def model(tile):
+        score = tile[0].astype(np.float32) / 255
+        return np.stack([score, 1 - score])
+
+    found = geotile.predict(
+        array(pixels), model, tile_size=64, overlap=8, classes=["high", "low"], threshold={"high": 0.8, "*": 0.5}
+    )
+    assert found.band.values.tolist() == ["high", "low"]
+    np.testing.assert_array_equal(found.sel(band="high"), pixels[0] / 255 > 0.8)
+    np.testing.assert_array_equal(found.sel(band="low"), 1 - pixels[0].astype(np.float32) / 255 > 0.5)
+    one = geotile.predict(array(pixels), lambda tile: model(tile)[:1], tile_size=64, overlap=8, threshold=0.8)
+    np.testing.assert_array_equal(one, pixels[0] / 255 > 0.8)
+
+
+def test_activations_make_scores_of_logits():
+    pixels = noise(3, (1, 100, 100))
+
+    def logits(tile):
+        return np.stack([tile[0] / 32.0 - 4, 1 - tile[0] / 64.0]).astype(np.float32)
+
+    options = {"tile_size": 64, "overlap": 8, "output": "scores", "score_dtype": "float32"}
+    soft = geotile.predict(array(pixels), logits, activation="softmax", **options).values
+    values = logits(pixels).astype(np.float64)
+    np.testing.assert_allclose(soft, np.exp(values) / np.exp(values).sum(axis=0), atol=1e-5)
+    single = geotile.predict(array(pixels), logits, activation="sigmoid", **options).values
+    np.testing.assert_allclose(single, 1 / (1 + np.exp(-values)), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["tensor", "logits", "out", "dataarray", "batch"])
+def test_answers_of_libraries_are_read(form):
+    pixels = noise(3, (1, 100, 100))
+
+    class Tensor:
+        def __init__(self, values):
+            self.values = values
+
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return self
+
+        def __array__(self, dtype=None, copy=None):
+            return self.values
+
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    wrap = {
+        "tensor": Tensor, "logits": lambda v: Output(Tensor(v[None])), "out": lambda v: {"out": v[None], "aux": None},
+        "dataarray": lambda v: xr.DataArray(v.transpose(1, 2, 0), dims=("y", "x", "class")), "batch": lambda v: v[None],
+    }[form]  # fmt: skip
+    found = geotile.predict(array(pixels), lambda tile: wrap(bordered(tile)), tile_size=64, overlap=8)
+    np.testing.assert_array_equal(found, flat(pixels, bordered, 64, 8, "trim", "classes"))
+
+
+def test_no_seam_shows_and_no_pixel_is_taken_from_a_border():
+    """A smooth field, and a model that is wrong near the borders of its tiles."""
+    y, x = np.mgrid[:400, :400]
+    field = ((np.sin(y / 60) + np.cos(x / 50) + 2) / 4 * 255).astype(np.uint8)[None]
+
+    def model(tile):
+        score = tile.astype(np.float32) / 255
+        edge = np.minimum.outer(*(np.minimum(np.arange(n), np.arange(n)[::-1]) for n in score.shape[1:]))
+        return np.clip(score + 0.2 * np.exp(-edge / 2), 0, 1)
+
+    options = {"tile_size": 128, "overlap": 64, "output": "scores", "score_dtype": "float32"}
+    inner = np.s_[:, 24:-24, 24:-24]  # no other tile sees the borders of the image
+    hann = geotile.predict(array(field), model, blend="hann", **options).values
+    assert np.abs(hann - field / 255)[inner].max() < 1 / 254
+    trim = geotile.predict(array(field), model, **options).values
+    np.testing.assert_allclose(trim[inner], (field / 255)[inner], atol=1e-4)
+
+    grid = TileGrid((400, 400), 128, 64)
+    numbers = iter(range(10_000))
+    owner = geotile.predict(
+        array(field), lambda tile: np.full(tile.shape[1:], next(numbers) % 200, np.uint8), tile_size=128, overlap=64
+    ).compute(scheduler="synchronous")
+    assert len(np.unique(owner)) == grid.n_tiles
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_bytes(tmp_path):
+    path, pixels = scene(tmp_path)
+    want = flat(pixels, bordered, 48, 16, "hann", "scores")
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster),
+        small_chunks(32),
+    ):
+        found = geotile.predict(path, bordered, tile_size=48, overlap=16, region_size=64, blend="hann", output="scores")
+        np.testing.assert_array_equal(found, want)
+        lazy = geotile.predict(
+            array(pixels), bordered, tile_size=48, overlap=16, region_size=64, blend="hann", output="scores"
+        )
+        np.testing.assert_array_equal(lazy, want)
+        geotile.predict_to(
+            path, bordered, tmp_path / "a.zarr", tile_size=48, overlap=16, region_size=64, blend="hann", output="scores"
+        )
+    np.testing.assert_array_equal(xr.open_zarr(tmp_path / "a.zarr", mask_and_scale=False).prediction, want)
+
+
+def test_an_output_is_checked_before_the_model_is_asked(tmp_path):
+    path, _ = scene(tmp_path, (64, 64))
+
+    def never(tile):
+        raise AssertionError
+
+    (tmp_path / "there.tif").write_bytes(b"x")
+    (tmp_path / "folder.zarr").mkdir()
+    (tmp_path / "folder.zarr" / "mine.txt").write_text("keep")
+    for name, said in (
+        ("a.png", "must end in one of .tif"),
+        ("there.tif", "exists"),
+        ("folder.zarr", "holds something else"),
+        ("none/a.tif", "a.tif"),
+    ):
+        with pytest.raises((geotile.ArgumentError, geotile.OutputError), match=said):
+            geotile.predict_to(path, never, tmp_path / name, tile_size=64, overlap=0)
+    assert (tmp_path / "folder.zarr" / "mine.txt").exists()
+    geotile.predict_to(path, bordered, tmp_path / "there.tif", tile_size=64, overlap=0, overwrite=True)
+    geotile.predict_to(path, bordered, tmp_path / "z.zarr", tile_size=64, overlap=0)
+    geotile.predict_to(path, bordered, tmp_path / "z.zarr", tile_size=64, overlap=0, overwrite=True)
+
+
+@pytest.mark.slow
+def test_object_storage_gets_whole_outputs(tmp_path):
+    path, pixels = scene(tmp_path)
+    want = flat(pixels, bordered, 64, 16, "trim", "classes")
+    with object_store() as proxy:
+        options = {**KEYS, "endpoint_url": proxy.url}
+        job = {"tile_size": 64, "overlap": 16, "output_options": options}
+        files = fsspec.filesystem("s3", **options)
+        for name in ("a.zarr", "a.tif"):
+            geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/{name}", **job)
+            with pytest.raises(geotile.OutputError, match="exists"):
+                geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/{name}", **job)
+        geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/a.zarr", overwrite=True, **job)
+        files.invalidate_cache()
+        with rasterio.MemoryFile(files.cat_file(f"{BUCKET}/predictions/a.tif")) as memory, memory.open() as file:
+            np.testing.assert_array_equal(file.read(1), want)
+        assert {each.split("/")[2] for each in files.find(f"{BUCKET}/predictions")} == {"a.zarr", "a.tif"}
+        stored = xr.open_zarr(f"s3://{BUCKET}/predictions/a.zarr", storage_options=options, mask_and_scale=False)
+        np.testing.assert_array_equal(stored.prediction, want)
