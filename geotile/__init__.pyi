@@ -1,6 +1,8 @@
 from . import detectors as detectors
 from . import errors as errors
 from . import testing as testing
+from .embedding import embed as embed
+from .embedding import embed_to as embed_to
 from .endpoints import endpoint as endpoint
 from .endpoints.base import Check as Check
 from .endpoints.base import Endpoint as Endpoint

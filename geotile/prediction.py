@@ -12,6 +12,7 @@ import xarray as xr
 
 from geotile.core.option import with_options
 from geotile.endpoints import Endpoint, resolve_endpoint
+from geotile.endpoints.raster import raster_of
 from geotile.imagery.overlap import map_overlap
 from geotile.options import ImageOptions
 from geotile.options.raster import (
@@ -145,7 +146,7 @@ def prepared_raster(
     ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders)
     run = f"{'watched' if getattr(options, 'progress', None) else 'run'}-{uuid4().hex}"
     tiles = tile_job(plan, ready, traffic, options, run, errors)
-    answer, sent_yx = first_answer(plan, tiles)
+    answer, sent_yx = first_answer(plan, tiles, lambda answer, _: raster_of(answer))
     raster = raster_plan(plan.grid, answer, sent_yx, options)
     plan = replace(plan, grid=raster.grid)
     if raster.out.down > 1 and tiles.pad_value is None:

@@ -252,7 +252,7 @@ def test_a_slice_asks_only_for_the_tiles_that_see_it(tmp_path):
 @pytest.mark.parametrize("output", ["classes", "scores", "values"])
 @pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
 def test_files_hold_what_the_array_holds(tmp_path, output, name):
-    path, pixels = scene(tmp_path)
+    path, _ = scene(tmp_path)
     options = {"tile_size": 64, "overlap": 16, "output": output, "classes": ["dark", "bright"]}
     want = geotile.predict(path, bordered, **options)
     geotile.predict_to(path, bordered, tmp_path / name, **options)
@@ -478,7 +478,7 @@ def test_pixels_without_data_have_no_value(tmp_path):
 
 
 def test_pixels_outside_a_region_of_interest_have_no_value(tmp_path):
-    path, pixels = scene(tmp_path)
+    path, _ = scene(tmp_path)
     asked = []
 
     def model(tile):

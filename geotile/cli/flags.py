@@ -19,7 +19,7 @@ from geotile.options import DetectToKeywords, EndpointKeywords, ServiceOptions
 
 _FLAGS = {  # of options whose flags have other names
     "limits": "--limit", "endpoint_options": "--option", "allow_endpoints": "--allow-endpoint",
-    "allow_images": "--allow-image", "allow_outputs": "--allow-output",
+    "allow_images": "--allow-image", "allow_outputs": "--allow-output", "output": "--as",
 }  # fmt: skip
 _NOT_IMPORTED = {"Merge": Any, "ProgressCallback": Any}  # types that are named in annotations and not imported for them
 

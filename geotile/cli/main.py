@@ -1,4 +1,4 @@
-"""The command line: ``geotile detect``, ``resume``, ``status``, ``plan``, ``check`` and ``demo``; and the service's."""
+"""The command line: ``geotile detect``, ``predict``, ``resume``, ``status``, ``plan``, ``check`` and ``demo``; and the service's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -25,6 +25,7 @@ from geotile.core.option import option_names
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
 from geotile.options import DetectToOptions, PlanOptions
+from geotile.options.raster import PredictToOptions
 
 app = typer.Typer(
     help="Run object-detection models over satellite and aerial images of any size.",
@@ -88,10 +89,44 @@ def detect(
         report = geotile.detect_to(
             image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint,
         )  # fmt: skip
+    _end(report, output)
+
+
+def _end(report: geotile.Report, output: str) -> NoReturn:
+    """Show a report, and exit with its status."""
     written = redact(output) if report.status != "FAILED" else "not written, since every tile failed"
     show((report.rows(failed_tiles=False) | {"output": written}).items())
     show_failures(report)
     raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
+
+
+@app.command(rich_help_panel=_RUN)
+@with_flags(PredictToOptions)
+def predict(
+    image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
+    endpoint: Annotated[str, typer.Argument(help="http(s) URL that answers images or arrays, or onnx:FILE.")],
+    destination: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o",
+            rich_help_panel="Output",
+            help="Output: .tif (a Cloud Optimized GeoTIFF) or .zarr (Zarr 3).",
+        ),
+    ],
+    options: Mapping[str, Any],
+    headers: EndpointHeaders = None,
+    option: EndpointOption = None,
+    scheduler: Scheduler = None,
+) -> None:  # fmt: skip
+    """Run the model behind ENDPOINT over IMAGE and write what it says of each pixel: classes, scores or values.
+
+    With --checkpoint, the same command goes on where it was stopped. Exit status as of `geotile detect`.
+    """
+    checkpoint = options.get("checkpoint")
+    of_endpoint = endpoint_options(option, headers, option_names(PredictToOptions))
+    with _interruptible(checkpoint, "the same command"), client_at(scheduler):
+        report = geotile.predict_to(image, endpoint, destination, progress=err.is_terminal, **options, **of_endpoint)
+    _end(report, destination)
 
 
 @app.command(rich_help_panel=_RUN)
@@ -236,7 +271,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 
 @contextmanager
-def _interruptible(checkpoint: str | None) -> Iterator[None]:
+def _interruptible(checkpoint: str | None, command: str | None = None) -> Iterator[None]:
     """Turn Ctrl-C into a message and exit status 130."""
     try:
         yield
@@ -244,5 +279,5 @@ def _interruptible(checkpoint: str | None) -> Iterator[None]:
         err.print("Stopped.", style="bold", end=" ")
         show_notes(error)
         if checkpoint is not None:
-            print_text(f"Resume with: geotile resume {redact(checkpoint)}", err)
+            print_text(f"Resume with: {command or f'geotile resume {redact(checkpoint)}'}", err)
         raise typer.Exit(130) from None

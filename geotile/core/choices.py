@@ -16,3 +16,5 @@ Activation = Literal["softmax", "sigmoid", "none"]
 ScoreDtype = Literal["uint8", "float32"]
 MAX_CLASSES = 65_535
 """Of an output of classes; the last number of uint16 is nodata."""
+Tokens = Literal["single", "class", "mean", "patches"]
+EmbeddingDtype = Literal["float32", "float16"]

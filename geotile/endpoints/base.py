@@ -127,6 +127,13 @@ class Endpoint(ABC):
         """
         return self
 
+    def for_embeddings(self) -> Endpoint:
+        """Return the endpoint for a model that answers vectors, not detections.
+
+        The items that its `invoke` returns are then arrays, in any form that `geotile.embed` accepts from a callable.
+        """
+        return self
+
     def description(self) -> str:
         """Return what is known of the model as a sentence for `check`, an empty text if nothing is."""
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -13,7 +13,7 @@ from geotile.core.timing import timed
 from geotile.endpoints.base import Endpoint
 from geotile.endpoints.client import Client
 from geotile.endpoints.decode import decode_bytes
-from geotile.endpoints.raster import decode_raster
+from geotile.endpoints.raster import decode_array, decode_raster
 from geotile.errors import ArgumentError, EndpointError
 from geotile.options import HttpOptions, RetryPolicy
 from geotile.public import public
@@ -45,7 +45,7 @@ class HttpEndpoint(Endpoint):
     HttpEndpoint('https://***@models.example/invocations?key=***')
     """
 
-    _rasters = False
+    _decode: Callable[[bytes, str], Any] | None = None
 
     @with_options(HttpOptions).on_init
     def __init__(self, url: str, options: HttpOptions) -> None:
@@ -90,14 +90,21 @@ class HttpEndpoint(Endpoint):
         if reply.status != 200:
             raise reply.error()
         with timed("parse"), self._client.quoting():
-            if self._rasters:
-                return [decode_raster(reply.body, reply.headers.get("Content-Type", ""))]
+            if self._decode is not None:
+                return [self._decode(reply.body, reply.headers.get("Content-Type", ""))]
             return [decode_bytes(reply.body, self._max_detections)]
 
     def for_rasters(self) -> Endpoint:
         """Return the endpoint for a server that answers image/tiff, image/png or application/x-npy."""
+        return self._with(decode_raster)
+
+    def for_embeddings(self) -> Endpoint:
+        """Return the endpoint for a server that answers application/x-npy."""
+        return self._with(decode_array)
+
+    def _with(self, decode: Callable[[bytes, str], Any]) -> Endpoint:
         other = copy(self)
-        other._rasters = True
+        other._decode = staticmethod(decode)  # type: ignore[assignment]  # called as a function
         return other
 
 

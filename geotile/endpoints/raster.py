@@ -75,7 +75,7 @@ def raster_of(answer: Any) -> RasterAnswer:
         answer = answer["out"]
     elif hasattr(answer, "logits"):
         answer = answer.logits
-    values = _array(answer)
+    values = as_array(answer)
     if values.dtype.kind not in "buif":
         raise ResponseError(f"the model must return numbers for the pixels of the tile; got {_named(answer, values)}")
     while values.ndim > 3 and values.shape[0] == 1:
@@ -104,13 +104,26 @@ def decode_raster(body: bytes, content_type: str) -> RasterAnswer:
     if kind in _DRIVERS:
         return _from_file(body, _DRIVERS[kind])
     if kind in _NPY:
-        try:
-            return raster_of(np.load(io.BytesIO(body), allow_pickle=False))
-        except (ValueError, EOFError, OSError) as error:
-            raise ResponseError(f"the answer is not an array as numpy.save writes it ({error})") from None
+        return raster_of(decode_array(body, content_type))
     raise ResponseError(
         f"the answer must be image/tiff, image/png or application/x-npy; got the content type {content_type!r}"
     )
+
+
+def decode_array(body: bytes, content_type: str) -> NDArray[Any]:
+    """Return the array in the body of a response, as `numpy.save` writes it.
+
+    Raises
+    ------
+    ResponseError
+        If the type is another one, or the body cannot be read.
+    """
+    if content_type.partition(";")[0].strip().lower() not in _NPY:
+        raise ResponseError(f"the answer must be application/x-npy; got the content type {content_type!r}")
+    try:
+        return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        raise ResponseError(f"the answer is not an array as numpy.save writes it ({error})") from None
 
 
 def _from_file(body: bytes, driver: str) -> RasterAnswer:
@@ -131,7 +144,14 @@ def _category_names(file: Any) -> list[str] | None:
     return [name for name in names if name] or None
 
 
-def _array(answer: Any) -> NDArray[Any]:
+def as_array(answer: Any) -> NDArray[Any]:
+    """Return the array in an ndarray, a DataArray or a tensor.
+
+    Raises
+    ------
+    ResponseError
+        If it is something else.
+    """
     if hasattr(answer, "dims") and hasattr(answer, "transpose"):
         dims = [dim for dim in answer.dims if dim not in ("y", "x")]
         if {"y", "x"} - set(answer.dims) or len(dims) > 1:

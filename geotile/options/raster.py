@@ -1,4 +1,4 @@
-"""Options of runs whose model answers rasters."""
+"""Options of runs whose model answers rasters or vectors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from geotile.core import from_text
-from geotile.core.choices import MAX_CLASSES, Activation, Blend, OutputKind, ScoreDtype
+from geotile.core.choices import MAX_CLASSES, Activation, Blend, EmbeddingDtype, OutputKind, ScoreDtype, Tokens
 from geotile.core.option import Options, option
 from geotile.core.thresholds import check_threshold
 from geotile.errors import ArgumentError
@@ -112,3 +112,50 @@ class PredictKeywords(EndpointKeywords, PredictOptions):
 @dataclass(frozen=True, kw_only=True)
 class PredictToKeywords(EndpointKeywords, PredictToOptions):
     """Keyword arguments of `geotile.predict_to`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorOptions(Options):
+    """The vectors."""
+
+    tokens: Tokens = option(
+        "single", 'What to make of several vectors for a tile: "class" takes the first, "mean" their mean, "patches" makes '
+        'a row for each patch; "single" refuses them.', type='{"single", "class", "mean", "patches"}',
+        choices=get_args(Tokens),
+    )  # fmt: skip
+    dtype: EmbeddingDtype = option(
+        "float32", "Dtype of the vectors.", type='{"float32", "float16"}', choices=get_args(EmbeddingDtype),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(
+    ImageOptions, ScalingOptions, VectorOptions, RunOptions, ValidityOptions, AreaOptions, TilingOptions
+):
+    """Options of `geotile.embed`."""
+
+    CALL: ClassVar[str] = "embed"
+
+    def _check(self) -> None:
+        if self.checkpoint is not None:
+            raise ArgumentError("checkpoint does not apply to embed and embed_to yet; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedToOptions(EmbedOptions):
+    """Options of `geotile.embed_to`."""
+
+    CALL: ClassVar[str] = "embed_to"
+    PANEL: ClassVar[str] = "Output"
+
+    overwrite: bool = option(False, "Replace an output that exists.", type="bool", in_requests=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedKeywords(EndpointKeywords, EmbedOptions):
+    """Keyword arguments of `geotile.embed`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedToKeywords(EndpointKeywords, EmbedToOptions):
+    """Keyword arguments of `geotile.embed_to`."""

@@ -287,7 +287,7 @@ def run_status(failed: int, asked: int) -> Status:
 
 def make_raster_report(
     *, image: str, endpoint: str, tiles: int, regions: int, outside_roi: int, without_data: int, resumed: int,
-    requests: int, retries: int, failures: Iterable[TileFailure], missing: int, seconds: float,
+    requests: int, retries: int, failures: Iterable[TileFailure], missing: int | None, seconds: float,
     traffic: Traffic | None, timing: Mapping[str, float], notes: Iterable[str],
 ) -> Report:  # fmt: skip
     """Return the report of a run whose model answers rasters."""
@@ -297,6 +297,6 @@ def make_raster_report(
         regions=regions, tiles_outside_roi=outside_roi, tiles_without_data=without_data, tiles_resumed=resumed,
         requests=requests, retries=retries,
         **(traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)),
-        pixels_missing=missing, seconds=seconds, timing={name: round(value, 6) for name, value in timing.items()},
+        **({} if missing is None else {"pixels_missing": missing}), seconds=seconds, timing={name: round(value, 6) for name, value in timing.items()},
         failures=listed, notes=list(notes),
     )  # fmt: skip

@@ -18,22 +18,21 @@ from geotile.checkpoints.identity import identity_of
 from geotile.core.dask_info import compute_options
 from geotile.core.digest import digest
 from geotile.core.timing import sum_timings
-from geotile.core.warning_filter import warn_caller
 from geotile.endpoints import Endpoint
-from geotile.errors import FailedTilesWarning
 from geotile.options.raster import PredictToOptions
 from geotile.planning.plan import Plan
 from geotile.planning.raster_plan import RasterPlan, describe
-from geotile.results.failures import TileFailure, failure_text
+from geotile.results.failures import TileFailure
 from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import RasterStore, store_files
-from geotile.results.report import Report, make_raster_report
+from geotile.results.report import Report
 from geotile.running.progress import progress_display, progress_listener
 from geotile.running.raster import Block, Blocks, RasterJob, all_blocks, raster_blocks
 from geotile.running.raster_array import raster_template
+from geotile.running.raster_report import raster_report
 from geotile.running.run import cancelling, task_priority
 from geotile.storage.folder import Folder
-from geotile.traffic import begin_run, end_traffic
+from geotile.traffic import begin_run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,24 +152,12 @@ class RasterRun:
         plan = self.prepared.plan
         failures = [failure for block in blocks for failure in block.failures]
         failures += [TileFailure(**each) for kept in resumed for each in kept["failures"]]
-        report = make_raster_report(
-            image=plan.name, endpoint=str(job.tiles.endpoint), tiles=plan.tiles, regions=plan.regions,
-            outside_roi=plan.tiles - plan.requests,
-            without_data=sum(block.without_data for block in blocks) + sum(kept["without_data"] for kept in resumed),
-            resumed=sum(kept["tiles"] for kept in resumed),
+        return raster_report(
+            plan, job.tiles, job.run,
             requests=1 + sum(block.requests for block in blocks), retries=sum(block.retries for block in blocks),
             failures=failures,
+            without_data=sum(block.without_data for block in blocks) + sum(kept["without_data"] for kept in resumed),
+            timing=sum_timings(*(block.timing for block in blocks)), started=started,
             missing=sum(block.missing for block in blocks) + sum(kept["missing"] for kept in resumed),
-            seconds=time.perf_counter() - started,
-            traffic=end_traffic(job.run) if job.tiles.traffic is not None else None,
-            timing=sum_timings(*(block.timing for block in blocks)), notes=plan.notes,
+            resumed=sum(kept["tiles"] for kept in resumed),
         )  # fmt: skip
-        if report.failures:
-            first = report.failures[0]
-            text = failure_text(first.tile, first.window, first.reason.rstrip("."))
-            warn_caller(
-                f"{len(report.failures)} of {report.tiles} tiles failed (status {report.status}); the first one is "
-                f"{text}. The report's failures list all of them",
-                FailedTilesWarning,
-            )
-        return report

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from geotile.core.checks import Pair
 from geotile.endpoints import Endpoint
 from geotile.endpoints.base import invoke_endpoint
-from geotile.endpoints.raster import RasterAnswer, raster_of
 from geotile.errors import EndpointError
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import FileRegion, RegionPixels
 from geotile.imagery.source import Source
-from geotile.options.raster import PredictJobOptions
+from geotile.options.raster import EmbedOptions, PredictJobOptions
+from geotile.options.run import RequestOptions
 from geotile.planning.plan import Plan
 from geotile.running.cluster import check_cluster
 from geotile.running.tile_job import TileContent, TileJob
@@ -24,6 +24,7 @@ from geotile.running.tiles import cut
 from geotile.storage.folder import Folder
 from geotile.traffic import TrafficSettings, as_concurrency, threads_for, traffic_settings, wait_until_ready
 
+Answered = TypeVar("Answered")
 _MAX_PAUSE_S = 30.0
 
 
@@ -32,11 +33,11 @@ class NoReader:
 
     def read(self, tile: Tile, answer: Any, sent_yx: Pair) -> TileContent:
         """Return the answer."""
-        return TileContent(found=raster_of(answer))
+        return TileContent(found=answer)
 
 
 def ready_for_rasters(
-    endpoint: Endpoint, options: PredictJobOptions, source: Source | None, folders: Sequence[Folder]
+    endpoint: Endpoint, options: RequestOptions, source: Source | None, folders: Sequence[Folder]
 ) -> tuple[Endpoint, TrafficSettings | None]:
     """Check the cluster and wait for the model; return it and the limits of its requests."""
     check_cluster(endpoint, source, folders)
@@ -45,7 +46,7 @@ def ready_for_rasters(
 
 
 def tile_job(
-    plan: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: PredictJobOptions, run: str, errors: Any
+    plan: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: PredictJobOptions | EmbedOptions, run: str, errors: Any
 ) -> TileJob:
     """Return how tiles are sent."""
     return TileJob(
@@ -55,13 +56,27 @@ def tile_job(
     )  # fmt: skip
 
 
-def first_answer(plan: Plan, job: TileJob) -> tuple[RasterAnswer, Pair]:
-    """Ask the model for the tile in the middle of what is wanted; return its answer, and the size of what was sent.
+def first_answer(
+    plan: Plan, job: TileJob, read: Callable[[Any, Pair], Answered]
+) -> tuple[Answered, Pair]:  # fmt: skip
+    """Ask the model for the tile in the middle of what is wanted.
+
+    Parameters
+    ----------
+    plan : Plan
+    job : TileJob
+    read : callable
+        ``read(answer, sent_yx)`` returns what the answer says.
+
+    Returns
+    -------
+    tuple
+        What it says, and height and width of what was sent.
 
     Raises
     ------
     EndpointError
-        If the model does not answer, or not with a raster.
+        If the model does not answer, or not with what `read` reads.
     ImageReadError
         If the tile cannot be read.
     """
@@ -71,8 +86,8 @@ def first_answer(plan: Plan, job: TileJob) -> tuple[RasterAnswer, Pair]:
     policy, pause = job.endpoint.retry_policy, job.endpoint.retry_policy.backoff_s
     for attempt in range(policy.retries + 1):
         try:
-            answer = raster_of(invoke_endpoint(job.endpoint, [body], job.encoder.content_type)[0])
-            return answer, job.sent_shape_yx(tile)
+            sent_yx = job.sent_shape_yx(tile)
+            return read(invoke_endpoint(job.endpoint, [body], job.encoder.content_type)[0], sent_yx), sent_yx
         except EndpointError as error:
             if not error.retryable or attempt == policy.retries:
                 raise

@@ -1,0 +1,191 @@
+"""The calls for models that answer vectors: open, plan, ask for one tile, regions, rows."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import dask
+import geopandas as gpd
+
+from geotile.core.checks import check_path
+from geotile.core.dask_info import compute_options
+from geotile.core.option import with_options
+from geotile.core.redact import redact
+from geotile.endpoints import Endpoint, resolve_endpoint
+from geotile.endpoints.embedding import embedding_of
+from geotile.errors import ArgumentError
+from geotile.imagery.overlap import map_overlap
+from geotile.options import ImageOptions
+from geotile.options.raster import EmbedKeywords, EmbedOptions, EmbedToKeywords, EmbedToOptions
+from geotile.planning.opened_image import ImageLike, opened_image
+from geotile.planning.plan import Plan, planned, result_crs
+from geotile.public import public
+from geotile.results.dataset import DatasetOutput
+from geotile.results.report import Report
+from geotile.results.sinks import Output
+from geotile.running.embedding import EmbeddingJob, EmbeddingNode, EmbeddingReader, EmbeddingTable, embedding_tree
+from geotile.running.progress import progress_display, progress_listener
+from geotile.running.raster_report import raster_report
+from geotile.running.raster_start import first_answer, ready_for_rasters, tile_job
+from geotile.running.run import cancelling, task_priority
+from geotile.storage.folder import Folder
+from geotile.traffic import begin_run
+
+
+@public
+@with_options(EmbedKeywords, build=EmbedOptions, prepare=resolve_endpoint(EmbedOptions))
+def embed(image: ImageLike, endpoint: Any, options: EmbedOptions) -> gpd.GeoDataFrame:
+    """Run a model that answers vectors over an image of any size, such as a foundation model.
+
+    Parameters
+    ----------
+    image : str, path, pystac.Item or xarray.DataArray
+        As for `detect`.
+    endpoint : str, callable or Endpoint
+        What `geotile.endpoint` takes. Its answer for a tile is an array or a tensor: a vector (length,), or vectors
+        (token, length), which `tokens` explains; over HTTP, application/x-npy as `numpy.save` writes it.
+    {options}
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        One row per tile, or per patch, by tile number. Columns ``geometry`` (the footprint), ``tile``, ``xmin``,
+        ``ymin``, ``xmax``, ``ymax`` (pixels), ``embedding`` (an Arrow list of fixed size; ``numpy.stack`` makes a matrix
+        of it), ``image`` and ``datetime`` (of a STAC item). ``geotile.report(frame)`` returns the `Report`.
+
+    Raises
+    ------
+    ArgumentError, ImageOpenError, GeoreferenceError, EndpointError, ClusterError, TileError
+        As for `detect`.
+
+    Examples
+    --------
+    >>> from geotile.testing import write_example
+    >>> found = embed(write_example(), lambda tile: tile.mean(axis=(1, 2)), tile_size=128, overlap=0)
+    >>> import numpy as np
+    >>> np.stack(found["embedding"]).shape
+    (4, 3)
+    """
+    run = _prepared(image, endpoint, options, None)
+    root = run.compute(options)
+    table = run.job.table.build(root.tiles, root.boxes, root.vectors)
+    table.attrs["report"] = run.report(root)
+    return table
+
+
+@public
+@with_options(EmbedToKeywords, build=EmbedToOptions, prepare=resolve_endpoint(EmbedToOptions))
+def embed_to(
+    image: ImageLike, endpoint: Any, output: str | os.PathLike[str], options: EmbedToOptions
+) -> Report:  # fmt: skip
+    """Run `embed` and write its rows as GeoParquet: whole, or not at all.
+
+    Parameters
+    ----------
+    image : str, path, pystac.Item or xarray.DataArray
+        As for `detect`.
+    endpoint : str, callable or Endpoint
+        As for `embed`.
+    output : str or path
+        A path or any fsspec URI that ends in ``.parquet``, or a folder, which ends in ``/``: a dataset whose parts the
+        workers write, so that no process holds all vectors.
+    {options}
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    OutputError
+        If the output cannot be written or exists; before the run where possible.
+    ArgumentError, ImageOpenError, GeoreferenceError, EndpointError, ClusterError, TileError
+        As for `embed`.
+
+    Examples
+    --------
+    >>> from geotile.testing import write_example
+    >>> import tempfile
+    >>> out = tempfile.mkdtemp() + "/vectors.parquet"
+    >>> embed_to(write_example(), lambda tile: tile.mean(axis=(1, 2)), out, tile_size=128, overlap=0).tiles
+    4
+    """
+    path = check_path(output, "output")
+    if not path.endswith(("/", ".parquet")):
+        raise ArgumentError(f"output must end in .parquet, or in / for a dataset; got {redact(path)!r}")
+    if path.endswith("/"):
+        sink = DatasetOutput.reserve(Folder.at(output, options.output_options), overwrite=options.overwrite)
+        with sink.leased():
+            sink.begin()
+            run = _prepared(image, endpoint, options, sink.drafts)
+            root = run.compute(options)
+            report = run.report(root)
+            sink.end(root.parts, write=report.status != "FAILED")
+        return report
+    file = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
+    with file.leased():
+        run = _prepared(image, endpoint, options, None)
+        root = run.compute(options)
+        report = run.report(root)
+        if report.status != "FAILED":
+            file.write(run.job.table.build(root.tiles, root.boxes, root.vectors))
+    return report
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    plan: Plan
+    job: EmbeddingJob
+    tree: Any
+    started: float
+
+    def compute(self, options: EmbedOptions) -> EmbeddingNode:
+        """Compute all rows."""
+        annotations: dict[str, Any] = {"geotile": {"run": self.job.run, "image": self.plan.name}}
+        if (priority := task_priority(self.plan.source)) is not None:
+            annotations["priority"] = priority
+        own = compute_options(ahead=self.job.tiles.traffic is not None)
+        with (
+            progress_display(options.progress) as callbacks,
+            progress_listener(self.job.run, list(callbacks), self.plan.requests, 0),
+            cancelling(self.job.run),
+            own.get("pool") or nullcontext(),
+        ):
+            begin_run(self.job.run)
+            with dask.annotate(**annotations):
+                root: EmbeddingNode = self.tree.compute(**own)
+        return root
+
+    def report(self, root: EmbeddingNode) -> Report:
+        """Return the report, and warn if tiles failed."""
+        return raster_report(
+            self.plan, self.job.tiles, self.job.run, requests=1 + root.requests, retries=root.retries,
+            failures=root.failures, without_data=root.without_data, timing=root.timing, started=self.started,
+        )  # fmt: skip
+
+
+def _prepared(image: ImageLike, endpoint: Endpoint, options: EmbedOptions, parts: Folder | None) -> _Run:
+    started, moment = time.perf_counter(), getattr(image, "datetime", None)
+    opened = opened_image(image, options.part(ImageOptions), options)
+    endpoint = endpoint.for_embeddings()
+    plan = planned(opened, options, options, endpoint)
+    ready, traffic = ready_for_rasters(endpoint, options, plan.source, [] if parts is None else [parts])
+    run = f"{'watched' if options.progress else 'run'}-{uuid4().hex}"
+    tiles = tile_job(plan, ready, traffic, options, run, options.errors)
+    first, _ = first_answer(plan, tiles, lambda answer, sent_yx: embedding_of(answer, options.tokens, sent_yx))
+    reader = EmbeddingReader(options.tokens, options.dtype, first.vectors.shape[-1])
+    georeference = plan.encoder.georeference
+    table = EmbeddingTable(
+        georeference=georeference, crs=result_crs(options.crs, georeference), image=plan.name,
+        datetime=moment.isoformat() if hasattr(moment, "isoformat") else None, roi=plan.roi,
+    )  # fmt: skip
+    job = EmbeddingJob(
+        run=run, grid=plan.grid, selected=plan.selected, tiles=replace(tiles, reader=reader), table=table, folder=parts
+    )
+    tree = embedding_tree(map_overlap(plan.image, plan.source, plan.grid, run), job)
+    return _Run(plan=plan, job=job, tree=tree, started=started)
