@@ -12,7 +12,7 @@ import geopandas as gpd
 from geotile.core.checks import check_path
 from geotile.core.option import with_options
 from geotile.endpoints import Endpoint, resolve_endpoint
-from geotile.errors import ArgumentError
+from geotile.errors import ArgumentError, ClusterError
 from geotile.imagery.overlap import map_overlap
 from geotile.options import DetectKeywords, DetectOptions, DetectToKeywords, DetectToOptions, ImageOptions, JobOptions
 from geotile.planning.opened_image import ImageLike, opened_image
@@ -21,7 +21,7 @@ from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.sinks import Output, write_or_save
-from geotile.running.prepare import prepare, region_job
+from geotile.running.prepare import checkpoint_folder, prepare, region_job
 from geotile.running.region import map_regions
 from geotile.running.run import Run, leased, naming_how_to_resume, task_priority
 from geotile.running.start import ready_endpoint
@@ -193,7 +193,8 @@ def _run(
     ``try_out(sample)`` gets a result with one row, before the model is asked.
     """
     opened = opened_image(uri, options.part(ImageOptions), options)
-    prepared = prepare(planned(opened, options, options, endpoint), options)
+    with naming_how_to_resume(checkpoint_folder(options), ClusterError):
+        prepared = prepare(planned(opened, options, options, endpoint), options)
     sample = prepared.sample()
     if try_out is not None:
         try_out(sample)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import dask
@@ -37,6 +38,8 @@ def _leaves_the_process_as_it_was():
     yield
     after = state()
     dask.config.set(scheduler=before["Dask's scheduler"])
+    if after != before and "distributed" in sys.modules:
+        sys.modules["distributed"].client._global_clients.clear()
     assert after == before
 
 

@@ -49,7 +49,9 @@ def main(where: str, image: str, raising: str, slow: str) -> None:
             print("left:", left_after(6, geotile_threads))
         return
     processes = where == "processes"
-    cluster = LocalCluster(2 if processes else 1, threads_per_worker=2, processes=processes, dashboard_address=None)
+    cluster = LocalCluster(
+        2 if processes else 1, threads_per_worker=2, processes=processes, dashboard_address="127.0.0.1:0"
+    )
     client = Client(cluster)
     for how, model in (("raise", raising), ("interrupt", slow)):
         stopped(how, image, model)

@@ -111,7 +111,7 @@ def test_an_asynchronous_client_is_refused(write_tiff, noise):
     from distributed import Client
 
     async def run():
-        async with Client(processes=False, asynchronous=True, dashboard_address=None, n_workers=1):
+        async with Client(processes=False, asynchronous=True, dashboard_address="127.0.0.1:0", n_workers=1):
             return geotile.detect(write_tiff(noise), crowd, **JOB)
 
     with pytest.raises(ClusterError, match="asynchronous"):
@@ -142,12 +142,12 @@ def test_a_client_is_found_in_whatever_form_it_is_set():
 
     from geotile.core.dask_info import active_client
 
-    with Client(processes=False, n_workers=1, dashboard_address=None, set_as_default=False) as client:
+    with Client(processes=False, n_workers=1, dashboard_address="127.0.0.1:0", set_as_default=False) as client:
         assert active_client() is None
         with dask.config.set(scheduler=client):
             assert active_client() is client
     with (
-        Client(processes=False, n_workers=1, dashboard_address=None) as client,
+        Client(processes=False, n_workers=1, dashboard_address="127.0.0.1:0") as client,
         dask.config.set(scheduler="Distributed"),
     ):
         assert active_client() is client
@@ -216,7 +216,7 @@ with ModelServer(bright_objects) as server:
         for model in (bright_objects, server.url):
             print(len(geotile.detect(image, model, tile_size=64, overlap=0)))
             forked(image, model)
-    with Client(n_workers=1, processes=False, dashboard_address=None):
+    with Client(n_workers=1, processes=False, dashboard_address="127.0.0.1:0"):
         print(len(geotile.detect(path, bright_objects, tile_size=64, overlap=0)))
         forked(path, bright_objects)
 """

@@ -95,7 +95,7 @@ def wait_a_minute(handler, number, times):
 @pytest.fixture(scope="module")
 def client():
     with (
-        LocalCluster(2, threads_per_worker=2, dashboard_address=None, silence_logs=50) as cluster,
+        LocalCluster(2, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

@@ -281,7 +281,7 @@ def test_a_cluster_a_crop_and_a_stretch_read_the_same(tmp_path, pixels):
         < 3
     )
     want = geotile.detect(str(path), crowd, tile_size=64, overlap=16)
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
         assert geotile.detect(str(path), crowd, tile_size=64, overlap=16)[COLUMNS].equals(want[COLUMNS])
 
 

@@ -19,7 +19,7 @@ from geotile.geometry.georeference import scale_yx
 from geotile.grid.tile_grid import TileGrid
 from geotile.merging.merge import Merge
 from geotile.merging.names import resolve_merge
-from geotile.options import JobOptions
+from geotile.options import JobOptions, RunOptions
 from geotile.planning.empty_tiles import empty_tiles
 from geotile.planning.model_input import size_notes
 from geotile.planning.plan import Plan, result_crs
@@ -49,6 +49,11 @@ class Prepared:
         return self.builder.sample(self.work.grid.shape_yx)
 
 
+def checkpoint_folder(options: RunOptions) -> Folder | None:
+    """Return the folder of the checkpoint, None without one."""
+    return None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
+
+
 def prepare(work: Plan, options: JobOptions) -> Prepared:
     """Choose the regions and the form of the result.
 
@@ -59,7 +64,7 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
     OutputError
         If the checkpoint cannot be read.
     """
-    folder = None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
+    folder = checkpoint_folder(options)
     georeference = work.encoder.georeference
     builder = FrameBuilder(
         georeference=georeference, crs=result_crs(options.crs, georeference), scale_yx=scale_yx(work.image),

@@ -181,8 +181,16 @@ def cancelling(run: str) -> Iterator[None]:
 
 
 @contextmanager
-def naming_how_to_resume(checkpoint: Folder | None) -> Iterator[None]:
+def naming_how_to_resume(
+    checkpoint: Folder | None, kind: type[GeotileError] = GeotileError
+) -> Iterator[None]:  # fmt: skip
     """Add to the error of a run that ends early which results are kept and how to resume.
+
+    Parameters
+    ----------
+    checkpoint : Folder or None
+    kind : type
+        Which of geotile's own errors are added to.
 
     Raises
     ------
@@ -193,7 +201,7 @@ def naming_how_to_resume(checkpoint: Folder | None) -> Iterator[None]:
         yield
     except BaseException as error:
         note = _how_to_resume(checkpoint)
-        if isinstance(error, GeotileError) and not isinstance(error, ArgumentError):
+        if isinstance(error, kind) and not isinstance(error, ArgumentError):
             error.add_note(note)
         elif _is_lost(error):
             raise ClusterError(f"the Dask cluster was lost ({type(error).__name__}: {error}). {note}") from None
