@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +29,14 @@ from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.sinks import Output
-from geotile.running.embedding import EmbeddingJob, EmbeddingNode, EmbeddingReader, EmbeddingTable, embedding_tree
+from geotile.running.embedding import (
+    EmbeddingJob,
+    EmbeddingNode,
+    EmbeddingReader,
+    EmbeddingTable,
+    embedding_tree,
+    vectors_parquet,
+)
 from geotile.running.progress import progress_display, progress_listener
 from geotile.running.raster_report import raster_report
 from geotile.running.raster_start import first_answer, ready_for_rasters, tile_job
@@ -55,8 +63,8 @@ def embed(image: ImageLike, endpoint: Any, options: EmbedOptions) -> gpd.GeoData
     -------
     geopandas.GeoDataFrame
         One row per tile, or per patch, by tile number. Columns ``geometry`` (the footprint), ``tile``, ``xmin``,
-        ``ymin``, ``xmax``, ``ymax`` (pixels), ``embedding`` (an Arrow list of fixed size; ``numpy.stack`` makes a matrix
-        of it), ``image`` and ``datetime`` (of a STAC item). ``geotile.report(frame)`` returns the `Report`.
+        ``ymin``, ``xmax``, ``ymax`` (pixels), ``embedding`` (numpy arrays; ``numpy.stack`` makes a matrix of them),
+        ``image`` and ``datetime`` (of a STAC item). ``geotile.report(frame)`` returns the `Report`.
 
     Raises
     ------
@@ -133,7 +141,9 @@ def embed_to(
         root = run.compute(options)
         report = run.report(root)
         if report.status != "FAILED":
-            file.write(run.job.table.build(root.tiles, root.boxes, root.vectors))
+            table = run.job.table.build(root.tiles, root.boxes, root.vectors)
+            parent, _, name = file.uri.rpartition("/")
+            Folder(parent or "/", file.options).write(name, vectors_parquet(table, root.vectors))
     return report
 
 
@@ -182,7 +192,7 @@ def _prepared(image: ImageLike, endpoint: Endpoint, options: EmbedOptions, parts
     georeference = plan.encoder.georeference
     table = EmbeddingTable(
         georeference=georeference, crs=result_crs(options.crs, georeference), image=plan.name,
-        datetime=moment.isoformat() if hasattr(moment, "isoformat") else None, roi=plan.roi,
+        datetime=moment.isoformat() if isinstance(moment, datetime) else None, roi=plan.roi,
     )  # fmt: skip
     job = EmbeddingJob(
         run=run, grid=plan.grid, selected=plan.selected, tiles=replace(tiles, reader=reader), table=table, folder=parts

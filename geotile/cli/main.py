@@ -1,4 +1,7 @@
-"""The command line: ``geotile detect``, ``predict``, ``resume``, ``status``, ``plan``, ``check`` and ``demo``; and the service's."""
+"""The command line: ``geotile detect``, ``predict``, ``embed``, ``resume``, ``status``, ``plan``, ``check``, ``demo``.
+
+The service's commands are in `geotile.cli.service`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from geotile.core.option import option_names
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
 from geotile.options import DetectToOptions, PlanOptions
-from geotile.options.raster import PredictToOptions
+from geotile.options.raster import EmbedToOptions, PredictToOptions
 
 app = typer.Typer(
     help="Run object-detection models over satellite and aerial images of any size.",
@@ -127,6 +130,34 @@ def predict(
     with _interruptible(checkpoint, "the same command"), client_at(scheduler):
         report = geotile.predict_to(image, endpoint, destination, progress=err.is_terminal, **options, **of_endpoint)
     _end(report, destination)
+
+
+@app.command(rich_help_panel=_RUN)
+@with_flags(EmbedToOptions)
+def embed(
+    image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
+    endpoint: Annotated[str, typer.Argument(help="http(s) URL that answers arrays.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o",
+            rich_help_panel="Output",
+            help="Output: .parquet (GeoParquet), or a folder/ of parts.",
+        ),
+    ],
+    options: Mapping[str, Any],
+    headers: EndpointHeaders = None,
+    option: EndpointOption = None,
+    scheduler: Scheduler = None,
+) -> None:  # fmt: skip
+    """Run the model behind ENDPOINT over IMAGE and write a vector for each tile or patch.
+
+    Exit status as of `geotile detect`.
+    """
+    of_endpoint = endpoint_options(option, headers, option_names(EmbedToOptions))
+    with _interruptible(None), client_at(scheduler):
+        report = geotile.embed_to(image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint)
+    _end(report, output)
 
 
 @app.command(rich_help_panel=_RUN)

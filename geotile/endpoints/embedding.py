@@ -84,4 +84,3 @@ def _of_tokens(values: NDArray[Any], tokens: Tokens, tile_yx: Pair) -> NDArray[A
             "Have the model leave out its class and register tokens"
         )
     return values.reshape(down, -1, values.shape[1])
-

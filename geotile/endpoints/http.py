@@ -104,7 +104,7 @@ class HttpEndpoint(Endpoint):
 
     def _with(self, decode: Callable[[bytes, str], Any]) -> Endpoint:
         other = copy(self)
-        other._decode = staticmethod(decode)  # type: ignore[assignment]  # called as a function
+        other._decode = staticmethod(decode)
         return other
 
 

@@ -119,8 +119,8 @@ class VectorOptions(Options):
     """The vectors."""
 
     tokens: Tokens = option(
-        "single", 'What to make of several vectors for a tile: "class" takes the first, "mean" their mean, "patches" makes '
-        'a row for each patch; "single" refuses them.', type='{"single", "class", "mean", "patches"}',
+        "single", 'What to make of several vectors for a tile: "class" takes the first, "mean" their mean, "patches" '
+        'makes a row for each patch; "single" refuses them.', type='{"single", "class", "mean", "patches"}',
         choices=get_args(Tokens),
     )  # fmt: skip
     dtype: EmbeddingDtype = option(

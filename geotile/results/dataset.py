@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +91,10 @@ class PartWriter:
         return write_part(self.folder, name, table)
 
 
-def write_part(folder: Folder, name: str, table: gpd.GeoDataFrame) -> Part:
+def write_part(
+    folder: Folder, name: str, table: gpd.GeoDataFrame,
+    encode: Callable[[gpd.GeoDataFrame], bytes] = lambda table: parquet_bytes(table).getvalue(),
+) -> Part:  # fmt: skip
     """Write a table as a part.
 
     Raises
@@ -100,7 +103,7 @@ def write_part(folder: Folder, name: str, table: gpd.GeoDataFrame) -> Part:
         If it cannot be written.
     """
     try:
-        data = parquet_bytes(table).getvalue()
+        data = encode(table)
     except GeotileError:
         raise
     except Exception as error:  # pandas and Arrow have errors of their own

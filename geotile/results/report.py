@@ -297,6 +297,7 @@ def make_raster_report(
         regions=regions, tiles_outside_roi=outside_roi, tiles_without_data=without_data, tiles_resumed=resumed,
         requests=requests, retries=retries,
         **(traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)),
-        **({} if missing is None else {"pixels_missing": missing}), seconds=seconds, timing={name: round(value, 6) for name, value in timing.items()},
+        **({} if missing is None else {"pixels_missing": missing}), seconds=seconds,
+        timing={name: round(value, 6) for name, value in timing.items()},
         failures=listed, notes=list(notes),
     )  # fmt: skip

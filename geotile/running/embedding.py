@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +13,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import shapely
 from dask.delayed import delayed
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from geotile.grid.tile_grid import Tile, TileGrid
 from geotile.imagery.region_pixels import Region
 from geotile.results.dataset import PART_ROWS, Part, write_part
 from geotile.results.failures import TileFailure
+from geotile.results.frame import parquet_bytes
 from geotile.running.tile_job import TileContent, TileJob
 from geotile.running.tiles import ask_model
 from geotile.storage.folder import Folder
@@ -77,11 +80,11 @@ class EmbeddingTable:
         if self.roi is not None:
             inside = shapely.intersects(self.roi, shapes)
             tiles, boxes, vectors, shapes = tiles[inside], boxes[inside], vectors[inside], shapes[inside]
-        kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
-        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
+        embedding = np.empty(len(tiles), object)
+        embedding[:] = list(vectors)
         columns = {
             "tile": tiles, "xmin": boxes[:, 0], "ymin": boxes[:, 1], "xmax": boxes[:, 2], "ymax": boxes[:, 3],
-            "embedding": pd.array(column, dtype=pd.ArrowDtype(kind)),
+            "embedding": embedding,
             "image": pd.array([self.image] * len(tiles), dtype="str"),
             "datetime": pd.to_datetime(pd.Series([self.datetime] * len(tiles)), utc=True),
         }  # fmt: skip
@@ -130,10 +133,34 @@ class EmbeddingNode:
         if job.folder is None or (len(self.tiles) < PART_ROWS and not last) or not (len(self.tiles) or not self.parts):
             return self
         name = f"part-r{self.rows[0]:05d}-{self.rows[1]:05d}-c{self.columns[0]:05d}-{self.columns[1]:05d}.parquet"
-        part = write_part(job.folder, name, job.table.build(self.tiles, self.boxes, self.vectors))
+        encode = partial(vectors_parquet, like=self.vectors)
+        part = write_part(job.folder, name, job.table.build(self.tiles, self.boxes, self.vectors), encode)
         return replace(
             self, tiles=self.tiles[:0], boxes=self.boxes[:0], vectors=self.vectors[:0], parts=(*self.parts, part)
         )
+
+
+def vectors_parquet(table: gpd.GeoDataFrame, like: NDArray[Any]) -> bytes:
+    """Return a table as a GeoParquet file whose vectors are Arrow lists of fixed size.
+
+    The metadata of pandas are left out, since pandas cannot read what it writes there of such lists.
+
+    Parameters
+    ----------
+    table : geopandas.GeoDataFrame
+        Rows as `EmbeddingTable` builds them.
+    like : numpy.ndarray
+        (any, length), of the dtype and the length of the vectors.
+    """
+    vectors = np.concatenate([like[:0], *(each[None] for each in table["embedding"])])
+    kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
+    others = pq.read_table(pa.BufferReader(parquet_bytes(table.drop(columns="embedding")).getvalue()))
+    whole = others.add_column(table.columns.get_loc("embedding"), "embedding", column)
+    kept = {key: value for key, value in (others.schema.metadata or {}).items() if key != b"pandas"}
+    out = io.BytesIO()
+    pq.write_table(whole.replace_schema_metadata(kept), out, compression="zstd")
+    return out.getvalue()
 
 
 def embedding_tree(regions: da.Array, job: EmbeddingJob) -> da.Array:

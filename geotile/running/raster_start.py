@@ -46,8 +46,9 @@ def ready_for_rasters(
 
 
 def tile_job(
-    plan: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: PredictJobOptions | EmbedOptions, run: str, errors: Any
-) -> TileJob:
+    plan: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: PredictJobOptions | EmbedOptions, run: str,
+    errors: Any,
+) -> TileJob:  # fmt: skip
     """Return how tiles are sent."""
     return TileJob(
         run=run, endpoint=ready, encoder=plan.encoder, tile_yx=(plan.grid.axes[0].tile, plan.grid.axes[1].tile),

@@ -1,0 +1,177 @@
+"""Vectors: a row for each tile or patch, in frames and files."""
+
+import geopandas as gpd
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from distributed import Client, LocalCluster
+from helpers import cli
+from test_predict import encoded, raster_server, scene
+
+import geotile
+from geotile.grid.tile_grid import TileGrid
+
+JOB = {"tile_size": 64, "overlap": 16}
+
+
+def means(tile):
+    return np.array([tile.mean(), tile.std(), tile.max()], np.float32)
+
+
+@pytest.mark.parametrize("region", [64, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_row_for_each_tile(tmp_path, region, dtype):
+    path, pixels = scene(tmp_path)
+    found = geotile.embed(path, means, region_size=region, dtype=dtype, **JOB)
+    windows = [window for _, window in TileGrid(pixels.shape[1:], 64, 16).tiles()]
+    want = np.stack([means(pixels[:, *window.slices]) for window in windows]).astype(dtype)
+    np.testing.assert_array_equal(np.stack(found["embedding"]).astype(dtype), want)
+    assert found["embedding"][0].dtype == dtype
+    assert found["xmin"].tolist() == [window.x0 for window in windows]
+    assert found.crs == "EPSG:32631"
+    assert found.geometry[0].equals(shapely.box(5e5, 5e6 - 32, 5e5 + 32, 5e6))
+    assert geotile.report(found).status == "SUCCESS"
+
+
+def test_patches_have_footprints_of_their_own(tmp_path):
+    path, pixels = scene(tmp_path, (64, 128))
+
+    def patches(tile):
+        return tile[0].reshape(4, 16, 4, 16).mean(axis=(1, 3)).reshape(16, 1)
+
+    found = geotile.embed(path, patches, tile_size=64, overlap=0, tokens="patches")
+    assert len(found) == 32
+    for row in found.itertuples():
+        part = pixels[0, int(row.ymin) : int(row.ymax), int(row.xmin) : int(row.xmax)]
+        assert part.shape == (16, 16)
+        assert row.embedding[0] == pytest.approx(part.mean(), rel=1e-6)
+    for tokens in ("class", "mean"):
+        one = geotile.embed(path, lambda tile: patches(tile)[None], tile_size=64, overlap=0, tokens=tokens)
+        want = patches(pixels[:, :, :64])
+        assert one["embedding"][0][0] == pytest.approx(want[0, 0] if tokens == "class" else want.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (lambda t: np.zeros((5, 3)), {}, "returned 5 vectors for a tile. Say which with tokens"), (lambda t: "text", {}, "must return an array"),
+        (lambda t: np.zeros((5, 3)), {"tokens": "patches"}, "no grid of square patches over a tile of 64 x 64"), (lambda t: np.zeros((2, 2, 2)), {}, "must return a vector"),
+        (lambda t: np.array([np.nan]), {}, "must be finite"), (lambda t: np.zeros(0), {}, "must return a vector"), (means, {"tokens": "first"}, "tokens must be one of"),
+        (means, {"dtype": "int8"}, "dtype must be one of"), (means, {"checkpoint": "x"}, "checkpoint does not apply"), (means, {"merge": "nms"}, "does not apply to"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(tmp_path, model, options, said):
+    path, _ = scene(tmp_path, (100, 100))
+    with pytest.raises((geotile.ArgumentError, geotile.ResponseError), match=said):
+        geotile.embed(path, model, **JOB | options)
+
+
+def test_tiles_that_fail_are_reported_and_have_no_row(tmp_path):
+    path, pixels = scene(tmp_path, (150, 170))
+    bad = pixels[:, :64, :64].tobytes()
+
+    def model(tile):
+        if tile.tobytes() == bad:
+            raise ValueError("bad luck")
+        return means(tile)
+
+    with pytest.warns(geotile.FailedTilesWarning, match="1 of 12 tiles failed"):
+        found = geotile.embed(path, model, **JOB)
+    assert found["tile"].tolist() == list(range(1, 12))
+    with pytest.raises(geotile.TileError, match="bad luck"):
+        geotile.embed(path, model, errors="raise", **JOB)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "parts/"])
+def test_files_hold_what_the_frame_holds(tmp_path, name):
+    path, _ = scene(tmp_path)
+    want = geotile.embed(path, means, **JOB)
+    report = geotile.embed_to(path, means, f"{tmp_path}/{name}", region_size=64, **JOB)
+    assert report.tiles == len(want)
+    found = gpd.read_parquet(tmp_path / name)
+    np.testing.assert_array_equal(np.stack(found["embedding"]), np.stack(want["embedding"]))
+    assert found.geometry.equals(want.geometry)
+    file = tmp_path / name if name.endswith("parquet") else next((tmp_path / name).glob("part-*"))
+    assert pq.read_schema(file).field("embedding").type == pa.list_(pa.float32(), 3)
+    with pytest.raises(geotile.OutputError, match="exists"):
+        geotile.embed_to(path, means, f"{tmp_path}/{name}", **JOB)
+
+
+def test_the_command_line_embeds_and_predicts(tmp_path):
+    path, pixels = scene(tmp_path)
+
+    def answer(body):
+        with geotile_tile(body) as tile:
+            values = means(tile) if answer.vectors else (tile[0] > 128).astype(np.uint8)
+        return 200, {"Content-Type": "application/x-npy"}, encoded("application/x-npy", values)
+
+    with raster_server(answer) as url:
+        answer.vectors = True
+        done = cli(
+            "embed",
+            path,
+            url,
+            "-o",
+            tmp_path / "a.parquet",
+            "--tile-size",
+            "64",
+            "--overlap",
+            "16",
+            "--dtype",
+            "float16",
+        )
+        assert len(gpd.read_parquet(tmp_path / "a.parquet")) == len(geotile.plan(path, **JOB).to_geodataframe())
+        answer.vectors = False
+        done = cli(
+            "predict",
+            path,
+            url,
+            "-o",
+            tmp_path / "a.tif",
+            "--tile-size",
+            "64",
+            "--overlap",
+            "16",
+            "--as",
+            "classes",
+            "--classes",
+            "dark,bright",
+        )
+        assert done.returncode == 0, done.stderr
+        assert "pixels without an answer" in done.stdout
+        done = cli("predict", path, url, "-o", tmp_path / "a.png")
+        assert done.returncode == 2
+        assert "must end in one of .tif" in done.stderr
+    import rasterio
+
+    with rasterio.open(tmp_path / "a.tif") as file:
+        np.testing.assert_array_equal(file.read(1), pixels[0] > 128)
+
+
+class geotile_tile:
+    """The pixels of an encoded tile."""
+
+    def __init__(self, body):
+        self.body = body
+
+    def __enter__(self):
+        import rasterio
+
+        with rasterio.MemoryFile(self.body) as memory, memory.open() as file:
+            return file.read()
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_rows(tmp_path):
+    path, _ = scene(tmp_path)
+    want = geotile.embed(path, means, **JOB)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
+        found = geotile.embed(path, means, region_size=64, **JOB)
+        geotile.embed_to(path, means, f"{tmp_path}/parts/", region_size=64, **JOB)
+    np.testing.assert_array_equal(np.stack(found["embedding"]), np.stack(want["embedding"]))
+    assert len(gpd.read_parquet(tmp_path / "parts")) == len(want)
