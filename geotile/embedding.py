@@ -22,7 +22,8 @@ from geotile.endpoints.embedding import embedding_of
 from geotile.errors import ArgumentError
 from geotile.imagery.overlap import map_overlap
 from geotile.options import ImageOptions
-from geotile.options.raster import EmbedKeywords, EmbedOptions, EmbedToKeywords, EmbedToOptions
+from geotile.options.raster import EmbedOptions, EmbedToOptions
+from geotile.options.raster_keywords import EmbedKeywords, EmbedToKeywords
 from geotile.planning.opened_image import ImageLike, opened_image
 from geotile.planning.plan import Plan, planned, result_crs
 from geotile.public import public
@@ -46,7 +47,7 @@ from geotile.traffic import begin_run
 
 
 @public
-@with_options(EmbedKeywords, build=EmbedOptions, prepare=resolve_endpoint(EmbedOptions))
+@with_options(EmbedKeywords, build=EmbedOptions, prepare=resolve_endpoint(EmbedOptions, of_arrays=True))
 def embed(image: ImageLike, endpoint: Any, options: EmbedOptions) -> gpd.GeoDataFrame:
     """Run a model that answers vectors over an image of any size, such as a foundation model.
 
@@ -87,7 +88,7 @@ def embed(image: ImageLike, endpoint: Any, options: EmbedOptions) -> gpd.GeoData
 
 
 @public
-@with_options(EmbedToKeywords, build=EmbedToOptions, prepare=resolve_endpoint(EmbedToOptions))
+@with_options(EmbedToKeywords, build=EmbedToOptions, prepare=resolve_endpoint(EmbedToOptions, of_arrays=True))
 def embed_to(
     image: ImageLike, endpoint: Any, output: str | os.PathLike[str], options: EmbedToOptions
 ) -> Report:  # fmt: skip

@@ -15,13 +15,8 @@ from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.endpoints.raster import raster_of
 from geotile.imagery.overlap import map_overlap
 from geotile.options import ImageOptions
-from geotile.options.raster import (
-    PredictJobOptions,
-    PredictKeywords,
-    PredictOptions,
-    PredictToKeywords,
-    PredictToOptions,
-)
+from geotile.options.raster import PredictJobOptions, PredictOptions, PredictToOptions
+from geotile.options.raster_keywords import PredictKeywords, PredictToKeywords
 from geotile.planning.opened_image import ImageLike, opened_image
 from geotile.planning.plan import planned
 from geotile.planning.raster_plan import raster_plan
@@ -38,7 +33,7 @@ from geotile.storage.folder import Folder
 
 
 @public
-@with_options(PredictKeywords, build=PredictOptions, prepare=resolve_endpoint(PredictOptions))
+@with_options(PredictKeywords, build=PredictOptions, prepare=resolve_endpoint(PredictOptions, of_arrays=True))
 def predict(image: ImageLike, endpoint: Any, options: PredictOptions) -> xr.DataArray:
     """Run a model that answers a raster over an image of any size, lazily.
 
@@ -87,7 +82,7 @@ def predict(image: ImageLike, endpoint: Any, options: PredictOptions) -> xr.Data
 
 
 @public
-@with_options(PredictToKeywords, build=PredictToOptions, prepare=resolve_endpoint(PredictToOptions))
+@with_options(PredictToKeywords, build=PredictToOptions, prepare=resolve_endpoint(PredictToOptions, of_arrays=True))
 def predict_to(
     image: ImageLike, endpoint: Any, destination: str | os.PathLike[str], options: PredictToOptions
 ) -> Report:  # fmt: skip

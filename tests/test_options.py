@@ -119,7 +119,11 @@ def test_options_elsewhere_are_told_with_their_call():
         (lambda **more: geotile.detect(path, bright_objects, **more), {"overwrite": True}, "detect_to"),
         (lambda **more: geotile.plan(path, **more), {"merge": "nms"}, "to plan, but to detect and detect_to"),
         (lambda **more: geotile.plan(path, **more), {"retries": 3}, "to plan, but to endpoint"),
-        (lambda **more: geotile.open_image(path, **more), {"tile_size": 3}, "but to detect and detect_to and plan"),
+        (
+            lambda **more: geotile.open_image(path, **more),
+            {"tile_size": 3},
+            "but to detect and detect_to and embed and embed_to and plan and predict",
+        ),
         (lambda **more: geotile.serve(path, **more), {"tile_size": 3}, "to serve, but to detect"),
     ):
         with pytest.raises(geotile.ArgumentError, match=said):

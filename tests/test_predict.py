@@ -642,3 +642,50 @@ def test_object_storage_gets_whole_outputs(tmp_path):
         assert {each.split("/")[2] for each in files.find(f"{BUCKET}/predictions")} == {"a.zarr", "a.tif"}
         stored = xr.open_zarr(f"s3://{BUCKET}/predictions/a.zarr", storage_options=options, mask_and_scale=False)
         np.testing.assert_array_equal(stored.prediction, want)
+
+
+def small_network(path, *, tail=(), shape=("n", 2, "h", "w"), outputs=("out",)):
+    """Write a network: class scores are the bands times 2 and 3, plus 1; then the nodes of `tail`."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper, numpy_helper
+
+    weights = [numpy_helper.from_array(np.diag([2, 3]).astype(np.float32)[:, :, None, None], "w")]
+    weights.append(numpy_helper.from_array(np.ones(2, np.float32), "b"))
+    nodes = [helper.make_node("Conv", ["images", "w", "b"], ["x0"])]
+    for number, name in enumerate(tail):
+        nodes.append(helper.make_node(name, [f"x{number}"], [f"x{number + 1}"]))
+    nodes += [helper.make_node("Identity", [f"x{len(tail)}"], [name]) for name in outputs]
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs], weights,
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return f"onnx:{path}"
+
+
+def test_onnx_models_answer_rasters_and_vectors(tmp_path):
+    path, pixels = scene(tmp_path, bands=2)
+    spec = small_network(tmp_path / "net.onnx")
+    want = np.array([2, 3])[:, None, None] * (pixels / 255) + 1
+    options = {"tile_size": 64, "overlap": 16, "output": "values"}
+    np.testing.assert_allclose(geotile.predict(path, spec, **options), want, atol=1e-5)
+    np.testing.assert_array_equal(geotile.predict(path, spec, tile_size=64, overlap=16), want[1] > want[0])
+    sigmoid = small_network(tmp_path / "s.onnx", tail=["Sigmoid"])
+    soft = geotile.predict(path, sigmoid, batch_size=4, **options | {"output": "scores"})
+    np.testing.assert_allclose(soft.values / 254, 1 / (1 + np.exp(-want)), atol=1 / 500)
+    fixed = small_network(tmp_path / "f.onnx", shape=(3, 2, 64, 64))
+    np.testing.assert_allclose(geotile.predict(path, fixed, overlap=16, output="values"), want, atol=1e-5)
+    pooled = small_network(tmp_path / "e.onnx", tail=["GlobalAveragePool", "Flatten"])
+    vectors = geotile.embed(path, pooled, tile_size=64, overlap=16)
+    np.testing.assert_allclose(vectors["embedding"][0], want[:, :64, :64].mean(axis=(1, 2)), rtol=1e-5)
+    two = small_network(tmp_path / "two.onnx", outputs=("out", "aux"))
+    np.testing.assert_allclose(geotile.predict(path, two, output_names={"output": "aux"}, **options), want, atol=1e-5)
+    for call, said in (
+        (lambda: geotile.predict(path, fixed, tile_size=48, overlap=16), "takes tiles of the height 64; got 48. Give tile_size=64"),
+        (lambda: geotile.predict(path, spec, bands=[1], **options), "takes 2 bands; the tile has 1. Choose them with bands="),
+        (lambda: geotile.predict(path, two, **options), "has the outputs .*'out', 'aux'.* choose one with output_names="),
+        (lambda: geotile.predict(path, spec, family="yolov8", **options), "family is for models that answer detections"),
+        (lambda: geotile.detect(path, spec, tile_size=64, overlap=16), "onnx"),
+    ):  # fmt: skip
+        with pytest.raises((geotile.ArgumentError, geotile.EndpointError), match=said):
+            call()

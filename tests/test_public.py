@@ -16,9 +16,9 @@ NAMES = [
     "GeotileError", "GreedyNmm", "HttpEndpoint", "ImageError", "ImageOpenError", "ImageReadError", "JobRequest", "KeepAll", "Merge",
     "Nmm", "Nms", "OutputError", "Plan", "PointNms", "Progress", "Report", "ResponseError", "RetryPolicy", "SeamNms",
     "ServiceError", "SigV4",
-    "SoftNms", "TileError", "TileFailure", "TileGrid", "Union", "Window", "cancel", "cast", "detect", "detect_to", "endpoint",
+    "SoftNms", "TileError", "TileFailure", "TileGrid", "Union", "Window", "cancel", "cast", "detect", "detect_to", "embed", "embed_to", "endpoint",
     "image_geometry", "jobs",
-    "nms", "open_image", "plan", "plot_detections", "report", "rescale", "serve", "stretch", "submit", "write",
+    "nms", "open_image", "plan", "plot_detections", "predict", "predict_to", "report", "rescale", "serve", "stretch", "submit", "write",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import shapely
 from rasterio.features import rasterize
 
 from geotile.detectors import OnnxDetector
-from geotile.detectors.onnx import _session
+from geotile.detectors.onnx import open_session_of
 from geotile.endpoints.objects import decode_object
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,7 @@ def test_shapes_are_those_of_the_authors(tmp_path, monkeypatch, name):
         picture = np.random.default_rng(1).integers(0, 256, (*shape_yx, 3), np.uint8)
         model.predict(picture, imgsz=size, conf=0.25, iou=0.5, max_det=100_000, verbose=False, retina_masks=True)
         feeds, positions = detector.detector.inputs_for([np.moveaxis(picture, -1, 0)])
-        outputs = _session(detector._key).run(None, feeds)
+        outputs = open_session_of(detector._key).run(None, feeds)
         tensors = [torch.from_numpy(each.copy()) for each in outputs]
         pixels = torch.from_numpy(next(iter(feeds.values())))
         theirs = model.predictor.postprocess(tensors if len(tensors) > 1 else tensors[0], pixels, [picture])[0]

@@ -31,8 +31,8 @@ MAX_MODEL_BYTES = 2**31  # what protobuf allows
 _TOTAL_S = 600.0  # for a download
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 # path, threads, providers that the user asked for, version of the file
-_SessionKey = tuple[str, int, tuple[str, ...] | None, tuple[int, int] | None]
-_sessions = Registry[_SessionKey, Any](16)
+SessionKey = tuple[str, int, tuple[str, ...] | None, tuple[int, int] | None]
+_sessions = Registry[SessionKey, Any](16)
 
 
 class OnnxDetector:
@@ -69,12 +69,12 @@ class OnnxDetector:
     ) -> None:  # fmt: skip
         self.path, self.threads = model_path(path), as_int(threads, "threads", 1, unit="threads")
         wanted = (providers,) if isinstance(providers, str) else None if providers is None else tuple(providers)
-        self._key: _SessionKey = (self.path, self.threads, wanted, _version(self.path))
-        session = _session(self._key)  # opened here, so that a wrong model is found before the run
+        self._key: SessionKey = (self.path, self.threads, wanted, version_of(self.path))
+        session = open_session_of(self._key)  # opened here, so that a wrong model is found before the run
         try:
             metadata = read_metadata(session.get_modelmeta().custom_metadata_map)
             self._detector = Detector(
-                _tensors(session.get_inputs()), _outputs(session, metadata), family=family, labels=labels,
+                tensors_of(session.get_inputs()), _outputs(session, metadata), family=family, labels=labels,
                 output_names=output_names, score_threshold=score_threshold, nms_iou_threshold=nms_iou_threshold,
                 mean=mean, std=std, metadata=metadata,
             )  # fmt: skip
@@ -107,7 +107,7 @@ class OnnxDetector:
     @property
     def provider(self) -> str:
         """Execution provider of onnxruntime that comes first, such as "CPU"."""
-        return str(_session(self._key).get_providers()[0]).removesuffix("ExecutionProvider")
+        return str(open_session_of(self._key).get_providers()[0]).removesuffix("ExecutionProvider")
 
     def __call__(self, tile: NDArray[Any]) -> DetectionArrays | Detections:
         """Detect objects in a tile.
@@ -128,12 +128,12 @@ class OnnxDetector:
     def batch(self, tiles: Sequence[NDArray[Any]]) -> list[DetectionArrays | Detections]:
         """Detect objects in several tiles with one call of the network."""
         inputs, positions = self._detector.inputs_for(tiles)
-        values = map(np.asarray, _session(self._key).run(None, inputs))
+        values = map(np.asarray, open_session_of(self._key).run(None, inputs))
         names = [output.name for output in self._detector.outputs]
         return self._detector.detections_from(dict(zip(names, values, strict=True)), positions)
 
 
-def _tensors(nodes: Any) -> list[Tensor]:
+def tensors_of(nodes: Any) -> list[Tensor]:
     """Return onnxruntime's descriptions of inputs or outputs as tensors."""
     return [
         Tensor(
@@ -149,7 +149,7 @@ def _outputs(session: Any, metadata: ModelMetadata) -> list[Tensor]:
     Where a network of any size does not declare their lengths, they are those for the size in its metadata: the
     network runs once on zeros.
     """
-    inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+    inputs, outputs = tensors_of(session.get_inputs()), tensors_of(session.get_outputs())
     declared = all(None not in each.shape[1:] for each in outputs)
     sides = None not in input_sides(inputs[0])
     if declared or sides or metadata.size_yx is None or len(inputs) > 1:
@@ -181,7 +181,7 @@ def _dtype(node: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _version(path: str) -> tuple[int, int] | None:
+def version_of(path: str) -> tuple[int, int] | None:
     """Return what changes when a local file is written again; None for any other file."""
     if "://" in path or not os.path.isfile(path):
         return None
@@ -189,7 +189,7 @@ def _version(path: str) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _session(key: _SessionKey) -> Any:
+def open_session_of(key: SessionKey) -> Any:
     """Return onnxruntime's session of a model, opened once per process."""
     path, threads, providers, _ = key
     try:

@@ -32,6 +32,7 @@ class _Kind:
 
 
 _HTTP, _OIP = _Kind("http:HttpEndpoint", HttpOptions), _Kind("oip:OipEndpoint", OipOptions)
+_ONNX_ARRAYS = _Kind("onnx_arrays:OnnxArrayEndpoint", OnnxOptions)
 _KINDS = {
     "http": _HTTP,
     "https": _HTTP,
@@ -93,13 +94,17 @@ def endpoint(spec: Any, options: Any) -> Endpoint:
     return FunctionEndpoint(spec, **options)
 
 
-def resolve_endpoint(options: type[Options]) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+def resolve_endpoint(
+    options: type[Options], *, of_arrays: bool = False
+) -> Callable[[dict[str, Any], dict[str, Any]], None]:
     """Return a function that creates the endpoint of a call from its spec and those options that are its own.
 
     Parameters
     ----------
     options : type
         `Options` class of the call; every option that it does not declare belongs to the endpoint.
+    of_arrays : bool
+        Whether the model answers arrays, not detections.
 
     Returns
     -------
@@ -115,7 +120,10 @@ def resolve_endpoint(options: type[Options]) -> Callable[[dict[str, Any], dict[s
         if names is not None:
             hints = _hints(spec, of_call | names) | dict(getattr(options, "HINTS", {}))
             refuse_unknown(of_endpoint, of_call | names, f"a run with {_description(spec)}", hints)
-        arguments["endpoint"] = endpoint(spec, **of_endpoint)
+        if of_arrays and isinstance(spec, str) and spec.lower().startswith("onnx:"):
+            arguments["endpoint"] = _ONNX_ARRAYS.load()(spec, **of_endpoint)
+        else:
+            arguments["endpoint"] = endpoint(spec, **of_endpoint)
 
     return prepare
 

@@ -11,7 +11,6 @@ from geotile.core.choices import MAX_CLASSES, Activation, Blend, EmbeddingDtype,
 from geotile.core.option import Options, option
 from geotile.core.thresholds import check_threshold
 from geotile.errors import ArgumentError
-from geotile.options.endpoint import EndpointKeywords
 from geotile.options.image import ImageOptions, ScalingOptions
 from geotile.options.run import AreaOptions, RequestOptions, RunOptions, TilingOptions, ValidityOptions
 
@@ -105,16 +104,6 @@ class PredictToOptions(PredictJobOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictKeywords(EndpointKeywords, PredictOptions):
-    """Keyword arguments of `geotile.predict`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictToKeywords(EndpointKeywords, PredictToOptions):
-    """Keyword arguments of `geotile.predict_to`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class VectorOptions(Options):
     """The vectors."""
 
@@ -149,13 +138,3 @@ class EmbedToOptions(EmbedOptions):
     PANEL: ClassVar[str] = "Output"
 
     overwrite: bool = option(False, "Replace an output that exists.", type="bool", in_requests=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedKeywords(EndpointKeywords, EmbedOptions):
-    """Keyword arguments of `geotile.embed`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedToKeywords(EndpointKeywords, EmbedToOptions):
-    """Keyword arguments of `geotile.embed_to`."""
