@@ -669,7 +669,8 @@ def test_onnx_models_answer_rasters_and_vectors(tmp_path):
     want = np.array([2, 3])[:, None, None] * (pixels / 255) + 1
     options = {"tile_size": 64, "overlap": 16, "output": "values"}
     np.testing.assert_allclose(geotile.predict(path, spec, **options), want, atol=1e-5)
-    np.testing.assert_array_equal(geotile.predict(path, spec, tile_size=64, overlap=16), want[1] > want[0])
+    sure = np.abs(want[1] - want[0]) > 1e-4
+    assert (geotile.predict(path, spec, tile_size=64, overlap=16).values == (want[1] > want[0]))[sure].all()
     sigmoid = small_network(tmp_path / "s.onnx", tail=["Sigmoid"])
     soft = geotile.predict(path, sigmoid, batch_size=4, **options | {"output": "scores"})
     np.testing.assert_allclose(soft.values / 254, 1 / (1 + np.exp(-want)), atol=1 / 500)
