@@ -43,6 +43,7 @@ from .pipeline import detect as detect
 from .pipeline import detect_to as detect_to
 from .planning.plan import Plan as Plan
 from .planning.plan import plan as plan
+from .polygons import polygonize as polygonize
 from .prediction import predict as predict
 from .prediction import predict_to as predict_to
 from .results.failures import TileFailure as TileFailure

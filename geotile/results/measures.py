@@ -111,6 +111,12 @@ def _on_ground(corners: NDArray[np.float64], ground: _Ground) -> tuple[NDArray[n
     return tuple(np.where(known, value, np.nan) for value in values)
 
 
+def polygon_areas(shapes: NDArray[np.object_], georeference: Georeference) -> NDArray[np.float64]:
+    """Return the areas of polygons in pixels of an image, in m², (n,) float64; NaN without a georeference."""
+    ground = _Ground.of(georeference)
+    return np.full(len(shapes), np.nan) if ground is None else _area_m2(shapes, ground)
+
+
 def _area_m2(shapes: NDArray[np.object_], ground: _Ground) -> NDArray[np.float64]:
     """Return the areas of polygons on the ellipsoid; NaN for those that are not wholly on Earth."""
     placed: Any = shapely.transform(shapes, ground.degrees)

@@ -1,0 +1,273 @@
+"""Polygons of the areas of a raster, the same however the raster is chunked.
+
+Each chunk is traced for itself. A polygon that ends at a border of its chunk inside the raster stays open: a node of
+the tree unites it with those of the neighbouring chunks, and lets go of what ends at no border of its rectangle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import dask.array as da
+import geopandas as gpd
+import numpy as np
+import shapely
+import xarray as xr
+from numpy.typing import NDArray
+from rasterio.features import shapes as traced
+
+from geotile.core.checks import check_finite, check_unit
+from geotile.core.dask_info import compute_options
+from geotile.errors import ArgumentError
+from geotile.geometry.georeference import Georeference, georeference_of
+from geotile.public import public
+from geotile.results.measures import polygon_areas
+
+
+@public
+def polygonize(
+    raster: xr.DataArray,
+    *,
+    classes: Sequence[str | int] | None = None,
+    threshold: float | None = None,
+    min_area_px: float = 0.0,
+    min_hole_px: float = 0.0,
+    simplify_px: float = 0.0,
+) -> gpd.GeoDataFrame:
+    """Return the areas of a raster as polygons: pixels of one class that share a side are one polygon.
+
+    Parameters
+    ----------
+    raster : xarray.DataArray
+        As `predict` returns it: (y, x) class numbers, integers; or (band, y, x), of which each band is a class. Its
+        chunks are traced one by one.
+    classes : sequence of str or int, optional
+        Classes to trace, by name or by number. By default all.
+    threshold : float, optional
+        Score above which a pixel is of the class of its band, 0 to 1; needed for scores.
+    min_area_px : float
+        Polygons of fewer pixels are left out, their holes not counted.
+    min_hole_px : float
+        Holes of fewer pixels are filled.
+    simplify_px : float
+        Tolerance of a simplification (Douglas-Peucker) that keeps the topology of each polygon, in pixels.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        One row per polygon, by class, then from top to bottom. Columns ``geometry`` (in the CRS of the raster, or in
+        pixels without one), ``class`` (number, from 0), ``label`` (name, or the number as text), ``area_m2``
+        (NaN without a CRS).
+
+    Raises
+    ------
+    ArgumentError
+        If the raster has other dims or values, or an option cannot be used.
+
+    Examples
+    --------
+    >>> from geotile.testing import write_example
+    >>> import geotile
+    >>> model = lambda tile: (tile[0] > 128).astype("uint8")
+    >>> bright = geotile.predict(write_example(), model, tile_size=128, overlap=32)
+    >>> polygonize(bright, classes=[1]).geometry.area.round(2).tolist()
+    [34.56, 34.56, 34.56]
+    """
+    for name, value in (("min_area_px", min_area_px), ("min_hole_px", min_hole_px), ("simplify_px", simplify_px)):
+        if check_finite(value, name, "pixels") < 0:
+            raise ArgumentError(f"{name} must be 0 or more; got {value!r}")
+    layers = list(_layers(raster, threshold))
+    wanted = _wanted(classes, {number: name for number, name, _ in layers}, raster)
+    nodata = raster.rio.nodata
+    found: list[tuple[int, str, Any]] = []
+    for number, name, data in layers:
+        only = None if number is None else [1]
+        if number is not None and wanted is not None and number not in wanted:
+            continue
+        keep = wanted if number is None else only
+        polygons, values = _traced(data, keep, None if number is not None else nodata)
+        for shape, value in zip(polygons, values, strict=True):
+            owner = int(value) if number is None else number
+            found.append((owner, name if number is not None else _name(raster, owner), shape))
+    return _table(found, georeference_of(_with_band(raster)), min_area_px, min_hole_px, simplify_px)
+
+
+def _layers(raster: xr.DataArray, threshold: float | None) -> Iterator[tuple[int | None, str, da.Array]]:
+    """Yield the number and the name of each layer, and its values; the number is None for class numbers."""
+    if not isinstance(raster, xr.DataArray) or raster.dims not in (("y", "x"), ("band", "y", "x")):
+        given = raster.dims if isinstance(raster, xr.DataArray) else type(raster).__name__
+        raise ArgumentError(f"raster must be a DataArray with dims (y, x) or (band, y, x); got {given}")
+    scores = raster.dtype.kind == "f" or "scale_factor" in raster.attrs
+    if scores != (threshold is not None):
+        if scores:
+            raise ArgumentError("the raster holds scores; give threshold=, from 0 to 1")
+        raise ArgumentError("threshold would have no effect: the raster holds no scores; leave it out")
+    data = raster.data if isinstance(raster.data, da.Array) else da.from_array(raster.data, chunks=(-1,) * raster.ndim)
+    if raster.ndim == 2:
+        if scores:
+            raise ArgumentError("scores must have the dims (band, y, x)")
+        if raster.dtype.kind not in "bui":
+            raise ArgumentError(f"class numbers must be integers; got {raster.dtype}")
+        yield None, "", data
+        return
+    limit = 0.0
+    if threshold is not None:
+        check_unit(threshold, "threshold")
+        limit = threshold / float(raster.attrs.get("scale_factor", 1.0))
+    nodata = raster.rio.nodata
+    for number, name in enumerate(map(str, raster.indexes["band"] if "band" in raster.indexes else range(len(data)))):
+        band = data[number]
+        yes = band > limit
+        if nodata is not None and not np.isnan(nodata):
+            yes &= band != nodata
+        yield number, name, yes.astype(np.uint8)
+
+
+def _wanted(classes: Any, layers: dict[Any, str], raster: xr.DataArray) -> list[int] | None:
+    if classes is None:
+        return None
+    names = list(raster.attrs.get("class_names", [])) if None in layers else list(layers.values())
+    numbers = []
+    for each in [classes] if isinstance(classes, str | int) else classes:
+        if isinstance(each, str) and each not in names:
+            raise ArgumentError(f"classes must be of {names}, or numbers; got {each!r}")
+        numbers.append(names.index(each) if isinstance(each, str) else int(each))
+    return numbers
+
+
+def _name(raster: xr.DataArray, number: int) -> str:
+    names = raster.attrs.get("class_names", [])
+    return str(names[number]) if number < len(names) else str(number)
+
+
+def _with_band(raster: xr.DataArray) -> xr.DataArray:
+    return raster if "band" in raster.dims else raster.expand_dims("band")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Node:
+    """Polygons of a rectangle of a raster."""
+
+    box: tuple[int, int, int, int]
+    """The rectangle, xyxy in pixels."""
+    settled: NDArray[np.object_]
+    settled_values: NDArray[np.int64]
+    open: NDArray[np.object_]
+    open_values: NDArray[np.int64]
+
+
+def _traced(
+    data: da.Array, wanted: Sequence[int] | None, nodata: float | None
+) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+    """Return the polygons of class numbers (y, x) in pixels, and the class of each."""
+    height, width = data.shape
+    edges = tuple(np.cumsum([0, *sizes]) for sizes in data.chunks)
+    nodes = data.map_blocks(
+        partial(_trace_block, edges=edges, shape=(height, width), wanted=wanted, nodata=nodata), dtype=object,
+        meta=np.empty((0, 0), object), chunks=tuple((1,) * len(sizes) for sizes in data.chunks), name=None,
+    )  # fmt: skip
+    combine = partial(_combine, shape=(height, width))
+    root = da.reduction(
+        nodes, chunk=_unchanged, combine=combine, aggregate=combine, axis=(0, 1), concatenate=False,
+        split_every={0: 2, 1: 2}, dtype=object, meta=np.empty((), object), name="polygonize",
+    )  # fmt: skip
+    options = compute_options(ahead=False)
+    try:
+        node: _Node = root.compute(**options)
+    finally:
+        if (pool := options.get("pool")) is not None:
+            pool.shutdown(wait=False)
+    return node.settled, node.settled_values
+
+
+def _trace_block(
+    values: NDArray[Any], edges: Any, shape: tuple[int, int], wanted: Sequence[int] | None, nodata: float | None,
+    block_id: tuple[int, int],
+) -> _Node:  # fmt: skip
+    row, column = block_id
+    y0, x0 = int(edges[0][row]), int(edges[1][column])
+    mask = np.ones(values.shape, bool) if wanted is None else np.isin(values, wanted)
+    if nodata is not None:
+        mask &= values != nodata
+    pixels = values.astype(np.int32)
+    rings = [(shapely.geometry.shape(each), int(value)) for each, value in traced(pixels, mask, connectivity=4)]
+    polygons = np.array([shape for shape, _ in rings] + [None], object)[:-1]
+    moved = np.asarray(shapely.transform(polygons, lambda xy: xy + np.array([x0, y0])), object)
+    numbers = np.array([value for _, value in rings], np.int64)
+    return _split((x0, y0, x0 + values.shape[1], y0 + values.shape[0]), moved, numbers, shape)
+
+
+def _split(
+    box: tuple[int, int, int, int], polygons: NDArray[np.object_], values: NDArray[np.int64], shape: tuple[int, int]
+) -> _Node:
+    """Return a node whose open polygons are those that end at a border of its rectangle inside the raster."""
+    low, high = np.array(box[:2]), np.array(box[2:])
+    bounds = shapely.bounds(polygons).reshape(-1, 4)
+    inside_low, inside_high = low > 0, high < np.array(shape[::-1])
+    is_open = ((bounds[:, :2] == low) & inside_low).any(axis=1) | ((bounds[:, 2:] == high) & inside_high).any(axis=1)
+    return _Node(
+        box=box, settled=polygons[~is_open], settled_values=values[~is_open], open=polygons[is_open],
+        open_values=values[is_open],
+    )  # fmt: skip
+
+
+def _unchanged(node: _Node, axis: Any, keepdims: bool) -> _Node:
+    return node
+
+
+def _combine(nested: Any, axis: Any, keepdims: bool, *, shape: tuple[int, int]) -> _Node:
+    nodes = list(_flat(nested))
+    boxes = np.array([node.box for node in nodes])
+    x0, y0, x1, y1 = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
+    box = x0, y0, x1, y1
+    parts = np.concatenate([node.open for node in nodes])
+    numbers = np.concatenate([node.open_values for node in nodes])
+    united: list[Any] = []
+    values: list[int] = []
+    for value in np.unique(numbers):
+        whole = shapely.get_parts(shapely.union_all(parts[numbers == value]))
+        united += list(whole)
+        values += [int(value)] * len(whole)
+    found = _split(box, np.array([*united, None], object)[:-1], np.array(values, np.int64), shape)
+    return _Node(
+        box=box, settled=np.concatenate([*(node.settled for node in nodes), found.settled]),
+        settled_values=np.concatenate([*(node.settled_values for node in nodes), found.settled_values]),
+        open=found.open, open_values=found.open_values,
+    )  # fmt: skip
+
+
+def _flat(nested: Any) -> Iterator[_Node]:
+    if isinstance(nested, _Node):
+        yield nested
+    else:
+        for each in nested:
+            yield from _flat(each)
+
+
+def _table(
+    found: list[tuple[int, str, Any]], georeference: Georeference, min_area: float, min_hole: float, tolerance: float
+) -> gpd.GeoDataFrame:
+    shapes = np.array([shape for _, _, shape in found] + [None], object)[:-1]
+    if len(shapes):
+        shapes = np.asarray(shapely.simplify(shapes, 0, preserve_topology=True), object)  # the seams leave vertices
+        shapes = np.array([_without_holes(shape, min_hole) for shape in shapes] + [None], object)[:-1]
+    large = shapely.area(shapes) >= min_area
+    shapes = np.asarray(shapely.simplify(shapes[large], tolerance), object) if tolerance else shapes[large]
+    numbers = np.array([number for number, _, _ in found], np.int64)[large]
+    names = np.array([name for _, name, _ in found], object)[large]
+    bounds = shapely.bounds(shapes).reshape(-1, 4)
+    order = np.lexsort([bounds[:, 3], bounds[:, 2], bounds[:, 0], bounds[:, 1], numbers])
+    shapes = shapes[order]
+    world = georeference.to_world(shapes, None) if len(shapes) else shapes
+    columns = {"class": numbers[order], "label": names[order], "area_m2": polygon_areas(shapes, georeference)}
+    return gpd.GeoDataFrame(columns, geometry=world, crs=georeference.crs)
+
+
+def _without_holes(shape: Any, min_hole: float) -> Any:
+    """Return a polygon without the holes that are too small."""
+    if not min_hole or not shape.interiors:
+        return shape
+    return shapely.Polygon(shape.exterior, [ring for ring in shape.interiors if shapely.Polygon(ring).area >= min_hole])

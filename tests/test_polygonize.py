@@ -1,0 +1,105 @@
+"""Polygons of rasters: those of a flat tracing, however the raster is chunked."""
+
+import dask.array as da
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.features import shapes
+
+import geotile
+
+
+def raster(values, chunks=None, **attrs):
+    data = values if chunks is None else da.from_array(values, chunks)
+    dims = ("y", "x") if values.ndim == 2 else ("band", "y", "x")
+    return xr.DataArray(data, dims=dims, attrs=attrs).rio.write_nodata(255)
+
+
+def flat(values, connectivity=4):
+    traced = shapes(values.astype(np.int32), values != 255, connectivity=connectivity)
+    return [(shapely.geometry.shape(shape), int(value)) for shape, value in traced]
+
+
+@st.composite
+def rasters(draw):
+    size = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    values = rng.choice(
+        [0, 1, 2, 255], size, p=draw(st.sampled_from([[0.5, 0.5, 0, 0], [0.3, 0.3, 0.3, 0.1], [0.9, 0.1, 0, 0]]))
+    )
+    return values.astype(np.uint8), tuple(draw(st.integers(1, n)) for n in size)
+
+
+@settings(max_examples=80)
+@given(rasters())
+def test_the_polygons_are_those_of_a_flat_tracing(case):
+    values, chunks = case
+    found = geotile.polygonize(raster(values, chunks))
+    want = flat(values)
+    assert len(found) == len(want)
+    tree = shapely.STRtree([shape for shape, _ in want])
+    for shape, value in zip(found.geometry, found["class"], strict=True):
+        assert shape.is_valid
+        assert any(want[k][1] == value and want[k][0].equals(shape) for k in tree.query(shape))
+    whole = geotile.polygonize(raster(values))
+    assert [shape.normalize().wkt for shape in whole.geometry] == [shape.normalize().wkt for shape in found.geometry]
+
+
+def test_small_areas_and_holes_go_and_outlines_are_simplified():
+    values = np.zeros((60, 60), np.uint8)
+    values[10:50, 10:50] = 1
+    values[20:22, 20:22] = 0
+    values[30:40, 30:40] = 0
+    values[55:57, 55:57] = 1
+    found = geotile.polygonize(
+        raster(values, 16, class_names=["nothing", "field"]), classes=["field"], min_area_px=5, min_hole_px=5
+    )
+    assert found["label"].tolist() == ["field"]
+    assert found.area.tolist() == [1500]
+    slant = np.tri(60, dtype=np.uint8)
+    (simple,) = geotile.polygonize(raster(slant, 16), classes=[1], simplify_px=2).geometry
+    assert shapely.get_num_coordinates(simple) < 8
+    assert abs(simple.area - slant.sum()) < 0.05 * slant.sum()
+
+
+def test_places_and_areas_are_those_on_the_ground():
+    values = np.zeros((40, 40), np.uint8)
+    values[10:20, 10:30] = 1
+    placed = raster(values, 16).rio.write_crs(32631).rio.write_transform(rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 5e6))
+    found = geotile.polygonize(placed, classes=[1])
+    assert found.crs == "EPSG:32631"
+    assert found.geometry[0].equals(shapely.box(5e5 + 5, 5e6 - 10, 5e5 + 15, 5e6 - 5))
+    assert found.area_m2[0] == pytest.approx(50, rel=1e-3)
+    assert geotile.polygonize(raster(values), classes=[1]).area_m2.isna().all()
+
+
+def test_scores_take_a_threshold_and_bands_are_classes():
+    scores = np.zeros((2, 30, 30), np.uint8)
+    scores[0, :10], scores[1, 20:] = 200, 100
+    given = raster(scores, (2, 8, 8), scale_factor=1 / 254, add_offset=0.0).assign_coords(band=["water", "trees"])
+    high = geotile.polygonize(given, threshold=0.5)
+    assert (high["label"].tolist(), high["class"].tolist(), high.area.tolist()) == (["water"], [0], [300])
+    both = geotile.polygonize(given, threshold=0.3)
+    assert both["label"].tolist() == ["water", "trees"]
+    assert geotile.polygonize(given, threshold=0.3, classes=["trees"])["label"].tolist() == ["trees"]
+    several = raster((scores > 0).astype(np.uint8), (2, 8, 8)).assign_coords(band=["water", "trees"])
+    assert geotile.polygonize(several).area.tolist() == [300, 300]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        (np.zeros((3, 3)), {}, "must be a DataArray with dims"), (xr.DataArray(np.zeros(3), dims="x"), {}, "must be a DataArray with dims"),
+        (raster(np.zeros((3, 3), np.uint8)), {"threshold": 0.5}, "threshold would have no effect"),
+        (raster(np.zeros((2, 3, 3), np.float32)), {}, "holds scores; give threshold="), (raster(np.zeros((3, 3), np.float32)), {"threshold": 0.5}, "must have the dims"),
+        (raster(np.zeros((2, 3, 3), np.float32)), {"threshold": 2}, "threshold must be"), (raster(np.zeros((3, 3), np.uint8)), {"classes": ["x"]}, "classes must be of"),
+        (raster(np.zeros((3, 3), np.uint8)), {"min_area_px": -1}, "min_area_px must be 0 or more"), (raster(np.zeros((3, 3), np.uint8)), {"simplify_px": "a"}, "simplify_px must be"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_traced_is_refused(given, options, said):
+    with pytest.raises(geotile.ArgumentError, match=said):
+        geotile.polygonize(given, **options)
