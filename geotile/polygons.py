@@ -221,7 +221,8 @@ def _unchanged(node: _Node, axis: Any, keepdims: bool) -> _Node:
 def _combine(nested: Any, axis: Any, keepdims: bool, *, shape: tuple[int, int]) -> _Node:
     nodes = list(_flat(nested))
     boxes = np.array([node.box for node in nodes])
-    x0, y0, x1, y1 = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
+    x0, y0 = map(int, boxes[:, :2].min(axis=0))
+    x1, y1 = map(int, boxes[:, 2:].max(axis=0))
     box = x0, y0, x1, y1
     parts = np.concatenate([node.open for node in nodes])
     numbers = np.concatenate([node.open_values for node in nodes])

@@ -28,3 +28,11 @@ def test_the_table_of_merges_has_each_name():
     text = (DOCS / "merging-and-shapes.md").read_text(encoding="utf-8")
     for name in MERGE_NAMES:
         assert f'| `"{name}"`' in text
+
+
+def test_the_examples_of_rasters_print_what_the_page_shows(capsys):
+    text = (DOCS / "rasters-and-embeddings.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "rasters-and-embeddings.md", "exec"), names)
+    assert capsys.readouterr().out == "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))

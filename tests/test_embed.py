@@ -139,10 +139,8 @@ def test_the_command_line_embeds_and_predicts(tmp_path):
             "--classes",
             "dark,bright",
         )
-        assert done.returncode == 0, done.stderr
         assert "pixels without an answer" in done.stdout
-        done = cli("predict", path, url, "-o", tmp_path / "a.png")
-        assert done.returncode == 2
+        done = cli("predict", path, url, "-o", tmp_path / "a.png", status=2)
         assert "must end in one of .tif" in done.stderr
     import rasterio
 

@@ -226,7 +226,7 @@ def colour(number: int) -> tuple[int, int, int]:
     Examples
     --------
     >>> colour(0), colour(1)
-    ((46, 94, 184), (184, 46, 88))
+    ((46, 94, 184), (184, 46, 54))
     """
     import colorsys
 

@@ -43,6 +43,7 @@ def zarr_module() -> Any:
     """
     try:
         import zarr
+        import zarr.buffer.cpu
     except ImportError:
         raise ArgumentError("rasters are written through zarr: pip install 'geotile[zarr]'") from None
     return zarr
@@ -59,7 +60,7 @@ def store_files(template: xr.DataArray, chunk: int) -> dict[str, bytes]:
         Side of a chunk in pixels.
     """
     zarr = zarr_module()
-    memory = zarr.storage.MemoryStore()
+    files: dict[str, Any] = {}
     sizes = zip(template.dims, template.shape, strict=True)
     chunks = tuple(min(chunk, n) if dim in ("y", "x") else n for dim, n in sizes)
     encoding = {NAME: {"chunks": chunks, "fill_value": template.rio.encoded_nodata or template.rio.nodata}}
@@ -68,8 +69,10 @@ def store_files(template: xr.DataArray, chunk: int) -> dict[str, bytes]:
     if "spatial_ref" in whole.coords:
         whole.attrs["grid_mapping"] = "spatial_ref"
     with ignore_warnings(UserWarning):  # consolidated metadata are not part of Zarr 3, and xarray writes and reads them
-        whole.to_dataset(name=NAME).to_zarr(memory, compute=False, zarr_format=3, consolidated=True, encoding=encoding)
-    return {name: content.to_bytes() for name, content in memory._store_dict.items()}
+        whole.to_dataset(name=NAME).to_zarr(
+            zarr.storage.MemoryStore(files), compute=False, zarr_format=3, consolidated=True, encoding=encoding
+        )
+    return {name: content.to_bytes() for name, content in files.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +98,10 @@ class RasterStore:
             If it cannot be written.
         """
         zarr = zarr_module()
-        buffer = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(self.array)
-        memory = zarr.storage.MemoryStore({f"{NAME}/{ROOT}": buffer})
-        array = zarr.open_array(memory, path=NAME, mode="r+")
+        files = {f"{NAME}/{ROOT}": zarr.buffer.cpu.Buffer.from_bytes(self.array)}
+        array = zarr.open_array(zarr.storage.MemoryStore(files), path=NAME, mode="r+")
         array[..., *window.slices] = values
-        for name, content in memory._store_dict.items():
+        for name, content in files.items():
             if name.startswith(f"{NAME}/c"):
                 self.folder.write(name, content.to_bytes())
         self.folder.sub(BLOCKS).write(f"{row:05d}-{column:05d}.json", json.dumps(report).encode())
