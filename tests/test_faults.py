@@ -102,7 +102,9 @@ def test_a_fault_fails_its_tile_alone_or_none(name, fault, requests, reason):
         assert re.search(reason, report.failures[0].reason)
     # one that is the last may be tried once or twice more, by itself
     assert requests <= server.seen[POISON] <= (requests + 3 if reason and requests > 1 else requests)
-    assert 0 <= report.requests - sum(server.seen.values()) <= 1  # a slow machine can time out before the server sees one
+    assert (
+        0 <= report.requests - sum(server.seen.values()) <= 1
+    )  # a slow machine can time out before the server sees one
     assert all(server.seen[number] == 1 for number in range(1, 17) if number != POISON)
 
 
