@@ -635,6 +635,14 @@ def test_object_storage_gets_whole_outputs(tmp_path):
             geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/{name}", **job)
             with pytest.raises(geotile.OutputError, match="exists"):
                 geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/{name}", **job)
+        roi = gpd.GeoSeries([shapely.box(5e5, 5e6 - 30, 5e5 + 30, 5e6)], crs=32631)
+        with small_chunks(64):
+            geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/b.zarr", **job)
+            geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/b.zarr", overwrite=True, roi=roi, **job)
+        files.invalidate_cache()
+        part = xr.open_zarr(f"s3://{BUCKET}/predictions/b.zarr", storage_options=options, mask_and_scale=False)
+        assert (part.prediction != 255).sum() == 60 * 60  # chunks of what was replaced are gone
+        files.rm(f"{BUCKET}/predictions/b.zarr", recursive=True)
         geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/a.zarr", overwrite=True, **job)
         files.invalidate_cache()
         with rasterio.MemoryFile(files.cat_file(f"{BUCKET}/predictions/a.tif")) as memory, memory.open() as file:

@@ -137,6 +137,9 @@ class RasterOutput:
             replace(Path(store.folder.uri), Path(self.uri))
             return
         target = self.drafts if self.folder.is_local else self.folder
+        if not target.is_local:
+            target.remove(ROOT)  # what is replaced is complete no more, before any of it is
+            _remove_tree(target)
         _copy(store.folder, target, skip=(BLOCKS, ROOT))
         target.write(ROOT, files[ROOT])
         if self.folder.is_local:
@@ -245,6 +248,7 @@ def _windows(height: int, width: int, chunk: int) -> Iterator[Window]:
 
 def _copy(source: Folder, target: Folder, skip: Sequence[str]) -> None:
     files, path = source.files()
+    files.invalidate_cache()
     for each in files.find(path):
         name = str(each).removeprefix(path).lstrip("/")
         if name.split("/")[0] not in skip:
@@ -258,5 +262,6 @@ def _remove_tree(folder: Folder) -> None:
         shutil.rmtree(folder.uri, ignore_errors=True)
         return
     files, path = folder.files()
+    files.invalidate_cache()
     if files.exists(path):
         files.rm(path, recursive=True)
