@@ -18,7 +18,6 @@ from geotile.core.dask_info import compute_options
 from geotile.core.option import with_options
 from geotile.core.redact import redact
 from geotile.endpoints import Endpoint, resolve_endpoint
-from geotile.endpoints.embedding import embedding_of
 from geotile.errors import ArgumentError
 from geotile.imagery.overlap import map_overlap
 from geotile.options import ImageOptions
@@ -188,8 +187,9 @@ def _prepared(image: ImageLike, endpoint: Endpoint, options: EmbedOptions, parts
     ready, traffic = ready_for_rasters(endpoint, options, plan.source, [] if parts is None else [parts])
     run = f"{'watched' if options.progress else 'run'}-{uuid4().hex}"
     tiles = tile_job(plan, ready, traffic, options, run, options.errors)
-    first, _ = first_answer(plan, tiles, lambda answer, sent_yx: embedding_of(answer, options.tokens, sent_yx))
-    reader = EmbeddingReader(options.tokens, options.dtype, first.vectors.shape[-1])
+    reader = EmbeddingReader(options.tokens, options.dtype)
+    first, _ = first_answer(plan, tiles, reader.vectors)
+    reader = replace(reader, length=first.shape[-1])
     georeference = plan.encoder.georeference
     table = EmbeddingTable(
         georeference=georeference, crs=result_crs(options.crs, georeference), image=plan.name,

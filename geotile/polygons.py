@@ -6,9 +6,10 @@ the tree unites it with those of the neighbouring chunks, and lets go of what en
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import dask.array as da
@@ -100,10 +101,14 @@ def _layers(raster: xr.DataArray, threshold: float | None) -> Iterator[tuple[int
     if not isinstance(raster, xr.DataArray) or raster.dims not in (("y", "x"), ("band", "y", "x")):
         given = raster.dims if isinstance(raster, xr.DataArray) else type(raster).__name__
         raise ArgumentError(f"raster must be a DataArray with dims (y, x) or (band, y, x); got {given}")
-    scores = raster.dtype.kind == "f" or "scale_factor" in raster.attrs
+    raster = _as_class_map(raster)
+    scores = raster.dtype.kind == "f" or float(raster.attrs.get("scale_factor", 1.0)) != 1.0
     if scores != (threshold is not None):
         if scores:
-            raise ArgumentError("the raster holds scores; give threshold=, from 0 to 1")
+            raise ArgumentError(
+                "the raster holds scores; give threshold=, from 0 to 1. To read a class map as integers, use "
+                "xarray.open_zarr(..., mask_and_scale=False), or rioxarray.open_rasterio without masked=True"
+            )
         raise ArgumentError("threshold would have no effect: the raster holds no scores; leave it out")
     data = raster.data if isinstance(raster.data, da.Array) else da.from_array(raster.data, chunks=(-1,) * raster.ndim)
     if raster.ndim == 2:
@@ -118,7 +123,7 @@ def _layers(raster: xr.DataArray, threshold: float | None) -> Iterator[tuple[int
         check_unit(threshold, "threshold")
         limit = threshold / float(raster.attrs.get("scale_factor", 1.0))
     nodata = raster.rio.nodata
-    for number, name in enumerate(map(str, raster.indexes["band"] if "band" in raster.indexes else range(len(data)))):
+    for number, name in enumerate(_band_names(raster)):
         band = data[number]
         yes = band > limit
         if nodata is not None and not np.isnan(nodata):
@@ -126,20 +131,53 @@ def _layers(raster: xr.DataArray, threshold: float | None) -> Iterator[tuple[int
         yield number, name, yes.astype(np.uint8)
 
 
+def _as_class_map(raster: xr.DataArray) -> xr.DataArray:
+    """Return a raster of one band that holds class numbers, as a GeoTIFF has them, without its band."""
+    if raster.ndim == 2 or len(raster) > 1 or raster.dtype.kind == "f":
+        return raster
+    if raster.attrs.get("long_name") in ("class", ("class",), ["class"]):
+        return raster.isel(band=0, drop=True)
+    if float(raster.attrs.get("scale_factor", 1.0)) == 1.0:
+        raise ArgumentError(
+            "a raster of one band can hold class numbers, or one class. Drop the band for class numbers: "
+            "raster.squeeze('band', drop=True)"
+        )
+    return raster
+
+
+def _band_names(raster: xr.DataArray) -> list[str]:
+    described = raster.attrs.get("long_name")
+    if isinstance(described, tuple | list) and len(described) == raster.sizes["band"]:
+        return list(map(str, described))
+    return list(map(str, raster.indexes["band"] if "band" in raster.indexes else range(raster.sizes["band"])))
+
+
+def _class_names(raster: xr.DataArray) -> list[str]:
+    """Return the names of the classes, also as rioxarray reads them from the tags of a GeoTIFF."""
+    if "class_names" in raster.attrs:
+        return list(map(str, raster.attrs["class_names"]))
+    names: list[str] = []
+    while (name := raster.attrs.get(f"CLASS_{len(names)}")) is not None:
+        names.append(str(name))
+    return names
+
+
 def _wanted(classes: Any, layers: dict[Any, str], raster: xr.DataArray) -> list[int] | None:
     if classes is None:
         return None
-    names = list(raster.attrs.get("class_names", [])) if None in layers else list(layers.values())
+    names = _class_names(raster) if None in layers else list(layers.values())
+    given = [classes] if isinstance(classes, str) or not isinstance(classes, Iterable) else list(classes)
     numbers = []
-    for each in [classes] if isinstance(classes, str | int) else classes:
-        if isinstance(each, str) and each not in names:
-            raise ArgumentError(f"classes must be of {names}, or numbers; got {each!r}")
+    for each in given:
+        is_number = isinstance(each, Integral) and not isinstance(each, bool)
+        if not (each in names if isinstance(each, str) else is_number and 0 <= each < (len(names) or 2**31)):
+            raise ArgumentError(f"classes must be of {names}, or their numbers from 0; got {each!r}")
         numbers.append(names.index(each) if isinstance(each, str) else int(each))
     return numbers
 
 
 def _name(raster: xr.DataArray, number: int) -> str:
-    names = raster.attrs.get("class_names", [])
+    names = _class_names(raster)
     return str(names[number]) if number < len(names) else str(number)
 
 
@@ -189,6 +227,8 @@ def _trace_block(
 ) -> _Node:  # fmt: skip
     row, column = block_id
     y0, x0 = int(edges[0][row]), int(edges[1][column])
+    if values.size and (int(values.min()) < 0 or int(values.max()) >= 2**31):
+        raise ArgumentError(f"class numbers must be 0 to {2**31 - 1}; got {values.min()} to {values.max()}")
     mask = np.ones(values.shape, bool) if wanted is None else np.isin(values, wanted)
     if nodata is not None:
         mask &= values != nodata

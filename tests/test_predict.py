@@ -5,6 +5,7 @@ import http.server
 import io
 import threading
 
+import dask
 import fsspec
 import geopandas as gpd
 import numpy as np
@@ -698,3 +699,136 @@ def test_onnx_models_answer_rasters_and_vectors(tmp_path):
     ):  # fmt: skip
         with pytest.raises((geotile.ArgumentError, geotile.EndpointError), match=said):
             call()
+
+
+def test_a_second_run_leaves_the_blocks_of_the_first_alone(tmp_path):
+    path, pixels = scene(tmp_path)
+    refused = []
+
+    def model(tile):
+        if not refused:
+            refused.append(True)
+            with pytest.raises(geotile.OutputError, match="another"):
+                geotile.predict_to(path, bordered, tmp_path / "a.zarr", tile_size=48, overlap=16, overwrite=True)
+        return bordered(tile)
+
+    with small_chunks(64):
+        geotile.predict_to(path, model, tmp_path / "a.zarr", tile_size=48, overlap=16, region_size=64)
+    found = xr.open_zarr(tmp_path / "a.zarr", mask_and_scale=False).prediction
+    np.testing.assert_array_equal(found, flat(pixels, bordered, 48, 16, "trim", "classes"))
+
+
+def test_an_output_whose_blocks_have_gone_is_none(tmp_path):
+    path, _ = scene(tmp_path)
+    calls = []
+
+    def model(tile):
+        calls.append(1)
+        if len(calls) == 60:
+            for each in tmp_path.glob(".a.zarr*/blocks/*"):
+                each.unlink()
+        return bordered(tile)
+
+    with (
+        small_chunks(32),
+        dask.config.set(scheduler="synchronous"),
+        pytest.raises(geotile.OutputError, match="have disappeared"),
+    ):
+        geotile.predict_to(path, model, tmp_path / "a.zarr", tile_size=48, overlap=16, region_size=32)
+    assert not (tmp_path / "a.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (lambda t: np.stack([t[0] * 0.0, t[0] * 0.0 + np.inf]), {"output": "scores", "activation": "softmax"}, "scores must be finite"),
+        (lambda t: t * 0.0 + 1e300, {"output": "values"}, "values must fit float32"), (lambda t: t * 0.0 + 1e-6, {"output": "values", "blend": "hann"}, "cannot be averaged well"),
+        (lambda t: t * 0.0 + 1e15, {"output": "values", "blend": "mean"}, "cannot be averaged exactly"), (lambda t: t * np.nan, {"output": "scores"}, "NaN as a score"),
+    ],
+)  # fmt: skip
+def test_numbers_that_would_be_lost_are_refused(model, options, said):
+    with pytest.raises(geotile.ResponseError, match=said):
+        geotile.predict(array(noise(3, (1, 100, 100))), model, tile_size=64, overlap=8, **options)
+
+
+def test_nodata_of_an_answer_is_nodata(tmp_path):
+    path, pixels = scene(tmp_path, (100, 120))
+
+    def answer(body):
+        with rasterio.MemoryFile(body) as memory, memory.open() as file:
+            values = np.where(file.read() > 128, 255, 1).astype(np.uint8)
+        with rasterio.MemoryFile() as memory:
+            with memory.open(
+                driver="GTiff", count=1, height=values.shape[1], width=values.shape[2], dtype="uint8", nodata=255
+            ) as file:
+                file.write(values)
+            return 200, {"Content-Type": "image/tiff"}, memory.read()
+
+    with raster_server(answer) as url:
+        found = geotile.predict(path, url, tile_size=48, overlap=8)
+        np.testing.assert_array_equal(found, np.where(pixels[0] > 128, 255, 1))
+        heights = geotile.predict(path, url, tile_size=48, overlap=8, output="values", blend="mean")
+        np.testing.assert_array_equal(np.isnan(heights[0]), pixels[0] > 128)
+
+
+def test_images_that_points_place_give_rasters_without_a_place(tmp_path):
+    points = [
+        rasterio.control.GroundControlPoint(r, c, 5e5 + c, 5e6 - r) for r, c in ((0, 0), (0, 99), (99, 0), (99, 99))
+    ]
+    path = str(tmp_path / "gcps.tif")
+    with rasterio.open(path, "w", driver="GTiff", count=1, height=100, width=100, dtype="uint8") as file:
+        file.write(noise(1, (1, 100, 100)))
+        file.gcps = points, rasterio.crs.CRS.from_epsg(32631)
+    found = geotile.predict(path, bordered, tile_size=64, overlap=8)
+    assert found.rio.crs is None
+    geotile.predict_to(path, bordered, tmp_path / "a.tif", tile_size=64, overlap=8)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.crs is None
+
+
+def test_one_tile_that_fails_does_not_stop_the_run_even_if_it_is_the_first(tmp_path):
+    path, pixels = scene(tmp_path, (150, 170))
+    grid = TileGrid((150, 170), 48, 16)
+    asked = []
+
+    def note(tile):
+        asked.append(tile.tobytes())
+        return bordered(tile)
+
+    geotile.predict(path, note, tile_size=48, overlap=16)
+    first = next(n for n, w in grid.tiles() if pixels[:, *w.slices].tobytes() == asked[0])
+    with pytest.warns(geotile.FailedTilesWarning, match="1 of"):
+        report = geotile.predict_to(path, Failing(pixels, grid, {first}), tmp_path / "a.zarr", tile_size=48, overlap=16)
+    assert [each.tile for each in report.failures] == [first]
+
+
+def test_missing_pixels_are_those_of_the_region_of_interest(tmp_path):
+    path, _ = scene(tmp_path, (150, 170))
+    roi = gpd.GeoSeries([shapely.box(5e5, 5e6 - 10, 5e5 + 10, 5e6)], crs=32631)
+    answers = iter([bordered(np.zeros((1, 48, 48)))])
+    with pytest.warns(geotile.FailedTilesWarning):
+        report = geotile.predict_to(
+            path, lambda tile: next(answers), tmp_path / "a.zarr", tile_size=48, overlap=0, roi=roi
+        )
+    assert report.pixels_missing == 400
+
+
+def test_polygons_of_a_written_file_are_those_of_the_array(tmp_path):
+    import rioxarray
+
+    path, _ = scene(tmp_path)
+    options = {"tile_size": 64, "overlap": 16, "classes": ["dark", "bright"]}
+    want = geotile.polygonize(geotile.predict(path, bordered, **options), min_area_px=20)
+    for name in ("a.tif", "a.zarr"):
+        geotile.predict_to(path, bordered, tmp_path / name, **options)
+    files = (
+        rioxarray.open_rasterio(tmp_path / "a.tif"),
+        xr.open_zarr(tmp_path / "a.zarr", mask_and_scale=False).prediction,
+    )
+    for read in files:
+        found = geotile.polygonize(read, min_area_px=20)
+        assert found["label"].tolist() == want["label"].tolist()
+        assert found.geometry.geom_equals(want.geometry).all()
+    geotile.predict_to(path, bordered, tmp_path / "s.tif", **options | {"output": "scores"})
+    scores = geotile.polygonize(rioxarray.open_rasterio(tmp_path / "s.tif"), threshold=0.5, min_area_px=20)
+    assert set(scores["label"]) == {"dark", "bright"}

@@ -19,6 +19,7 @@ from geotile.grid.tile_grid import Window
 SCORE_STEPS = 65_535  # scores are multiples of 1 / 65,535
 BYTE_STEPS = 254  # of a score as uint8; 255 is nodata
 VALUE_STEPS = 2**16  # averaged values are multiples of 2**-16
+_SMALLEST = 2.0**-8  # of the largest value of a tile that is averaged in steps of 2**-16
 _TOLERANCE = 1e-3  # by which the scores of half precision may leave 0 to 1
 
 
@@ -180,7 +181,11 @@ class RasterForm:
         known = np.isfinite(values).all(axis=0)
         valid = None if known.all() else known
         if self.blend == "trim":
-            return values.astype(np.float32), valid
+            with np.errstate(over="ignore"):
+                single = values.astype(np.float32)
+            if not np.isfinite(single[:, known]).all():
+                raise ResponseError(f"values must fit float32; got {np.abs(values[:, known]).max():g}")
+            return single, valid
         largest = 2.0**62 / (largest_weight(self._window) * tiles_on_a_pixel * VALUE_STEPS)
         finite = np.where(known, values, 0)
         if np.abs(finite).max(initial=0) > largest:
@@ -188,11 +193,19 @@ class RasterForm:
                 f"values beyond ±{largest:.3g} cannot be averaged exactly; got {np.abs(finite).max():g}. Use "
                 "blend='trim', or have the model return values in a larger unit"
             )
+        if 0 < np.abs(finite).max(initial=0) < _SMALLEST:
+            raise ResponseError(
+                f"values below {_SMALLEST:.2g} cannot be averaged well, since averages are multiples of 2**-16; got at "
+                f"most {np.abs(finite).max():g}. Use blend='trim', or have the model return values in a smaller unit"
+            )
         return np.rint(np.asarray(finite, np.float64) * VALUE_STEPS).astype(np.int64), valid
 
     def _quantised(self, values: NDArray[Any]) -> NDArray[np.uint16]:
         """Return scores in steps of 1 / 65,535."""
-        scores = _activated(np.asarray(values, np.float32), self.activation)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scores = _activated(np.asarray(values, np.float32), self.activation)
+        if not np.isfinite(scores).all():
+            raise ResponseError("scores must be finite; the model returned infinite numbers, or logits that overflow")
         low, high = (float(scores.min()), float(scores.max())) if scores.size else (0.0, 0.0)
         if low < -_TOLERANCE or high > 1 + _TOLERANCE:
             raise ResponseError(

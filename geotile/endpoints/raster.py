@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import rasterio
@@ -31,6 +32,8 @@ class RasterAnswer:
     """Whether the model returned (y, x)."""
     classes: tuple[str, ...] | None = None
     """Names of the classes, where a file carries them."""
+    valid: NDArray[np.bool_] | None = None
+    """(y, x) bool, the pixels that are not nodata in a file; None for all."""
 
     def scale(self, tile_yx: Pair) -> tuple[int, int]:
         """Return the pixels of the answer per pixel of the tile, and the other way round; one of them is 1.
@@ -46,7 +49,8 @@ class RasterAnswer:
                 return up, down
         raise ResponseError(
             f"the answer must have the size of the tile, {tile_yx[0]} x {tile_yx[1]} pixels, or a whole multiple or "
-            f"fraction of it; got {height} x {width}"
+            f"fraction of it; got {height} x {width}. Give a tile_size that the model's factor divides, and pad=True "
+            "for images that are smaller than a tile"
         )
 
 
@@ -122,7 +126,7 @@ def decode_array(body: bytes, content_type: str) -> NDArray[Any]:
         raise ResponseError(f"the answer must be application/x-npy; got the content type {content_type!r}")
     try:
         return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, BadZipFile) as error:
         raise ResponseError(f"the answer is not an array as numpy.save writes it ({error})") from None
 
 
@@ -130,18 +134,23 @@ def _from_file(body: bytes, driver: str) -> RasterAnswer:
     try:
         with ignore_georeference_warnings(), rasterio.MemoryFile(body) as memory, memory.open(driver=driver) as file:
             values = file.read()
+            valid = None if file.nodata is None else file.dataset_mask() > 0
             names = file.descriptions if file.count > 1 else _category_names(file)
     except (RasterioError, ValueError) as error:
         raise ResponseError(f"the answer is not a {driver} that can be read ({error})") from None
     classes = tuple(map(str, names)) if names and all(names) else None
-    return RasterAnswer(values=values, is_flat=len(values) == 1, classes=classes)
+    if valid is not None:
+        values = np.where(valid, values, values.dtype.type(0))
+    return RasterAnswer(values=values, is_flat=len(values) == 1, classes=classes, valid=valid)
 
 
 def _category_names(file: Any) -> list[str] | None:
     """Return the names of the classes that a file's metadata list, in the order of their numbers."""
     tags = file.tags(1)
-    names = [tags.get(f"CLASS_{number}") for number in range(len(tags))]
-    return [name for name in names if name] or None
+    numbers = sorted(int(key[6:]) for key in tags if key.startswith("CLASS_") and key[6:].isdigit())
+    if numbers != list(range(len(numbers))):
+        return None  # with gaps, a name's place is not its number
+    return [tags[f"CLASS_{number}"] for number in numbers] or None
 
 
 def as_array(answer: Any) -> NDArray[Any]:

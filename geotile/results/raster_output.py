@@ -6,10 +6,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import rasterio
@@ -18,7 +19,8 @@ import xarray as xr
 from fsspec.core import url_to_fs
 from rasterio.errors import RasterioError
 
-from geotile.core.checks import check_path
+from geotile.core.checks import Pair, check_path
+from geotile.core.rasterio_env import ignore_georeference_warnings
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
 from geotile.grid.tile_grid import Window
@@ -61,9 +63,12 @@ class RasterOutput:
         if sink.folder.is_local and not Path(uri).parent.is_dir():
             raise OutputError(f"output {redact(uri)}: there is no folder {Path(uri).parent}. Create it first.")
         sink._check_free()
-        probe = sink.drafts.sub("probe")
-        probe.write("probe", b"")
-        sink.discard()
+        probe = f".geotile-{uuid4().hex}"
+        sink.drafts.write(probe, b"")
+        sink.drafts.remove(probe)  # alone: another run may be writing there
+        if sink.folder.is_local:
+            with suppress(OSError):
+                Path(sink.drafts.uri).rmdir()
         return sink
 
     @property
@@ -96,7 +101,10 @@ class RasterOutput:
             restore(Path(self.uri))
         self._check_free()
 
-    def end(self, store: RasterStore, files: dict[str, bytes], template: xr.DataArray, chunk: int, kept: bool) -> None:
+    def end(
+        self, store: RasterStore, files: dict[str, bytes], template: xr.DataArray, chunk: int, kept: bool,
+        regions_yx: Pair,
+    ) -> None:  # fmt: skip
         """Make the output of the stored blocks.
 
         Parameters
@@ -110,6 +118,8 @@ class RasterOutput:
             Side of its chunks.
         kept : bool
             Whether the store stays, since it is a checkpoint.
+        regions_yx : tuple of int
+            Number of rows and columns of blocks.
 
         Raises
         ------
@@ -118,6 +128,8 @@ class RasterOutput:
         """
         try:
             self._check_free()
+            if not store.done(regions_yx).all():
+                raise OutputError("blocks have disappeared during the run")
             if self.is_zarr:
                 self._end_zarr(store, files, kept)
             else:
@@ -160,6 +172,8 @@ class RasterOutput:
 
     def _check_free(self) -> None:
         files, path = self.folder.files()
+        if not self.is_zarr and files.isdir(path):
+            raise OutputError(f"output {redact(self.uri)} is a folder. Name a file in it.")
         exists = files.exists(f"{path}/{ROOT}") or (files.exists(path) and not self.is_zarr)
         if self.is_zarr and not exists and files.exists(path) and files.ls(path):
             raise OutputError(f"output {redact(self.uri)} holds something else than a Zarr 3 store. Name a new folder")
@@ -191,10 +205,11 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
         "blockxsize": 512, "blockysize": 512, "compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER",
         "sparse_ok": True, "num_threads": "ALL_CPUS",
     }  # fmt: skip
-    if template.rio.crs is not None or "x" in template.coords:
+    place = template.coords.get("spatial_ref")
+    if place is not None and "GeoTransform" in place.attrs:
         profile["transform"] = template.rio.transform(recalc=False)
     names = template.attrs.get("class_names")
-    with rasterio.open(path.with_name("plain.tif"), "w", **profile) as file:
+    with ignore_georeference_warnings(), rasterio.open(plain, "w", **profile) as file:
         for window in _windows(height, width, chunk):
             values = store.read(window)
             values = values if values.ndim == 3 else values[None]
@@ -202,11 +217,16 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
             file.write(values, window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
         _describe(file, template, names)
     is_class = template.attrs["long_name"] == "class"
+    with ignore_georeference_warnings():
+        _copy_as_cog(plain, path, "MODE" if is_class else "AVERAGE")
+    plain.unlink()
+
+
+def _copy_as_cog(plain: Path, path: Path, resampling: str) -> None:
     rasterio.shutil.copy(
         str(plain), str(path), driver="COG", compress="DEFLATE", blocksize=512, bigtiff="IF_SAFER",
-        overview_resampling="MODE" if is_class else "AVERAGE", num_threads="ALL_CPUS",
+        overview_resampling=resampling, num_threads="ALL_CPUS",
     )  # fmt: skip
-    plain.unlink()
 
 
 def _describe(file: Any, template: xr.DataArray, names: Sequence[str] | None) -> None:
@@ -215,7 +235,9 @@ def _describe(file: Any, template: xr.DataArray, names: Sequence[str] | None) ->
         for number, name in enumerate(template.indexes.get("band", ()), 1):
             if isinstance(name, str):
                 file.set_band_description(number, name)
-    elif names:
+    elif names or template.attrs["long_name"] == "class":
+        file.set_band_description(1, template.attrs["long_name"])
+    if names and "band" not in template.dims:
         file.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(names)})
     if template.attrs["long_name"] == "class" and template.dtype == np.uint8 and "band" not in template.dims:
         file.write_colormap(1, {number: (*colour(number), 255) for number in range(255)} | {255: (0, 0, 0, 0)})

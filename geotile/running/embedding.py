@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from geotile.core.checks import Pair
 from geotile.core.choices import EmbeddingDtype, Tokens
 from geotile.core.timing import Timing, sum_timings, take_timings
-from geotile.endpoints.embedding import EmbeddingAnswer, embedding_of
+from geotile.endpoints.embedding import embedding_of
 from geotile.errors import ResponseError
 from geotile.geometry.georeference import Georeference
 from geotile.grid.tile_grid import Tile, TileGrid
@@ -45,12 +45,26 @@ class EmbeddingReader:
 
     def read(self, tile: Tile, answer: Any, sent_yx: Pair) -> TileContent:
         """Return the vectors of an answer, (down, across, length)."""
-        found: EmbeddingAnswer = embedding_of(answer, self.tokens, sent_yx)
-        if self.length is not None and found.vectors.shape[-1] != self.length:
+        return TileContent(found=self.vectors(answer, sent_yx))
+
+    def vectors(self, answer: Any, sent_yx: Pair) -> NDArray[Any]:
+        """Return the vectors of an answer, (down, across, length).
+
+        Raises
+        ------
+        EndpointError
+            If there are none, or they are not as they should be.
+        """
+        given = embedding_of(answer, self.tokens, sent_yx).vectors
+        if self.length is not None and given.shape[-1] != self.length:
             raise ResponseError(
-                f"a vector must have {self.length} numbers, as that of the first tile; got {found.vectors.shape[-1]}"
+                f"a vector must have {self.length} numbers, as that of the first tile; got {given.shape[-1]}"
             )
-        return TileContent(found=found.vectors.astype(self.dtype))
+        with np.errstate(over="ignore"):
+            vectors = np.asarray(given, self.dtype)
+        if not np.isfinite(vectors).all():
+            raise ResponseError(f"a vector must fit {self.dtype}; got {np.abs(given).max():g}")
+        return vectors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,10 @@ class RasterReader:
             )
         if self.form.is_class_map and raster.values.dtype.kind not in "bui":
             raise ResponseError(f"the first answer held class numbers; got an answer of {raster.values.dtype}")
-        return TileContent(found=self.form.planes_of(raster.values, self.tiles_on_a_pixel))
+        planes, valid = self.form.planes_of(raster.values, self.tiles_on_a_pixel)
+        if raster.valid is not None:
+            valid = raster.valid if valid is None else raster.valid & valid
+        return TileContent(found=(planes, valid))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,9 +322,10 @@ def _block(job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], s
     for each in (*(part.canvas for part in parts), *(strip.canvas for strip in given)):
         canvas.include(each)
     blended = canvas.blended()
-    values = job.form.finish(blended)
+    values, wanted = job.form.finish(blended), np.ones(window.shape_yx, bool)
     if job.roi is not None:
-        values[..., _outside(job, window)] = job.form.nodata
+        wanted = ~_outside(job, window)
+        values[..., ~wanted] = job.form.nodata
     failed = [each for part in parts for each in _failed_windows(job, part)]
     failed += [each for strip in given for each in strip.failed if shared(window, each)]
     block = Block(
@@ -330,7 +334,7 @@ def _block(job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], s
         tiles=sum(part.tiles for part in parts),
         requests=sum(part.requests for part in parts), retries=sum(part.retries for part in parts),
         without_data=sum(part.without_data for part in parts),
-        is_touched=bool(failed), missing=_missing(blended.seen, window, failed) if failed else 0,
+        is_touched=bool(failed), missing=_missing(blended.seen | ~wanted, window, failed) if failed else 0,
         timing=sum_timings(*(part.timing for part in parts), {"merge": time.thread_time() - started}),
     )  # fmt: skip
     if job.store is None:

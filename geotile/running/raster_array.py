@@ -42,7 +42,7 @@ def raster_template(plan: Plan, raster: RasterPlan, data: Any) -> xr.DataArray:
         names = form.classes if form.classes is not None and len(form.classes) == form.bands else None
         coords["band"] = ("band", list(names) if names else np.arange(1, form.bands + 1))
     array = xr.DataArray(data, dims=dims, coords=coords, name="prediction", attrs=attrs)
-    if plan.encoder.georeference.crs is not None:
+    if transform is not None and plan.encoder.georeference.crs is not None:
         array = array.rio.write_crs(plan.encoder.georeference.crs)
     if transform is not None:
         array = array.rio.write_transform(transform)

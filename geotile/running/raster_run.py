@@ -111,7 +111,9 @@ class RasterRun:
         resumed = [self.store.report(int(row), int(column)) for row, column in np.argwhere(done)]
         report = self._report(job, blocks, resumed, started)
         if report.status != "FAILED":
-            self.sink.end(self.store, self.files, self.template, self.prepared.raster.chunk, self.kept)
+            self.sink.end(
+                self.store, self.files, self.template, self.prepared.raster.chunk, self.kept, job.grid.regions_yx
+            )
         elif not self.kept:
             self.sink.discard()
         return report

@@ -26,6 +26,7 @@ from geotile.traffic import TrafficSettings, as_concurrency, threads_for, traffi
 
 Answered = TypeVar("Answered")
 _MAX_PAUSE_S = 30.0
+_TRIED = 4  # tiles, until one is answered
 
 
 class NoReader:
@@ -60,7 +61,7 @@ def tile_job(
 def first_answer(
     plan: Plan, job: TileJob, read: Callable[[Any, Pair], Answered]
 ) -> tuple[Answered, Pair]:  # fmt: skip
-    """Ask the model for the tile in the middle of what is wanted.
+    """Ask the model for the tile in the middle of what is wanted, and for others if it fails for that one.
 
     Parameters
     ----------
@@ -81,14 +82,26 @@ def first_answer(
     ImageReadError
         If the tile cannot be read.
     """
-    tile = _middle_tile(plan)
+    failed: EndpointError | None = None
+    for tile in _some_tiles(plan):
+        try:
+            return _ask(plan, job, tile, read), job.sent_shape_yx(tile)
+        except EndpointError as error:
+            if error.retryable:  # it was retried, so the model does not answer at all
+                raise
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def _ask(plan: Plan, job: TileJob, tile: Tile, read: Callable[[Any, Pair], Answered]) -> Answered:
     pixels = cut(_read(plan, tile, job.run), tile, job)
     body = job.encoder.encode(pixels, tile.window) if job.endpoint.wants_bytes else pixels
     policy, pause = job.endpoint.retry_policy, job.endpoint.retry_policy.backoff_s
     for attempt in range(policy.retries + 1):
         try:
-            sent_yx = job.sent_shape_yx(tile)
-            return read(invoke_endpoint(job.endpoint, [body], job.encoder.content_type)[0], sent_yx), sent_yx
+            answers = invoke_endpoint(job.endpoint, [body], job.encoder.content_type)
+            return read(answers[0], job.sent_shape_yx(tile))
         except EndpointError as error:
             if not error.retryable or attempt == policy.retries:
                 raise
@@ -97,12 +110,13 @@ def first_answer(
     raise AssertionError("unreachable")
 
 
-def _middle_tile(plan: Plan) -> Tile:
+def _some_tiles(plan: Plan) -> list[Tile]:
+    """Return a few of the wanted tiles, the one in the middle first: the model may fail for one of them."""
     wanted = np.arange(plan.grid.n_tiles) if plan.selected is None else np.flatnonzero(plan.selected)
     rows, columns = np.divmod(wanted, plan.grid.tiles_yx[1])
-    middle = np.abs(rows - rows.mean()) + np.abs(columns - columns.mean())
-    number = int(wanted[np.argmin(middle)])
-    return Tile(number, plan.grid.tile_window(*divmod(number, plan.grid.tiles_yx[1])))
+    nearest = wanted[np.argsort(np.abs(rows - rows.mean()) + np.abs(columns - columns.mean()), kind="stable")]
+    chosen = dict.fromkeys(nearest[np.linspace(0, len(nearest) - 1, min(_TRIED, len(nearest))).astype(int)].tolist())
+    return [Tile(number, plan.grid.tile_window(*divmod(number, plan.grid.tiles_yx[1]))) for number in chosen]
 
 
 def _read(plan: Plan, tile: Tile, run: str) -> RegionPixels:
