@@ -24,8 +24,9 @@ from geotile.public import public
 from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import zarr_module
 from geotile.results.report import Report
-from geotile.running.raster import RasterJob, RasterReader, block_values, raster_blocks
+from geotile.running.raster import RasterJob, RasterReader
 from geotile.running.raster_array import raster_template
+from geotile.running.raster_graph import block_values, raster_blocks
 from geotile.running.raster_run import PreparedRaster, RasterRun
 from geotile.running.raster_start import first_answer, ready_for_rasters, tile_job
 from geotile.running.run import leased, naming_how_to_resume

@@ -9,26 +9,26 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 import geotile
 from geotile.cli.call import kept_call, stored_call
+from geotile.cli.ending import end, interruptible
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
+from geotile.cli.rasters import embed, predict
 from geotile.cli.service import jobs, serve, submit
 from geotile.cli.settings import PREFIX, given_by
-from geotile.cli.show import err, in_words, out, print_error, print_text, show, show_failures, show_notes
+from geotile.cli.show import err, in_words, out, print_error, print_text, show, show_notes
 from geotile.core.choices import TileFormat
 from geotile.core.option import option_names
-from geotile.core.redact import redact
 from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
 from geotile.options import DetectToOptions, PlanOptions
-from geotile.options.raster import EmbedToOptions, PredictToOptions
 
 app = typer.Typer(
     help="Run object-detection models over satellite and aerial images of any size.",
@@ -88,76 +88,11 @@ def detect(
     first = checkpoint is not None and context.info_name == "detect"
     of_endpoint = endpoint_options(option, headers, option_names(DetectToOptions))  # refused before they are stored
     call = stored_call(str(checkpoint), context.params) if first else nullcontext()
-    with call, _interruptible(checkpoint), client_at(scheduler):
+    with call, interruptible(checkpoint), client_at(scheduler):
         report = geotile.detect_to(
             image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint,
         )  # fmt: skip
-    _end(report, output)
-
-
-def _end(report: geotile.Report, output: str) -> NoReturn:
-    """Show a report, and exit with its status."""
-    written = redact(output) if report.status != "FAILED" else "not written, since every tile failed"
-    show((report.rows(failed_tiles=False) | {"output": written}).items())
-    show_failures(report)
-    raise typer.Exit({"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}[report.status])
-
-
-@app.command(rich_help_panel=_RUN)
-@with_flags(PredictToOptions)
-def predict(
-    image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
-    endpoint: Annotated[str, typer.Argument(help="http(s) URL that answers images or arrays, or onnx:FILE.")],
-    destination: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o",
-            rich_help_panel="Output",
-            help="Output: .tif (a Cloud Optimized GeoTIFF) or .zarr (Zarr 3).",
-        ),
-    ],
-    options: Mapping[str, Any],
-    headers: EndpointHeaders = None,
-    option: EndpointOption = None,
-    scheduler: Scheduler = None,
-) -> None:  # fmt: skip
-    """Run the model behind ENDPOINT over IMAGE and write what it says of each pixel: classes, scores or values.
-
-    With --checkpoint, the same command goes on where it was stopped. Exit status as of `geotile detect`.
-    """
-    checkpoint = options.get("checkpoint")
-    of_endpoint = endpoint_options(option, headers, option_names(PredictToOptions))
-    with _interruptible(checkpoint, "the same command"), client_at(scheduler):
-        report = geotile.predict_to(image, endpoint, destination, progress=err.is_terminal, **options, **of_endpoint)
-    _end(report, destination)
-
-
-@app.command(rich_help_panel=_RUN)
-@with_flags(EmbedToOptions)
-def embed(
-    image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
-    endpoint: Annotated[str, typer.Argument(help="http(s) URL that answers arrays.")],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o",
-            rich_help_panel="Output",
-            help="Output: .parquet (GeoParquet), or a folder/ of parts.",
-        ),
-    ],
-    options: Mapping[str, Any],
-    headers: EndpointHeaders = None,
-    option: EndpointOption = None,
-    scheduler: Scheduler = None,
-) -> None:  # fmt: skip
-    """Run the model behind ENDPOINT over IMAGE and write a vector for each tile or patch.
-
-    Exit status as of `geotile detect`.
-    """
-    of_endpoint = endpoint_options(option, headers, option_names(EmbedToOptions))
-    with _interruptible(None), client_at(scheduler):
-        report = geotile.embed_to(image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint)
-    _end(report, output)
+    end(report, output)
 
 
 @app.command(rich_help_panel=_RUN)
@@ -268,6 +203,8 @@ def demo(
         typer.echo(path)
 
 
+for command in (predict, embed):
+    app.command(rich_help_panel=_RUN)(command)
 app.command(rich_help_panel=_SERVICE, context_settings={"auto_envvar_prefix": PREFIX})(serve)
 for command in (submit, jobs):
     app.command(rich_help_panel=_SERVICE)(command)
@@ -299,16 +236,3 @@ def main() -> None:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning without its source line."""
     print_text(f"Warning: {in_words(str(message))}", err, "yellow")
-
-
-@contextmanager
-def _interruptible(checkpoint: str | None, command: str | None = None) -> Iterator[None]:
-    """Turn Ctrl-C into a message and exit status 130."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        err.print("Stopped.", style="bold", end=" ")
-        show_notes(error)
-        if checkpoint is not None:
-            print_text(f"Resume with: {command or f'geotile resume {redact(checkpoint)}'}", err)
-        raise typer.Exit(130) from None

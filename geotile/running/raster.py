@@ -15,15 +15,12 @@ asked in groups, so that a block needs only the tiles that see it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
 from affine import Affine
-from dask.delayed import delayed
-from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 
@@ -140,114 +137,7 @@ class Block:
     timing: Timing = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """Blocks of a node of the tree that collects them."""
-
-    blocks: tuple[Block, ...]
-
-
-def raster_blocks(regions: da.Array, job: RasterJob, skip: NDArray[np.bool_] | None = None) -> da.Array:
-    """Return the blocks of the output.
-
-    Parameters
-    ----------
-    regions : dask.array.Array
-        (1, regions down, regions across) of `Region`, one per chunk.
-    job : RasterJob
-    skip : numpy.ndarray, optional
-        (regions down, regions across) bool, regions whose block exists already; their blocks have no values.
-
-    Returns
-    -------
-    dask.array.Array
-        (regions down, regions across) of `Block`, one per chunk.
-    """
-    name = job.run.rpartition("-")[2]
-    shared = delayed(job, name=f"job-{job.run}", traverse=False)
-    parts, strips, blocks = f"predict-tiles-{name}", f"predict-strip-{name}", f"predict-block-{name}"
-    graph = _Graph(job, regions.name, shared.key, parts, strips)
-    layer: dict[Any, Any] = {}
-    for row, column in np.ndindex(job.grid.regions_yx):
-        if skip is not None and skip[row, column]:
-            layer[blocks, row, column] = Block(
-                row=row, column=column, window=job.out.region_window(row, column), values=None
-            )
-        else:
-            layer[blocks, row, column] = (_block, shared.key, row, column, *graph.needed(row, column))
-    layers = {
-        parts: (graph.parts, [regions, shared]), strips: (graph.strips, [parts, shared]),
-        blocks: (layer, [parts, strips, shared]),
-    }  # fmt: skip
-    whole = HighLevelGraph.merge(regions.dask, shared.dask)
-    tasks, depends = dict(whole.layers), dict(whole.dependencies)
-    for key, (content, needs) in layers.items():
-        tasks[key] = content
-        depends[key] = {each if isinstance(each, str) else _layer_name(each) for each in needs}
-    chunks = tuple((1,) * n for n in job.grid.regions_yx)
-    return da.Array(HighLevelGraph(tasks, depends), blocks, chunks, dtype=object, meta=np.empty((0, 0), object))
-
-
-def block_values(blocks: da.Array, job: RasterJob) -> da.Array:
-    """Return the output as an array, (y, x) or (band, y, x), chunked like the regions."""
-    name, bands = f"predict-{job.run.rpartition('-')[2]}", job.form.bands
-    lead: tuple[int, ...] = () if bands is None else (0,)
-    layer = {
-        (name, *lead, row, column): (_values, (blocks.name, row, column))
-        for row, column in np.ndindex(job.grid.regions_yx)
-    }
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=[blocks])
-    chunks = job.out.chunks if bands is None else ((bands,), *job.out.chunks)
-    return da.Array(graph, name, chunks, dtype=job.form.dtype)
-
-
-@dataclass
-class _Graph:
-    """Tasks of parts and strips, added when a block needs them."""
-
-    job: RasterJob
-    regions: str
-    shared: Any
-    parts_name: str
-    strips_name: str
-    parts: dict[Any, Any] = field(default_factory=dict)
-    strips: dict[Any, Any] = field(default_factory=dict)
-
-    def needed(self, row: int, column: int) -> tuple[list[Any], list[Any]]:
-        """Return the keys of the parts of a region itself, and of the strips that others give it."""
-        own = [key for reach in GROUPS if (key := self._part(row, column, reach)) is not None]
-        given = [
-            self._strip(row - up, column - left, reach, (up, left))
-            for up, left in ((0, 1), (1, 0), (1, 1))
-            for reach in GROUPS
-            if reach[0] >= up and reach[1] >= left
-        ]
-        return own, [key for key in given if key is not None]
-
-    def _part(self, row: int, column: int, reach: Pair) -> Any | None:
-        if row < 0 or column < 0:
-            return None
-        key = (self.parts_name, *reach, row, column)
-        if key not in self.parts:
-            if not self.job.group(row, column, reach):
-                return None
-            self.parts[key] = (_ask, (self.regions, 0, row, column), self.shared, row, column, reach)
-        return key
-
-    def _strip(self, row: int, column: int, reach: Pair, side: Pair) -> Any | None:
-        part = self._part(row, column, reach)
-        if part is None:
-            return None
-        key = (self.strips_name, *reach, *side, row, column)
-        self.strips[key] = (_crop, part, self.shared, row + side[0], column + side[1])
-        return key
-
-
-def _layer_name(collection: Any) -> str:
-    return str(collection.__dask_layers__()[0])
-
-
-def _ask(region: Region, job: RasterJob, row: int, column: int, reach: Pair) -> RasterPart:
+def ask_tiles(region: Region, job: RasterJob, row: int, column: int, reach: Pair) -> RasterPart:
     """Ask the model for the tiles of a group, and add up its answers."""
     tiles = job.group(row, column, reach)
     pixels = region.read(tiles, job.tiles.need_valid)
@@ -286,7 +176,7 @@ def _valid(
     return of_image if known is None else of_image & known
 
 
-def _crop(part: RasterPart, job: RasterJob, row: int, column: int) -> Strip | None:
+def crop_part(part: RasterPart, job: RasterJob, row: int, column: int) -> Strip | None:
     """Return what a part says of another region, as a copy, so that keeping it does not keep the part."""
     window = shared(job.out.region_window(row, column), part.canvas.window)
     return None if window is None else Strip(part.canvas.cropped(window), _failed_windows(job, part))
@@ -313,7 +203,9 @@ def _missing(seen: NDArray[np.bool_], window: Window, failed: Sequence[Window]) 
     return int((missing & ~seen).sum())
 
 
-def _block(job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], strips: Sequence[Strip | None]) -> Block:
+def blend_block(
+    job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], strips: Sequence[Strip | None]
+) -> Block:
     """Blend the parts of a region and the strips of its neighbours."""
     started = time.thread_time()
     window = job.out.region_window(row, column)
@@ -341,35 +233,3 @@ def _block(job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], s
         return block
     job.store(block)
     return replace(block, values=None)
-
-
-def all_blocks(blocks: da.Array) -> da.Array:
-    """Return `Blocks` with all blocks, 0-d: a tree, so that no task needs many others."""
-    return da.reduction(
-        blocks, chunk=_unchanged, combine=_listed, aggregate=_listed, axis=(0, 1), concatenate=False,
-        split_every={0: 4, 1: 4}, dtype=object, meta=np.empty((), object), name="predict-list",
-    )  # fmt: skip
-
-
-def _unchanged(block: Block, axis: Any, keepdims: bool) -> Block:
-    return block
-
-
-def _listed(nested: Any, axis: Any, keepdims: bool) -> Blocks:
-    return Blocks(tuple(blocks_of(nested)))
-
-
-def _values(block: Block) -> NDArray[Any]:
-    assert block.values is not None
-    return block.values
-
-
-def blocks_of(nested: Any) -> Iterator[Block]:
-    """Yield the blocks of nested lists."""
-    if isinstance(nested, Block):
-        yield nested
-    elif isinstance(nested, Blocks):
-        yield from nested.blocks
-    else:
-        for each in nested:
-            yield from blocks_of(each)

@@ -27,8 +27,9 @@ from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import RasterStore, store_files
 from geotile.results.report import Report
 from geotile.running.progress import progress_display, progress_listener
-from geotile.running.raster import Block, Blocks, RasterJob, all_blocks, raster_blocks
+from geotile.running.raster import Block, RasterJob
 from geotile.running.raster_array import raster_template
+from geotile.running.raster_graph import Blocks, all_blocks, raster_blocks
 from geotile.running.raster_report import raster_report
 from geotile.running.run import cancelling, task_priority
 from geotile.storage.folder import Folder

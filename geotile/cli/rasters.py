@@ -1,0 +1,71 @@
+"""The commands ``geotile predict`` and ``geotile embed``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+import geotile
+from geotile.cli.ending import end, interruptible
+from geotile.cli.flags import with_flags
+from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, client_at, endpoint_options
+from geotile.cli.show import err
+from geotile.core.option import option_names
+from geotile.options.raster import EmbedToOptions, PredictToOptions
+
+
+@with_flags(PredictToOptions)
+def predict(
+    image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
+    endpoint: Annotated[str, typer.Argument(help="http(s) URL that answers images or arrays, or onnx:FILE.")],
+    destination: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o",
+            rich_help_panel="Output",
+            help="Output: .tif (a Cloud Optimized GeoTIFF) or .zarr (Zarr 3).",
+        ),
+    ],
+    options: Mapping[str, Any],
+    headers: EndpointHeaders = None,
+    option: EndpointOption = None,
+    scheduler: Scheduler = None,
+) -> None:  # fmt: skip
+    """Run the model behind ENDPOINT over IMAGE and write what it says of each pixel: classes, scores or values.
+
+    With --checkpoint, the same command goes on where it was stopped. Exit status as of `geotile detect`.
+    """
+    checkpoint = options.get("checkpoint")
+    of_endpoint = endpoint_options(option, headers, option_names(PredictToOptions))
+    with interruptible(checkpoint, "the same command"), client_at(scheduler):
+        report = geotile.predict_to(image, endpoint, destination, progress=err.is_terminal, **options, **of_endpoint)
+    end(report, destination)
+
+
+@with_flags(EmbedToOptions)
+def embed(
+    image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
+    endpoint: Annotated[str, typer.Argument(help="http(s) URL that answers arrays.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o",
+            rich_help_panel="Output",
+            help="Output: .parquet (GeoParquet), or a folder/ of parts.",
+        ),
+    ],
+    options: Mapping[str, Any],
+    headers: EndpointHeaders = None,
+    option: EndpointOption = None,
+    scheduler: Scheduler = None,
+) -> None:  # fmt: skip
+    """Run the model behind ENDPOINT over IMAGE and write a vector for each tile or patch.
+
+    Exit status as of `geotile detect`.
+    """
+    of_endpoint = endpoint_options(option, headers, option_names(EmbedToOptions))
+    with interruptible(None), client_at(scheduler):
+        report = geotile.embed_to(image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint)
+    end(report, output)
