@@ -192,8 +192,8 @@ def _run(
 
     ``try_out(sample)`` gets a result with one row, before the model is asked.
     """
-    opened = opened_image(uri, options.part(ImageOptions), options)
-    with naming_how_to_resume(checkpoint_folder(options), ClusterError):
+    with naming_how_to_resume(checkpoint_folder(options), ClusterError):  # the size of regions depends on the cluster
+        opened = opened_image(uri, options.part(ImageOptions), options)
         prepared = prepare(planned(opened, options, options, endpoint), options)
     sample = prepared.sample()
     if try_out is not None:
