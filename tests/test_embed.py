@@ -57,7 +57,7 @@ def test_patches_have_footprints_of_their_own(tmp_path):
     ("model", "options", "said"),
     [
         (lambda t: np.zeros((5, 3)), {}, "returned 5 vectors for a tile. Say which with tokens"), (lambda t: "text", {}, "must return an array"),
-        (lambda t: np.zeros((5, 3)), {"tokens": "patches"}, "no grid of square patches over a tile of 64 x 64"), (lambda t: np.zeros((2, 2, 2)), {}, "must return a vector"),
+        (lambda t: np.zeros((5, 3)), {"tokens": "patches"}, "not form a grid of square patches over a tile of 64 x 64"), (lambda t: np.zeros((2, 2, 2)), {}, "must return a vector"),
         (lambda t: np.array([np.nan]), {}, "must be finite"), (lambda t: np.zeros(0), {}, "must return a vector"), (means, {"tokens": "first"}, "tokens must be one of"),
         (lambda t: np.array([1e5]), {"dtype": "float16"}, "a vector must fit float16; got 100000"),
         (means, {"dtype": "int8"}, "dtype must be one of"), (means, {"checkpoint": "x"}, "checkpoint does not apply"), (means, {"merge": "nms"}, "does not apply to"),

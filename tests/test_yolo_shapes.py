@@ -181,7 +181,7 @@ def test_key_points_without_metadata_where_only_one_shape_fits(tmp_path):
 def test_an_angle_is_no_score(tmp_path):
     """Raw oriented boxes without metadata look like boxes with one more class: their angles give them away."""
     model = detector(tmp_path, {"o": np.where(raw("obb")["output0"] == 0.5, 1.8, raw("obb")["output0"])})
-    with pytest.raises(ResponseError, match=r"angles and key points are no scores\): check family="):
+    with pytest.raises(ResponseError, match=r"angles and key points are not scores\): check family="):
         model(TILE)
 
 

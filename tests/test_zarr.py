@@ -121,12 +121,12 @@ def test_nothing_of_version_3_is_executed(tmp_path, pixels):
 HUGE = {
     "chunk": (lambda a: a.update(chunks=[3, 2**15, 2**15]), "a/.zarray", "claim chunks of"),
     "item": (lambda a: a.update(dtype="|S1000000000", fill_value=""), "a/.zarray", "have the dtype"),
-    "coordinate": (lambda a: a.update(shape=[10**9], chunks=[10**9]), "y/.zarray", "length that is no number"),
+    "coordinate": (lambda a: a.update(shape=[10**9], chunks=[10**9]), "y/.zarray", "length that is not a number"),
     "coordinate of texts": (lambda a: a.update(shape=[2**24], chunks=[2**17], dtype="<U900", fill_value=""), "y/.zarray", "claim a coordinate"),
     "coordinate in chunks": (lambda a: a.update(shape=[2**22], chunks=[1]), "y/.zarray", "claim a coordinate"),
     "chunks": (lambda a: a.update(shape=[3, 2**20, 2**20], chunks=[3, 1, 1]), "a/.zarray", "chunks, and the maximum"),
-    "sides": (lambda a: a.update(shape=[3, 2**40, 2**40], chunks=[3, 9, 9]), "a/.zarray", "length that is no number"),
-    "negative": (lambda a: a.update(chunks=[3, -1, 64]), "a/.zarray", "length that is no number"),
+    "sides": (lambda a: a.update(shape=[3, 2**40, 2**40], chunks=[3, 9, 9]), "a/.zarray", "length that is not a number"),
+    "negative": (lambda a: a.update(chunks=[3, -1, 64]), "a/.zarray", "length that is not a number"),
     "nothing": (lambda a: a.update(chunks=[3, 0, 64]), "a/.zarray", "do not belong together"),
 }  # fmt: skip
 
@@ -162,11 +162,11 @@ def test_a_pipe_in_a_store_is_refused(tmp_path, pixels):
     path = store(tmp_path / "a.zarr", pixels, compressor=None)
     (path / "a" / "0.1.2").unlink()
     os.mkfifo(path / "a" / "0.1.2")
-    fails_its_tiles_alone(open_image(path), pixels, "is no file")
+    fails_its_tiles_alone(open_image(path), pixels, "is not a file")
     for name in ("zarr.json", "a/.zattrs"):
         (path / name).unlink(missing_ok=True)
         os.mkfifo(path / name)
-        refused(path, "is no file")
+        refused(path, "is not a file")
         (path / name).unlink()
 
 

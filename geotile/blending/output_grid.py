@@ -94,7 +94,9 @@ class OutputGrid:
         return Window(int(y[row]), int(y[row + 1]), int(x[column]), int(x[column + 1]))
 
     def distances(self, axis: int, tiles: NDArray[np.int64], pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how far pixels lie from the seams of tiles along an axis, in half pixels; borders are no seams.
+        """Return how far pixels lie from the seams of tiles along an axis, in half pixels.
+
+        Borders of the image are not seams.
 
         Parameters
         ----------

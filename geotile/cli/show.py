@@ -54,7 +54,7 @@ def cell(text: str) -> Text:
 
 
 def print_table(table: Table) -> None:
-    """Print a table; whole values where the output is no terminal, which has no width."""
+    """Print a table; whole values where the output is not a terminal, which has no width."""
     if out.is_terminal:
         out.print(table)
         return

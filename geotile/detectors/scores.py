@@ -47,7 +47,7 @@ def _cause(low: float, high: float) -> str:
         return "Check the model, for example whether half precision overflows"
     logits = "" if low >= 0 else " They may be logits: export the model with its sigmoid or softmax."
     percentages = " They may be percentages." if low >= 0 and 1 < high <= 100 else ""
-    other = "The model may be of another family or task (angles and key points are no scores): check family="
+    other = "The model may be of another family or task (angles and key points are not scores): check family="
     return f"{logits}{percentages} {other}".strip()
 
 

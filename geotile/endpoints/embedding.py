@@ -80,7 +80,7 @@ def _of_tokens(values: NDArray[Any], tokens: Tokens, tile_yx: Pair) -> NDArray[A
     down = round((len(values) * tile_yx[0] / tile_yx[1]) ** 0.5)
     if down == 0 or len(values) % down or down * tile_yx[1] != len(values) // down * tile_yx[0]:
         raise ResponseError(
-            f"{len(values)} vectors are no grid of square patches over a tile of {tile_yx[0]} x {tile_yx[1]} pixels. "
-            "Have the model leave out its class and register tokens"
+            f"{len(values)} vectors do not form a grid of square patches over a tile of {tile_yx[0]} x {tile_yx[1]} "
+            "pixels. Have the model leave out its class and register tokens"
         )
     return values.reshape(down, -1, values.shape[1])

@@ -18,7 +18,7 @@ _RAW_DRIVERS = ("ENVI", "EHdr", "RST")  # they find a header beside any file, an
 
 
 def check_readable(location: Location) -> None:
-    """Raise ImageOpenError if a local file is missing, is no file, cannot be read or is empty."""
+    """Raise ImageOpenError if a local file is missing, is not a file, cannot be read or is empty."""
     try:
         check_kinds(location.path)
     except OSError as error:

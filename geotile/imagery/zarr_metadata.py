@@ -79,7 +79,7 @@ def checked_metadata(key: str, data: bytes, limit: int) -> dict[str, Coding]:
 def _documents(folder: str, name: str, document: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yield path, kind and content of a document of metadata and of those that it consolidates."""
     if not isinstance(document, Mapping):
-        raise _refused(folder, "are no mapping")
+        raise _refused(folder, "are not a mapping")
     yield folder, name, document
     inside = document.get("metadata") if name == ".zmetadata" else None
     if name == "zarr.json":
@@ -128,7 +128,7 @@ def _lengths(values: Any) -> tuple[int, ...]:
     """Return the lengths of a shape."""
     lengths = tuple(values)
     if len(lengths) > _MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= _MAX_LENGTH for n in lengths):
-        raise RefusedMetadata(f"have a length that is no number from 0 to {_MAX_LENGTH:,}, or over 16 dimensions")
+        raise RefusedMetadata(f"have a length that is not a number from 0 to {_MAX_LENGTH:,}, or over 16 dimensions")
     return lengths
 
 

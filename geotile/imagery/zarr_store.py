@@ -94,14 +94,14 @@ class CheckedStore(WrapperStore[Store]):  # type: ignore[misc]  # zarr is option
         return Coding()
 
     def _check_place(self, key: str) -> None:
-        """Refuse a key of a local store that leads elsewhere, or is no file: a named pipe would wait for ever."""
+        """Refuse a key of a local store that leads elsewhere, or is not a file: a named pipe would wait for ever."""
         inside = ".." not in key.split("/")
         if inside and isinstance(self._store, LocalStore):
             root = os.path.realpath(self._store.root)
             path = os.path.realpath(os.path.join(root, key))
             inside = os.path.commonpath([root, path]) == root
             if inside and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-                raise RefusedMetadata(f"{key[:100]!r} is no file. Remove it")
+                raise RefusedMetadata(f"{key[:100]!r} is not a file. Remove it")
         if not inside:
             raise RefusedMetadata(f"the key {key[:100]!r} lies outside the store")
 

@@ -134,7 +134,7 @@ def _checked_names(classes: Sequence[str] | None, wanted: int, options: RasterOp
         return None
     if len(classes) != wanted:
         if options.classes is None:
-            return None  # names that a file gives its planes are no names of classes then
+            return None  # the file's names of its planes do not fit the classes, so they name something else
         raise ArgumentError(f"classes must have {wanted} names, as the model's answer has; got {list(classes)!r}")
     return tuple(classes)
 

@@ -109,7 +109,7 @@ def image_geometry(detections: gpd.GeoDataFrame) -> gpd.GeoSeries:
     Raises
     ------
     ArgumentError
-        If the frame has none of these columns, or a value is no geometry.
+        If the frame has none of these columns, or a value is not a geometry.
 
     Examples
     --------

@@ -83,7 +83,7 @@ class RasterOutput:
 
     @property
     def drafts(self) -> Folder:
-        """The folder that blocks are written to if there is no checkpoint."""
+        """The folder that blocks are written to in a run without a checkpoint."""
         if self.folder.is_local:
             return Folder(str(draft_path(Path(self.uri), _OWNER)), self.options)
         parent, _, name = self.uri.rpartition("/")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from string import Formatter
-from types import MappingProxyType
 from typing import Any, Literal
 
 from geotile.errors import ArgumentError
 from geotile.public import public
-from geotile.results.failures import NO_FLAWS, Flaws, Record, TileFailure
+from geotile.results.failures import Record, TileFailure
 
 Status = Literal["SUCCESS", "PARTIAL", "FAILED"]
 _LISTED = 5  # failed tiles that a repr lists
@@ -228,76 +227,3 @@ _VARYING = (
 def lasting(report: Report) -> dict[str, Any]:
     """Return the part of a report that does not depend on how often a run was interrupted."""
     return {name: value for name, value in report.items() if name not in _VARYING}
-
-
-def make_report(
-    *,
-    image: str,
-    endpoint: str,
-    tiles: int,
-    regions: int,
-    requests: int,
-    retries: int,
-    before: int,
-    after: int,
-    seconds: float,
-    failures: Iterable[TileFailure],
-    outside_roi: int,
-    without_data: int,
-    resumed: int = 0,
-    rejected: Flaws = NO_FLAWS,
-    repaired: Flaws = NO_FLAWS,
-    at_seams: int = 0,
-    traffic: Traffic | None = None,
-    timing: Mapping[str, float] = MappingProxyType({}),
-    notes: Iterable[str] = (),
-) -> Report:
-    """Return the report of a run; its status follows from the number of failures."""
-    listed = sorted(failures, key=lambda failure: failure.tile)
-    return Report(
-        status=run_status(len(listed), tiles - outside_roi - without_data),
-        image=image,
-        endpoint=endpoint,
-        tiles=tiles,
-        regions=regions,
-        tiles_outside_roi=outside_roi,
-        tiles_without_data=without_data,
-        tiles_resumed=resumed,
-        requests=requests,
-        retries=retries,
-        **(traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)),
-        boxes_rejected=rejected.rows,
-        first_rejection=rejected.text(),
-        shapes_repaired=repaired.rows,
-        first_repair=repaired.text(),
-        detections_before=before,
-        detections_after=after,
-        detections_at_seams=at_seams,
-        seconds=seconds,
-        timing={name: round(value, 6) for name, value in timing.items()},
-        failures=listed,
-        notes=list(notes),
-    )
-
-
-def run_status(failed: int, asked: int) -> Status:
-    """Return the status of a run of which so many tiles were asked and failed."""
-    return "SUCCESS" if not failed else "FAILED" if failed == asked else "PARTIAL"
-
-
-def make_raster_report(
-    *, image: str, endpoint: str, tiles: int, regions: int, outside_roi: int, without_data: int, resumed: int,
-    requests: int, retries: int, failures: Iterable[TileFailure], missing: int | None, seconds: float,
-    traffic: Traffic | None, timing: Mapping[str, float], notes: Iterable[str],
-) -> Report:  # fmt: skip
-    """Return the report of a run whose model answers rasters."""
-    listed = sorted(failures, key=lambda failure: failure.tile)
-    return Report(
-        status=run_status(len(listed), tiles - outside_roi - without_data), image=image, endpoint=endpoint, tiles=tiles,
-        regions=regions, tiles_outside_roi=outside_roi, tiles_without_data=without_data, tiles_resumed=resumed,
-        requests=requests, retries=retries,
-        **(traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)),
-        **({} if missing is None else {"pixels_missing": missing}), seconds=seconds,
-        timing={name: round(value, 6) for name, value in timing.items()},
-        failures=listed, notes=list(notes),
-    )  # fmt: skip

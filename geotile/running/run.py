@@ -18,15 +18,14 @@ from dask.delayed import Delayed
 
 from geotile.checkpoints.checkpoint import LEASE, Checkpoint
 from geotile.core.dask_info import compute_options, loaded_distributed
-from geotile.core.warning_filter import warn_caller
-from geotile.errors import ArgumentError, ClusterError, FailedTilesWarning, GeotileError
+from geotile.errors import ArgumentError, ClusterError, GeotileError
 from geotile.imagery.block_cache import discard_run
 from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
 from geotile.merging.detections import concat
-from geotile.results.failures import failure_text
 from geotile.results.frame import FrameBuilder
-from geotile.results.report import Report, make_report
+from geotile.results.report import Report
+from geotile.results.run_report import detection_counts, make_report, warn_of_failures
 from geotile.running.cluster import call_on_workers
 from geotile.running.progress import ProgressCallback, progress_display, progress_listener
 from geotile.running.region import Node, RegionJob
@@ -252,19 +251,14 @@ def _report(
     traffic = end_traffic(run) if remote else None
     report = make_report(
         image=summary.image, endpoint=summary.endpoint, tiles=summary.tiles, regions=summary.regions,
-        requests=root.requests, retries=root.retries, before=root.before,
-        after=sum(part.rows for part in root.parts) if after is None else after,
-        seconds=0.0 if started is None else time.perf_counter() - started, failures=root.failures,
         outside_roi=summary.outside_roi, without_data=root.without_data + summary.empty, resumed=root.resumed,
-        rejected=root.rejected, repaired=root.repaired, at_seams=root.at_seams, traffic=traffic, timing=root.timing,
+        requests=root.requests, retries=root.retries, failures=root.failures,
+        counts=detection_counts(
+            rejected=root.rejected, repaired=root.repaired, before=root.before,
+            after=sum(part.rows for part in root.parts) if after is None else after, at_seams=root.at_seams,
+        ),
+        seconds=0.0 if started is None else time.perf_counter() - started, traffic=traffic, timing=root.timing,
         notes=[*summary.notes, *_notes(root)],
     )  # fmt: skip
-    if report.failures:
-        first = report.failures[0]
-        text = failure_text(first.tile, first.window, first.reason.rstrip("."))
-        warn_caller(
-            f"{len(report.failures)} of {report.tiles} tiles failed (status {report.status}); the first one is {text}. "
-            "geotile.report(detections).failures lists all of them",
-            FailedTilesWarning,
-        )
+    warn_of_failures(report, "geotile.report(detections).failures lists all of them")
     return report

@@ -91,7 +91,7 @@ def is_permanent(error: GeotileError) -> bool:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error says that a disk or a quota is full, which is no fault of the job.
+    """Return whether an error says that a disk or a quota is full, which is not a fault of the job.
 
     Its text says so also where the error comes from a worker.
 

@@ -89,7 +89,7 @@ class Permissions:
         if prefixes is not None and not any(place.below(each) for each in prefixes):
             raise ArgumentError(f"{field} names {redact(text)!r}, which this service does not allow; {remedy}")
         if kind == "image" and place.scheme not in _READABLE:
-            raise ArgumentError(f"{field} names {redact(text)!r}, which is no image of a known kind of storage")
+            raise ArgumentError(f"{field} names {redact(text)!r}, which is not an image of a known kind of storage")
         if prefixes is None and (host := host_of(text)) is not None:
             _check_host(f"{field} names {redact(text)!r}", host, remedy)
 

@@ -22,7 +22,7 @@ def read_request(path: Path) -> bytes:
     Raises
     ------
     ArgumentError
-        If it is no regular file.
+        If it is not a regular file.
     OSError
         If it cannot be read.
 
