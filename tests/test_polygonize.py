@@ -4,6 +4,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import rasterio
+import rioxarray  # noqa: F401 - registers the .rio accessor
 import shapely
 import xarray as xr
 from hypothesis import given, settings
