@@ -8,16 +8,12 @@ import pytest
 import shapely
 from distributed import Client, LocalCluster
 from helpers import cli
-from test_predict import encoded, raster_server, scene
+from rasters import encoded, means, raster_server, scene
 
 import geotile
 from geotile.grid.tile_grid import TileGrid
 
 JOB = {"tile_size": 64, "overlap": 16}
-
-
-def means(tile):
-    return np.array([tile.mean(), tile.std(), tile.max()], np.float32)
 
 
 @pytest.mark.parametrize("region", [64, 1000])
