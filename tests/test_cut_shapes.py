@@ -132,6 +132,28 @@ def test_a_bad_part_does_not_join_two_that_a_tile_shows_as_two():
     assert sorted(found.xmin) == [100, 140]
 
 
+@pytest.mark.parametrize("seed", [0, 15, 18, 33])
+def test_wings_of_a_building_are_no_buildings(seed):
+    """Tiles see two or three wings of a building apart, which others show to be one."""
+    rng = np.random.default_rng(seed)
+    length, width = rng.uniform(200, 420), rng.uniform(40, 70)
+    wings = [
+        shapely.box(0, 0, length, width),
+        shapely.box(0, 0, width, length * rng.uniform(0.6, 1)),
+        shapely.box(0, length / 2, length, length / 2 + width),
+    ]
+    building = affinity.rotate(shapely.union_all(wings), rng.uniform(0, 360))
+    building = affinity.translate(building, *(500 - np.array(building.centroid.coords[0]) + rng.uniform(-100, 100, 2)))
+
+    def wings_apart(parts):
+        pieces = [piece for part in parts for piece in shapely.get_parts(part) if piece.area > 60]
+        return outlines(pieces)
+
+    found = geotile.detect(IMAGE, showing([building], wings_apart, 0), tile_size=256, overlap=128)
+    (shape,) = geotile.image_geometry(found)
+    assert shape.intersection(building).area > 0.99 * building.area
+
+
 def test_oriented_boxes_of_whole_pixels_can_lose_a_corner(tmp_path):
     """Their own corners then are those of a triangle, or of a line."""
     corners = [

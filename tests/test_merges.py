@@ -342,11 +342,20 @@ def flat_seam(world, merge, grid):
                 part.append(more[0])
                 left.remove(more[0])
             parts_of_group.append(part)
-        for part in parts_of_group:
-            i = part[0]
-            if len(part) > 1 or not any(
-                place[k] < place[i] and joined(k, i) and world.overlap(k, i, "inside") > threshold for k in group
-            ):
+
+        def covers(k, i, part):
+            beyond = max(world.boxes[k][:2] - world.boxes[i][:2]), max(world.boxes[i][2:] - world.boxes[k][2:])
+            return (
+                k != i
+                and joined(*sorted((k, i), key=place.get))
+                and world.overlap(k, i, "inside") > threshold
+                and (len(part) == 1 or max(beyond) <= px)
+            )
+
+        for number, part in enumerate(parts_of_group):
+            earlier = [k for other in parts_of_group[:number] for k in other]
+            repeated = {i for i in part if any(covers(k, i, part) for k in earlier)}
+            if not all(i in repeated or any(covers(k, i, part) for k in repeated) for i in part):
                 yield part
 
     kept = world.kept(order, drops)

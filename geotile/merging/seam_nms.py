@@ -49,8 +49,9 @@ class SeamNms(Merge):
       higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
       show one object are joined, directly or through others, but never two of one tile that overlap by no more than the
       threshold: the highest part of a group takes in those that it is connected with, highest first; then the highest
-      that is left does. One that stays alone is dropped if it lies by more than the threshold inside a higher one that
-      it is connected with.
+      that is left does. One that stays alone is dropped if it lies by more than the threshold inside one that it is
+      connected with. Several are dropped if each does, and reaches at most `seam_px` beyond it, or beyond another of
+      them that does: the wings of a building, which one tile shows apart and another as one.
 
     What is joined becomes one detection with the union of the shapes, the label for which the sum of box area times
     score is largest, and the score and the properties of the highest one of that label.
@@ -167,12 +168,23 @@ class SeamNms(Merge):
             same[same] = self._exceeds(pool, members[one[same]], members[other[same]], "iou")
             connected.append((one[joined], other[joined]))
             alike.append((one[same], other[same]))
-        first, (higher, lower) = one_per_tile(tiles, _joined(connected), _joined(alike)), _joined(connected)
-        alone = np.bincount(first, minlength=len(first))[first[lower]] == 1
-        higher, lower = higher[alone], lower[alone]
-        covered = lower[self._exceeds(pool, members[higher], members[lower], "inside")]
-        first[covered] = _LEFT_OUT
+        pairs = _joined(connected)
+        first = one_per_tile(tiles, pairs, _joined(alike))
+        first[self._repeated(pool, members, pairs, first)] = _LEFT_OUT
         return first
+
+    def _repeated(self, pool: Pool, members: Rows, pairs: Pairs, first: Rows) -> NDArray[np.bool_]:
+        """Return which members are of a group that shows again what an earlier one shows."""
+        part, other = np.concatenate(pairs), np.concatenate(pairs[::-1])
+        limit = by_label(self.iou_threshold, pool.detections.labels[members[np.tile(pairs[0], 2)]])
+        inside = pool.overlap(members[other], members[part], "inside") > limit
+        alone = np.bincount(first, minlength=len(first))[first] == 1
+        inside &= alone[part] | (_beyond(pool.boxes[members[part]], pool.boxes[members[other]]) <= self.seam_px)
+        part, other = part[inside], other[inside]
+        covered, own = np.zeros(len(first), bool), first[part] == first[other]
+        covered[part[first[other] < first[part]]] = True
+        covered[part[own & covered[other]]] = True
+        return np.asarray(np.bincount(first, ~covered, len(first))[first] == 0)
 
     def _as_unequal_views(self, pool: Pool, higher: Rows, lower: Rows) -> NDArray[np.bool_]:
         """Return which pairs that are not cut are views of one object by different tiles, one of them too small."""
@@ -201,6 +213,12 @@ class SeamNms(Merge):
     def _exceeds(self, pool: Pool, higher: Rows, lower: Rows, metric: Measure) -> NDArray[np.bool_]:
         limit = by_label(self.iou_threshold, pool.detections.labels[higher])
         return np.asarray(pool.overlap(higher, lower, metric) > limit)
+
+
+def _beyond(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far each box reaches beyond another one, in pixels, (n,) float64; negative if it lies inside."""
+    ends = np.hstack([others[:, :2] - boxes[:, :2], boxes[:, 2:] - others[:, 2:]])
+    return np.asarray(ends.max(axis=1, initial=-np.inf))
 
 
 def _joined(portions: list[Pairs]) -> Pairs:
