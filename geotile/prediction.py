@@ -147,8 +147,8 @@ def prepared_raster(
     plan = replace(plan, grid=raster.grid)
     if raster.out.down > 1 and tiles.pad_value is None:
         tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
-    reader = RasterReader(form=raster.form, grid=raster.out, tiles_on_a_pixel=raster.tiles_on_a_pixel)
-    raster.form.planes_of(answer.values, raster.tiles_on_a_pixel)  # what is wrong with one answer, is so with all
+    reader = RasterReader(form=raster.form, grid=raster.out)
+    raster.form.planes_of(answer.values)  # what is wrong with one answer, is so with all
     job = RasterJob(
         run=run, grid=raster.grid, out=raster.out, form=raster.form, selected=plan.selected,
         tiles=replace(tiles, reader=reader), roi=plan.roi,

@@ -72,8 +72,7 @@ def flat(pixels, model, tile_size, overlap, blend, output, up=1, down=1, failed=
             chosen[:, *here][:, better] = (part if output == "values" else ints)[:, better]
             weights[here] += 1
             continue
-        w = [hann(n) if blend == "hann" else np.ones(n, np.int64) for n in scores.shape[1:]]
-        w = np.multiply.outer(*w)[: y1 - y0, : x1 - x0]
+        w = hann(grid, number, up, down) if blend == "hann" else np.ones(part.shape[1:], np.int64)
         sums = np.zeros((len(part), *shape), np.int64) if sums is None else sums
         sums[:, *here] += ints * w
         weights[here] += w
@@ -92,8 +91,22 @@ def flat(pixels, model, tile_size, overlap, blend, output, up=1, down=1, failed=
     return result
 
 
-def hann(n):
-    return np.maximum(1, np.rint(255 * np.round(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2, 9))).astype(np.int64)
+def hann(grid, number, up, down):
+    """Weights that rise over the pixels that a tile shares with its neighbours, by their definition."""
+    tapers = []
+    for axis, place in zip(grid.axes, divmod(number, grid.tiles_yx[1]), strict=True):
+        low, high = ([-(-int(n) * up // down) for n in ends] for ends in (axis.starts, axis.starts + axis.tile))
+        high = [min(n, -(-axis.length * up // down)) for n in high]
+        taper = []
+        for at in range(low[place], high[place]):
+            weight = 1.0
+            if place > 0 and (n := high[place - 1] - low[place]) > at - low[place]:
+                weight *= round(np.sin(np.pi / 2 * (at - low[place] + 0.5) / n) ** 2, 9)
+            if place + 1 < len(low) and (n := high[place] - low[place + 1]) > high[place] - 1 - at:
+                weight *= round(np.sin(np.pi / 2 * (high[place] - at - 0.5) / n) ** 2, 9)
+            taper.append(weight)
+        tapers.append(taper)
+    return np.maximum(1, np.rint(255 * np.multiply.outer(*tapers))).astype(np.int64)
 
 
 def keys(grid, number, shape, up, down):

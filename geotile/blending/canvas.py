@@ -18,8 +18,8 @@ class Blended:
 
     values: NDArray[Any]
     """(plane, y, x): sums of weight times value, or values."""
-    weights: NDArray[np.int64] | None
-    """(y, x) int64, sums of the weights; None if the values are those of one tile."""
+    weights: NDArray[Any] | None
+    """(y, x), integers, sums of the weights; None if the values are those of one tile."""
     seen: NDArray[np.bool_]
     """(y, x) bool, the pixels that a tile has answered."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.blending.canvas import Blended, Canvas
-from geotile.blending.mean import MeanCanvas, WindowName, largest_weight
+from geotile.blending.mean import LARGEST_WEIGHT, MeanCanvas
 from geotile.blending.output_grid import OutputGrid
 from geotile.blending.trim import TrimCanvas
 from geotile.core.choices import Activation, Blend, OutputKind, ScoreDtype
@@ -19,6 +19,7 @@ from geotile.grid.tile_grid import Window
 SCORE_STEPS = 65_535  # scores are multiples of 1 / 65,535
 BYTE_STEPS = 254  # of a score as uint8; 255 is nodata
 VALUE_STEPS = 2**16  # averaged values are multiples of 2**-16
+_NARROW_TILES = (2**32 - 1) // (LARGEST_WEIGHT * SCORE_STEPS)  # whose weighted scores add up to less than 2**32
 _SMALLEST = 2.0**-8  # of the largest value of a tile that is averaged in steps of 2**-16
 _TOLERANCE = 1e-3  # by which the scores of half precision may leave 0 to 1
 
@@ -41,6 +42,8 @@ class RasterForm:
     score_dtype: ScoreDtype = "uint8"
     small: bool = True
     """Whether the numbers of the classes fit uint8, below its nodata."""
+    tiles_on_a_pixel: int = 1
+    """Maximum number of tiles that see a pixel."""
 
     @property
     def n_classes(self) -> int | None:
@@ -82,25 +85,24 @@ class RasterForm:
         if self.is_class_map:
             assert self.n_classes is not None  # checked before the run
             planes = self.n_classes
-        return MeanCanvas(window, planes, self._window)
+        return MeanCanvas(window, planes, self.sum_dtype, "hann" if self.blend == "hann" else "mean", grid)
+
+    @property
+    def sum_dtype(self) -> np.dtype[Any]:
+        """Dtype that holds all sums of weighted values exactly."""
+        return np.dtype("int64" if self.output == "values" or self.tiles_on_a_pixel > _NARROW_TILES else "uint32")
 
     @property
     def _trimmed_dtype(self) -> np.dtype[Any]:
         return np.dtype("uint16") if self.output == "scores" else self.dtype
 
-    @property
-    def _window(self) -> WindowName:
-        return "hann" if self.blend == "hann" else "mean"
-
-    def planes_of(self, values: NDArray[Any], tiles_on_a_pixel: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    def planes_of(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Return what a canvas takes of a model's answer for a tile, and which pixels have a value (None: all).
 
         Parameters
         ----------
         values : numpy.ndarray
             (plane, y, x): class numbers of one plane, or floats.
-        tiles_on_a_pixel : int
-            Maximum number of tiles that see a pixel.
 
         Raises
         ------
@@ -110,7 +112,7 @@ class RasterForm:
         if self.is_class_map:
             return self._of_class_map(values), None
         if self.output == "values":
-            return self._of_values(values, tiles_on_a_pixel)
+            return self._of_values(values)
         if np.isnan(values).any():
             raise ResponseError("the model returned NaN as a score")
         if self.output == "scores":
@@ -132,23 +134,24 @@ class RasterForm:
         elif self.score_dtype == "float32":
             result = self._means(values, np.ones_like(values[0], np.int64) if weights is None else weights, SCORE_STEPS)
         else:
-            whole = SCORE_STEPS * (1 if weights is None else np.maximum(weights, 1))
-            result = (2 * BYTE_STEPS * values.astype(np.int64) + whole) // (2 * whole)
+            result = _as_bytes(values, None if weights is None else np.maximum(weights, 1))
         out = np.empty(result.shape, self.dtype)
         out[...] = result
         out[..., ~blended.seen] = self.nodata
         return out
 
-    def _classes(self, values: NDArray[Any], weights: NDArray[np.int64] | None) -> NDArray[Any]:
+    def _classes(self, values: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[Any]:
         if weights is None:
             return values if self.is_multi_label else values[0]
         if self.is_class_map or self.thresholds is None:
             return np.asarray(np.argmax(values, axis=0))
-        chosen = 2 * values > weights if self.blend == "vote" else values > self._limits * weights
+        scale, limits = (2, np.ones_like(self._limits)) if self.blend == "vote" else (1, self._limits)
+        bars = limits * weights.astype(np.int64)
+        chosen = np.stack([scale * plane.astype(np.int64) > bar for plane, bar in zip(values, bars, strict=True)])
         return chosen if self.is_multi_label else chosen[0]
 
     @staticmethod
-    def _means(values: NDArray[Any], weights: NDArray[np.int64], steps: int) -> NDArray[np.float64]:
+    def _means(values: NDArray[Any], weights: NDArray[Any], steps: int) -> NDArray[np.float64]:
         return np.asarray(values / (np.maximum(weights, 1) * float(steps)))
 
     @property
@@ -177,7 +180,7 @@ class RasterForm:
             return np.asarray(chosen, self.dtype)
         return self._quantised(values)
 
-    def _of_values(self, values: NDArray[Any], tiles_on_a_pixel: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    def _of_values(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         known = np.isfinite(values).all(axis=0)
         valid = None if known.all() else known
         if self.blend == "trim":
@@ -186,7 +189,7 @@ class RasterForm:
             if not np.isfinite(single[:, known]).all():
                 raise ResponseError(f"values must fit float32; got {np.abs(values[:, known]).max():g}")
             return single, valid
-        largest = 2.0**62 / (largest_weight(self._window) * tiles_on_a_pixel * VALUE_STEPS)
+        largest = 2.0**62 / (LARGEST_WEIGHT * self.tiles_on_a_pixel * VALUE_STEPS)
         finite = np.where(known, values, 0)
         if np.abs(finite).max(initial=0) > largest:
             raise ResponseError(
@@ -213,6 +216,15 @@ class RasterForm:
                 "activation='softmax' (each pixel is of one class) or 'sigmoid' (each class for itself)"
             )
         return np.asarray(np.rint(np.clip(scores, 0, 1) * np.float32(SCORE_STEPS)), np.uint16)
+
+
+def _as_bytes(values: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[np.uint8]:
+    """Return means of scores as bytes; plane by plane, since 64 bits hold what 32 do not."""
+    whole = np.int64(SCORE_STEPS) if weights is None else SCORE_STEPS * weights.astype(np.int64)
+    means = np.empty(values.shape, np.uint8)
+    for mean, plane in zip(means, values, strict=True):
+        mean[...] = (2 * BYTE_STEPS * plane.astype(np.int64) + whole) // (2 * whole)
+    return means
 
 
 def _activated(values: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:

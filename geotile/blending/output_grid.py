@@ -87,6 +87,20 @@ class OutputGrid:
         y, x = (np.concatenate([[0], (spans[:-1, 1] + spans[1:, 0] + 1) // 2, spans[-1:, 1]]) for spans in self.spans)
         return y, x
 
+    def flanks(self, number: int) -> tuple[Pair, Pair]:
+        """Return how many pixels a tile shares with the one before it and the one after it along y and along x."""
+        y, x = (
+            (int(shared[place]), int(shared[place + 1]))
+            for shared, place in zip(self._shared, divmod(number, self.grid.tiles_yx[1]), strict=True)
+        )
+        return y, x
+
+    @cached_property
+    def _shared(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pixels that neighbouring tiles share along y and x, (n + 1,) int64, 0 before the first and after the last."""
+        y, x = (np.concatenate([[0], np.maximum(spans[:-1, 1] - spans[1:, 0], 0), [0]]) for spans in self.spans)
+        return y, x
+
     def core(self, number: int) -> Window:
         """Return the pixels that a tile shows best: those that lie farther from its seams than from any other's."""
         row, column = divmod(number, self.grid.tiles_yx[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,15 +33,6 @@ class RasterPlan:
     chunk: int
     """Side of a chunk of the output in pixels. Regions end where chunks end."""
 
-    @property
-    def tiles_on_a_pixel(self) -> int:
-        """Maximum number of tiles that see a pixel."""
-        counts = []
-        for axis in self.grid.axes:
-            stops = np.searchsorted(axis.starts, axis.starts + axis.tile, side="left")
-            counts.append(int((stops - np.arange(len(stops))).max()))
-        return counts[0] * counts[1]
-
 
 def raster_plan(grid: TileGrid, answer: RasterAnswer, sent_yx: tuple[int, int], options: RasterOptions) -> RasterPlan:
     """Return the plan of an output of which one answer is known.
@@ -64,11 +55,19 @@ def raster_plan(grid: TileGrid, answer: RasterAnswer, sent_yx: tuple[int, int], 
         If the size of the answer does not fit the tile.
     """
     up, down = answer.scale(sent_yx)
-    form = raster_form(answer, options)
+    form = replace(raster_form(answer, options), tiles_on_a_pixel=_tiles_on_a_pixel(grid))
     height, width = (-(-n * up // down) for n in grid.shape_yx)
     chunk = _CHUNK * up * (2 if height * width > _LARGE else 1)
     aligned = _with_regions(grid, chunk * down // up, down, _bytes_of_a_pixel(form) * up**2 / down**2)
     return RasterPlan(grid=aligned, out=OutputGrid(aligned, up, down), form=form, chunk=chunk)
+
+
+def _tiles_on_a_pixel(grid: TileGrid) -> int:
+    counts = []
+    for axis in grid.axes:
+        stops = np.searchsorted(axis.starts, axis.starts + axis.tile, side="left")
+        counts.append(int((stops - np.arange(len(stops))).max()))
+    return counts[0] * counts[1]
 
 
 def _with_regions(grid: TileGrid, edge: int, align: int, bytes_a_pixel: float) -> TileGrid:
@@ -85,7 +84,7 @@ def _bytes_of_a_pixel(form: RasterForm) -> int:
     """Return the size of what is kept of a pixel until it is blended."""
     if form.blend == "trim":
         return 4 + (form.bands or 1) * (2 if form.output == "scores" else form.dtype.itemsize)
-    return 8 * (1 + (form.n_classes or form.planes if form.is_class_map else form.planes))
+    return 4 + form.sum_dtype.itemsize * (form.n_classes or form.planes if form.is_class_map else form.planes)
 
 
 def raster_form(answer: RasterAnswer, options: RasterOptions) -> RasterForm:

@@ -198,8 +198,9 @@ def _embed_region(region: Region, job: EmbeddingJob, block_id: tuple[int, int, i
     assert isinstance(reader, EmbeddingReader)
     boxes, numbers, vectors = [np.zeros((0, 4))], [], [np.zeros((0, reader.length or 0), reader.dtype)]
     pixels = region.read(tiles, job.tiles.need_valid)
-    results = list(ask_model(pixels, job.tiles, tiles))
-    for tile, result in zip(tiles, results, strict=True):
+    answered = sorted(ask_model(pixels, job.tiles, tiles), key=lambda each: each[0].number)
+    results = [result for _, result in answered]
+    for tile, result in answered:
         if result.content is not None:
             grid: NDArray[Any] = result.content.found
             boxes.append(_patches(tile, job.tiles.sent_shape_yx(tile), grid.shape[:2]))

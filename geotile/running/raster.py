@@ -2,14 +2,14 @@
 
 ::
 
-    tiles of a region that end in it          ─ part ──────────────────────────────┐
     tiles that reach to the right             ─ part ─ crop ─▶ region to the right  │
     tiles that reach below                    ─ part ─ crop ─▶ region below         ├─▶ block of the output
     tiles that reach both                     ─ part ─ crops ─▶ all three           │
     crops of the parts of the left, upper and upper left regions ───────────────────┘
 
 This is the halo exchange backwards: what a tile says beyond its own region goes to the neighbour as a strip. Tiles are
-asked in groups, so that a block needs only the tiles that see it.
+asked in groups, so that a block needs only the tiles that see it. Most tiles end in their region: the block itself asks
+for them, and holds nothing of them but its own sums.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ from geotile.results.failures import TileFailure
 from geotile.running.tile_job import TileContent, TileJob
 from geotile.running.tiles import ask_model
 
-GROUPS = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Whether the tiles of a group reach below their region, and whether they reach to the right of it."""
+INNER = (0, 0)
+"""The group of the tiles that end in their region."""
+OUTER = ((0, 1), (1, 0), (1, 1))
+"""Whether the tiles of the other groups reach below their region, and whether they reach to the right of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,6 @@ class RasterReader:
 
     form: RasterForm
     grid: OutputGrid
-    tiles_on_a_pixel: int
-    """Maximum number of tiles that see a pixel."""
 
     def read(self, tile: Tile, answer: Any, sent_yx: Pair) -> TileContent:
         """Return the planes of an answer, and which of its pixels have a value."""
@@ -60,7 +60,7 @@ class RasterReader:
             )
         if self.form.is_class_map and raster.values.dtype.kind not in "bui":
             raise ResponseError(f"the first answer held class numbers; got an answer of {raster.values.dtype}")
-        planes, valid = self.form.planes_of(raster.values, self.tiles_on_a_pixel)
+        planes, valid = self.form.planes_of(raster.values)
         if raster.valid is not None:
             valid = raster.valid if valid is None else raster.valid & valid
         return TileContent(found=(planes, valid))
@@ -137,17 +137,21 @@ class Block:
     timing: Timing = field(default_factory=dict)
 
 
-def ask_tiles(region: Region, job: RasterJob, row: int, column: int, reach: Pair) -> RasterPart:
-    """Ask the model for the tiles of a group, and add up its answers."""
+def ask_tiles(
+    region: Region, job: RasterJob, row: int, column: int, reach: Pair, canvas: Canvas | None = None
+) -> RasterPart:  # fmt: skip
+    """Ask the model for the tiles of a group, and add up its answers, on a canvas of their own if none is given."""
     tiles = job.group(row, column, reach)
+    if canvas is None:
+        y0, y1, x0, x1 = np.array([tile.window for tile in tiles]).T
+        bounds = Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))
+        canvas = job.form.canvas(job.out.window(bounds), job.out)
     pixels = region.read(tiles, job.tiles.need_valid)
-    results = list(ask_model(pixels, job.tiles, tiles))
-    y0, y1, x0, x1 = np.array([tile.window for tile in tiles]).T
-    bounds = Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))
-    canvas = job.form.canvas(job.out.window(bounds), job.out)
-    with timed("merge"):
-        for tile, result in zip(tiles, results, strict=True):
-            if result.content is not None:
+    results = []
+    for tile, result in ask_model(pixels, job.tiles, tiles):
+        results.append(replace(result, content=None))
+        if result.content is not None:
+            with timed("merge"):
                 planes, valid = result.content.found
                 window = job.out.window(tile.window)
                 canvas.add(tile.number, window, planes, _valid(pixels, tile, valid, job.out, window))
@@ -204,14 +208,15 @@ def _missing(seen: NDArray[np.bool_], window: Window, failed: Sequence[Window]) 
 
 
 def blend_block(
-    job: RasterJob, row: int, column: int, parts: Sequence[RasterPart], strips: Sequence[Strip | None]
+    region: Region, job: RasterJob, row: int, column: int, outer: Sequence[RasterPart], strips: Sequence[Strip | None]
 ) -> Block:
-    """Blend the parts of a region and the strips of its neighbours."""
-    started = time.thread_time()
+    """Blend the tiles that end in a region, the parts of its other tiles, and the strips of its neighbours."""
     window = job.out.region_window(row, column)
     canvas = job.form.canvas(window, job.out)
+    parts = [*outer, ask_tiles(region, job, row, column, INNER, canvas)] if job.group(row, column, INNER) else outer
+    started = time.thread_time()
     given = [strip for strip in strips if strip is not None]
-    for each in (*(part.canvas for part in parts), *(strip.canvas for strip in given)):
+    for each in (*(part.canvas for part in outer), *(strip.canvas for strip in given)):
         canvas.include(each)
     blended = canvas.blended()
     values, wanted = job.form.finish(blended), np.ones(window.shape_yx, bool)

@@ -13,7 +13,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
-from geotile.running.raster import GROUPS, Block, RasterJob, ask_tiles, blend_block, crop_part
+from geotile.running.raster import OUTER, Block, RasterJob, ask_tiles, blend_block, crop_part
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ def raster_blocks(regions: da.Array, job: RasterJob, skip: NDArray[np.bool_] | N
                 row=row, column=column, window=job.out.region_window(row, column), values=None
             )
         else:
-            layer[blocks, row, column] = (blend_block, shared.key, row, column, *graph.needed(row, column))
+            region = (regions.name, 0, row, column)
+            layer[blocks, row, column] = (blend_block, region, shared.key, row, column, *graph.needed(row, column))
     layers = {
         parts: (graph.parts, [regions, shared]), strips: (graph.strips, [parts, shared]),
-        blocks: (layer, [parts, strips, shared]),
+        blocks: (layer, [regions, parts, strips, shared]),
     }  # fmt: skip
     whole = HighLevelGraph.merge(regions.dask, shared.dask)
     tasks, depends = dict(whole.layers), dict(whole.dependencies)
@@ -91,11 +92,11 @@ class _Graph:
 
     def needed(self, row: int, column: int) -> tuple[list[Any], list[Any]]:
         """Return the keys of the parts of a region itself, and of the strips that others give it."""
-        own = [key for reach in GROUPS if (key := self._part(row, column, reach)) is not None]
+        own = [key for reach in OUTER if (key := self._part(row, column, reach)) is not None]
         given = [
             self._strip(row - up, column - left, reach, (up, left))
             for up, left in ((0, 1), (1, 0), (1, 1))
-            for reach in GROUPS
+            for reach in OUTER
             if reach[0] >= up and reach[1] >= left
         ]
         return own, [key for key in given if key is not None]

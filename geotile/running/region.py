@@ -153,7 +153,7 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
     if kept is not None and job.checkpoint and job.checkpoint.retry_failed:
         _report_kept(job, len(job.wanted_tiles(row, column)) - len(tiles))
     pixels = region.read(tiles, job.tiles.need_valid)
-    results = list(ask_model(pixels, job.tiles, tiles))
+    results = [result for _, result in ask_model(pixels, job.tiles, tiles)]
     answer = _combined(kept, results, tiles)
     if job.checkpoint and tiles and not any(result.cancelled for result in results):
         job.checkpoint.save(row, column, answer)

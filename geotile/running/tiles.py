@@ -41,8 +41,8 @@ _POLL_S = 0.5  # between two looks whether the run was cancelled
 _LAST_S = 1.0  # that the tiles of a cancelled run get to end
 
 
-def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[TileResult]:
-    """Send a region's tiles to the model; yield the result of each tile."""
+def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[tuple[Tile, TileResult]]:
+    """Send a region's tiles to the model; yield each tile with its result, those of a batch together."""
     reporter = progress_reporter(job.run)
     gate = gate_of(job.run, job.traffic, job.endpoint.ready) if job.traffic else None
     batches = list(_batches(region, job, tiles))
@@ -67,8 +67,8 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
 
 def _finished(
     futures: Sequence[Future[list[TileResult]]], batches: Sequence[tuple[Tile, ...]], job: TileJob
-) -> Iterator[TileResult]:  # fmt: skip
-    """Yield the results of all tiles.
+) -> Iterator[tuple[Tile, TileResult]]:  # fmt: skip
+    """Yield all tiles with their results.
 
     An error is raised when it occurs, even if other tiles wait for a retry. The tiles of a cancelled run that do not
     end, since a user's function goes on, are left alone.
@@ -76,10 +76,10 @@ def _finished(
     _wait(futures, job.run)
     for future, tiles in zip(futures, batches, strict=True):
         if future.done():
-            yield from future.result()
+            yield from zip(tiles, future.result(), strict=True)
         else:
             reason = cancel_reason(job.run) or "the run was stopped"
-            yield from (_failed(tile, job, EndpointUnreachable(reason), first=False) for tile in tiles)
+            yield from ((tile, _failed(tile, job, EndpointUnreachable(reason), first=False)) for tile in tiles)
 
 
 def _wait(futures: Sequence[Future[list[TileResult]]], run: str) -> None:
