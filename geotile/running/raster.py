@@ -208,9 +208,14 @@ def _missing(seen: NDArray[np.bool_], window: Window, failed: Sequence[Window]) 
 
 
 def blend_block(
-    region: Region, job: RasterJob, row: int, column: int, outer: Sequence[RasterPart], strips: Sequence[Strip | None]
-) -> Block:
-    """Blend the tiles that end in a region, the parts of its other tiles, and the strips of its neighbours."""
+    region: Region, job: RasterJob, row: int, column: int, outer: Sequence[RasterPart],
+    strips: Sequence[Strip | None], cropped: Sequence[Strip | None],
+) -> Block:  # fmt: skip
+    """Blend the tiles that end in a region, the parts of its other tiles, and the strips of its neighbours.
+
+    `cropped` are the strips that the parts give to others. They are not used here: that they are there means that
+    nobody needs the parts any more.
+    """
     window = job.out.region_window(row, column)
     canvas = job.form.canvas(window, job.out)
     parts = [*outer, ask_tiles(region, job, row, column, INNER, canvas)] if job.group(row, column, INNER) else outer

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
@@ -16,14 +15,7 @@ from geotile.core.checks import Pair
 from geotile.running.raster import OUTER, Block, RasterJob, ask_tiles, blend_block, crop_part
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """Blocks of a node of the tree that collects them."""
-
-    blocks: tuple[Block, ...]
-
-
-def raster_blocks(regions: da.Array, job: RasterJob, skip: NDArray[np.bool_] | None = None) -> da.Array:
+def raster_blocks(regions: da.Array, job: RasterJob) -> da.Array:
     """Return the blocks of the output.
 
     Parameters
@@ -31,8 +23,6 @@ def raster_blocks(regions: da.Array, job: RasterJob, skip: NDArray[np.bool_] | N
     regions : dask.array.Array
         (1, regions down, regions across) of `Region`, one per chunk.
     job : RasterJob
-    skip : numpy.ndarray, optional
-        (regions down, regions across) bool, regions whose block exists already; their blocks have no values.
 
     Returns
     -------
@@ -45,13 +35,8 @@ def raster_blocks(regions: da.Array, job: RasterJob, skip: NDArray[np.bool_] | N
     graph = _Graph(job, regions.name, shared.key, parts, strips)
     layer: dict[Any, Any] = {}
     for row, column in np.ndindex(job.grid.regions_yx):
-        if skip is not None and skip[row, column]:
-            layer[blocks, row, column] = Block(
-                row=row, column=column, window=job.out.region_window(row, column), values=None
-            )
-        else:
-            region = (regions.name, 0, row, column)
-            layer[blocks, row, column] = (blend_block, region, shared.key, row, column, *graph.needed(row, column))
+        region = (regions.name, 0, row, column)
+        layer[blocks, row, column] = (blend_block, region, shared.key, row, column, *graph.needed(row, column))
     layers = {
         parts: (graph.parts, [regions, shared]), strips: (graph.strips, [parts, shared]),
         blocks: (layer, [regions, parts, strips, shared]),
@@ -90,16 +75,16 @@ class _Graph:
     parts: dict[Any, Any] = field(default_factory=dict)
     strips: dict[Any, Any] = field(default_factory=dict)
 
-    def needed(self, row: int, column: int) -> tuple[list[Any], list[Any]]:
-        """Return the keys of the parts of a region itself, and of the strips that others give it."""
+    def needed(self, row: int, column: int) -> tuple[list[Any], list[Any], list[Any]]:
+        """Return the keys of the parts of a region, of the strips that others give it, and of those that it gives."""
         own = [key for reach in OUTER if (key := self._part(row, column, reach)) is not None]
-        given = [
-            self._strip(row - up, column - left, reach, (up, left))
-            for up, left in ((0, 1), (1, 0), (1, 1))
-            for reach in OUTER
-            if reach[0] >= up and reach[1] >= left
-        ]
-        return own, [key for key in given if key is not None]
+        taken, given = [], []
+        for side in OUTER:
+            for reach in OUTER:
+                if reach[0] >= side[0] and reach[1] >= side[1]:
+                    taken.append(self._strip(row - side[0], column - side[1], reach, side))
+                    given.append(self._strip(row, column, reach, side))
+        return own, [key for key in taken if key is not None], [key for key in given if key is not None]
 
     def _part(self, row: int, column: int, reach: Pair) -> Any | None:
         if row < 0 or column < 0:
@@ -124,33 +109,40 @@ def _layer_name(collection: Any) -> str:
     return str(collection.__dask_layers__()[0])
 
 
-def all_blocks(blocks: da.Array) -> da.Array:
-    """Return `Blocks` with all blocks, 0-d: a tree, so that no task needs many others."""
-    return da.reduction(
-        blocks, chunk=_unchanged, combine=_listed, aggregate=_listed, axis=(0, 1), concatenate=False,
-        split_every={0: 4, 1: 4}, dtype=object, meta=np.empty((), object), name="predict-list",
-    )  # fmt: skip
+def listed_blocks(blocks: da.Array, wanted: NDArray[np.bool_]) -> Delayed:
+    """Return a list of some blocks, in a chain: each task adds a block to those of its row.
+
+    The order of a chain is that of the regions, row by row. So the parts and strips of one row are in memory at most,
+    where those along the border of what is done would be if the blocks were collected in a tree.
+
+    Parameters
+    ----------
+    blocks : dask.array.Array
+        (regions down, regions across) of `Block`.
+    wanted : numpy.ndarray
+        (regions down, regions across) bool.
+    """
+    name = f"predict-list-{blocks.name.rpartition('-')[2]}"
+    layer: dict[Any, Any] = {}
+    ends: list[Any] = []
+    previous = None
+    for row, column in np.argwhere(wanted).tolist():
+        goes_on = bool(ends) and ends[-1][1] == row
+        layer[name, row, column] = (_with, previous, goes_on, (blocks.name, row, column))
+        previous = (name, row, column)
+        ends[-1:] = [previous] if goes_on else [*ends[-1:], previous]
+    layer[name] = (_joined, ends)
+    return Delayed(name, HighLevelGraph.from_collections(name, layer, dependencies=[blocks]))
 
 
-def _unchanged(block: Block, axis: Any, keepdims: bool) -> Block:
-    return block
+def _with(previous: list[Block] | None, goes_on: bool, block: Block) -> list[Block]:
+    return [*(previous or []), block] if goes_on else [block]
 
 
-def _listed(nested: Any, axis: Any, keepdims: bool) -> Blocks:
-    return Blocks(tuple(blocks_of(nested)))
+def _joined(rows: list[list[Block]]) -> list[Block]:
+    return [block for row in rows for block in row]
 
 
 def _values(block: Block) -> NDArray[Any]:
     assert block.values is not None
     return block.values
-
-
-def blocks_of(nested: Any) -> Iterator[Block]:
-    """Yield the blocks of nested lists."""
-    if isinstance(nested, Block):
-        yield nested
-    elif isinstance(nested, Blocks):
-        yield from nested.blocks
-    else:
-        for each in nested:
-            yield from blocks_of(each)

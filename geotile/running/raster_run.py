@@ -29,7 +29,7 @@ from geotile.results.report import Report
 from geotile.running.progress import progress_display, progress_listener
 from geotile.running.raster import Block, RasterJob
 from geotile.running.raster_array import raster_template
-from geotile.running.raster_graph import Blocks, all_blocks, raster_blocks
+from geotile.running.raster_graph import listed_blocks, raster_blocks
 from geotile.running.raster_report import raster_report
 from geotile.running.run import cancelling, task_priority
 from geotile.storage.folder import Folder
@@ -129,7 +129,7 @@ class RasterRun:
     def _computed(self, job: RasterJob, done: NDArray[np.bool_], options: PredictToOptions) -> list[Block]:
         if done.all():
             return []
-        tree = all_blocks(raster_blocks(self.prepared.regions, job, done))
+        listed = listed_blocks(raster_blocks(self.prepared.regions, job), ~done)
         tiles = self.prepared.plan.requests
         annotations: dict[str, Any] = {"geotile": {"run": job.run, "image": self.prepared.plan.name}}
         if (priority := task_priority(self.prepared.plan.source)) is not None:
@@ -143,8 +143,8 @@ class RasterRun:
             own = compute_options(ahead=job.tiles.traffic is not None)
             try:
                 with dask.annotate(**annotations):
-                    found: Blocks = tree.compute(**own)
-                return [block for block in found.blocks if not done[block.row, block.column]]
+                    found: list[Block] = listed.compute(**own)
+                return found
             finally:
                 if (pool := own.get("pool")) is not None:
                     pool.shutdown(wait=False)
