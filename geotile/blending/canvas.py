@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,19 @@ class Blended:
     """(y, x) bool, the pixels that a tile has answered."""
 
 
+class Answer(NamedTuple):
+    """What a tile says."""
+
+    number: int
+    """Number of the tile."""
+    window: Window
+    """Its pixels, in pixels of the output."""
+    planes: NDArray[Any]
+    """(plane, y, x), the values."""
+    valid: NDArray[np.bool_] | None
+    """(y, x) bool, the pixels that have a value; None for all."""
+
+
 class Canvas(ABC):
     """Values of a window that tiles are added to, and other canvases."""
 
@@ -31,20 +45,8 @@ class Canvas(ABC):
     """The window, in pixels of the output."""
 
     @abstractmethod
-    def add(self, number: int, window: Window, planes: NDArray[Any], valid: NDArray[np.bool_] | None) -> None:
-        """Add a tile.
-
-        Parameters
-        ----------
-        number : int
-            Number of the tile.
-        window : Window
-            Pixels of the tile, in pixels of the output.
-        planes : numpy.ndarray
-            (plane, y, x), the values.
-        valid : numpy.ndarray or None
-            (y, x) bool, the pixels that have a value; None for all.
-        """
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Add what tiles say."""
 
     @abstractmethod
     def cropped(self, window: Window) -> Canvas:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.blending.canvas import Blended, Canvas, shared
+from geotile.blending.canvas import Answer, Blended, Canvas, shared
 from geotile.blending.output_grid import OutputGrid
 from geotile.core.checks import Pair
 from geotile.grid.tile_grid import Window
@@ -69,20 +70,21 @@ class MeanCanvas(Canvas):
         self.sums = np.zeros((planes, *window.shape_yx), dtype)
         self.weights = np.zeros(window.shape_yx, np.uint32)
 
-    def add(self, number: int, window: Window, planes: NDArray[Any], valid: NDArray[np.bool_] | None) -> None:
-        """Add a tile's integer values."""
-        inside = shared(window, self.window)
-        if inside is None:
-            return
-        there, here = inside.within(window).slices, inside.within(self.window).slices
-        weights: Any = 1
-        if self.name == "hann":
-            weights = tile_weights(window.shape_yx, *self.grid.flanks(number))[there].astype(self.sums.dtype)
-        if valid is not None:
-            weights = weights * valid[there]
-        self.weights[here] += np.asarray(weights, np.uint32)
-        for plane, values in zip(self.sums, planes, strict=True):
-            plane[here] += np.asarray(values[there] * weights, self.sums.dtype)
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Add integer values of tiles."""
+        for number, window, planes, valid in answers:
+            inside = shared(window, self.window)
+            if inside is None:
+                continue
+            there, here = inside.within(window).slices, inside.within(self.window).slices
+            weights: Any = 1
+            if self.name == "hann":
+                weights = tile_weights(window.shape_yx, *self.grid.flanks(number))[there].astype(self.sums.dtype)
+            if valid is not None:
+                weights = weights * valid[there]
+            self.weights[here] += np.asarray(weights, np.uint32)
+            for plane, values in zip(self.sums, planes, strict=True):
+                plane[here] += np.asarray(values[there] * weights, self.sums.dtype)
 
     def cropped(self, window: Window) -> MeanCanvas:
         """Return a copy of a part."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.blending.canvas import Blended, Canvas, shared
+from geotile.blending.canvas import Answer, Blended, Canvas, shared
 from geotile.blending.output_grid import OutputGrid
 from geotile.grid.tile_grid import Window
 
@@ -28,49 +29,40 @@ class TrimCanvas(Canvas):
         self.values = np.zeros((planes, *window.shape_yx), dtype)
         self.owners = np.full(window.shape_yx, _NOBODY, np.int32)
 
-    def add(self, number: int, window: Window, planes: NDArray[Any], valid: NDArray[np.bool_] | None) -> None:
-        """Add a tile: its core at once, and around it what is better than what is there."""
-        inside = shared(window, self.window)
-        if inside is None:
-            return
-        core = shared(self.grid.core(number), inside)
-        if core is not None:
-            self._put(core, number + _FINAL, window, planes, valid)
-        for side in _frame(inside, core):
-            self._put_better(side, number, window, planes, valid)
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Add tiles: first the core of each, which no other shows better, then what lies around and is open still."""
+        for answer in answers:
+            core = shared(self.grid.core(answer.number), answer.window)
+            if core is not None and (core := shared(core, self.window)) is not None:
+                self._put_core(core, answer)
+        for answer in answers:
+            inside = shared(answer.window, self.window)
+            if inside is not None:
+                for side in _frame(inside, shared(self.grid.core(answer.number), inside)):
+                    self._put_better(side, answer)
 
-    def _put(
-        self, part: Window, owner: int, window: Window, planes: NDArray[Any], valid: NDArray[np.bool_] | None
-    ) -> None:
-        here, there = part.within(self.window).slices, part.within(window).slices
-        if valid is None:
-            self.owners[here], self.values[:, *here] = owner, planes[:, *there]
-        else:
-            self.owners[here][valid[there]] = owner
-            self.values[:, *here][:, valid[there]] = planes[:, *there][:, valid[there]]
+    def _put_core(self, part: Window, answer: Answer) -> None:
+        here, there = part.within(self.window).slices, part.within(answer.window).slices
+        known = True if answer.valid is None else answer.valid[there]
+        np.copyto(self.owners[here], answer.number + _FINAL, where=known)
+        np.copyto(self.values[:, *here], answer.planes[:, *there], where=known, casting="unsafe")
 
-    def _put_better(
-        self, part: Window, number: int, window: Window, planes: NDArray[Any], valid: NDArray[np.bool_] | None
-    ) -> None:
-        here, there = part.within(self.window).slices, part.within(window).slices
-        open_here = self.owners[here] < _FINAL
-        if valid is not None:
-            open_here &= valid[there]
-        if not open_here.any():
-            return
-        rows, columns = np.nonzero(open_here)
-        better = self._is_better(number, self.owners[here][rows, columns], rows + part.y0, columns + part.x0)
-        rows, columns = rows[better], columns[better]
-        self.owners[here][rows, columns] = number
-        self.values[:, *here][:, rows, columns] = planes[:, *there][:, rows, columns]
+    def _put_better(self, part: Window, answer: Answer) -> None:
+        here, there = part.within(self.window).slices, part.within(answer.window).slices
+        owners, better = self.owners[here], self.owners[here] == _NOBODY
+        rows, columns = np.nonzero((owners < _FINAL) & ~better)
+        if len(rows):
+            found = self._is_better(answer.number, owners[rows, columns], rows + part.y0, columns + part.x0)
+            better[rows[found], columns[found]] = True
+        if answer.valid is not None:
+            better &= answer.valid[there]
+        np.copyto(owners, answer.number, where=better)
+        np.copyto(self.values[:, *here], answer.planes[:, *there], where=better, casting="unsafe")
 
     def _is_better(self, one: Any, other: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.bool_]:
         """Return at which pixels a tile, or one of several, is better than another one that is not final."""
-        nobody = np.asarray(other == _NOBODY)
-        if nobody.all():
-            return nobody
-        first, second = self._key(np.asarray(one), y, x), self._key(np.maximum(other, 0), y, x)
-        return np.asarray(nobody | (first > second) | ((first == second) & (one < other)))
+        first, second = self._key(np.asarray(one), y, x), self._key(other, y, x)
+        return np.asarray((first > second) | ((first == second) & (one < other)))
 
     def _key(self, numbers: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.int64]:
         rows, columns = np.divmod(np.asarray(numbers, np.int64), self.grid.grid.tiles_yx[1])
@@ -92,15 +84,13 @@ class TrimCanvas(Canvas):
             return
         here, there = inside.within(self.window).slices, inside.within(other.window).slices
         owners, theirs = self.owners[here], other.owners[there]
-        values, others = self.values[:, *here], other.values[:, *there]
-        final = theirs >= _FINAL
-        np.copyto(owners, theirs, where=final)
-        np.copyto(values, others, where=final)
-        rows, columns = np.nonzero((theirs != _NOBODY) & (owners < _FINAL))
-        better = self._is_better(theirs[rows, columns], owners[rows, columns], rows + inside.y0, columns + inside.x0)
-        rows, columns = rows[better], columns[better]
-        owners[rows, columns] = theirs[rows, columns]
-        values[:, rows, columns] = others[:, rows, columns]
+        better = (theirs >= _FINAL) | ((owners == _NOBODY) & (theirs != _NOBODY))
+        rows, columns = np.nonzero((theirs != _NOBODY) & (owners != _NOBODY) & (owners < _FINAL) & ~better)
+        if len(rows):
+            found = self._is_better(theirs[rows, columns], owners[rows, columns], rows + inside.y0, columns + inside.x0)
+            better[rows[found], columns[found]] = True
+        np.copyto(owners, theirs, where=better)
+        np.copyto(self.values[:, *here], other.values[:, *there], where=better)
 
     def blended(self) -> Blended:
         """Return the values."""

@@ -24,7 +24,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 
-from geotile.blending.canvas import Canvas, shared
+from geotile.blending.canvas import Answer, Canvas, shared
 from geotile.blending.form import RasterForm
 from geotile.blending.output_grid import OutputGrid
 from geotile.core.checks import Pair
@@ -147,14 +147,15 @@ def ask_tiles(
         bounds = Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))
         canvas = job.form.canvas(job.out.window(bounds), job.out)
     pixels = region.read(tiles, job.tiles.need_valid)
-    results = []
+    results, answers = [], []
     for tile, result in ask_model(pixels, job.tiles, tiles):
-        results.append(replace(result, content=None))
+        results.append(result)
         if result.content is not None:
-            with timed("merge"):
-                planes, valid = result.content.found
-                window = job.out.window(tile.window)
-                canvas.add(tile.number, window, planes, _valid(pixels, tile, valid, job.out, window))
+            planes, valid = result.content.found
+            window = job.out.window(tile.window)
+            answers.append(Answer(tile.number, window, planes, _valid(pixels, tile, valid, job.out, window)))
+    with timed("merge"):
+        canvas.add(answers)
     return RasterPart(
         canvas=canvas, failures=tuple(result.failure for result in results if result.failure), tiles=len(tiles),
         requests=sum(result.attempts for result in results), retries=sum(result.retries for result in results),
