@@ -144,7 +144,7 @@ class RasterForm:
         if weights is None:
             return values if self.is_multi_label else values[0]
         if self.is_class_map or self.thresholds is None:
-            return np.asarray(np.argmax(values, axis=0))
+            return _argmax(values)
         scale, limits = (2, np.ones_like(self._limits)) if self.blend == "vote" else (1, self._limits)
         bars = limits * weights.astype(np.int64)
         chosen = np.stack([scale * plane.astype(np.int64) > bar for plane, bar in zip(values, bars, strict=True)])
@@ -175,7 +175,7 @@ class RasterForm:
 
     def _of_argmax(self, values: NDArray[Any]) -> NDArray[Any]:
         if self.blend in ("trim", "vote"):
-            best = np.argmax(values, axis=0)[None]
+            best = _argmax(values)[None]
             chosen = best if self.blend == "trim" else best == np.arange(self.planes)[:, None, None]
             return np.asarray(chosen, self.dtype)
         return self._quantised(values)
@@ -216,6 +216,19 @@ class RasterForm:
                 "activation='softmax' (each pixel is of one class) or 'sigmoid' (each class for itself)"
             )
         return np.asarray(np.rint(np.clip(scores, 0, 1) * np.float32(SCORE_STEPS)), np.uint16)
+
+
+def _argmax(planes: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return the number of the plane with the largest value, of equal ones the first, (y, x).
+
+    `numpy.argmax` along the first axis goes through memory pixel by pixel; this goes plane by plane.
+    """
+    largest, chosen = planes[0].copy(), np.zeros(planes.shape[1:], np.uint16)
+    for number, plane in enumerate(planes[1:], 1):
+        larger = plane > largest
+        np.copyto(largest, plane, where=larger)
+        np.copyto(chosen, np.uint16(number), where=larger)
+    return chosen
 
 
 def _as_bytes(values: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[np.uint8]:
