@@ -12,9 +12,10 @@ import numpy as np
 import shapely
 import xarray as xr
 
-from geotile.core.checks import check_finite, check_unit
+from geotile.core.checks import check_not_negative, check_unit
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference, georeference_of
+from geotile.planning.plan import result_crs
 from geotile.public import public
 from geotile.results.measures import polygon_areas
 from geotile.running.tracing import trace
@@ -29,6 +30,7 @@ def polygonize(
     min_area_px: float = 0.0,
     min_hole_px: float = 0.0,
     simplify_px: float = 0.0,
+    crs: Any = None,
 ) -> gpd.GeoDataFrame:
     """Return the areas of a raster as polygons: pixels of one class that share a side are one polygon.
 
@@ -47,12 +49,14 @@ def polygonize(
         Holes of fewer pixels are filled.
     simplify_px : float
         Tolerance of a simplification (Douglas-Peucker) that keeps the topology of each polygon, in pixels.
+    crs : CRS, optional
+        CRS of the result, as pyproj takes it. By default that of the raster.
 
     Returns
     -------
     geopandas.GeoDataFrame
-        One row per polygon, by class, then from top to bottom. Columns ``geometry`` (in the CRS of the raster, or in
-        pixels without one), ``class`` (number, from 0), ``label`` (name, or the number as text), ``area_m2``
+        One row per polygon, by class, then from top to bottom. Columns ``geometry`` (in pixels if the raster has no
+        CRS), ``class`` (number, from 0), ``label`` (name, or the number as text), ``area_m2``
         (NaN without a CRS).
 
     Raises
@@ -70,10 +74,11 @@ def polygonize(
     [34.56, 34.56, 34.56]
     """
     for name, value in (("min_area_px", min_area_px), ("min_hole_px", min_hole_px), ("simplify_px", simplify_px)):
-        if check_finite(value, name, "pixels") < 0:
-            raise ArgumentError(f"{name} must be 0 or more; got {value!r}")
+        check_not_negative(value, name, "pixels")
     layers = list(_layers(raster, threshold))
     wanted = _wanted(classes, {number: name for number, name, _ in layers}, raster)
+    georeference = georeference_of(_with_band(raster))
+    target = result_crs(crs, georeference)
     nodata = raster.rio.nodata
     found: list[tuple[int, str, Any]] = []
     for number, name, data in layers:
@@ -85,7 +90,7 @@ def polygonize(
         for shape, value in zip(polygons, values, strict=True):
             owner = int(value) if number is None else number
             found.append((owner, name if number is not None else _name(raster, owner), shape))
-    return _table(found, georeference_of(_with_band(raster)), min_area_px, min_hole_px, simplify_px)
+    return _table(found, georeference, target, min_area_px, min_hole_px, simplify_px)
 
 
 def _layers(raster: xr.DataArray, threshold: float | None) -> Iterator[tuple[int | None, str, da.Array]]:
@@ -178,8 +183,9 @@ def _with_band(raster: xr.DataArray) -> xr.DataArray:
 
 
 def _table(
-    found: list[tuple[int, str, Any]], georeference: Georeference, min_area: float, min_hole: float, tolerance: float
-) -> gpd.GeoDataFrame:
+    found: list[tuple[int, str, Any]], georeference: Georeference, crs: str | None, min_area: float, min_hole: float,
+    tolerance: float,
+) -> gpd.GeoDataFrame:  # fmt: skip
     shapes = np.array([shape for _, _, shape in found] + [None], object)[:-1]
     if len(shapes):
         shapes = np.asarray(shapely.simplify(shapes, 0, preserve_topology=True), object)  # the seams leave vertices
@@ -191,9 +197,9 @@ def _table(
     bounds = shapely.bounds(shapes).reshape(-1, 4)
     order = np.lexsort([bounds[:, 3], bounds[:, 2], bounds[:, 0], bounds[:, 1], numbers])
     shapes = shapes[order]
-    world = georeference.to_world(shapes, None) if len(shapes) else shapes
+    world = georeference.to_world(shapes, crs)
     columns = {"class": numbers[order], "label": names[order], "area_m2": polygon_areas(shapes, georeference)}
-    return gpd.GeoDataFrame(columns, geometry=world, crs=georeference.crs)
+    return gpd.GeoDataFrame(columns, geometry=world, crs=crs)
 
 
 def _without_holes(shape: Any, min_hole: float) -> Any:

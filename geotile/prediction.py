@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import geopandas as gpd
+import numpy as np
 import xarray as xr
 
 from geotile.core.option import with_options
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.endpoints.raster import raster_of
+from geotile.errors import ArgumentError
 from geotile.imagery.overlap import map_overlap
 from geotile.options import ImageOptions
 from geotile.options.raster import PredictJobOptions, PredictOptions, PredictToOptions
@@ -20,10 +24,12 @@ from geotile.options.raster_keywords import PredictKeywords, PredictToKeywords
 from geotile.planning.opened_image import ImageLike, opened_image
 from geotile.planning.plan import planned
 from geotile.planning.raster_plan import raster_plan
+from geotile.polygons import polygonize
 from geotile.public import public
 from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import zarr_module
 from geotile.results.report import Report
+from geotile.results.sinks import Output, write_or_save
 from geotile.running.raster import RasterJob, RasterReader
 from geotile.running.raster_array import raster_template
 from geotile.running.raster_graph import block_values, raster_blocks
@@ -90,7 +96,8 @@ def predict_to(
     """Run `predict` and write its result, region by region: whole, or not at all.
 
     The workers write, so that no process holds more than a few regions. With ``checkpoint=`` the same call goes on
-    where it was stopped. Pixels of tiles that failed are those of other tiles that saw them, or nodata.
+    where it was stopped. Pixels of tiles that failed are those of other tiles that saw them, or nodata. With
+    ``polygons=`` the areas of the classes are written as features too.
 
     Parameters
     ----------
@@ -124,12 +131,55 @@ def predict_to(
     'SUCCESS'
     """
     sink = RasterOutput.reserve(destination, overwrite=options.overwrite, options=options.output_options)
+    features = _reserved(options)
     checkpoint = None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
     zarr_module()
-    with sink.leased(), naming_how_to_resume(checkpoint), leased(checkpoint):
+    with (
+        sink.leased(),
+        nullcontext() if features is None else features.leased(),
+        naming_how_to_resume(checkpoint),
+        leased(checkpoint),
+    ):
         sink.begin()
         prepared = prepared_raster(image, endpoint, options, errors=options.errors, folders=[checkpoint or sink.drafts])
-        return RasterRun.of(prepared, endpoint, options, sink, checkpoint).compute(options)
+        run = RasterRun.of(prepared, endpoint, options, sink, checkpoint)
+        if features is not None:
+            features.try_out(_sample(run.template, options, features))
+        report = run.compute(options)
+        found = None
+        if features is not None and report.status != "FAILED":
+            found = polygonize(run.stored(), crs=options.crs, **options.of_polygons)
+        run.end(report)
+        if features is not None and found is not None:
+            write_or_save(found, features)
+    return report
+
+
+def _reserved(options: PredictToOptions) -> Output | None:
+    """Return the file of the polygons, if they are wanted."""
+    if options.polygons is None:
+        return None
+    file = Output.reserve(
+        options.polygons, overwrite=options.overwrite, options=options.output_options, owner="polygons"
+    )
+    if options.crs is not None and file.in_wgs84:
+        raise ArgumentError("crs has no effect on GeoJSON, which is in WGS 84 longitude and latitude; leave it out")
+    return file
+
+
+def _sample(template: xr.DataArray, options: PredictToOptions, file: Output) -> gpd.GeoDataFrame:
+    """Return the polygon of a pixel, to try out what the polygons will be put into."""
+    pixel = template.isel(x=slice(1), y=slice(1))
+    try:
+        sample = polygonize(pixel.copy(data=np.zeros(pixel.shape, pixel.dtype)), crs=options.crs, **options.of_polygons)
+    except ArgumentError as error:
+        raise ArgumentError(f"polygons: {error}") from None
+    if sample.crs is None and file.in_wgs84:
+        raise ArgumentError(
+            "polygons cannot be GeoJSON, since the image has no CRS and GeoJSON needs one; give a file that ends in "
+            ".parquet, .fgb or .gpkg"
+        )
+    return sample
 
 
 def prepared_raster(

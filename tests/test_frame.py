@@ -226,7 +226,7 @@ def test_a_result_that_cannot_be_written_is_saved(tmp_path, write_tiff, noise, s
         shutil.rmtree(folder, ignore_errors=True)
         return [[5, 5, 20, 20]], [0.9]
 
-    with pytest.raises(OutputError, match="The detections are saved in ") as caught:
+    with pytest.raises(OutputError, match="The rows are saved in ") as caught:
         geotile.detect_to(write_tiff(noise), breaks, folder / f"a{suffix}", tile_size=64, overlap=0)
     [saved] = spare.glob("*.parquet")
     assert str(saved) in str(caught.value)

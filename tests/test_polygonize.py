@@ -1,6 +1,7 @@
 """Polygons of rasters: those of a flat tracing, however the raster is chunked."""
 
 import dask.array as da
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
@@ -10,6 +11,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import shapes
+from rasters import bordered, scene
 
 import geotile
 
@@ -107,3 +109,85 @@ def test_scores_take_a_threshold_and_bands_are_classes():
 def test_what_cannot_be_traced_is_refused(given, options, said):
     with pytest.raises(geotile.ArgumentError, match=said):
         geotile.polygonize(given, **options)
+
+
+@pytest.mark.parametrize("name", ["p.parquet", "p.fgb", "p.gpkg", "p.geojson"])
+def test_a_run_writes_polygons_beside_its_raster(tmp_path, name):
+    path, _ = scene(tmp_path)
+    options = {"tile_size": 64, "overlap": 16, "classes": ["dark", "bright"]}
+    how = {"min_area_px": 3, "min_hole_px": 2, "simplify_px": 1.5}
+    geotile.predict_to(
+        path, halves, tmp_path / "a.tif", polygons=tmp_path / name, polygon_classes=["bright"], **how, **options
+    )
+    want = geotile.polygonize(geotile.predict(path, halves, **options), classes=["bright"], **how)
+    found = gpd.read_parquet(tmp_path / name) if name.endswith("parquet") else gpd.read_file(tmp_path / name)
+    assert len(want) > 20
+    if name.endswith("geojson"):
+        want = want.to_crs(4326)
+    shapes = [sorted(table.geometry.normalize().values, key=lambda shape: shape.wkt[:60]) for table in (found, want)]
+    assert all(one.equals_exact(other, 1e-6) for one, other in zip(*shapes, strict=True))
+    assert set(found["label"]) == {"bright"}
+
+
+def halves(tile):
+    return (tile[0] > 128).astype(np.uint8)
+
+
+def test_polygons_get_a_crs_and_those_of_bands_one_label_each(tmp_path):
+    path, _ = scene(tmp_path)
+    geotile.predict_to(
+        path, bordered, tmp_path / "a.zarr", polygons=tmp_path / "p.parquet", threshold={"a": 0.4, "*": 0.8}, crs=4326,
+        classes=["a", "b"], polygon_classes=[0], tile_size=64, overlap=16,
+    )  # fmt: skip
+    found = gpd.read_parquet(tmp_path / "p.parquet")
+    assert found.crs == 4326
+    assert set(found["label"]) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"polygons": "p.parquet", "output": "scores"}, "polygons are those of classes, and output is 'scores'"),
+        ({"min_area_px": 3}, "min_area_px would have no effect without polygons"),
+        ({"polygons": "p.txt"}, "must end in one of"),
+        ({"crs": 4326}, "crs would have no effect: a raster has the CRS of its image"),
+        ({"polygons": "p.geojson", "crs": 3857}, "crs has no effect on GeoJSON"),
+        ({"polygons": "p.parquet", "polygon_classes": ["c"], "classes": ["a", "b"]}, "polygons: classes must be of"),
+        ({"polygons": "p.parquet", "simplify_px": -1}, "simplify_px must be 0 or more pixels"),
+        ({"polygons": "p.parquet", "crs": "EPSG:0"}, "crs"),
+    ],
+)
+def test_polygons_that_cannot_be_are_refused_before_the_run(tmp_path, options, said):
+    path, _ = scene(tmp_path)
+    asked = []
+
+    def model(tile):
+        asked.append(1)
+        return bordered(tile)
+
+    if "polygons" in options:
+        options = options | {"polygons": tmp_path / options["polygons"]}
+    with pytest.raises(geotile.ArgumentError, match=said):
+        geotile.predict_to(path, model, tmp_path / "a.tif", tile_size=64, overlap=16, **options)
+    assert len(asked) <= 1
+    assert [each.name for each in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_polygons_without_a_crs_are_not_geojson(tmp_path):
+    path, _ = scene(tmp_path, crs=None, transform=None)
+    with pytest.raises(geotile.ArgumentError, match="polygons cannot be GeoJSON, since the image has no CRS"):
+        geotile.predict_to(path, halves, tmp_path / "a.tif", polygons=tmp_path / "p.geojson", tile_size=64, overlap=16)
+    geotile.predict_to(path, halves, tmp_path / "a.tif", polygons=tmp_path / "p.parquet", tile_size=64, overlap=16)
+    assert gpd.read_parquet(tmp_path / "p.parquet").crs is None
+
+
+def test_polygons_of_a_run_that_was_stopped_are_those_of_the_whole(tmp_path):
+    path, _ = scene(tmp_path)
+    options = {"tile_size": 64, "overlap": 16, "checkpoint": tmp_path / "done", "polygons": tmp_path / "p.parquet"}
+    (tmp_path / "p.parquet").write_bytes(b"in the way")
+    with pytest.raises(geotile.OutputError, match=r"p\.parquet exists"):
+        geotile.predict_to(path, halves, tmp_path / "a.tif", **options)
+    geotile.predict_to(path, halves, tmp_path / "a.tif", **options, overwrite=True)
+    whole = gpd.read_parquet(tmp_path / "p.parquet")
+    geotile.predict_to(path, halves, tmp_path / "b.tif", **options | {"polygons": tmp_path / "again.parquet"})
+    assert gpd.read_parquet(tmp_path / "again.parquet").equals(whole)

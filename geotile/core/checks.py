@@ -134,6 +134,20 @@ def check_finite(value: object, name: str, unit: str) -> float:
     return float(value)
 
 
+def check_not_negative(value: object, name: str, unit: str) -> float:
+    """Return a finite number that is 0 or more, as a float.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not one.
+    """
+    number = check_finite(value, name, unit)
+    if number < 0:
+        raise ArgumentError(f"{name} must be 0 or more {unit}; got {value!r}")
+    return number
+
+
 def check_bool(value: object, name: str) -> bool:
     """Return True or False, also one of NumPy, as a bool.
 

@@ -137,6 +137,17 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def names_or_numbers(text: str) -> list[str | int]:
+    """Return names and whole numbers that are separated by commas.
+
+    Examples
+    --------
+    >>> names_or_numbers("water, 3")
+    ['water', 3]
+    """
+    return [int(name) if name.isdecimal() else name for name in names(text)]
+
+
 def bands(texts: Sequence[str]) -> list[int | str]:
     """Return band numbers and names, each text one or several separated by commas.
 

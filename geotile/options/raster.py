@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from geotile.core import from_text
+from geotile.core.checks import check_not_negative
 from geotile.core.choices import MAX_CLASSES, Activation, Blend, EmbeddingDtype, OutputKind, ScoreDtype, Tokens
-from geotile.core.option import Options, option
+from geotile.core.option import Options, option, option_names
 from geotile.core.thresholds import check_threshold
 from geotile.errors import ArgumentError
 from geotile.options.image import ImageOptions, ScalingOptions
@@ -26,7 +28,7 @@ class RasterOptions(Options):
     )  # fmt: skip
     blend: Blend = option(
         "trim", 'What a pixel becomes that several tiles see: "trim" takes the tile in which it lies farthest from a '
-        'seam; "hann" (weights that fall towards the borders of a tile) and "mean" average the tiles; "vote" is the '
+        'seam; "hann" (weights that fall where tiles overlap) and "mean" average the tiles; "vote" is the '
         "class that most tiles say.", type='{"trim", "hann", "mean", "vote"}', choices=get_args(Blend),
     )  # fmt: skip
     classes: Sequence[str] | None = option(
@@ -94,13 +96,54 @@ class PredictOptions(PredictJobOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictToOptions(PredictJobOptions, RunOptions):
+class PolygonOptions(Options):
+    """The polygons."""
+
+    polygons: str | os.PathLike[str] | None = option(
+        None, "File for the areas of the classes as polygons, as `geotile.polygonize` makes them: .parquet, .fgb, "
+        ".gpkg, .geojson or .geojsonl.", type="str or path", metavar="FILE", in_requests=False,
+    )  # fmt: skip
+    polygon_classes: Sequence[str | int] | None = option(
+        None, "Classes of which there are polygons, by name or by number. By default all.",
+        type="sequence of str or int", from_text=from_text.names_or_numbers, metavar="CLASS,...", in_requests=False,
+    )  # fmt: skip
+    min_area_px: float = option(
+        0.0, "Polygons of fewer pixels are left out, their holes not counted.", type="float", in_requests=False,
+    )  # fmt: skip
+    min_hole_px: float = option(0.0, "Holes of fewer pixels are filled.", type="float", in_requests=False)
+    simplify_px: float = option(
+        0.0, "Tolerance of a simplification (Douglas-Peucker) that keeps the topology of each polygon, in pixels.",
+        type="float", in_requests=False,
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        for name in ("min_area_px", "min_hole_px", "simplify_px"):
+            check_not_negative(getattr(self, name), name, "pixels")
+        given = [name for name in option_names(PolygonOptions) if name in self.changed()]
+        if given and self.polygons is None:
+            raise ArgumentError(f"{given[0]} would have no effect without polygons, the file to write them to; give it")
+
+    @property
+    def of_polygons(self) -> dict[str, Any]:
+        """Arguments of `geotile.polygonize`."""
+        sizes = {name: getattr(self, name) for name in ("min_area_px", "min_hole_px", "simplify_px")}
+        return sizes if self.polygon_classes is None else sizes | {"classes": list(self.polygon_classes)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictToOptions(PredictJobOptions, PolygonOptions, RunOptions):
     """Options of `geotile.predict_to`."""
 
     CALL: ClassVar[str] = "predict_to"
     PANEL: ClassVar[str] = "Output"
 
     overwrite: bool = option(False, "Replace an output that exists.", type="bool", in_requests=False)
+
+    def _check(self) -> None:
+        if self.polygons is not None and self.output != "classes":
+            raise ArgumentError(f"polygons are those of classes, and output is {self.output!r}; leave polygons out")
+        if self.crs is not None and self.polygons is None:
+            raise ArgumentError("crs would have no effect: a raster has the CRS of its image. It is that of polygons=")
 
 
 @dataclass(frozen=True, kw_only=True)

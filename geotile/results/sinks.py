@@ -180,14 +180,14 @@ def write_or_save(detections: gpd.GeoDataFrame, sink: Output) -> None:
     except OutputError as error:
         parent = os.path.dirname(os.path.abspath(sink.uri)) if "://" not in sink.uri else tempfile.gettempdir()
         for folder in (parent, tempfile.gettempdir()):
-            path = os.path.join(folder, f"geotile-detections-{uuid4().hex[:8]}.parquet")
+            path = os.path.join(folder, f"geotile-rows-{uuid4().hex[:8]}.parquet")
             try:
                 write_parquet(detections, path)
             except Exception as second:  # this place cannot be written either; the next one is tried
-                error.add_note(f"The detections could not be saved in {folder} either: {second}")
+                error.add_note(f"The rows could not be saved in {folder} either: {second}")
                 continue
             raise OutputError(
-                f"{error} The detections are saved in {path}; write them again with geotile.write("
+                f"{error} The rows are saved in {path}; write them again with geotile.write("
                 f"geopandas.read_parquet({path!r}), ...)"
             ) from None
         raise

@@ -19,6 +19,7 @@ from geotile.core.dask_info import compute_options
 from geotile.core.digest import digest
 from geotile.core.timing import sum_timings
 from geotile.endpoints import Endpoint
+from geotile.grid.tile_grid import Window
 from geotile.options.raster import PredictToOptions
 from geotile.planning.plan import Plan
 from geotile.planning.raster_plan import RasterPlan, describe
@@ -103,21 +104,36 @@ class RasterRun:
         )
 
     def compute(self, options: PredictToOptions) -> Report:
-        """Compute the blocks that are missing, and make the output."""
+        """Compute the blocks that are missing, and store them."""
         started = time.perf_counter()
         job = replace(self.prepared.job, store=BlockWriter(self.store))
         self.store.begin(self.files)
         done = self._done(options.retry_failed)
         blocks = self._computed(job, done, options)
         resumed = [self.store.report(int(row), int(column)) for row, column in np.argwhere(done)]
-        report = self._report(job, blocks, resumed, started)
+        return self._report(job, blocks, resumed, started)
+
+    def stored(self) -> xr.DataArray:
+        """Return the result, which is read lazily from where its blocks are."""
+        chunks = self.prepared.job.out.chunks
+
+        def read(block_info: Any = None) -> NDArray[Any]:
+            (y0, y1), (x0, x1) = block_info[None]["array-location"][-2:]
+            return self.store.read(Window(y0, y1, x0, x1))
+
+        bands = () if self.template.ndim == 2 else ((len(self.template),),)
+        data = dask.array.map_blocks(read, chunks=(*bands, *chunks), dtype=self.template.dtype)
+        return self.template.copy(data=data)
+
+    def end(self, report: Report) -> None:
+        """Make the output of the blocks; nothing of a run whose tiles have all failed."""
         if report.status != "FAILED":
             self.sink.end(
-                self.store, self.files, self.template, self.prepared.raster.chunk, self.kept, job.grid.regions_yx
-            )
+                self.store, self.files, self.template, self.prepared.raster.chunk, self.kept,
+                self.prepared.job.grid.regions_yx,
+            )  # fmt: skip
         elif not self.kept:
             self.sink.discard()
-        return report
 
     def _done(self, retry_failed: bool) -> NDArray[np.bool_]:
         done = self.store.done(self.prepared.job.grid.regions_yx)
