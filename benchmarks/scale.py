@@ -2,6 +2,7 @@
 
 ``python benchmarks/scale.py size`` runs a sparse BigTIFF of 408,000 x 408,000 x 3 whole (500 GB as it is read, 2 MB on disk), and
 ones of 1/4 and 1/16 of it, on a scheduler and two workers of one thread, each a process of its own.
+``python benchmarks/scale.py predict`` writes class numbers of a model that costs nothing as Zarr, of the same images.
 ``python benchmarks/scale.py computed`` does the same with a computed array, through `map_overlap`, at 51,200 and 102,400.
 ``python benchmarks/scale.py workers`` compares one worker with two, before an endpoint of 50 ms that has room.
 ``python benchmarks/scale.py simulate`` plays 10, 100 and 1,000 workers, with the costs of a task measured here.
@@ -22,8 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dask
+import dask.array
 import numpy as np
 import rasterio
+import zarr
 from distributed import Client, get_task_stream
 from distributed.protocol.pickle import dumps
 from endpoints import Server
@@ -127,6 +130,56 @@ def one(side: int, folder: str, computed: bool) -> dict[str, float]:
             "moved_mb": sum(client.run(lambda dask_worker: dask_worker.transfer_outgoing_bytes_total).values()) / 1e6,
             "scheduler_cpu_s": client.run_on_scheduler(cpu_s) - before, "busy_s": busy / 2,
         }  # fmt: skip
+
+
+def classes(tile: np.ndarray) -> np.ndarray:
+    """Class numbers: a model that costs nothing."""
+    return tile[0] >> 7
+
+
+def one_raster(side: int, folder: str) -> dict[str, float]:
+    """Write the class map of one image; return what it cost. Called in a process of its own."""
+    path = sparse_image(folder, side)
+    with cluster_of(2, folder) as client:
+        lazy = geotile.predict(path, classes, **JOB)
+        graph_mb, tasks = len(dumps(lazy.data.dask)) / 1e6, len(lazy.data.dask)
+        image = geotile.open_image(path)[0].data.rechunk(lazy.data.chunks)
+        began = time.perf_counter()
+        there = zarr.create_array(f"{folder}/alone.zarr", shape=image.shape, chunks=(1024, 1024), dtype="uint8")
+        dask.array.store(image >> 7, there, lock=False)
+        alone = time.perf_counter() - began
+    with cluster_of(2, folder) as client:
+        before, began = client.run_on_scheduler(cpu_s), time.perf_counter()
+        report = geotile.predict_to(path, classes, f"{folder}/found.zarr", **JOB)
+        seconds = time.perf_counter() - began
+        return {
+            "side": side, "regions": report.regions, "tiles": report.tiles, "tasks": tasks, "graph_mb": graph_mb,
+            "seconds": seconds, "alone_s": alone, "client_mb": peak_mb(),
+            "scheduler_mb": client.run_on_scheduler(peak_mb), "worker_mb": max(client.run(peak_mb).values()),
+            "scheduler_cpu_s": client.run_on_scheduler(cpu_s) - before,
+        }  # fmt: skip
+
+
+def raster_table(sides: list[int]) -> None:
+    """Write the class map of each image in processes of its own; print a row for each."""
+    print(
+        f"{'side':>8} {'regions':>8} {'tiles':>8} {'tasks':>8} {'graph MB':>8} {'wall s':>8} {'Mpx/s':>6} {'/ alone':>7} "
+        f"{'client':>7} {'sched.':>7} {'worker MB':>9} {'sched. CPU':>10}"
+    )
+    for side in sides:
+        with tempfile.TemporaryDirectory(prefix="geotile-scale-") as folder:
+            command = [sys.executable, __file__, "one-raster", "--side", str(side), "--folder", folder]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            got = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"{side:>8,} {got['regions']:>8,} {got['tiles']:>8,} {got['tasks']:>8,} {got['graph_mb']:>8.1f} "
+            f"{got['seconds']:>8.1f} {side**2 / got['seconds'] / 1e6:>6.0f} {got['seconds'] / got['alone_s']:>7.2f} "
+            f"{got['client_mb']:>7.0f} {got['scheduler_mb']:>7.0f} {got['worker_mb']:>9.0f} "
+            f"{got['scheduler_cpu_s'] / got['seconds']:>10.1%}",
+            flush=True,
+        )
 
 
 def table(sides: list[int], computed: bool) -> None:
@@ -249,15 +302,22 @@ def measured(side: int) -> dict[str, float]:
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["size", "computed", "workers", "simulate", "one"])
+    parser.add_argument("what", choices=["size", "predict", "computed", "workers", "simulate", "one", "one-raster"])
     parser.add_argument("--side", type=int, default=SIDE)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder")
     parser.add_argument("--computed", action="store_true")
     args = parser.parse_args()
-    if args.what == "one":
+    if args.what in ("one", "one-raster"):
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(one(args.side, args.folder or folder, args.computed)))
+            place = args.folder or folder
+            print(
+                json.dumps(
+                    one_raster(args.side, place) if args.what == "one-raster" else one(args.side, place, args.computed)
+                )
+            )
+    elif args.what == "predict":
+        raster_table([args.side // 4, args.side // 2, args.side])
     elif args.what == "size":
         table([args.side // 4, args.side // 2, args.side], False)
     elif args.what == "computed":

@@ -13,68 +13,45 @@ from geotile.blending.output_grid import OutputGrid
 from geotile.grid.tile_grid import Window
 
 _NOBODY = -1
-_FINAL = 2**30  # added to the number of a tile that shows a pixel better than any other of the grid
 
 
 class TrimCanvas(Canvas):
-    """Values with the numbers of the tiles that they are from.
+    """Values of the tile that shows each pixel best, and what other tiles say of it should that one have failed.
 
     A tile is better than another one for a pixel if the pixel lies farther from its nearest seam, then if it lies
-    farther from its other seam, then if its number is lower. If the best tile of all has failed, the next best that
-    has not gives the pixel.
+    farther from its other seam, then if its number is lower. A pixel lies in the core of its best tile of all; most
+    pixels are settled by that. What lies around the cores is kept apart, and looked at only if a pixel is open at the
+    end.
     """
 
     def __init__(self, window: Window, planes: int, dtype: np.dtype[Any], grid: OutputGrid) -> None:
         self.window, self.grid = window, grid
         self.values = np.zeros((planes, *window.shape_yx), dtype)
-        self.owners = np.full(window.shape_yx, _NOBODY, np.int32)
+        self.settled = np.zeros(window.shape_yx, bool)
+        self.spares: list[Answer] = []
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Add tiles: first the core of each, which no other shows better, then what lies around and is open still."""
-        for answer in answers:
-            core = shared(self.grid.core(answer.number), answer.window)
-            if core is not None and (core := shared(core, self.window)) is not None:
-                self._put_core(core, answer)
+        """Add tiles."""
         for answer in answers:
             inside = shared(answer.window, self.window)
-            if inside is not None:
-                for side in _frame(inside, shared(self.grid.core(answer.number), inside)):
-                    self._put_better(side, answer)
-
-    def _put_core(self, part: Window, answer: Answer) -> None:
-        here, there = part.within(self.window).slices, part.within(answer.window).slices
-        known = True if answer.valid is None else answer.valid[there]
-        np.copyto(self.owners[here], answer.number + _FINAL, where=known)
-        np.copyto(self.values[:, *here], answer.planes[:, *there], where=known, casting="unsafe")
-
-    def _put_better(self, part: Window, answer: Answer) -> None:
-        here, there = part.within(self.window).slices, part.within(answer.window).slices
-        owners, better = self.owners[here], self.owners[here] == _NOBODY
-        rows, columns = np.nonzero((owners < _FINAL) & ~better)
-        if len(rows):
-            found = self._is_better(answer.number, owners[rows, columns], rows + part.y0, columns + part.x0)
-            better[rows[found], columns[found]] = True
-        if answer.valid is not None:
-            better &= answer.valid[there]
-        np.copyto(owners, answer.number, where=better)
-        np.copyto(self.values[:, *here], answer.planes[:, *there], where=better, casting="unsafe")
-
-    def _is_better(self, one: Any, other: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return at which pixels a tile, or one of several, is better than another one that is not final."""
-        first, second = self._key(np.asarray(one), y, x), self._key(other, y, x)
-        return np.asarray((first > second) | ((first == second) & (one < other)))
-
-    def _key(self, numbers: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.int64]:
-        rows, columns = np.divmod(np.asarray(numbers, np.int64), self.grid.grid.tiles_yx[1])
-        dy, dx = self.grid.distances(0, rows, y), self.grid.distances(1, columns, x)
-        return np.asarray(np.minimum(dy, dx) * 2**31 + np.maximum(dy, dx))
+            if inside is None:
+                continue
+            core = shared(self.grid.core(answer.number), inside)
+            if core is not None:
+                here, there = core.within(self.window).slices, core.within(answer.window).slices
+                known = True if answer.valid is None else answer.valid[there]
+                np.copyto(self.values[:, *here], answer.planes[:, *there], where=known, casting="unsafe")
+                np.copyto(self.settled[here], True, where=known)
+            self.spares += [_part(answer, side) for side in _frame(inside, core)]
 
     def cropped(self, window: Window) -> TrimCanvas:
         """Return a copy of a part."""
-        part = TrimCanvas(Window(window.y0, window.y0, window.x0, window.x0), 0, self.values.dtype, self.grid)
+        part = TrimCanvas(Window(0, 0, 0, 0), 0, self.values.dtype, self.grid)
         slices = window.within(self.window).slices
         part.window = window
-        part.values, part.owners = self.values[:, *slices].copy(), self.owners[slices].copy()
+        part.values, part.settled = self.values[:, *slices].copy(), self.settled[slices].copy()
+        inside = [(spare, shared(spare.window, window)) for spare in self.spares]
+        part.spares = [_part(spare, both) for spare, both in inside if both is not None]
         return part
 
     def include(self, other: TrimCanvas) -> None:
@@ -83,18 +60,48 @@ class TrimCanvas(Canvas):
         if inside is None:
             return
         here, there = inside.within(self.window).slices, inside.within(other.window).slices
-        owners, theirs = self.owners[here], other.owners[there]
-        better = (theirs >= _FINAL) | ((owners == _NOBODY) & (theirs != _NOBODY))
-        rows, columns = np.nonzero((theirs != _NOBODY) & (owners != _NOBODY) & (owners < _FINAL) & ~better)
-        if len(rows):
-            found = self._is_better(theirs[rows, columns], owners[rows, columns], rows + inside.y0, columns + inside.x0)
-            better[rows[found], columns[found]] = True
-        np.copyto(owners, theirs, where=better)
-        np.copyto(self.values[:, *here], other.values[:, *there], where=better)
+        np.copyto(self.values[:, *here], other.values[:, *there], where=other.settled[there])
+        self.settled[here] |= other.settled[there]
+        self.spares += [spare for spare in other.spares if shared(spare.window, self.window) is not None]
 
     def blended(self) -> Blended:
         """Return the values."""
-        return Blended(self.values, None, self.owners != _NOBODY)
+        return Blended(self.values, None, self.settled if self.settled.all() else self._filled())
+
+    def _filled(self) -> NDArray[np.bool_]:
+        """Give open pixels the value of the best tile that has answered; return the pixels that have one."""
+        owners = np.full(self.window.shape_yx, _NOBODY, np.int32)
+        for spare in self.spares:
+            inside = shared(spare.window, self.window)
+            if inside is None:
+                continue
+            here, there = inside.within(self.window).slices, inside.within(spare.window).slices
+            candidates = ~self.settled[here]
+            if spare.valid is not None:
+                candidates &= spare.valid[there]
+            rows, columns = np.nonzero(candidates)
+            better = self._is_better(spare.number, owners[here][rows, columns], rows + inside.y0, columns + inside.x0)
+            rows, columns = rows[better], columns[better]
+            owners[here][rows, columns] = spare.number
+            self.values[:, *here][:, rows, columns] = spare.planes[:, *there][:, rows, columns]
+        return np.asarray(self.settled | (owners != _NOBODY))
+
+    def _is_better(self, one: int, other: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return at which pixels a tile is better than another one, or there is no other one."""
+        first, second = self._key(np.asarray(one), y, x), self._key(np.maximum(other, 0), y, x)
+        return np.asarray((other == _NOBODY) | (first > second) | ((first == second) & (one < other)))
+
+    def _key(self, numbers: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.int64]:
+        rows, columns = np.divmod(np.asarray(numbers, np.int64), self.grid.grid.tiles_yx[1])
+        dy, dx = self.grid.distances(0, rows, y), self.grid.distances(1, columns, x)
+        return np.asarray(np.minimum(dy, dx) * 2**31 + np.maximum(dy, dx))
+
+
+def _part(answer: Answer, window: Window) -> Answer:
+    """Return a copy of what a tile says of a part of its pixels."""
+    slices = window.within(answer.window).slices
+    valid = None if answer.valid is None else answer.valid[slices].copy()
+    return Answer(answer.number, window, answer.planes[:, *slices].copy(), valid)
 
 
 def _frame(outer: Window, inner: Window | None) -> list[Window]:

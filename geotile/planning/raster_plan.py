@@ -83,7 +83,7 @@ def _with_regions(grid: TileGrid, edge: int, align: int, bytes_a_pixel: float) -
 def _bytes_of_a_pixel(form: RasterForm) -> int:
     """Return the size of what is kept of a pixel until it is blended."""
     if form.blend == "trim":
-        return 4 + (form.bands or 1) * (2 if form.output == "scores" else form.dtype.itemsize)
+        return 1 + 2 * (form.bands or 1) * (2 if form.output == "scores" else form.dtype.itemsize)
     return 4 + form.sum_dtype.itemsize * (form.n_classes or form.planes if form.is_class_map else form.planes)
 
 
