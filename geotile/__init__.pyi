@@ -48,6 +48,7 @@ from .prediction import predict as predict
 from .prediction import predict_to as predict_to
 from .results.failures import TileFailure as TileFailure
 from .results.frame import image_geometry as image_geometry
+from .results.plotting import plot_classes as plot_classes
 from .results.plotting import plot_detections as plot_detections
 from .results.report import Report as Report
 from .results.report import report as report

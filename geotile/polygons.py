@@ -17,6 +17,7 @@ from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference, georeference_of
 from geotile.planning.plan import result_crs
 from geotile.public import public
+from geotile.results.class_legend import class_names
 from geotile.results.measures import polygon_areas
 from geotile.running.tracing import trace
 
@@ -149,20 +150,10 @@ def _band_names(raster: xr.DataArray) -> list[str]:
     return list(map(str, raster.indexes["band"] if "band" in raster.indexes else range(raster.sizes["band"])))
 
 
-def _class_names(raster: xr.DataArray) -> list[str]:
-    """Return the names of the classes, also as rioxarray reads them from the tags of a GeoTIFF."""
-    if "class_names" in raster.attrs:
-        return list(map(str, raster.attrs["class_names"]))
-    names: list[str] = []
-    while (name := raster.attrs.get(f"CLASS_{len(names)}")) is not None:
-        names.append(str(name))
-    return names
-
-
 def _wanted(classes: Any, layers: dict[Any, str], raster: xr.DataArray) -> list[int] | None:
     if classes is None:
         return None
-    names = _class_names(raster) if None in layers else list(layers.values())
+    names = class_names(raster) if None in layers else list(layers.values())
     given = [classes] if isinstance(classes, str) or not isinstance(classes, Iterable) else list(classes)
     numbers = []
     for each in given:
@@ -174,7 +165,7 @@ def _wanted(classes: Any, layers: dict[Any, str], raster: xr.DataArray) -> list[
 
 
 def _name(raster: xr.DataArray, number: int) -> str:
-    names = _class_names(raster)
+    names = class_names(raster)
     return str(names[number]) if number < len(names) else str(number)
 
 

@@ -5,7 +5,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-import rioxarray  # noqa: F401 - registers the .rio accessor
+import rioxarray
 import shapely
 import xarray as xr
 from hypothesis import given, settings
@@ -191,3 +191,22 @@ def test_polygons_of_a_run_that_was_stopped_are_those_of_the_whole(tmp_path):
     whole = gpd.read_parquet(tmp_path / "p.parquet")
     geotile.predict_to(path, halves, tmp_path / "b.tif", **options | {"polygons": tmp_path / "again.parquet"})
     assert gpd.read_parquet(tmp_path / "again.parquet").equals(whole)
+
+
+def test_a_map_of_classes_names_what_it_shows(tmp_path):
+    from matplotlib.figure import Figure
+
+    path, _ = scene(tmp_path)
+    geotile.predict_to(
+        path, halves, tmp_path / "a.tif", polygons=tmp_path / "p.parquet", classes=["dark", "bright"], tile_size=64,
+        overlap=16,
+    )  # fmt: skip
+    read = rioxarray.open_rasterio(tmp_path / "a.tif").squeeze("band", drop=True)
+    ax = geotile.plot_classes(read, polygons=gpd.read_parquet(tmp_path / "p.parquet"), ax=Figure().subplots())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dark", "bright"]
+    assert ax.images[0].get_extent() == [5e5, 5e5 + 210, 5e6 - 150, 5e6]
+    alone = geotile.plot_classes(raster(np.array([[0, 3], [255, 3]], np.uint8)), ax=Figure().subplots())
+    assert [text.get_text() for text in alone.get_legend().get_texts()] == ["0", "3"]
+    assert alone.images[0].get_array()[1, 0, 3] == 0  # nodata is transparent
+    with pytest.raises(geotile.ArgumentError, match=r"integers with dims \(y, x\); got dims"):
+        geotile.plot_classes(raster(np.zeros((2, 3, 3), np.uint8)))

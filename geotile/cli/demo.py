@@ -1,4 +1,4 @@
-"""``geotile demo``: paint a scene, serve a model on 127.0.0.1, run `detect` over HTTP, and plot the result."""
+"""``geotile demo``: paint a scene, serve a model on 127.0.0.1, run `detect` over HTTP, map classes, and plot."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import geopandas as gpd
 
+from geotile.cli.raster_demo import run_raster_demo
 from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import Window
 from geotile.pipeline import detect
@@ -55,7 +56,8 @@ def run_demo(
     Parameters
     ----------
     folder : str or path
-        Folder for ``detections.geojson``, ``detections.parquet`` and ``detections.png``.
+        Folder for ``detections.geojson``, ``detections.parquet`` and ``detections.png``; for the painted scene also for
+        ``classes.tif``, ``classes.parquet`` and ``classes.png``.
     image : str or path, optional
         The user's own image. By default a scene is painted.
     model : str or path, optional
@@ -104,6 +106,8 @@ def run_demo(
         detections = detect(image, server.url, progress=progress, **tiling)
     work = plan(image, **tiling)
     files = _write_files(detections, work, target)
+    if truth is not None:
+        files += run_raster_demo(work, target)
     precision, recall = match(truth, detections) if truth is not None else (None, None)
     return DemoResult(detections=detections, plan=work, files=files, precision=precision, recall=recall)
 

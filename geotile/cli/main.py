@@ -185,9 +185,10 @@ def demo(
         int | None, typer.Option(help="In pixels. Default: 128, or 64 for your own image.", min=0)
     ] = None,
 ) -> None:
-    """Show a whole run: paint a scene, serve a model on 127.0.0.1, detect, draw.
+    """Show whole runs: paint a scene, serve a model on 127.0.0.1, detect, map the land cover, draw.
 
-    Writes detections.geojson, detections.parquet and detections.png.
+    Writes detections.geojson, detections.parquet and detections.png; and classes.tif, classes.parquet and classes.png
+    of the painted scene.
     """
     from geotile.cli.demo import run_demo
 

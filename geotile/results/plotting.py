@@ -1,4 +1,4 @@
-"""Plots of the grid, and of detections on the image."""
+"""Plots of the grid, of detections on the image, and of maps of classes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import TileGrid, Window
 from geotile.imagery.array_check import check_array
 from geotile.public import public
+from geotile.results.class_legend import class_names, colour
 from geotile.results.frame import image_geometry
 
 if TYPE_CHECKING:
@@ -97,6 +98,68 @@ def plot_detections(
     ax.set(xlim=(view.x0, view.x1), ylim=(view.y1, view.y0), aspect="equal")
     ax.tick_params(labelsize=7)
     return ax
+
+
+@public
+def plot_classes(
+    raster: xr.DataArray, *, polygons: gpd.GeoDataFrame | None = None, ax: Axes | None = None
+) -> Axes:  # fmt: skip
+    """Draw a map of classes with its legend.
+
+    Parameters
+    ----------
+    raster : xarray.DataArray
+        Class numbers with dims (y, x), as `predict` returns them. It is drawn with about 1,600 pixels a side; a lazy
+        array asks the model for all tiles that these pixels need.
+    polygons : geopandas.GeoDataFrame, optional
+        Polygons of the same raster, as `polygonize` returns them. Their outlines are drawn over it.
+    ax : matplotlib.axes.Axes, optional
+        Axes to draw on. By default those of a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        In the CRS of the raster, or in pixels without one.
+
+    Raises
+    ------
+    ArgumentError
+        If the raster does not hold class numbers with dims (y, x).
+    """
+    if not isinstance(raster, xr.DataArray) or raster.dims != ("y", "x") or raster.dtype.kind not in "bui":
+        what = f"dims {raster.dims}, {raster.dtype}" if isinstance(raster, xr.DataArray) else type(raster).__name__
+        raise ArgumentError(f"raster must hold class numbers, integers with dims (y, x); got {what}")
+    from matplotlib.patches import Patch
+
+    ax = ax if ax is not None else _new_axes()
+    step = max(1, max(raster.shape) // _SIDE_PX)
+    numbers = np.asarray(raster[::step, ::step]).astype(np.int64)
+    known = numbers != (-1 if raster.rio.nodata is None else raster.rio.nodata)
+    present = np.unique(numbers[known])
+    pixels = np.zeros((*numbers.shape, 4), np.uint8)
+    for number in present:
+        pixels[known & (numbers == number)] = (*colour(int(number)), 255)
+    ax.imshow(pixels, extent=_extent(raster), interpolation="nearest")
+    names = class_names(raster)
+    patches = [Patch(color=_hex(colour(n)), label=names[n] if n < len(names) else str(n)) for n in map(int, present)]
+    ax.legend(handles=patches, loc="upper right", framealpha=0.9)
+    if polygons is not None:
+        polygons.boundary.plot(ax=ax, color="black", linewidth=0.8)
+    ax.tick_params(labelsize=7)
+    return ax
+
+
+def _hex(rgb: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
+
+
+def _extent(raster: xr.DataArray) -> tuple[float, float, float, float]:
+    """Return left, right, bottom and top of a raster, in its CRS or in pixels."""
+    height, width = raster.shape
+    if "x" not in raster.coords:
+        return 0.0, float(width), float(height), 0.0
+    left, bottom, right, top = raster.rio.bounds()
+    return left, right, bottom, top
 
 
 def _has_shapes(detections: gpd.GeoDataFrame) -> bool:

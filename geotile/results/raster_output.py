@@ -24,6 +24,7 @@ from geotile.core.rasterio_env import ignore_georeference_warnings
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
 from geotile.grid.tile_grid import Window
+from geotile.results.class_legend import colour
 from geotile.results.raster_store import BLOCKS, ROOT, RasterStore
 from geotile.storage.atomic import draft, draft_path, remove, replace, restore
 from geotile.storage.folder import Folder, Options
@@ -243,21 +244,6 @@ def _describe(file: Any, template: xr.DataArray, names: Sequence[str] | None) ->
         file.write_colormap(1, {number: (*colour(number), 255) for number in range(255)} | {255: (0, 0, 0, 0)})
     if "scale_factor" in template.attrs:
         file.scales = (template.attrs["scale_factor"],) * file.count
-
-
-def colour(number: int) -> tuple[int, int, int]:
-    """Return a colour for a class number; neighbouring numbers differ in hue by the golden angle.
-
-    Examples
-    --------
-    >>> colour(0), colour(1)
-    ((46, 94, 184), (184, 46, 54))
-    """
-    import colorsys
-
-    hue = (0.6083 + number * 0.381966) % 1
-    red, green, blue = colorsys.hls_to_rgb(hue, 0.45 + 0.15 * (number // 8 % 2), 0.6)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _windows(height: int, width: int, chunk: int) -> Iterator[Window]:

@@ -76,6 +76,67 @@ def scene_detector(tile: NDArray[Any]) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
+SCENE_CLASSES = ("water", "beach", "field", "road", "object")
+"""Names of the classes of `scene_classifier`, in the order of their numbers."""
+_CLASS_COLOURS = np.array([(36, 74, 104), (162, 152, 122), (98, 116, 74), (118, 118, 118)], np.float32)
+_COLOUR_SCALE = 24.0  # difference of colours at which a class becomes unlikely
+
+
+def scene_classifier(tile: NDArray[Any]) -> NDArray[np.float32]:
+    """Score the land cover of each pixel of `make_scene` by its colour, blurred as a network blurs its input.
+
+    Parameters
+    ----------
+    tile : numpy.ndarray
+        Tile of shape (3, y, x), uint8.
+
+    Returns
+    -------
+    numpy.ndarray
+        (5, y, x) float32, scores of `SCENE_CLASSES`, whose sum is 1 for each pixel. Near the border of a tile they are
+        less sure, as those of a network are.
+
+    Examples
+    --------
+    >>> scene_classifier(np.full((3, 8, 8), 250, np.uint8)).argmax(axis=0)[4, 4]
+    np.int64(4)
+    """
+    pixels = tile.astype(np.float32)
+    height, width = pixels.shape[1:]
+    padded = np.pad(pixels, [(0, 0), (2, 2), (2, 2)])  # zeros beyond the border, as convolutions have them
+    rows = np.sum([padded[:, k : k + height] for k in range(5)], axis=0)
+    smooth = np.sum([rows[:, :, k : k + width] for k in range(5)], axis=0) / 25
+    away = ((smooth[None] - _CLASS_COLOURS[:, :, None, None]) ** 2).sum(axis=1) / _COLOUR_SCALE**2
+    bright = np.clip((pixels.max(axis=0) - 190) / 20, 0, 1)
+    ground = np.exp(-away) + 1e-6
+    ground *= (1 - bright) / ground.sum(axis=0)
+    return np.asarray(np.concatenate([ground, bright[None]]), np.float32)
+
+
+def scene_embedder(tile: NDArray[Any]) -> NDArray[np.float32]:
+    """Describe a tile by the histogram of its colours.
+
+    Parameters
+    ----------
+    tile : numpy.ndarray
+        Tile of shape (3, y, x), uint8.
+
+    Returns
+    -------
+    numpy.ndarray
+        (512,) float32, the square roots of the shares of 8 x 8 x 8 colours; its length is 1.
+
+    Examples
+    --------
+    >>> vector = scene_embedder(np.zeros((3, 8, 8), np.uint8))
+    >>> vector.shape, float(vector[0])
+    ((512,), 1.0)
+    """
+    red, green, blue = (band.astype(np.int64) >> 5 for band in tile[:3])
+    counts = np.bincount(((red * 8 + green) * 8 + blue).ravel(), minlength=512)
+    return np.asarray(np.sqrt(counts / counts.sum()), np.float32)
+
+
 def _kind(shape: Any) -> tuple[str, Any]:
     """Return the label of an object and its outline: the polygon of a building, the oriented box of all others."""
     outline = shapely.minimum_rotated_rectangle(shape)
