@@ -19,7 +19,7 @@ from web_servers import running
 
 import geotile
 from geotile import ArgumentError, EndpointError, ResponseError
-from geotile.endpoints.oip import read_response
+from geotile.endpoints.oip_tensors import read_response
 
 
 @pytest.fixture(scope="module")
