@@ -14,12 +14,12 @@ with atheris.instrument_imports(
         "geotile.endpoints.decode",
         "geotile.endpoints.answer",
         "geotile.merging.detections",
-        "geotile.endpoints.oip",
+        "geotile.endpoints.oip_tensors",
     ]
 ):
     from geotile.endpoints.answer import Answer
     from geotile.endpoints.decode import decode_bytes
-    from geotile.endpoints.oip import read_response
+    from geotile.endpoints.oip_tensors import read_response
     from geotile.errors import ResponseError
 
 SEEDS = (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from geotile import ArgumentError, EndpointError, JobRequest
 from geotile.core.redact import redact, redact_answer
 from geotile.endpoints.decode import decode_bytes
-from geotile.endpoints.oip import read_response
+from geotile.endpoints.oip_tensors import read_response
 
 REQUEST = {
     "jobName": "n", "jobId": "a", "imageUrls": ["s3://b/c.tif"], "imageProcessor": {"name": "m", "type": "SM_ENDPOINT", "assumedRole": "r"},

@@ -15,11 +15,12 @@ import requests
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasters import bordered, means, noise
 from web_servers import running
 
 import geotile
 from geotile import ArgumentError, EndpointError, ResponseError
-from geotile.endpoints.oip import read_response
+from geotile.endpoints.oip_tensors import read_response
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,17 @@ def test_tensors_go_and_come(kserve, image, binary, batch_size):
     assert report.requests == {None: 1, 3: 2, 1: 4}[batch_size]
     assert (report.status, set(found["score"])) == ("SUCCESS", {0.75})
     assert set(found["label"]) <= {"1", "3", "4"}  # the model says how many came together
+
+
+@pytest.mark.parametrize(("binary", "batch_size"), [(None, None), (True, 3), (False, 2)])
+def test_rasters_and_vectors_are_those_of_a_function(kserve, binary, batch_size):
+    image = xr.DataArray(noise(5, (3, 90, 100)), dims=("band", "y", "x"))
+    spec, job = kserve.replace("bright", "encoder"), {"tile_size": 48, "overlap": 16}
+    options = job | {"binary": binary, "batch_size": batch_size}
+    found = geotile.predict(image, spec, output="scores", output_names={"output": "scores"}, **options)
+    np.testing.assert_array_equal(found, geotile.predict(image, bordered, output="scores", **job))
+    vectors = geotile.embed(image, spec, output_names={"output": "vectors"}, **options)["embedding"]
+    np.testing.assert_array_equal(np.stack(vectors), np.stack(geotile.embed(image, means, **job)["embedding"]))
 
 
 def test_a_tile_of_another_size_is_resized_and_the_boxes_are_its_own(kserve):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers import crowd
+from rasters import encoded, means
 from web_servers import running
 
 import geotile
@@ -28,6 +29,7 @@ class Service:
     def __init__(self):
         self.invocations, self.described, self.roles = [], 0, []
         self.status, self.variants, self.answer = "InService", [("blue", 0.9), ("green", 0.1)], None
+        self.body = None  # what returns a content type and the bytes of an answer, for the pixels of a tile
 
 
 def _handler(service):
@@ -66,6 +68,9 @@ def _handler(service):
                 answer = service.answer(len(service.invocations))
                 if answer is not None:
                     return self.error(*answer)
+            if service.body is not None:
+                kind, answer = service.body(decode_tile(body))
+                return self.send(200, answer, kind)
             return self.reply(200, as_collection(decode_object(crowd(decode_tile(body))).detections))
 
         def error(self, status, code, message, **more):
@@ -225,6 +230,48 @@ def test_check_and_what_it_shows(service):
     assert endpoint.check()  # one may invoke without being allowed to describe
     service.status = "InService"
     assert "Could not find endpoint" in geotile.endpoint("sagemaker://none?region=us-west-2").check().message
+
+
+def test_rasters_and_vectors_are_read_by_their_content_type(service, image):
+    def bright(tile):
+        return (tile[:1] > 128).astype(np.uint8)
+
+    image, job = image[:, :200, :220], {"tile_size": 128, "overlap": 16}
+    want = geotile.predict(image, bright, **job).values
+    endpoint = geotile.endpoint(SPEC, params={"Accept": "application/x-npy"})
+    for kind in ("application/x-npy", "image/tiff", "image/png"):
+        service.body = lambda tile, kind=kind: (kind, encoded(kind, bright(tile)))
+        found = geotile.predict(image, endpoint, **job)
+        np.testing.assert_array_equal(found, want)
+        assert found.attrs.get("class_names") == (["dark", "bright"] if kind == "image/tiff" else None)
+        sent = {(each["Accept"], each["X-Amzn-SageMaker-Target-Variant"]) for each, _ in service.invocations}
+        assert sent in ({("application/x-npy", "blue")}, {("application/x-npy", "green")})
+        service.invocations.clear()
+    service.body = lambda tile: ("application/x-npy", encoded("application/x-npy", means(tile)))
+    found, want = (geotile.embed(image, model, **job)["embedding"] for model in (endpoint, means))
+    np.testing.assert_array_equal(np.stack(found), np.stack(want))
+
+
+ODD = [
+    (("application/json", b"{}"), "must be image/tiff, image/png or application/x-npy; got the content type 'application/json'"),
+    (("image/png", b"rubbish"), "not a PNG that can be read"), (("application/x-npy", b"\x93NUMPY"), "not an array as numpy.save writes it"),
+    (("application/x-npy", encoded("application/x-npy", np.full((2, 64, 64), np.nan, np.float32))), "returned NaN as a score"),
+    (("application/x-npy", encoded("application/x-npy", np.zeros((2, 60, 64), np.float32))), "must have the size of the tile, 64 x 64"),
+    (("application/x-npy", encoded("application/x-npy", np.zeros((3, 64, 64), np.float32))), "must have the form of the first one"),
+]  # fmt: skip
+
+
+def test_a_body_that_cannot_be_right_fails_its_tile(service, image, tmp_path):
+    good = "application/x-npy", encoded("application/x-npy", np.zeros((2, 64, 64), np.float32))
+    answers = {2 * number + 3: odd for number, (odd, _) in enumerate(ODD)}  # every second request
+    service.body = lambda tile: answers.get(len(service.invocations), good)
+    part = image[:, :256, :256]
+    with pytest.warns(geotile.FailedTilesWarning, match="6 of 16 tiles failed"):
+        report = geotile.predict_to(
+            part, SPEC, tmp_path / "a.zarr", tile_size=64, overlap=0, output="scores", retries=0, concurrency=1
+        )
+    reasons = [each.reason for each in report.failures]
+    assert [said for _, said in ODD if not any(said in reason for reason in reasons)] == []
 
 
 def test_wrong_specs(service):

@@ -15,11 +15,13 @@ from geotile.cli.show import err
 from geotile.core.option import option_names
 from geotile.options.raster import EmbedToOptions, PredictToOptions
 
+_ENDPOINTS = "http(s) URL, sagemaker://NAME, oip+http(s) URL or onnx:FILE"
+
 
 @with_flags(PredictToOptions)
 def predict(
     image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
-    endpoint: Annotated[str, typer.Argument(help="http(s) URL that answers images or arrays, or onnx:FILE.")],
+    endpoint: Annotated[str, typer.Argument(help=f"Model that answers rasters: {_ENDPOINTS}.")],
     destination: Annotated[
         str,
         typer.Option(
@@ -47,7 +49,7 @@ def predict(
 @with_flags(EmbedToOptions)
 def embed(
     image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
-    endpoint: Annotated[str, typer.Argument(help="http(s) URL that answers arrays.")],
+    endpoint: Annotated[str, typer.Argument(help=f"Model that answers vectors: {_ENDPOINTS}.")],
     output: Annotated[
         str,
         typer.Option(

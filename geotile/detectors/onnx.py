@@ -68,8 +68,7 @@ class OnnxDetector:
         providers: Sequence[str] | str | None = None,
     ) -> None:  # fmt: skip
         self.path, self.threads = model_path(path), as_int(threads, "threads", 1, unit="threads")
-        wanted = (providers,) if isinstance(providers, str) else None if providers is None else tuple(providers)
-        self._key: SessionKey = (self.path, self.threads, wanted, version_of(self.path))
+        self._key = session_key(self.path, self.threads, providers)
         session = open_session_of(self._key)  # opened here, so that a wrong model is found before the run
         try:
             metadata = read_metadata(session.get_modelmeta().custom_metadata_map)
@@ -181,7 +180,13 @@ def _dtype(node: Any) -> np.dtype[Any]:
     return dtype
 
 
-def version_of(path: str) -> tuple[int, int] | None:
+def session_key(path: str, threads: int, providers: Sequence[str] | str | None) -> SessionKey:
+    """Return what names a session of a model in this process."""
+    wanted = (providers,) if isinstance(providers, str) else None if providers is None else tuple(providers)
+    return path, threads, wanted, _version_of(path)
+
+
+def _version_of(path: str) -> tuple[int, int] | None:
     """Return what changes when a local file is written again; None for any other file."""
     if "://" in path or not os.path.isfile(path):
         return None

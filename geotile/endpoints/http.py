@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from geotile.core.option import documents, with_options
 from geotile.core.redact import digests, redact
 from geotile.core.timing import timed
-from geotile.endpoints.base import Endpoint
+from geotile.endpoints.body_answer import BodyEndpoint
 from geotile.endpoints.client import Client
-from geotile.endpoints.decode import decode_bytes
-from geotile.endpoints.raster import decode_array, decode_raster
 from geotile.errors import ArgumentError, EndpointError
 from geotile.options import HttpOptions, RetryPolicy
 from geotile.public import public
@@ -21,7 +18,7 @@ from geotile.public import public
 
 @public
 @documents(HttpOptions)
-class HttpEndpoint(Endpoint):
+class HttpEndpoint(BodyEndpoint):
     """A model behind a URL that implements the OSML contract.
 
     Proxies are taken from the environment. Cookies that the server sets are kept per process, as sticky sessions
@@ -44,8 +41,6 @@ class HttpEndpoint(Endpoint):
     >>> HttpEndpoint("https://me:secret@models.example/invocations?key=abc")
     HttpEndpoint('https://***@models.example/invocations?key=***')
     """
-
-    _decode: Callable[[bytes, str], Any] | None = None
 
     @with_options(HttpOptions).on_init
     def __init__(self, url: str, options: HttpOptions) -> None:
@@ -90,22 +85,7 @@ class HttpEndpoint(Endpoint):
         if reply.status != 200:
             raise reply.error()
         with timed("parse"), self._client.quoting():
-            if self._decode is not None:
-                return [self._decode(reply.body, reply.headers.get("Content-Type", ""))]
-            return [decode_bytes(reply.body, self._max_detections)]
-
-    def for_rasters(self) -> Endpoint:
-        """Return the endpoint for a server that answers image/tiff, image/png or application/x-npy."""
-        return self._with(decode_raster)
-
-    def for_embeddings(self) -> Endpoint:
-        """Return the endpoint for a server that answers application/x-npy."""
-        return self._with(decode_array)
-
-    def _with(self, decode: Callable[[bytes, str], Any]) -> Endpoint:
-        other = copy(self)
-        other._decode = staticmethod(decode)
-        return other
+            return [self._answer(reply.body, reply.headers.get("Content-Type", ""))]
 
 
 def check_url(url: str, example: str) -> None:

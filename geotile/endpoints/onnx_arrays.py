@@ -7,17 +7,16 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
-from geotile.detectors.array_model import OnnxArrayModel
-from geotile.detectors.onnx import model_path, read_model
+from geotile.detectors.array_network import array_network, array_options, refuse_options_of_detectors
+from geotile.detectors.onnx import model_path, open_session_of, read_model, session_key, tensors_of
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
 from geotile.options import OnnxOptions
-
-_OF_DETECTORS = ("family", "labels", "nms_iou_threshold", "score_threshold")
 
 
 @documents(OnnxOptions)
@@ -40,23 +39,18 @@ class OnnxArrayEndpoint(Endpoint):
 
     @with_options(OnnxOptions).on_init
     def __init__(self, spec: str, options: OnnxOptions) -> None:
-        for name in _OF_DETECTORS:
-            if name in options.changed():
-                raise ArgumentError(f"{name} is for models that answer detections; leave it out")
-        names = dict(options.output_names or {})
-        if set(names) - {"output"}:
-            raise ArgumentError(f"output_names must name the one that is read, as 'output'; got {names}")
+        refuse_options_of_detectors(options)
         self._path, self._options = model_path(spec.partition(":")[2]), options
-        self._model = OnnxArrayModel(
-            self._path, threads=options.threads or 1, providers=options.providers, mean=options.mean, std=options.std,
-            output=names.get("output"),
-        )  # fmt: skip
-        self.batch_size = options.batch_size or self._model.batch_size or 1
-        if self._model.batch_size not in (None, self.batch_size):
-            raise ArgumentError(f"batch_size must be {self._model.batch_size}, as the model's; got {self.batch_size}")
-        rows, columns = self._model.size_yx
-        self.input_yx = (rows, columns) if rows is not None and columns is not None else None
-        self.sample_shape = (self._model.bands or 3, *(self.input_yx or (512, 512)))
+        self._key = session_key(self._path, options.threads or 1, options.providers)
+        session = open_session_of(self._key)  # opened here, so that a wrong model is found before the run
+        try:
+            self._network = array_network(
+                tensors_of(session.get_inputs()), tensors_of(session.get_outputs()), options, options.batch_size
+            )
+        except ArgumentError as error:
+            raise ArgumentError(f"{self}: {error}") from None
+        self.batch_size, self.input_yx = self._network.batch_size, self._network.size_yx
+        self.sample_shape = (self._network.bands or 3, *(self.input_yx or (512, 512)))
 
     def __repr__(self) -> str:
         return f"OnnxArrayEndpoint({str(self)!r})"
@@ -67,8 +61,7 @@ class OnnxArrayEndpoint(Endpoint):
     def identity(self) -> dict[str, Any]:
         """Return the SHA-256 digest of the file and the options."""
         version = hashlib.sha256(read_model(self._path)).hexdigest()
-        kept = {name: getattr(self._options, name) for name in ("mean", "std", "output_names")}
-        return {"model": str(self), "version": version, "options": kept}
+        return {"model": str(self), "version": version, "options": array_options(self._options)}
 
     def for_run(self, tile_threads: int = 1) -> OnnxArrayEndpoint:
         """Return an endpoint whose threads are its share of the machine's cores."""
@@ -77,10 +70,12 @@ class OnnxArrayEndpoint(Endpoint):
 
     def invoke(self, tiles: Sequence[NDArray[Any]], content_type: str) -> Sequence[Any]:
         """Run the network on a batch of tiles."""
-        missing = (self._model.batch_size or len(tiles)) - len(tiles)
+        network = self._network
+        pixels = network.input_for(tiles)
         try:
-            return self._model.batch([*tiles, *[tiles[-1]] * missing])[: len(tiles)]
+            (values,) = open_session_of(self._key).run([network.output.name], {network.input.name: pixels})
         except GeotileError:
             raise
         except Exception as error:  # onnxruntime has its own errors; only this request fails
             raise EndpointError(f"{self} failed: {type(error).__name__}: {error}") from None
+        return network.answers_from(np.asarray(values), len(tiles))

@@ -14,8 +14,7 @@ from geotile.core.option import documents, with_options
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
 from geotile.core.timing import timed
-from geotile.endpoints.base import Endpoint
-from geotile.endpoints.decode import decode_bytes
+from geotile.endpoints.body_answer import BodyEndpoint
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
 from geotile.options import RetryPolicy, SageMakerOptions
 from geotile.storage.aws import aws_session, with_deadlines
@@ -35,7 +34,7 @@ _clients = Registry[tuple[str, str], Any](32)
 
 
 @documents(SageMakerOptions)
-class SageMakerEndpoint(Endpoint):
+class SageMakerEndpoint(BodyEndpoint):
     """A SageMaker real-time endpoint whose container implements the OSML contract.
 
     botocore finds the credentials in each process: in the environment, a profile, or the machine's role. If the
@@ -124,7 +123,7 @@ class SageMakerEndpoint(Endpoint):
             if exchange_expired():  # the connection was shut down, so the body may be a part
                 raise self._timed_out()
         with timed("parse"):
-            return [decode_bytes(body, self._max_detections)]
+            return [self._answer(body, response.get("ContentType", ""))]
 
     def _read(self, stream: Any) -> bytes:
         import botocore.exceptions

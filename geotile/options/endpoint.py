@@ -151,7 +151,8 @@ class DecoderOptions(ScoreOptions):
     )  # fmt: skip
     output_names: Mapping[str, str] | None = option(
         None, 'For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``, and of '
-        "``masks``, ``keypoints`` and ``keypoints_scores`` where there are some.",
+        "``masks``, ``keypoints`` and ``keypoints_scores`` where there are some. For rasters and vectors: the name of "
+        "the ``output``.",
         type="mapping of str to str",
     )  # fmt: skip
     labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = option(
@@ -187,7 +188,8 @@ class OnnxOptions(DecoderOptions):
     """Options of an ``onnx:`` endpoint."""
 
     batch_size: int | None = option(
-        None, "Maximum number of tiles per call. By default what the model takes, or 8 where it takes any number.",
+        None, "Maximum number of tiles per call. By default what the model takes; where it takes any number, 8, or 1 "
+        "for rasters and vectors.",
         type="int",
     )  # fmt: skip
     threads: int | None = option(
@@ -209,7 +211,8 @@ class OipOptions(DecoderOptions, ClientOptions):
     """Options of an ``oip+http://`` endpoint."""
 
     batch_size: int | None = option(
-        None, "Maximum number of tiles per request. By default what the model takes, or 8 where it takes any number.",
+        None, "Maximum number of tiles per request. By default what the model takes; where it takes any number, 8, or "
+        "1 for rasters and vectors.",
         type="int",
     )  # fmt: skip
     binary: bool | None = option(

@@ -1,0 +1,226 @@
+"""A network that answers rasters or vectors: tiles to its input tensor, and its output tensor to answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geotile.detectors.layouts import Tensor
+from geotile.errors import ArgumentError, EndpointError, ResponseError
+from geotile.options import DecoderOptions
+
+_OF_DETECTORS = ("family", "labels", "nms_iou_threshold", "score_threshold")
+_MAX_BANDS = 16  # of an input (…, y, x, band)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayNetwork:
+    """The input and the output of a network whose answers the caller reads. Pickles.
+
+    Where the network takes floats, pixels of uint8 become ``(value / 255 - mean) / std``; all others are given to it
+    as they are.
+    """
+
+    input: Tensor
+    """(n, band, y, x) or (n, y, x, band); without n if the network takes one tile at a time."""
+    output: Tensor
+    """The output that is read."""
+    batch_size: int
+    """Maximum number of tiles per call."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each band in shares of 255."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each band in shares of 255."""
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the input has an axis for tiles."""
+        return len(self.input.shape) == 4
+
+    @property
+    def fixed_size(self) -> int | None:
+        """Number of tiles that every call must have; None if it may vary."""
+        return self.input.shape[0] if self.takes_batches else 1
+
+    @property
+    def bands_last(self) -> bool:
+        """Whether the bands are the last axis."""
+        first, _, last = self.input.shape[-3:]
+        return last is not None and last <= _MAX_BANDS and (first is None or first > _MAX_BANDS)
+
+    @property
+    def bands(self) -> int | None:
+        """Number of bands; None for any."""
+        return self.input.shape[-1 if self.bands_last else -3]
+
+    @property
+    def sides_yx(self) -> tuple[int | None, int | None]:
+        """Height and width in pixels; None for a side of any length."""
+        rows, columns = self.input.shape[-3:-1] if self.bands_last else self.input.shape[-2:]
+        return rows, columns
+
+    @property
+    def size_yx(self) -> tuple[int, int] | None:
+        """Height and width in pixels; None if one of them may vary."""
+        rows, columns = self.sides_yx
+        return None if rows is None or columns is None else (rows, columns)
+
+    def input_for(self, tiles: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return the input tensor for tiles (band, y, x); the last one is repeated to fill a batch of a fixed size.
+
+        Raises
+        ------
+        EndpointError
+            If the tiles do not fit the network.
+        """
+        pixels = [self._pixels_of(tile) for tile in tiles]
+        if self.bands_last:
+            pixels = [np.moveaxis(each, 0, -1) for each in pixels]
+        if not self.takes_batches:
+            return np.ascontiguousarray(pixels[0])
+        return np.stack([*pixels, *[pixels[-1]] * ((self.fixed_size or len(tiles)) - len(tiles))])
+
+    def answers_from(self, values: NDArray[Any], tiles: int) -> list[NDArray[Any]]:
+        """Return the answer for each tile in an output tensor.
+
+        The first axis is that of the tiles wherever several of them may be sent. Where only one is ever sent, it may
+        be missing.
+
+        Raises
+        ------
+        ResponseError
+            If the tensor does not hold an answer for each tile that was sent.
+        """
+        sent, first = self.fixed_size or tiles, values.shape[0] if values.ndim else None
+        if self.takes_batches and first == sent:
+            answers = list(values[:tiles])
+        elif self.batch_size == 1:
+            answers = [values]
+        else:
+            raise ResponseError(
+                f"the output {self.output.name!r} must have the tiles that were sent, {sent}, as its first axis; got "
+                f"the shape {values.shape}. Give batch_size=1 if the model answers one tile at a time"
+            )
+        return [np.moveaxis(each, -1, 0) if self.bands_last and each.ndim == 3 else each for each in answers]
+
+    def _pixels_of(self, tile: NDArray[Any]) -> NDArray[Any]:
+        """Return a tile as values of the input, (band, y, x)."""
+        self._check_shape(tile)
+        dtype = self.input.dtype
+        if tile.dtype == np.uint8 and dtype.kind == "f":
+            values = tile.astype(np.float32) / 255
+            for name, each in (("mean", self.mean), ("std", self.std)):
+                if each is not None and len(each) != len(tile):
+                    raise EndpointError(f"{name} has {len(each)} numbers, and the tile {len(tile)} bands; give as many")
+            values = values - _column(self.mean, 0)
+            return np.asarray(values / _column(self.std, 1), dtype)
+        if self.mean is not None or self.std is not None:
+            raise EndpointError(f"mean and std are shares of 255, for uint8 pixels; the tile has {tile.dtype}")
+        if dtype.kind != "f" and not np.can_cast(tile.dtype, dtype):
+            raise EndpointError(f"the model takes {dtype}; the tile has {tile.dtype}. Use geotile.rescale or cast")
+        return np.asarray(tile, dtype)
+
+    def _check_shape(self, tile: NDArray[Any]) -> None:
+        if self.bands is not None and len(tile) != self.bands:
+            raise EndpointError(
+                f"the model takes {self.bands} bands; the tile has {len(tile)}. Choose them with bands="
+            )
+        for name, side, has in zip(("height", "width"), self.sides_yx, tile.shape[1:], strict=True):
+            if side is not None and side != has:
+                raise EndpointError(
+                    f"the model takes tiles of the {name} {side}; got {has}. Give tile_size={side}, and pad=True for "
+                    "images that are smaller"
+                )
+
+
+def array_network(
+    inputs: Sequence[Tensor], outputs: Sequence[Tensor], options: DecoderOptions, batch_size: int | None
+) -> ArrayNetwork:
+    """Return the network with these inputs and outputs, as it declares them.
+
+    Parameters
+    ----------
+    inputs, outputs : sequence of Tensor
+    options : DecoderOptions
+        The name of the output that is read, the mean and the standard deviation.
+    batch_size : int or None
+        Maximum number of tiles per call; by default what the network takes, or 1.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a network with an input of tiles, or an option does not fit it.
+    """
+    tiles = _input(inputs)
+    network = ArrayNetwork(
+        input=tiles, output=_output(outputs, options), batch_size=1,
+        mean=None if options.mean is None else tuple(options.mean),
+        std=None if options.std is None else tuple(options.std),
+    )  # fmt: skip
+    if tiles.dtype.kind != "f" and not (options.mean is None and options.std is None):
+        raise ArgumentError(f"mean and std do not apply to a model that takes {tiles.dtype}; leave them out")
+    return _with_batch_size(network, batch_size)
+
+
+def refuse_options_of_detectors(options: DecoderOptions) -> None:
+    """Raise ArgumentError if an option is given that only models that answer detections have."""
+    for name in _OF_DETECTORS:
+        if name in options.changed():
+            raise ArgumentError(f"{name} is for models that answer detections; leave it out")
+    if set(options.output_names or {}) - {"output"}:
+        raise ArgumentError(
+            f"output_names must name the one that is read, as 'output'; got {dict(options.output_names or {})}"
+        )
+
+
+def array_options(options: DecoderOptions) -> dict[str, Any]:
+    """Return those options that answers depend on, as JSON values."""
+    return {name: getattr(options, name) for name in ("mean", "std", "output_names")}
+
+
+def _input(inputs: Sequence[Tensor]) -> Tensor:
+    if len(inputs) != 1 or len(inputs[0].shape) not in (3, 4):
+        raise ArgumentError(
+            "the model must have one input (n, band, y, x) or (n, y, x, band), or the same without n; got "
+            f"{[each.shape for each in inputs]}"
+        )
+    shape = inputs[0].shape
+    if len(shape) == 3 and shape[0] is None and (shape[2] is None or shape[2] > _MAX_BANDS):
+        raise ArgumentError(
+            f"the model's input has the shape {shape}, whose first axis may be tiles or bands. Export the model with "
+            "an input (n, band, y, x)"
+        )
+    return inputs[0]
+
+
+def _output(outputs: Sequence[Tensor], options: DecoderOptions) -> Tensor:
+    wanted, names = (options.output_names or {}).get("output"), [each.name for each in outputs]
+    if not names:
+        raise ArgumentError("the model declares no outputs; have its metadata name them")
+    if (wanted is None and len(names) > 1) or (wanted is not None and wanted not in names):
+        raise ArgumentError(
+            f"the model has the outputs {names}; choose one with output_names={{'output': {names[0]!r}}}"
+        )
+    return outputs[0 if wanted is None else names.index(wanted)]
+
+
+def _with_batch_size(network: ArrayNetwork, wanted: int | None) -> ArrayNetwork:
+    size = wanted or network.fixed_size or 1
+    if network.fixed_size not in (None, size):
+        raise ArgumentError(f"batch_size must be {network.fixed_size}, as the model's; got {size}")
+    length = network.output.shape[0] if network.output.shape else None
+    if size > 1 and length not in (None, size):
+        raise ArgumentError(
+            f"the output {network.output.name!r} has the shape {network.output.shape}, without an axis for the "
+            f"{size} tiles of a batch. Give batch_size=1, or export the model with that axis"
+        )
+    return replace(network, batch_size=size)
+
+
+def _column(values: tuple[float, ...] | None, default: float) -> NDArray[np.float32]:
+    """Return a value for each band, (band, 1, 1)."""
+    return np.array([default] if values is None else values, np.float32)[:, None, None]
