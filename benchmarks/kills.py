@@ -7,6 +7,9 @@ a server in this process that notes every tile that it is asked about. After the
 - the output: the files of an undisturbed run, byte for byte;
 - the model: nothing of a region was asked once the region was in the checkpoint, and of no tile more often than
   1 + the kills until its region was.
+
+With ``--raster`` the runs are those of `predict_to`, to .tif and .zarr, and only the output is held: a block that is missing needs
+tiles of regions beside it, which are asked about again.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from geotile.testing import ModelServer
 KINDS = ("worker", "nanny", "scheduler", "client", "threads")
 JOB = {"tile_size": 128, "overlap": 32, "region_size": 256, "tile_format": "NPY", "concurrency": 8}
 SIZE, LATENCY_S = 1536, 0.08
+OUTPUTS = {False: ["/", ".parquet", ".geojson"], True: [".tif", ".zarr"]}
 
 CLIENT = """
 import json, sys, warnings
@@ -48,7 +52,8 @@ if __name__ == "__main__":
         from distributed import Client
     with Client(scheduler, timeout=10) if scheduler else nullcontext():
         print("begun", flush=True)
-        report = geotile.detect_to(image, url, output, checkpoint=checkpoint, **json.loads(job))
+        call = geotile.predict_to if output.endswith((".tif", ".zarr")) else geotile.detect_to
+        report = call(image, url, output, checkpoint=checkpoint, **json.loads(job))
     print("requests", report.requests, "resumed", report.tiles_resumed, flush=True)
     assert report.status == "SUCCESS", report.failures[:3]
 """
@@ -64,7 +69,8 @@ def crowd(tile: np.ndarray):
 class Asked:
     """A model that notes when it was asked about which tile."""
 
-    def __init__(self) -> None:
+    def __init__(self, raster: bool) -> None:
+        self.raster = raster
         self.times: dict[bytes, list[float]] = defaultdict(list)
         self.lock = threading.Lock()
 
@@ -75,7 +81,7 @@ class Asked:
     def __call__(self, tile: np.ndarray):
         with self.lock:
             self.times[self.key(tile)].append(time.time())
-        return crowd(tile)
+        return tile[0] >> 6 if self.raster else crowd(tile)
 
 
 class Cluster:
@@ -130,7 +136,7 @@ class Round:
 
     def __init__(self, image: str, folder: Path, asked: Asked, url: str, seed: int) -> None:
         self.image, self.folder, self.asked, self.url, self.random = image, folder, asked, url, random.Random(seed)
-        self.output = f"{folder}/found" + self.random.choice(["/", ".parquet", ".geojson"])
+        self.output = f"{folder}/found" + self.random.choice(OUTPUTS[asked.raster])
         self.kills: list[float] = []
         self.seconds = UNDISTURBED[self.output.removeprefix(str(folder))]
 
@@ -224,6 +230,9 @@ class Round:
         assert got == want, (sorted(got), sorted(want))
         left = sorted(each.name for each in self.folder.iterdir())
         assert not [name for name in left if name.startswith(".")], left
+        if self.asked.raster:
+            asked = [len(times) for times in self.asked.times.values()]
+            return sum(n > 1 for n in asked), max(asked)
         again = most = 0
         for (row, column), tiles in TILES.items():
             part = next((self.folder / "checkpoint").glob(f"*/{row:05d}-{column:05d}.parquet"))
@@ -239,7 +248,8 @@ class Round:
 
 def files_of(path: Path) -> dict[str, bytes]:
     """Return what an output holds, by name."""
-    return {each.name: each.read_bytes() for each in ([path] if path.is_file() else path.iterdir())}
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return {str(each.relative_to(path)): each.read_bytes() for each in files}
 
 
 @contextmanager
@@ -266,14 +276,14 @@ UNDISTURBED: dict[str, float] = {}
 REFERENCE = Path()
 
 
-def undisturbed(folder: Path, image: str, url: str) -> None:
+def undisturbed(folder: Path, image: str, url: str, raster: bool) -> None:
     """Make the outputs to compare with, and take their time."""
     global REFERENCE
     REFERENCE = folder / "reference"
     REFERENCE.mkdir()
-    for name in ("/found/", "/found.parquet", "/found.geojson"):
-        began = time.time()
-        geotile.detect_to(image, url, f"{REFERENCE}{name}", **JOB)
+    for suffix in OUTPUTS[raster]:
+        name, began = f"/found{suffix}", time.time()
+        (geotile.predict_to if raster else geotile.detect_to)(image, url, f"{REFERENCE}{name}", **JOB)
         UNDISTURBED[name] = time.time() - began + 1.0  # a cluster takes longer
 
 
@@ -283,10 +293,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25, help="of each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--raster", action="store_true", help="runs of predict_to")
     args = parser.parse_args()
-    asked = Asked()
-    with scene() as (folder, image), ModelServer(asked, LATENCY_S) as server:
-        undisturbed(folder, image, server.url)
+    asked = Asked(args.raster)
+    with scene() as (folder, image), ModelServer(asked, LATENCY_S, arrays=args.raster) as server:
+        undisturbed(folder, image, server.url, args.raster)
         print(
             f"{'killed':<10} {'rounds':>6} {'kills':>6} {'alike':>6} {'tiles asked again':>18} {'most often':>10} {'s a round':>9}"
         )

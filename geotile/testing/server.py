@@ -37,6 +37,8 @@ class ModelServer:
         Delay before each response, in seconds.
     address : tuple of str and int, default ("127.0.0.1", 0)
         Host and port of the server. Port 0 selects a free port.
+    arrays : bool, default False
+        Whether the model answers rasters or vectors: its arrays are sent as `numpy.save` writes them, not as JSON.
 
     Examples
     --------
@@ -48,8 +50,10 @@ class ModelServer:
     (3, 9)
     """
 
-    def __init__(self, model: Model, latency_s: float = 0.0, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
-        self.model, self.latency_s = model, latency_s
+    def __init__(
+        self, model: Model, latency_s: float = 0.0, address: tuple[str, int] = ("127.0.0.1", 0), arrays: bool = False
+    ) -> None:  # fmt: skip
+        self.model, self.latency_s, self.arrays = model, latency_s, arrays
         self.requests = 0
         self._lock = threading.Lock()
         self._http = _Server(address, _handler(self))
@@ -72,12 +76,21 @@ class ModelServer:
         self._http.shutdown()
         self._http.server_close()
 
+    @property
+    def content_type(self) -> str:
+        """Content type of the responses."""
+        return "application/x-npy" if self.arrays else "application/json"
+
     def respond(self, body: bytes) -> bytes:
-        """Return the response to one encoded tile, as JSON."""
+        """Return the response to one encoded tile."""
         with self._lock:
             self.requests += 1
         time.sleep(self.latency_s)
         output = self.model(decode_tile(body))
+        if self.arrays:
+            content = io.BytesIO()
+            np.save(content, np.asarray(output), allow_pickle=False)
+            return content.getvalue()
         if not isinstance(output, dict):
             output = as_collection(decode_object(output).detections)
         return json.dumps(output).encode()
@@ -142,7 +155,7 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, status: int, body: bytes) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", server.content_type if status == 200 else "text/plain")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
