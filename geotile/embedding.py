@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 import dask
 import geopandas as gpd
@@ -37,10 +36,12 @@ from geotile.running.embedding import (
     embedding_tree,
     vectors_parquet,
 )
-from geotile.running.progress import progress_display, progress_listener
+from geotile.running.hooks import RunHooks
+from geotile.running.progress import run_name
 from geotile.running.raster_report import raster_report
 from geotile.running.raster_start import first_answer, ready_for_rasters, tile_job
-from geotile.running.run import cancelling, task_priority
+from geotile.running.run import cancelling, leased, task_priority
+from geotile.running.watching import watched
 from geotile.storage.folder import Folder
 from geotile.traffic import begin_run
 
@@ -79,8 +80,8 @@ def embed(image: ImageLike, endpoint: Any, options: EmbedOptions) -> gpd.GeoData
     >>> np.stack(found["embedding"]).shape
     (4, 3)
     """
-    run = _prepared(image, endpoint, options, None)
-    root = run.compute(options)
+    run = _prepared(image, endpoint, options, None, RunHooks())
+    root = run.compute(options, RunHooks())
     table = run.job.table.build(root.tiles, root.boxes, root.vectors)
     table.attrs["report"] = run.report(root)
     return table
@@ -127,23 +128,40 @@ def embed_to(
     if not path.endswith(("/", ".parquet")):
         raise ArgumentError(f"output must end in .parquet, or in / for a dataset; got {redact(path)!r}")
     if path.endswith("/"):
-        sink = DatasetOutput.reserve(Folder.at(output, options.output_options), overwrite=options.overwrite)
-        with sink.leased():
-            sink.begin()
-            run = _prepared(image, endpoint, options, sink.drafts)
-            root = run.compute(options)
-            report = run.report(root)
-            sink.end(root.parts, write=report.status != "FAILED")
-        return report
+        return embed_to_dataset(image, endpoint, Folder.at(output, options.output_options), options, RunHooks())
     file = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
     with file.leased():
-        run = _prepared(image, endpoint, options, None)
-        root = run.compute(options)
+        run = _prepared(image, endpoint, options, None, RunHooks())
+        root = run.compute(options, RunHooks())
         report = run.report(root)
         if report.status != "FAILED":
             table = run.job.table.build(root.tiles, root.boxes, root.vectors)
             parent, _, name = file.uri.rpartition("/")
             Folder(parent or "/", file.options).write(name, vectors_parquet(table, root.vectors))
+    return report
+
+
+def embed_to_dataset(
+    image: ImageLike, endpoint: Endpoint, folder: Folder, options: EmbedToOptions, hooks: RunHooks
+) -> Report:
+    """Run `embed` and have the workers write the rows as a GeoParquet dataset.
+
+    Parameters
+    ----------
+    image, endpoint, options
+        As for `embed_to`.
+    folder : Folder
+        Folder of the dataset.
+    hooks : RunHooks
+        What a service adds.
+    """
+    sink = DatasetOutput.reserve(folder, overwrite=options.overwrite)
+    with sink.leased(), leased(hooks.status):
+        sink.begin()
+        run = _prepared(image, endpoint, options, sink.drafts, hooks)
+        root = run.compute(options, hooks)
+        report = run.report(root)
+        sink.end(root.parts, write=report.status != "FAILED")
     return report
 
 
@@ -153,16 +171,18 @@ class _Run:
     job: EmbeddingJob
     tree: Any
     started: float
+    first_requests: int
+    """Number of requests for the first tile."""
 
-    def compute(self, options: EmbedOptions) -> EmbeddingNode:
+    def compute(self, options: EmbedOptions, hooks: RunHooks) -> EmbeddingNode:
         """Compute all rows."""
         annotations: dict[str, Any] = {"geotile": {"run": self.job.run, "image": self.plan.name}}
         if (priority := task_priority(self.plan.source)) is not None:
             annotations["priority"] = priority
         own = compute_options(ahead=self.job.tiles.traffic is not None)
         with (
-            progress_display(options.progress) as callbacks,
-            progress_listener(self.job.run, list(callbacks), self.plan.requests, 0),
+            hooks.around(self.job.run, self.job.grid),
+            watched(self.job.run, options.progress, self.plan.requests, 0, hooks.status),
             cancelling(self.job.run),
             own.get("pool") or nullcontext(),
         ):
@@ -174,29 +194,42 @@ class _Run:
     def report(self, root: EmbeddingNode) -> Report:
         """Return the report, and warn if tiles failed."""
         return raster_report(
-            self.plan, self.job.tiles, self.job.run, requests=1 + root.requests, retries=root.retries,
+            self.plan, self.job.tiles, self.job.run, requests=self.first_requests + root.requests, retries=root.retries,
             failures=root.failures, without_data=root.without_data, timing=root.timing, started=self.started,
         )  # fmt: skip
 
 
-def _prepared(image: ImageLike, endpoint: Endpoint, options: EmbedOptions, parts: Folder | None) -> _Run:
+def _prepared(
+    image: ImageLike, endpoint: Endpoint, options: EmbedOptions, parts: Folder | None, hooks: RunHooks
+) -> _Run:
     started, moment = time.perf_counter(), getattr(image, "datetime", None)
     opened = opened_image(image, options.part(ImageOptions), options)
     endpoint = endpoint.for_embeddings()
     plan = planned(opened, options, options, endpoint)
-    ready, traffic = ready_for_rasters(endpoint, options, plan.source, [] if parts is None else [parts])
-    run = f"{'watched' if options.progress else 'run'}-{uuid4().hex}"
+    ready, traffic = ready_for_rasters(endpoint, options, plan.source, [] if parts is None else [parts], hooks)
+    run = run_name(bool(options.progress or hooks.status))
     tiles = tile_job(plan, ready, traffic, options, run, options.errors)
     reader = EmbeddingReader(options.tokens, options.dtype)
-    first, _ = first_answer(plan, tiles, reader.vectors)
-    reader = replace(reader, length=first.shape[-1])
-    georeference = plan.encoder.georeference
-    table = EmbeddingTable(
-        georeference=georeference, crs=result_crs(options.crs, georeference), image=plan.name,
-        datetime=moment.isoformat() if isinstance(moment, datetime) else None, roi=plan.roi,
-    )  # fmt: skip
+    first = first_answer(plan, tiles, reader.vectors, hooks)
+    reader = replace(reader, length=first.content.shape[-1])
+    table = embedding_table(plan, options, moment.isoformat() if isinstance(moment, datetime) else None)
     job = EmbeddingJob(
         run=run, grid=plan.grid, selected=plan.selected, tiles=replace(tiles, reader=reader), table=table, folder=parts
     )
     tree = embedding_tree(map_overlap(plan.image, plan.source, plan.grid, run), job)
-    return _Run(plan=plan, job=job, tree=tree, started=started)
+    return _Run(plan=plan, job=job, tree=tree, started=started, first_requests=first.requests)
+
+
+def embedding_table(plan: Plan, options: EmbedOptions, moment: str | None = None) -> EmbeddingTable:
+    """Return the builder of the rows of an image, which may have been taken at a moment.
+
+    Raises
+    ------
+    ArgumentError
+        If the CRS of the result cannot be used.
+    """
+    georeference = plan.encoder.georeference
+    return EmbeddingTable(
+        georeference=georeference, crs=result_crs(options.crs, georeference), image=plan.name, datetime=moment,
+        roi=plan.roi,
+    )  # fmt: skip

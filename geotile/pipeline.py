@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import geopandas as gpd
@@ -21,6 +21,7 @@ from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.sinks import Output, write_or_save
+from geotile.running.hooks import RunHooks
 from geotile.running.prepare import checkpoint_folder, prepare, region_job
 from geotile.running.region import map_regions
 from geotile.running.run import Run, leased, naming_how_to_resume, task_priority
@@ -148,8 +149,7 @@ def detect_to(
 
 
 def detect_to_dataset(
-    image: ImageLike, endpoint: Endpoint, folder: Folder, options: DetectToOptions, *, group: str | None = None,
-    around: Callable[[Run], AbstractContextManager[Any]] = nullcontext, waiting: Callable[[], None] | None = None,
+    image: ImageLike, endpoint: Endpoint, folder: Folder, options: DetectToOptions, hooks: RunHooks | None = None
 ) -> Report:  # fmt: skip
     """Run `detect` and have the workers that settle rows write them as a GeoParquet dataset.
 
@@ -159,18 +159,15 @@ def detect_to_dataset(
         As for `detect_to`.
     folder : Folder
         Folder of the dataset.
-    group : str, optional
-        Runs of one group share one number of requests in flight.
-    around : callable, optional
-        ``around(run)`` is entered while the run is computed; if it raises at its end, the dataset does not appear.
-    waiting : callable, optional
-        Called again and again while the model is waited for; what it raises ends the wait.
+    hooks : RunHooks, optional
+        What a service adds.
     """
+    hooks = hooks or RunHooks()
     sink = DatasetOutput.reserve(folder, overwrite=options.overwrite)
     with sink.leased():
         sink.begin()
-        with _run(image, endpoint, options, parts=sink.drafts, group=group, waiting=waiting) as run:
-            with around(run):
+        with _run(image, endpoint, options, parts=sink.drafts, hooks=hooks) as run:
+            with hooks.around(run.job.run, run.job.grid):
                 root = run.compute(options.progress)
             report = run.finish(root)
         sink.end(root.parts, write=report.status != "FAILED")
@@ -184,8 +181,7 @@ def _run(
     options: JobOptions,
     *,
     parts: Folder | None = None,
-    group: str | None = None,
-    waiting: Callable[[], None] | None = None,
+    hooks: RunHooks | None = None,
     try_out: Callable[[gpd.GeoDataFrame], None] | None = None,
 ) -> Iterator[Run]:
     """Prepare a run whose graph is built and whose model is ready; hold its checkpoint while the block runs.
@@ -195,12 +191,12 @@ def _run(
     with naming_how_to_resume(checkpoint_folder(options), ClusterError):  # the size of regions depends on the cluster
         opened = opened_image(uri, options.part(ImageOptions), options)
         prepared = prepare(planned(opened, options, options, endpoint), options)
-    sample = prepared.sample()
+    hooks, sample = hooks or RunHooks(), prepared.sample()
     if try_out is not None:
         try_out(sample)
     image, source = prepared.work.image, prepared.work.source
     with naming_how_to_resume(prepared.folder):
-        ready, traffic = ready_endpoint(endpoint, options, source, [prepared.folder, parts], group, waiting)
+        ready, traffic = ready_endpoint(endpoint, options, source, [prepared.folder, parts], hooks)
         with leased(prepared.folder):
             job, summary = region_job(prepared, endpoint, ready, traffic, options, parts)
             regions = map_overlap(image, source, job.grid, job.run)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
-from uuid import uuid4
 
 import geopandas as gpd
 import numpy as np
 import xarray as xr
 
+from geotile.checkpoints.checkpoint import stored_job
 from geotile.core.option import with_options
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.endpoints.raster import raster_of
@@ -30,11 +30,14 @@ from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import zarr_module
 from geotile.results.report import Report
 from geotile.results.sinks import Output, write_or_save
+from geotile.running.hooks import RunHooks
+from geotile.running.prepare import checkpoint_folder, with_stored_regions
+from geotile.running.progress import run_name
 from geotile.running.raster import RasterJob, RasterReader
 from geotile.running.raster_array import raster_template
 from geotile.running.raster_graph import block_values, raster_blocks
 from geotile.running.raster_run import PreparedRaster, RasterRun
-from geotile.running.raster_start import first_answer, ready_for_rasters, tile_job
+from geotile.running.raster_start import first_answer, kept_answer, ready_for_rasters, tile_job
 from geotile.running.run import leased, naming_how_to_resume
 from geotile.storage.folder import Folder
 
@@ -83,7 +86,7 @@ def predict(image: ImageLike, endpoint: Any, options: PredictOptions) -> xr.Data
     >>> bright.dims, str(bright.dtype), int((bright == 1).sum())
     (('y', 'x'), 'uint8', 1152)
     """
-    run = prepared_raster(image, endpoint, options, errors="raise")
+    run = prepared_raster(image, endpoint, options, errors="raise", watched=False)
     blocks = raster_blocks(run.regions, run.job)
     return raster_template(run.plan, run.raster, block_values(blocks, run.job))
 
@@ -131,21 +134,44 @@ def predict_to(
     'SUCCESS'
     """
     sink = RasterOutput.reserve(destination, overwrite=options.overwrite, options=options.output_options)
-    features = _reserved(options)
-    checkpoint = None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
+    return predict_into([sink], image, endpoint, options, RunHooks(), features=_reserved(options))
+
+
+def predict_into(
+    sinks: Sequence[RasterOutput], image: ImageLike, endpoint: Endpoint, options: PredictToOptions, hooks: RunHooks,
+    *, features: Output | None = None,
+) -> Report:  # fmt: skip
+    """Run `predict` and write its result to an output, or with a checkpoint to several.
+
+    Parameters
+    ----------
+    sinks : sequence of RasterOutput
+    image, endpoint, options
+        As for `predict_to`.
+    hooks : RunHooks
+        What a service adds.
+    features : Output, optional
+        File of the polygons.
+    """
+    checkpoint = checkpoint_folder(options)
     zarr_module()
-    with (
-        sink.leased(),
-        nullcontext() if features is None else features.leased(),
-        naming_how_to_resume(checkpoint),
-        leased(checkpoint),
-    ):
-        sink.begin()
-        prepared = prepared_raster(image, endpoint, options, errors=options.errors, folders=[checkpoint or sink.drafts])
-        run = RasterRun.of(prepared, endpoint, options, sink, checkpoint)
+    with ExitStack() as stack:
+        for sink in sinks:
+            stack.enter_context(sink.leased())
+        if features is not None:
+            stack.enter_context(features.leased())
+        stack.enter_context(naming_how_to_resume(checkpoint))
+        stack.enter_context(leased(checkpoint))
+        for sink in sinks:
+            sink.begin()
+        prepared = prepared_raster(
+            image, endpoint, options, errors=options.errors, watched=bool(options.progress or checkpoint),
+            folders=[checkpoint or sinks[0].drafts], checkpoint=checkpoint, hooks=hooks,
+        )  # fmt: skip
+        run = RasterRun.of(prepared, endpoint, options, sinks, checkpoint)
         if features is not None:
             features.try_out(_sample(run.template, options, features))
-        report = run.compute(options)
+        report = run.compute(options, hooks)
         found = None
         if features is not None and report.status != "FAILED":
             found = polygonize(run.stored(), crs=options.crs, **options.of_polygons)
@@ -183,25 +209,29 @@ def _sample(template: xr.DataArray, options: PredictToOptions, file: Output) -> 
 
 
 def prepared_raster(
-    uri: ImageLike, endpoint: Endpoint, options: PredictJobOptions, *, errors: str, folders: Sequence[Folder] = ()
+    uri: ImageLike, endpoint: Endpoint, options: PredictJobOptions, *, errors: str, watched: bool,
+    folders: Sequence[Folder] = (), checkpoint: Folder | None = None, hooks: RunHooks | None = None,
 ) -> PreparedRaster:  # fmt: skip
-    """Open and plan, wait for the model, and ask it for one tile."""
+    """Open and plan, wait for the model, and ask it for one tile, if no checkpoint knows what it answers."""
+    hooks = hooks or RunHooks()
     opened = opened_image(uri, options.part(ImageOptions), options)
     endpoint = endpoint.for_rasters()
     plan = planned(opened, options, options, endpoint)
-    ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders)
-    run = f"{'watched' if getattr(options, 'progress', None) else 'run'}-{uuid4().hex}"
-    tiles = tile_job(plan, ready, traffic, options, run, errors)
-    answer, sent_yx = first_answer(plan, tiles, lambda answer, _: raster_of(answer))
-    raster = raster_plan(plan.grid, answer, sent_yx, options)
+    ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders, hooks)
+    tiles = tile_job(plan, ready, traffic, options, run_name(watched), errors)
+    stored = None if checkpoint is None else stored_job(checkpoint)
+    first = kept_answer(stored) or first_answer(plan, tiles, lambda answer, _: raster_of(answer), hooks)
+    raster = raster_plan(plan.grid, first.content, first.sent_yx, options)
+    if stored is not None and options.region_size == "auto":
+        raster = raster.with_grid(with_stored_regions(raster.grid, stored))
     plan = replace(plan, grid=raster.grid)
     if raster.out.down > 1 and tiles.pad_value is None:
         tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
     reader = RasterReader(form=raster.form, grid=raster.out)
-    raster.form.planes_of(answer.values)  # what is wrong with one answer, is so with all
+    raster.form.planes_of(first.content.values)  # what is wrong with one answer, is so with all
     job = RasterJob(
-        run=run, grid=raster.grid, out=raster.out, form=raster.form, selected=plan.selected,
+        run=tiles.run, grid=raster.grid, out=raster.out, form=raster.form, selected=plan.selected,
         tiles=replace(tiles, reader=reader), roi=plan.roi,
     )  # fmt: skip
-    regions = map_overlap(plan.image, plan.source, raster.grid, run)
-    return PreparedRaster(plan=plan, raster=raster, job=job, regions=regions)
+    regions = map_overlap(plan.image, plan.source, raster.grid, tiles.run)
+    return PreparedRaster(plan=plan, first=first, raster=raster, job=job, regions=regions)

@@ -1,5 +1,7 @@
 """Rasters: the same pixels however the work is divided, and those of a flat numpy loop."""
 
+import math
+
 import dask
 import fsspec
 import geopandas as gpd
@@ -9,6 +11,7 @@ import rasterio
 import shapely
 import xarray as xr
 from distributed import Client, LocalCluster
+from helpers import cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_store import BUCKET, KEYS, object_store
@@ -17,6 +20,7 @@ from rasters import bordered, encoded, noise, raster_server, scene
 import geotile
 from geotile.blending.form import BYTE_STEPS, SCORE_STEPS, VALUE_STEPS
 from geotile.grid.tile_grid import TileGrid
+from geotile.testing.server import decode_tile
 
 
 def array(pixels, chunk=64):
@@ -297,6 +301,35 @@ def content(path):
     if path.is_file():
         return path.read_bytes()
     return {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+@pytest.mark.slow
+def test_what_a_model_did_not_answer_since_it_went_away_is_asked_again(tmp_path):
+    """Without `retry_failed`: these tiles were not asked, so they did not fail."""
+    path, _ = scene(tmp_path)
+    asked = []
+
+    def answer(body):
+        asked.append(body)
+        if len(asked) > limit:
+            return 503, {"Retry-After": "0"}, b"gone"
+        return 200, {"Content-Type": "application/x-npy"}, encoded("application/x-npy", bordered(decode_tile(body)))
+
+    job = {"tile_size": 64, "overlap": 0, "region_size": 64, "output": "scores"}
+    with small_chunks(64), raster_server(answer) as url:
+        limit, checkpoint = 20, tmp_path / "cp"
+        given_up = {"retries": 1, "backoff_s": 0.01, "outage_timeout_s": 0.5, "concurrency": 1}
+        with pytest.warns(geotile.FailedTilesWarning):
+            report = geotile.predict_to(path, url, tmp_path / "a.tif", checkpoint=checkpoint, **given_up, **job)
+        assert report.status == "PARTIAL"
+        assert report.pixels_missing > 0
+        limit, asked = math.inf, []
+        again = geotile.predict_to(path, url, tmp_path / "b.tif", checkpoint=checkpoint, **job)
+        assert again.status == "SUCCESS"
+        assert 0 < len(asked) == again.requests < again.tiles
+        geotile.predict_to(path, url, tmp_path / "want.tif", **job)
+    assert content(tmp_path / "b.tif") == content(tmp_path / "want.tif")
+    assert "regions kept" in cli("status", checkpoint).stdout
 
 
 def test_tiles_that_failed_are_asked_again(tmp_path):

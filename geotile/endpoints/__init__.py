@@ -1,7 +1,7 @@
 """Endpoints turn tiles into detections; they know nothing about Dask, tile positions, or CRSs."""
 
 from geotile.endpoints.base import Check, Endpoint, as_answer
-from geotile.endpoints.create import applicable_options, endpoint, resolve_endpoint
+from geotile.endpoints.create import applicable_options, array_endpoint, endpoint, resolve_endpoint
 from geotile.endpoints.function import FunctionEndpoint
 from geotile.endpoints.http import HttpEndpoint
 
@@ -11,6 +11,7 @@ __all__ = [
     "FunctionEndpoint",
     "HttpEndpoint",
     "applicable_options",
+    "array_endpoint",
     "as_answer",
     "endpoint",
     "resolve_endpoint",

@@ -94,6 +94,14 @@ def endpoint(spec: Any, options: Any) -> Endpoint:
     return FunctionEndpoint(spec, **options)
 
 
+def array_endpoint(spec: Any, **options: Any) -> Endpoint:
+    """Return the endpoint that a spec describes, as `endpoint` does, for a model that answers arrays."""
+    if isinstance(spec, str) and spec.lower().startswith("onnx:"):
+        created: Endpoint = _ONNX_ARRAYS.load()(spec, **options)
+        return created
+    return endpoint(spec, **options)
+
+
 def resolve_endpoint(
     options: type[Options], *, of_arrays: bool = False
 ) -> Callable[[dict[str, Any], dict[str, Any]], None]:
@@ -120,10 +128,7 @@ def resolve_endpoint(
         if names is not None:
             hints = _hints(spec, of_call | names) | dict(getattr(options, "HINTS", {}))
             refuse_unknown(of_endpoint, of_call | names, f"a run with {_description(spec)}", hints)
-        if of_arrays and isinstance(spec, str) and spec.lower().startswith("onnx:"):
-            arguments["endpoint"] = _ONNX_ARRAYS.load()(spec, **of_endpoint)
-        else:
-            arguments["endpoint"] = endpoint(spec, **of_endpoint)
+        arguments["endpoint"] = (array_endpoint if of_arrays else endpoint)(spec, **of_endpoint)
 
     return prepare
 

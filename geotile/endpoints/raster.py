@@ -35,6 +35,19 @@ class RasterAnswer:
     valid: NDArray[np.bool_] | None = None
     """(y, x) bool, the pixels that are not nodata in a file; None for all."""
 
+    def form(self) -> dict[str, Any]:
+        """Return what there is to know of the answer but its values, as JSON."""
+        classes = None if self.classes is None else list(self.classes)
+        return {
+            "shape": list(self.values.shape), "dtype": str(self.values.dtype), "flat": self.is_flat, "classes": classes,
+        }  # fmt: skip
+
+    @classmethod
+    def of_form(cls, form: Mapping[str, Any]) -> RasterAnswer:
+        """Return an answer of a form, whose values are 0."""
+        classes = None if form["classes"] is None else tuple(form["classes"])
+        return cls(values=np.zeros(form["shape"], form["dtype"]), is_flat=form["flat"], classes=classes)
+
     def scale(self, tile_yx: Pair) -> tuple[int, int]:
         """Return the pixels of the answer per pixel of the tile, and the other way round; one of them is 1.
 

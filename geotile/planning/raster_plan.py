@@ -33,6 +33,10 @@ class RasterPlan:
     chunk: int
     """Side of a chunk of the output in pixels. Regions end where chunks end."""
 
+    def with_grid(self, grid: TileGrid) -> RasterPlan:
+        """Return the plan with other regions."""
+        return replace(self, grid=grid, out=OutputGrid(grid, self.out.up, self.out.down))
+
 
 def raster_plan(grid: TileGrid, answer: RasterAnswer, sent_yx: tuple[int, int], options: RasterOptions) -> RasterPlan:
     """Return the plan of an output of which one answer is known.

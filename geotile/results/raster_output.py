@@ -5,26 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-import rasterio
-import rasterio.shutil
 import xarray as xr
 from fsspec.core import url_to_fs
 from rasterio.errors import RasterioError
 
 from geotile.core.checks import Pair, check_path
-from geotile.core.rasterio_env import ignore_georeference_warnings
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
-from geotile.grid.tile_grid import Window
-from geotile.results.class_legend import colour
+from geotile.results.cog import write_cog
 from geotile.results.raster_store import BLOCKS, ROOT, RasterStore
 from geotile.storage.atomic import draft, draft_path, remove, replace, restore
 from geotile.storage.folder import Folder, Options
@@ -33,7 +28,7 @@ from geotile.storage.uris import output_uri
 
 _SUFFIXES = (".tif", ".tiff", ".zarr")
 _OWNER = "raster"
-_ROWS_AT_ONCE = 4  # rows of chunks that are copied to a COG at once
+_MARK = ".geotile-draft"  # in a store in object storage, while it is copied there
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class RasterOutput:
         sink = cls(uri, overwrite, tuple(sorted((options or {}).items())))
         if sink.folder.is_local and not Path(uri).parent.is_dir():
             raise OutputError(f"output {redact(uri)}: there is no folder {Path(uri).parent}. Create it first.")
-        sink._check_free()
+        sink.check_free()
         probe = f".geotile-{uuid4().hex}"
         sink.drafts.write(probe, b"")
         sink.drafts.remove(probe)  # alone: another run may be writing there
@@ -100,7 +95,7 @@ class RasterOutput:
         self.discard()
         if self.folder.is_local:
             restore(Path(self.uri))
-        self._check_free()
+        self.check_free()
 
     def end(
         self, store: RasterStore, files: dict[str, bytes], template: xr.DataArray, chunk: int, kept: bool,
@@ -128,7 +123,7 @@ class RasterOutput:
             If the output cannot be written; the message says where the blocks are.
         """
         try:
-            self._check_free()
+            self.check_free()
             if not store.done(regions_yx).all():
                 raise OutputError("blocks have disappeared during the run")
             if self.is_zarr:
@@ -149,16 +144,44 @@ class RasterOutput:
             store.folder.write(ROOT, files[ROOT])
             replace(Path(store.folder.uri), Path(self.uri))
             return
-        target = self.drafts if self.folder.is_local else self.folder
-        if not target.is_local:
-            target.remove(ROOT)  # what is replaced is complete no more, before any of it is
-            _remove_tree(target)
-        _copy(store.folder, target, skip=(BLOCKS, ROOT))
-        target.write(ROOT, files[ROOT])
-        if self.folder.is_local:
-            replace(Path(target.uri), Path(self.uri))
+        self._copy_store(store.folder, files[ROOT])
         if not kept:
             _remove_tree(store.folder)
+
+    def put_store(self, store: Folder) -> None:
+        """Copy a complete store to this output, a Zarr store: whole, or not at all.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be copied, or another process is writing there.
+        """
+        try:
+            with self.leased():
+                self.begin()
+                root = store.read(ROOT)
+                if root is None:
+                    raise OutputError(f"{store.display_name} has disappeared")
+                self._copy_store(store, root)
+        except OutputError:
+            raise
+        except Exception as error:  # each file system has errors of its own; all mean the same here
+            raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error))}") from None
+
+    def _copy_store(self, store: Folder, root: bytes) -> None:
+        """Copy a store to its place; the file that makes it complete is last."""
+        if self.folder.is_local:
+            _copy(store, self.drafts, skip=(BLOCKS, ROOT))
+            self.drafts.write(ROOT, root)
+            replace(Path(self.drafts.uri), Path(self.uri))
+            return
+        target = self.folder
+        target.write(_MARK, b"")
+        target.remove(ROOT)  # what is replaced is complete no more, before any of it is
+        _remove_tree(target, but=_MARK)
+        _copy(store, target, skip=(BLOCKS, ROOT))
+        target.write(ROOT, root)
+        target.remove(_MARK)
 
     def _end_cog(self, store: RasterStore, template: xr.DataArray, chunk: int) -> None:
         if self.folder.is_local:
@@ -171,12 +194,21 @@ class RasterOutput:
             files, target = url_to_fs(self.uri, **dict(self.options))
             files.put_file(str(path), target)
 
-    def _check_free(self) -> None:
+    def check_free(self) -> None:
+        """Check that nothing is in the way of the output.
+
+        Raises
+        ------
+        OutputError
+            If something is there that it may not replace.
+        """
         files, path = self.folder.files()
         if not self.is_zarr and files.isdir(path):
             raise OutputError(f"output {redact(self.uri)} is a folder. Name a file in it.")
+        files.invalidate_cache()
         exists = files.exists(f"{path}/{ROOT}") or (files.exists(path) and not self.is_zarr)
-        if self.is_zarr and not exists and files.exists(path) and files.ls(path):
+        is_ours = exists or files.exists(f"{path}/{_MARK}")
+        if self.is_zarr and not is_ours and files.exists(path) and files.ls(path):
             raise OutputError(f"output {redact(self.uri)} holds something else than a Zarr 3 store. Name a new folder")
         if exists and not self.overwrite:
             raise OutputError(f"output {redact(self.uri)} exists. Pass overwrite=True or another name.")
@@ -184,74 +216,6 @@ class RasterOutput:
     def discard(self) -> None:
         """Remove the blocks that were written without a checkpoint."""
         _remove_tree(self.drafts)
-
-
-def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path) -> None:
-    """Write a Cloud Optimized GeoTIFF with overviews.
-
-    Parameters
-    ----------
-    store : RasterStore
-    template : xarray.DataArray
-        The output without values.
-    chunk : int
-        Side of the store's chunks.
-    path : Path
-    """
-    plain = path.with_name("plain.tif")
-    height, width = template.sizes["y"], template.sizes["x"]
-    profile = {
-        "driver": "GTiff", "height": height, "width": width, "count": template.sizes.get("band", 1),
-        "dtype": str(template.dtype), "nodata": template.rio.nodata, "crs": template.rio.crs, "tiled": True,
-        "blockxsize": 512, "blockysize": 512, "compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER",
-        "sparse_ok": True, "num_threads": "ALL_CPUS",
-    }  # fmt: skip
-    place = template.coords.get("spatial_ref")
-    if place is not None and "GeoTransform" in place.attrs:
-        profile["transform"] = template.rio.transform(recalc=False)
-    names = template.attrs.get("class_names")
-    with ignore_georeference_warnings(), rasterio.open(plain, "w", **profile) as file:
-        for window in _windows(height, width, chunk):
-            values = store.read(window)
-            values = values if values.ndim == 3 else values[None]
-            y0, y1, x0, x1 = window
-            file.write(values, window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
-        _describe(file, template, names)
-    is_class = template.attrs["long_name"] == "class"
-    with ignore_georeference_warnings():
-        _copy_as_cog(plain, path, "MODE" if is_class else "AVERAGE")
-    plain.unlink()
-
-
-def _copy_as_cog(plain: Path, path: Path, resampling: str) -> None:
-    rasterio.shutil.copy(
-        str(plain), str(path), driver="COG", compress="DEFLATE", blocksize=512, bigtiff="IF_SAFER",
-        overview_resampling=resampling, num_threads="ALL_CPUS",
-    )  # fmt: skip
-
-
-def _describe(file: Any, template: xr.DataArray, names: Sequence[str] | None) -> None:
-    """Write the names of classes or bands, colours of classes, and the scale of scores."""
-    if "band" in template.dims:
-        for number, name in enumerate(template.indexes.get("band", ()), 1):
-            if isinstance(name, str):
-                file.set_band_description(number, name)
-    elif names or template.attrs["long_name"] == "class":
-        file.set_band_description(1, template.attrs["long_name"])
-    if names and "band" not in template.dims:
-        file.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(names)})
-    if template.attrs["long_name"] == "class" and template.dtype == np.uint8 and "band" not in template.dims:
-        file.write_colormap(1, {number: (*colour(number), 255) for number in range(255)} | {255: (0, 0, 0, 0)})
-    if "scale_factor" in template.attrs:
-        file.scales = (template.attrs["scale_factor"],) * file.count
-
-
-def _windows(height: int, width: int, chunk: int) -> Iterator[Window]:
-    """Yield windows of whole chunks from left to right, from top to bottom."""
-    side = _ROWS_AT_ONCE * chunk
-    for y in range(0, height, side):
-        for x in range(0, width, side):
-            yield Window(y, min(y + side, height), x, min(x + side, width))
 
 
 def _copy(source: Folder, target: Folder, skip: Sequence[str]) -> None:
@@ -265,11 +229,12 @@ def _copy(source: Folder, target: Folder, skip: Sequence[str]) -> None:
                 target.write(name, content)
 
 
-def _remove_tree(folder: Folder) -> None:
+def _remove_tree(folder: Folder, but: str = "") -> None:
+    """Remove a folder; in object storage, without one of its files."""
     if folder.is_local:
         shutil.rmtree(folder.uri, ignore_errors=True)
         return
     files, path = folder.files()
     files.invalidate_cache()
-    if files.exists(path):
-        files.rm(path, recursive=True)
+    if found := [each for each in files.find(path) if each != f"{path}/{but}"]:
+        files.rm(found)

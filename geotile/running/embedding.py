@@ -105,6 +105,12 @@ class EmbeddingTable:
         geometry = self.georeference.to_world(shapes, self.crs)
         return gpd.GeoDataFrame(columns, geometry=geometry, crs=self.crs or self.georeference.crs)
 
+    def sample(self, shape_yx: Pair) -> gpd.GeoDataFrame:
+        """Return a table with one row, a box in the middle of the image: what can fail with the rows fails with it."""
+        y, x = shape_yx[0] / 2, shape_yx[1] / 2
+        box = np.array([[x - 0.5, y - 0.5, x + 0.5, y + 0.5]])
+        return replace(self, roi=None).build(np.zeros(1, np.int64), box, np.zeros((1, 1), np.float32))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingJob:

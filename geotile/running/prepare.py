@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import uuid4
 
 import geopandas as gpd
 import numpy as np
@@ -26,6 +25,7 @@ from geotile.planning.plan import Plan, result_crs
 from geotile.results.dataset import PartWriter
 from geotile.results.frame import FrameBuilder
 from geotile.running.detection_reader import DetectionReader
+from geotile.running.progress import run_name
 from geotile.running.region import RegionJob
 from geotile.running.run import RunSummary
 from geotile.running.tile_job import TileJob
@@ -72,7 +72,7 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
     )  # fmt: skip
     job = None if folder is None else stored_job(folder)
     if job is not None and options.region_size == "auto":
-        work = _with_stored_regions(work, job)
+        work = replace(work, grid=with_stored_regions(work.grid, job))
     merge = resolve_merge(options.merge, options.of_merge).for_image(georeference, work.grid.shape_yx)
     return Prepared(work=work, folder=folder, builder=builder, merge=merge)
 
@@ -104,7 +104,7 @@ def region_job(
     if parts is not None:
         name = repr((identity_of(work, endpoint, settings, strict=False), merge))
         writer = PartWriter(folder=parts, builder=prepared.builder, prefix=digest(name.encode(), 8))
-    run = f"{'watched' if options.progress or checkpoint else 'run'}-{uuid4().hex}"
+    run = run_name(bool(options.progress or checkpoint))
     tiles = _tile_job(work, ready, traffic, options, run)
     job = RegionJob(
         run=run, grid=work.grid, selected=selected, tiles=tiles, merge=merge, checkpoint=checkpoint, writer=writer
@@ -117,16 +117,15 @@ def region_job(
     return job, summary
 
 
-def _with_stored_regions(work: Plan, job: Mapping[str, Any]) -> Plan:
-    """Return the plan with the regions of its checkpoint, if that has the same tiles."""
+def with_stored_regions(grid: TileGrid, job: Mapping[str, Any]) -> TileGrid:
+    """Return a grid with the regions of a checkpoint, whose `stored_job` is given, if that has the same tiles."""
     stored = job["identity"].get("grid", {})
-    grid = work.grid
     tile, overlap = (grid.axes[0].tile, grid.axes[1].tile), (grid.axes[0].overlap, grid.axes[1].overlap)
     same = {"shape": list(grid.shape_yx), "tile": list(tile), "overlap": list(overlap)}
     if not stored or any(stored.get(name) != value for name, value in same.items()):
-        return work  # a checkpoint of other tiles is refused later, with the differences
+        return grid  # a checkpoint of other tiles is refused later, with the differences
     y, x = stored["chunks"]
-    return replace(work, grid=TileGrid(grid.shape_yx, tile, overlap, (tuple(y), tuple(x))))
+    return TileGrid(grid.shape_yx, tile, overlap, (tuple(y), tuple(x)), grid.align)
 
 
 def _tile_job(work: Plan, ready: Endpoint, traffic: TrafficSettings | None, options: JobOptions, run: str) -> TileJob:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from geotile.core.cancellation import is_abandoned
 from geotile.core.dask_info import active_client, this_worker
@@ -106,6 +107,12 @@ class Reporter:
 
 
 _listeners: dict[str, Callable[[Counts], None]] = {}
+_WATCHED = "watched"  # at the beginning of a run's name: its tasks report their progress
+
+
+def run_name(watched: bool) -> str:
+    """Return a name for a run, which tells its tasks whether anybody watches its progress."""
+    return f"{_WATCHED if watched else 'run'}-{uuid4().hex}"
 
 
 def progress_reporter(run: str) -> Reporter:
@@ -113,7 +120,7 @@ def progress_reporter(run: str) -> Reporter:
 
     Call it in the thread of the task: Dask knows the worker of a task only there.
     """
-    if not run.startswith("watched"):
+    if not run.startswith(_WATCHED):
         return Reporter(None, 0)
     if run in _listeners:
         return Reporter(_listeners[run], 0)

@@ -27,6 +27,7 @@ from rasterio.features import geometry_mask
 from geotile.blending.canvas import Answer, Canvas, shared
 from geotile.blending.form import RasterForm
 from geotile.blending.output_grid import OutputGrid
+from geotile.core.cancellation import is_abandoned
 from geotile.core.checks import Pair
 from geotile.core.timing import Timing, sum_timings, take_timings, timed
 from geotile.endpoints.raster import raster_of
@@ -103,6 +104,8 @@ class RasterPart:
     requests: int
     retries: int
     without_data: int
+    cancelled: bool
+    """Whether tiles were not asked, since the run had ended."""
     timing: Timing
 
 
@@ -111,6 +114,8 @@ class Strip:
     """What a part says of a neighbouring region."""
 
     canvas: Canvas
+    cancelled: bool
+    """Whether tiles of the part were not asked, since the run had ended."""
     failed: tuple[Window, ...]
     """Tiles of the part that failed, in pixels of the output."""
 
@@ -134,6 +139,8 @@ class Block:
     """Whether a tile that sees the block failed."""
     missing: int = 0
     """Number of pixels of failed tiles that no other tile has answered."""
+    cancelled: bool = False
+    """Whether tiles that see the block were not asked, since the run had ended."""
     timing: Timing = field(default_factory=dict)
 
 
@@ -160,6 +167,7 @@ def ask_tiles(
         canvas=canvas, failures=tuple(result.failure for result in results if result.failure), tiles=len(tiles),
         requests=sum(result.attempts for result in results), retries=sum(result.retries for result in results),
         without_data=sum(result.without_data for result in results),
+        cancelled=any(result.cancelled for result in results),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
     )  # fmt: skip
 
@@ -184,7 +192,7 @@ def _valid(
 def crop_part(part: RasterPart, job: RasterJob, row: int, column: int) -> Strip | None:
     """Return what a part says of another region, as a copy, so that keeping it does not keep the part."""
     window = shared(job.out.region_window(row, column), part.canvas.window)
-    return None if window is None else Strip(part.canvas.cropped(window), _failed_windows(job, part))
+    return None if window is None else Strip(part.canvas.cropped(window), part.cancelled, _failed_windows(job, part))
 
 
 def _failed_windows(job: RasterJob, part: RasterPart) -> tuple[Window, ...]:
@@ -206,6 +214,11 @@ def _missing(seen: NDArray[np.bool_], window: Window, failed: Sequence[Window]) 
         if inside is not None:
             missing[inside.within(window).slices] = True
     return int((missing & ~seen).sum())
+
+
+def asked_again(block: Block, part: RasterPart) -> Block:
+    """Return a block that exists already, with the requests for those of its tiles that other blocks see as well."""
+    return replace(block, requests=part.requests, retries=part.retries, timing=part.timing)
 
 
 def blend_block(
@@ -237,10 +250,13 @@ def blend_block(
         tiles=sum(part.tiles for part in parts),
         requests=sum(part.requests for part in parts), retries=sum(part.retries for part in parts),
         without_data=sum(part.without_data for part in parts),
-        is_touched=bool(failed), missing=_missing(blended.seen | ~wanted, window, failed) if failed else 0,
+        cancelled=any(part.cancelled for part in parts) or any(strip.cancelled for strip in given),
+        is_touched=bool(failed),
+        missing=_missing(blended.seen | ~wanted, window, failed) if failed else 0,
         timing=sum_timings(*(part.timing for part in parts), {"merge": time.thread_time() - started}),
     )  # fmt: skip
     if job.store is None:
         return block
-    job.store(block)
+    if not (block.cancelled and is_abandoned(job.run)):  # nobody wants half of the block of a run that was stopped
+        job.store(block)
     return replace(block, values=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import dask.array as da
@@ -12,7 +13,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
-from geotile.running.raster import OUTER, Block, RasterJob, ask_tiles, blend_block, crop_part
+from geotile.running.raster import INNER, OUTER, Block, RasterJob, ask_tiles, asked_again, blend_block, crop_part
 
 
 def raster_blocks(regions: da.Array, job: RasterJob) -> da.Array:
@@ -31,7 +32,7 @@ def raster_blocks(regions: da.Array, job: RasterJob) -> da.Array:
     """
     name = job.run.rpartition("-")[2]
     shared = delayed(job, name=f"job-{job.run}", traverse=False)
-    parts, strips, blocks = f"predict-tiles-{name}", f"predict-strip-{name}", f"predict-block-{name}"
+    parts, strips, blocks = _parts_name(job), f"predict-strip-{name}", f"predict-block-{name}"
     graph = _Graph(job, regions.name, shared.key, parts, strips)
     layer: dict[Any, Any] = {}
     for row, column in np.ndindex(job.grid.regions_yx):
@@ -48,6 +49,22 @@ def raster_blocks(regions: da.Array, job: RasterJob) -> da.Array:
         depends[key] = {each if isinstance(each, str) else _layer_name(each) for each in needs}
     chunks = tuple((1,) * n for n in job.grid.regions_yx)
     return da.Array(HighLevelGraph(tasks, depends), blocks, chunks, dtype=object, meta=np.empty((0, 0), object))
+
+
+def asked_tiles(job: RasterJob, wanted: NDArray[np.bool_]) -> int:
+    """Return the number of tiles that the model is asked for by some blocks, (regions down, regions across) bool."""
+    own = [(reach, row, column) for row, column in np.argwhere(wanted).tolist() for reach in (INNER, *OUTER)]
+    return sum(len(job.group(row, column, reach)) for reach, row, column in (*own, *_borrowed(job, wanted)))
+
+
+def _borrowed(job: RasterJob, wanted: NDArray[np.bool_]) -> dict[tuple[Pair, int, int], None]:
+    """Return the groups of regions whose blocks are not wanted, with tiles that wanted blocks see."""
+    found: dict[tuple[Pair, int, int], None] = {}
+    for (row, column), (up, left), reach in product(np.argwhere(wanted).tolist(), OUTER, OUTER):
+        y, x = row - up, column - left
+        if min(y, x) >= 0 and not wanted[y, x] and reach[0] >= up and reach[1] >= left and job.group(y, x, reach):
+            found[reach, y, x] = None
+    return found
 
 
 def block_values(blocks: da.Array, job: RasterJob) -> da.Array:
@@ -105,12 +122,18 @@ class _Graph:
         return key
 
 
+def _parts_name(job: RasterJob) -> str:
+    return f"predict-tiles-{job.run.rpartition('-')[2]}"
+
+
 def _layer_name(collection: Any) -> str:
     return str(collection.__dask_layers__()[0])
 
 
-def listed_blocks(blocks: da.Array, wanted: NDArray[np.bool_]) -> Delayed:
+def listed_blocks(blocks: da.Array, job: RasterJob, wanted: NDArray[np.bool_]) -> Delayed:
     """Return a list of some blocks, in a chain: each task adds a block to those of its row.
+
+    At its end are blocks that exist already, with the requests for those of their tiles that are asked again.
 
     The order of a chain is that of the regions, row by row. So the parts and strips of one row are in memory at most,
     where those along the border of what is done would be if the blocks were collected in a tree.
@@ -119,6 +142,7 @@ def listed_blocks(blocks: da.Array, wanted: NDArray[np.bool_]) -> Delayed:
     ----------
     blocks : dask.array.Array
         (regions down, regions across) of `Block`.
+    job : RasterJob
     wanted : numpy.ndarray
         (regions down, regions across) bool.
     """
@@ -131,7 +155,12 @@ def listed_blocks(blocks: da.Array, wanted: NDArray[np.bool_]) -> Delayed:
         layer[name, row, column] = (_with, previous, goes_on, (blocks.name, row, column))
         previous = (name, row, column)
         ends[-1:] = [previous] if goes_on else [*ends[-1:], previous]
-    layer[name] = (_joined, ends)
+    again = []
+    for reach, row, column in _borrowed(job, wanted):
+        block = Block(row=row, column=column, window=job.out.region_window(row, column), values=None)
+        layer[name, row, column, reach] = (asked_again, block, (_parts_name(job), *reach, row, column))
+        again.append((name, row, column, reach))
+    layer[name] = (_joined, ends, again)
     return Delayed(name, HighLevelGraph.from_collections(name, layer, dependencies=[blocks]))
 
 
@@ -139,8 +168,8 @@ def _with(previous: list[Block] | None, goes_on: bool, block: Block) -> list[Blo
     return [*(previous or []), block] if goes_on else [block]
 
 
-def _joined(rows: list[list[Block]]) -> list[Block]:
-    return [block for row in rows for block in row]
+def _joined(rows: list[list[Block]], again: list[Block]) -> list[Block]:
+    return [*(block for row in rows for block in row), *again]
 
 
 def _values(block: Block) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 from geotile.checkpoints.checkpoint import open_checkpoint
 from geotile.checkpoints.identity import identity_of
+from geotile.core.checks import Pair
 from geotile.core.dask_info import compute_options
 from geotile.core.digest import digest
 from geotile.core.timing import sum_timings
 from geotile.endpoints import Endpoint
-from geotile.grid.tile_grid import Window
+from geotile.endpoints.raster import RasterAnswer
+from geotile.grid.tile_grid import TileGrid, Window
 from geotile.options.raster import PredictToOptions
 from geotile.planning.plan import Plan
 from geotile.planning.raster_plan import RasterPlan, describe
@@ -27,21 +30,24 @@ from geotile.results.failures import TileFailure
 from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import RasterStore, store_files
 from geotile.results.report import Report
-from geotile.running.progress import progress_display, progress_listener
+from geotile.running.hooks import RunHooks
 from geotile.running.raster import Block, RasterJob
 from geotile.running.raster_array import raster_template
-from geotile.running.raster_graph import listed_blocks, raster_blocks
+from geotile.running.raster_graph import asked_tiles, listed_blocks, raster_blocks
 from geotile.running.raster_report import raster_report
+from geotile.running.raster_start import FirstAnswer
 from geotile.running.run import cancelling, task_priority
+from geotile.running.watching import watched
 from geotile.storage.folder import Folder
 from geotile.traffic import begin_run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedRaster:
-    """A run whose model is ready and has answered one tile."""
+    """A run whose model is ready and has answered one tile, now or in an earlier run."""
 
     plan: Plan
+    first: FirstAnswer[RasterAnswer]
     raster: RasterPlan
     job: RasterJob
     regions: Any
@@ -59,7 +65,7 @@ class BlockWriter:
         assert block.values is not None
         report = {
             "failures": list(block.failures), "tiles": block.tiles, "without_data": block.without_data,
-            "is_touched": block.is_touched, "missing": block.missing,
+            "is_touched": block.is_touched, "missing": block.missing, "unfinished": block.cancelled,
         }  # fmt: skip
         self.store.write(block.window, block.values, block.row, block.column, report)
 
@@ -69,25 +75,25 @@ class RasterRun:
     """A run that writes a raster."""
 
     prepared: PreparedRaster
-    sink: RasterOutput
+    sinks: Sequence[RasterOutput]
     store: RasterStore
     files: dict[str, bytes]
     template: xr.DataArray
-    kept: bool
-    """Whether the store is a checkpoint."""
+    checkpoint: Folder | None
+    """Folder of the checkpoint that the store is; None without one."""
 
     @classmethod
     def of(
-        cls, prepared: PreparedRaster, endpoint: Endpoint, options: PredictToOptions, sink: RasterOutput,
+        cls, prepared: PreparedRaster, endpoint: Endpoint, options: PredictToOptions, sinks: Sequence[RasterOutput],
         checkpoint: Folder | None,
     ) -> RasterRun:  # fmt: skip
-        """Return the run of a prepared raster, with its store."""
+        """Return the run of a prepared raster, with its store. Without a checkpoint it has one output."""
         raster = prepared.raster
         shape = raster.out.shape_yx if raster.form.bands is None else (raster.form.bands, *raster.out.shape_yx)
         values = dask.array.zeros(shape, dtype=raster.form.dtype, chunks=-1)
         template = raster_template(prepared.plan, raster, values)
         files = store_files(template, raster.chunk)
-        folder = sink.drafts
+        folder = sinks[0].drafts
         if checkpoint is not None:
             selected = prepared.plan.selected
             settings = {
@@ -97,21 +103,23 @@ class RasterRun:
                 "selected": None if selected is None else digest(np.packbits(selected).tobytes()),
             }  # fmt: skip
             identity = identity_of(prepared.plan, endpoint, settings)
-            folder = open_checkpoint(checkpoint, identity, options.retry_failed).parts
+            answer = {**prepared.first.content.form(), "sent": list(prepared.first.sent_yx)}
+            regions = list(prepared.plan.grid.regions_yx)
+            folder = open_checkpoint(
+                checkpoint, identity, options.retry_failed, regions=regions, answer=answer
+            ).parts  # fmt: skip
         store = RasterStore(folder=folder, array=files["prediction/zarr.json"])
-        return cls(
-            prepared=prepared, sink=sink, store=store, files=files, template=template, kept=checkpoint is not None
-        )
+        return cls(prepared=prepared, sinks=sinks, store=store, files=files, template=template, checkpoint=checkpoint)
 
-    def compute(self, options: PredictToOptions) -> Report:
+    def compute(self, options: PredictToOptions, hooks: RunHooks) -> Report:
         """Compute the blocks that are missing, and store them."""
         started = time.perf_counter()
         job = replace(self.prepared.job, store=BlockWriter(self.store))
         self.store.begin(self.files)
-        done = self._done(options.retry_failed)
-        blocks = self._computed(job, done, options)
-        resumed = [self.store.report(int(row), int(column)) for row, column in np.argwhere(done)]
-        return self._report(job, blocks, resumed, started)
+        kept = self._kept(options.retry_failed)
+        with hooks.around(job.run, job.grid):
+            blocks = self._computed(job, kept, options)
+        return self._report(job, blocks, list(kept.values()), started)
 
     def stored(self) -> xr.DataArray:
         """Return the result, which is read lazily from where its blocks are."""
@@ -126,33 +134,43 @@ class RasterRun:
         return self.template.copy(data=data)
 
     def end(self, report: Report) -> None:
-        """Make the output of the blocks; nothing of a run whose tiles have all failed."""
+        """Make the outputs of the blocks; nothing of a run whose tiles have all failed."""
         if report.status != "FAILED":
-            self.sink.end(
-                self.store, self.files, self.template, self.prepared.raster.chunk, self.kept,
-                self.prepared.job.grid.regions_yx,
-            )  # fmt: skip
-        elif not self.kept:
-            self.sink.discard()
+            for sink in self.sinks:
+                sink.end(
+                    self.store, self.files, self.template, self.prepared.raster.chunk, self.checkpoint is not None,
+                    self._grid.regions_yx,
+                )  # fmt: skip
+        elif self.checkpoint is None:
+            self.sinks[0].discard()
 
-    def _done(self, retry_failed: bool) -> NDArray[np.bool_]:
-        done = self.store.done(self.prepared.job.grid.regions_yx)
-        if retry_failed:
-            for row, column in np.argwhere(done):
-                done[row, column] = not self.store.report(int(row), int(column))["is_touched"]
-        return done
+    def _kept(self, retry_failed: bool) -> dict[Pair, dict[str, Any]]:
+        """Return what was kept with each block of an earlier run that need not be computed again."""
+        places = [(int(row), int(column)) for row, column in np.argwhere(self.store.done(self._grid.regions_yx))]
+        reports = {place: self.store.report(*place) for place in places}
+        return {
+            place: report
+            for place, report in reports.items()
+            if not report.get("unfinished") and not (retry_failed and report["is_touched"])
+        }
 
-    def _computed(self, job: RasterJob, done: NDArray[np.bool_], options: PredictToOptions) -> list[Block]:
+    @property
+    def _grid(self) -> TileGrid:
+        return self.prepared.job.grid
+
+    def _computed(self, job: RasterJob, kept: Container[Pair], options: PredictToOptions) -> list[Block]:
+        done = np.zeros(job.grid.regions_yx, bool)
+        for row, column in np.ndindex(done.shape):
+            done[row, column] = (row, column) in kept
         if done.all():
             return []
-        listed = listed_blocks(raster_blocks(self.prepared.regions, job), ~done)
+        listed = listed_blocks(raster_blocks(self.prepared.regions, job), job, ~done)
         tiles = self.prepared.plan.requests
         annotations: dict[str, Any] = {"geotile": {"run": job.run, "image": self.prepared.plan.name}}
         if (priority := task_priority(self.prepared.plan.source)) is not None:
             annotations["priority"] = priority
         with (
-            progress_display(options.progress) as callbacks,
-            progress_listener(job.run, callbacks, tiles, 0),
+            watched(job.run, options.progress, tiles, tiles - asked_tiles(job, ~done), self.checkpoint),
             cancelling(job.run),
         ):
             begin_run(job.run)
@@ -173,7 +191,8 @@ class RasterRun:
         failures += [TileFailure(**each) for kept in resumed for each in kept["failures"]]
         return raster_report(
             plan, job.tiles, job.run,
-            requests=1 + sum(block.requests for block in blocks), retries=sum(block.retries for block in blocks),
+            requests=self.prepared.first.requests + sum(block.requests for block in blocks),
+            retries=sum(block.retries for block in blocks),
             failures=failures,
             without_data=sum(block.without_data for block in blocks) + sum(kept["without_data"] for kept in resumed),
             timing=sum_timings(*(block.timing for block in blocks)), started=started,

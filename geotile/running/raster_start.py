@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from geotile.core.cancellation import working_for
 from geotile.core.checks import Pair
+from geotile.core.dask_info import active_client, waiting_elsewhere
 from geotile.endpoints import Endpoint
 from geotile.endpoints.base import invoke_endpoint
+from geotile.endpoints.raster import RasterAnswer
 from geotile.errors import EndpointError
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import FileRegion, RegionPixels
@@ -19,13 +22,24 @@ from geotile.options.raster import EmbedOptions, PredictJobOptions
 from geotile.options.run import RequestOptions
 from geotile.planning.plan import Plan
 from geotile.running.cluster import check_cluster
+from geotile.running.hooks import RunHooks
+from geotile.running.run import cancelling
 from geotile.running.tile_job import TileContent, TileJob
 from geotile.running.tiles import cut
 from geotile.storage.folder import Folder
-from geotile.traffic import TrafficSettings, as_concurrency, threads_for, traffic_settings, wait_until_ready
+from geotile.traffic import (
+    RequestOutcome,
+    TrafficSettings,
+    as_concurrency,
+    begin_run,
+    gate_of,
+    send_with_retries,
+    threads_for,
+    traffic_settings,
+    wait_until_ready,
+)
 
 Answered = TypeVar("Answered")
-_MAX_PAUSE_S = 30.0
 _TRIED = 4  # tiles, until one is answered
 
 
@@ -37,13 +51,24 @@ class NoReader:
         return TileContent(found=answer)
 
 
+@dataclass(frozen=True)
+class FirstAnswer(Generic[Answered]):
+    """What a model says of the first tile of a run."""
+
+    content: Answered
+    sent_yx: Pair
+    """Height and width in pixels of the tile as the model saw it."""
+    requests: int
+    """Number of requests that it took; 0 for an answer of an earlier run."""
+
+
 def ready_for_rasters(
-    endpoint: Endpoint, options: RequestOptions, source: Source | None, folders: Sequence[Folder]
+    endpoint: Endpoint, options: RequestOptions, source: Source | None, folders: Sequence[Folder], hooks: RunHooks
 ) -> tuple[Endpoint, TrafficSettings | None]:
     """Check the cluster and wait for the model; return it and the limits of its requests."""
     check_cluster(endpoint, source, folders)
-    traffic = traffic_settings(endpoint, as_concurrency(options.concurrency))
-    return wait_until_ready(endpoint), traffic
+    traffic = traffic_settings(endpoint, as_concurrency(options.concurrency), hooks.group)
+    return wait_until_ready(endpoint, hooks.waiting), traffic
 
 
 def tile_job(
@@ -59,8 +84,8 @@ def tile_job(
 
 
 def first_answer(
-    plan: Plan, job: TileJob, read: Callable[[Any, Pair], Answered]
-) -> tuple[Answered, Pair]:  # fmt: skip
+    plan: Plan, job: TileJob, read: Callable[[Any, Pair], Answered], hooks: RunHooks
+) -> FirstAnswer[Answered]:  # fmt: skip
     """Ask the model for the tile in the middle of what is wanted, and for others if it fails for that one.
 
     Parameters
@@ -69,11 +94,8 @@ def first_answer(
     job : TileJob
     read : callable
         ``read(answer, sent_yx)`` returns what the answer says.
-
-    Returns
-    -------
-    tuple
-        What it says, and height and width of what was sent.
+    hooks : RunHooks
+        What a service adds.
 
     Raises
     ------
@@ -82,32 +104,44 @@ def first_answer(
     ImageReadError
         If the tile cannot be read.
     """
-    failed: EndpointError | None = None
-    for tile in _some_tiles(plan):
-        try:
-            return _ask(plan, job, tile, read), job.sent_shape_yx(tile)
-        except EndpointError as error:
-            if error.retryable:  # it was retried, so the model does not answer at all
-                raise
-            failed = failed or error
-    assert failed is not None
-    raise failed
+    failed: list[EndpointError] = []
+    with hooks.around(job.run, plan.grid), cancelling(job.run):
+        begin_run(job.run)
+        for tile in _some_tiles(plan):
+            try:
+                outcome, sent_yx = _ask(plan, job, tile), job.sent_shape_yx(tile)
+                content = read(outcome.answers[0], sent_yx)
+                return FirstAnswer(content, sent_yx, outcome.attempts + sum(each.attempts for each in failed))
+            except EndpointError as error:
+                failed.append(error)
+                if error.retryable:  # it was retried, so the model does not answer at all
+                    raise
+        raise failed[0]
 
 
-def _ask(plan: Plan, job: TileJob, tile: Tile, read: Callable[[Any, Pair], Answered]) -> Answered:
+def kept_answer(job: Mapping[str, Any] | None) -> FirstAnswer[RasterAnswer] | None:
+    """Return the form of the model's answers that a checkpoint holds, whose `stored_job` is given; None without one."""
+    form = None if job is None else job.get("answer")
+    return None if form is None else FirstAnswer(RasterAnswer.of_form(form), tuple(form["sent"]), 0)
+
+
+def _ask(plan: Plan, job: TileJob, tile: Tile) -> RequestOutcome:
     pixels = cut(_read(plan, tile, job.run), tile, job)
     body = job.encoder.encode(pixels, tile.window) if job.endpoint.wants_bytes else pixels
-    policy, pause = job.endpoint.retry_policy, job.endpoint.retry_policy.backoff_s
-    for attempt in range(policy.retries + 1):
-        try:
-            answers = invoke_endpoint(job.endpoint, [body], job.encoder.content_type)
-            return read(answers[0], job.sent_shape_yx(tile))
-        except EndpointError as error:
-            if not error.retryable or attempt == policy.retries:
-                raise
-        time.sleep(min(pause, _MAX_PAUSE_S))
-        pause *= 2
-    raise AssertionError("unreachable")
+    if job.traffic is None:
+        return RequestOutcome(invoke_endpoint(job.endpoint, [body], job.encoder.content_type), 1)
+    if (client := active_client()) is None:
+        return send_one(job, body)
+    outcome: RequestOutcome = client.submit(send_one, job, body, pure=False).result()
+    return outcome
+
+
+def send_one(job: TileJob, body: Any) -> RequestOutcome:
+    """Send one tile, within the limit of its run and of the group. Call it where the run asks the model."""
+    assert job.traffic is not None
+    gate = gate_of(job.run, job.traffic, job.endpoint.ready)
+    with gate.expecting(1), working_for(job.run), waiting_elsewhere():
+        return send_with_retries(job.endpoint, gate, lambda: [body], job.encoder.content_type)
 
 
 def _some_tiles(plan: Plan) -> list[Tile]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +27,9 @@ from geotile.results.frame import FrameBuilder
 from geotile.results.report import Report
 from geotile.results.run_report import detection_counts, make_report, warn_of_failures
 from geotile.running.cluster import call_on_workers
-from geotile.running.progress import ProgressCallback, progress_display, progress_listener
+from geotile.running.progress import ProgressCallback
 from geotile.running.region import Node, RegionJob
-from geotile.running.status import status_writer
+from geotile.running.watching import watched
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
 from geotile.traffic import begin_run, end_traffic, stop_run_everywhere
@@ -93,7 +93,9 @@ class Run:
         annotations: dict[str, Any] = {"geotile": {"run": run, "image": self.summary.image}}
         if self.priority is not None:
             annotations["priority"] = self.priority
-        with self._watched(progress), cancelling(run):
+        checkpoint = self.checkpoint
+        kept, status = (0, None) if checkpoint is None else (self._count_kept_tiles(checkpoint), checkpoint.folder)
+        with watched(run, progress, self.summary.wanted_tiles, kept, status), cancelling(run):
             begin_run(run)
             while True:
                 finished = self._count_finished()
@@ -130,19 +132,6 @@ class Run:
     def finish(self, root: Node, after: int | None = None) -> Report:
         """Return the report, and warn if tiles failed."""
         return _report(root, self.summary, self.job.run, self.remote, after, self.started)
-
-    @contextmanager
-    def _watched(self, progress: bool | ProgressCallback | None) -> Iterator[None]:
-        """Show and store the progress."""
-        tiles, checkpoint = self.summary.wanted_tiles, self.checkpoint
-        with ExitStack() as stack:
-            callbacks = list(stack.enter_context(progress_display(progress)))
-            kept = 0
-            if checkpoint is not None:
-                kept = self._count_kept_tiles(checkpoint)
-                callbacks.append(stack.enter_context(status_writer(checkpoint.folder, self.job.run, tiles, kept)))
-            stack.enter_context(progress_listener(self.job.run, callbacks, tiles, kept))
-            yield
 
     def _count_kept_tiles(self, checkpoint: Checkpoint) -> int:
         if checkpoint.retry_failed:

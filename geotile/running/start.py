@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from geotile.core.thresholds import lowest
 from geotile.endpoints import Endpoint
 from geotile.imagery.source import Source
 from geotile.options import JobOptions
 from geotile.running.cluster import check_cluster
+from geotile.running.hooks import RunHooks
 from geotile.storage.folder import Folder
 from geotile.traffic import TrafficSettings, as_concurrency, traffic_settings, wait_until_ready
 
@@ -18,8 +19,7 @@ def ready_endpoint(
     options: JobOptions,
     source: Source | None,
     folders: Sequence[Folder | None],
-    group: str | None,
-    waiting: Callable[[], None] | None = None,
+    hooks: RunHooks,
 ) -> tuple[Endpoint, TrafficSettings | None]:
     """Check the cluster and wait for the model.
 
@@ -31,10 +31,8 @@ def ready_endpoint(
         File that the image is read from; None for a computed array.
     folders : sequence of Folder or None
         Folders in which workers write.
-    group : str or None
-        Runs of one group share one number of requests in flight.
-    waiting : callable, optional
-        Called again and again while the model is waited for; what it raises ends the wait.
+    hooks : RunHooks
+        What a service adds.
 
     Returns
     -------
@@ -51,5 +49,5 @@ def ready_endpoint(
     if options.score_threshold is not None:
         endpoint = endpoint.with_score_threshold(lowest(options.score_threshold))
     check_cluster(endpoint, source, [folder for folder in folders if folder is not None])
-    traffic = traffic_settings(endpoint, as_concurrency(options.concurrency), group)
-    return wait_until_ready(endpoint, waiting), traffic
+    traffic = traffic_settings(endpoint, as_concurrency(options.concurrency), hooks.group)
+    return wait_until_ready(endpoint, hooks.waiting), traffic

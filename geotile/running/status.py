@@ -18,6 +18,7 @@ from geotile.core.cancellation import is_abandoned
 from geotile.core.checks import check_path
 from geotile.core.digest import json_digest
 from geotile.errors import ArgumentError, OutputError
+from geotile.results.raster_store import RasterStore
 from geotile.running.progress import Progress, ProgressCallback, clock
 from geotile.storage.folder import Folder
 from geotile.storage.lease import is_leased
@@ -108,7 +109,9 @@ def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
 def _job_rows(folder: Folder, job: Mapping[str, Any]) -> dict[str, str]:
     """Return the image, the model and the finished regions of a checkpoint."""
     identity = job["identity"]
-    kept = Checkpoint(folder=folder, digest=json_digest(identity)).finished(tuple(job["regions"]))
+    checkpoint, regions = Checkpoint(folder=folder, digest=json_digest(identity)), tuple(job["regions"])
+    is_raster = "raster" in identity["tiles"]
+    kept = RasterStore(folder=checkpoint.parts, array=b"").done(regions) if is_raster else checkpoint.finished(regions)
     return {
         "image": str(identity["image"].get("uri", "an array")),
         "model": str(identity["model"]["model"]),

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from geotile.endpoints import Endpoint, endpoint
+from geotile.embedding import embedding_table
+from geotile.endpoints import Endpoint, array_endpoint, endpoint
 from geotile.errors import (
     ArgumentError,
     GeoreferenceError,
@@ -16,15 +17,18 @@ from geotile.errors import (
     OutputError,
     ServiceError,
 )
-from geotile.options import ImageOptions
+from geotile.options import DetectToOptions, ImageOptions
+from geotile.options.raster import EmbedToOptions
 from geotile.planning.opened_image import opened_image
-from geotile.planning.plan import planned
+from geotile.planning.plan import Plan, planned
+from geotile.results.raster_store import zarr_module
 from geotile.running.prepare import prepare
 from geotile.service.endpoint_settings import options_of
 from geotile.service.json_words import speaking_json
 from geotile.service.output_checks import check_formats, check_places
 from geotile.service.permissions import Permissions
 from geotile.service.request import JobRequest
+from geotile.service.tasks import TaskOptions, asked_for
 
 _CREDENTIALS = re.compile("[Cc]redentials")
 _ACCESS = re.compile(
@@ -35,8 +39,8 @@ _FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122
 
 def endpoint_of(request: JobRequest, options: Mapping[str, Any]) -> Endpoint:
     """Return the endpoint of a job, with its own options and those of the service's that apply to it."""
-    spec = request.image_processor.endpoint
-    return endpoint(spec, **{**options_of(spec, options), **request.endpoint_options()})
+    spec, create = request.image_processor.endpoint, endpoint if request.task == "detect" else array_endpoint
+    return create(spec, **{**options_of(spec, options), **request.endpoint_options()})
 
 
 def admit(request: JobRequest, options: Mapping[str, Any], permissions: Permissions) -> int:
@@ -65,14 +69,24 @@ def admit(request: JobRequest, options: Mapping[str, Any], permissions: Permissi
 
 
 def _admit(request: JobRequest, options: Mapping[str, Any]) -> int:
-    model = endpoint_of(request, options)
+    model = asked_for(request.task, endpoint_of(request, options))
     check_places(request)
     job, tiles = request.options(), 0
     for number, url in enumerate(request.image_urls):
         work = planned(opened_image(url, job.part(ImageOptions), job), job, job, model)
-        check_formats(request, number, prepare(work, job).sample())
+        _check_results(request, number, work, job)
         tiles += work.requests
     return tiles
+
+
+def _check_results(request: JobRequest, number: int, work: Plan, job: TaskOptions) -> None:
+    """Check that the formats of the outputs can hold the results of an image, as far as is known before the run."""
+    if isinstance(job, DetectToOptions):
+        check_formats(request, number, prepare(work, job).sample())
+    elif isinstance(job, EmbedToOptions):
+        check_formats(request, number, embedding_table(work, job).sample(work.grid.shape_yx))
+    else:
+        zarr_module()
 
 
 def is_permanent(error: GeotileError) -> bool:

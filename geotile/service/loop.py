@@ -20,7 +20,7 @@ from geotile.service.health import MAX_AGE_S, Health
 from geotile.service.inspections import Inspections
 from geotile.service.intake import RECEIVE_WAIT_S, Intake
 from geotile.service.job_progress import JobProgress
-from geotile.service.job_runner import JobCancelled, JobRunner, RunControl, ServiceStopped
+from geotile.service.job_runner import JobRunner
 from geotile.service.lifecycle import JobLifecycle
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
@@ -28,6 +28,7 @@ from geotile.service.notifications import Notifier
 from geotile.service.permissions import Permissions
 from geotile.service.queue import Queue
 from geotile.service.records import JOB_LEASE, Records
+from geotile.service.run_control import JobCancelled, RunControl, ServiceStopped
 from geotile.service.sqs import SqsQueue
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease

@@ -60,7 +60,8 @@ class ServiceMetrics:
         """Count the tiles, requests and detections of a run over an image."""
         for name, value in (
             ("tiles", report.tiles), ("tile_failures", len(report.failures)), ("requests", report.requests),
-            ("retries", report.retries), ("throttled", report.throttled), ("detections", report.detections_after),
+            ("retries", report.retries), ("throttled", report.throttled),
+            ("detections", report.get("detections_after", 0)),
         ):  # fmt: skip
             self._counters[name].inc(value)
         for step, seconds in report.timing.items():

@@ -13,6 +13,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 from fsspec.core import url_to_fs
@@ -21,6 +22,8 @@ from geotile.core.redact import redact
 from geotile.errors import ArgumentError, GeotileError, OutputError, ServiceError
 from geotile.options import ImageOptions
 from geotile.results.frame import parquet_bytes
+from geotile.results.raster_output import RasterOutput
+from geotile.results.raster_store import ROOT
 from geotile.service.features import ImagePlace, job_features, job_properties
 from geotile.service.outputs import kinesis_client, s3_options
 from geotile.service.request import JobRequest
@@ -45,9 +48,12 @@ def check_places(request: JobRequest) -> None:
     for number, output in enumerate(request.outputs):
         try:
             if isinstance(output, FileOutput):
-                _check_folder(Path(output.uri(name)))
+                path = Path(output.uri(name))
+                _check_folder(path, is_store=output.format == "zarr")
+                _check_store(output, name, {})
             elif isinstance(output, S3Output):
                 _check_bucket(output, name)
+                _check_store(output, name, s3_options(output.assumed_role))
             else:
                 _check_stream(output)
         except GeotileError as error:
@@ -105,10 +111,10 @@ def _as_parquet(request: JobRequest, number: int, sample: gpd.GeoDataFrame) -> N
     parquet_bytes(sample)
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path, *, is_store: bool) -> None:
     """Write the file, and the folders that do not exist yet, in a temporary folder beside them, which is removed."""
     try:
-        if path.is_dir():
+        if path.is_dir() and not is_store:
             raise IsADirectoryError(errno.EISDIR, "a folder has the name of the output", str(path))
         there = next(each for each in path.parents if each.exists())
         with tempfile.TemporaryDirectory(prefix=".geotile-", dir=there) as folder:
@@ -120,9 +126,23 @@ def _check_folder(path: Path) -> None:
         raise kind(f"cannot write {redact(str(path))}: {error}. Name a folder that can be written") from None
 
 
+def _check_store(output: FileOutput | S3Output, name: str, options: dict[str, Any]) -> None:
+    """Check that nothing but a Zarr store has the name of an output that is one."""
+    if output.format != "zarr":
+        return
+    sink = RasterOutput(output.uri(name), True, tuple(sorted(options.items())))
+    try:
+        sink.check_free()
+    except OutputError as error:
+        raise ArgumentError(str(error)) from None
+    except Exception as error:  # each file system has errors of its own
+        raise OutputError(f"cannot read {redact(sink.uri)}: {redact(str(error)) or type(error).__name__}") from None
+
+
 def _check_bucket(output: S3Output, name: str) -> None:
     """Begin an upload and abort it: that needs the access that an upload needs, and leaves nothing behind."""
     options, uri = s3_options(output.assumed_role), output.uri(name)
+    uri += f"/{ROOT}" if output.format == "zarr" else ""
     try:
         files, path = url_to_fs(uri, **options)
         bucket, key, _ = files.split_path(path)

@@ -6,20 +6,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from geotile.core.redact import redact
 from geotile.errors import OutputError, ServiceError
-from geotile.results.dataset import geo_metadata
-from geotile.results.frame import parquet_bytes
+from geotile.results.raster_output import RasterOutput
 from geotile.results.sinks import Output
-from geotile.service.features import ImagePlace, stored_features, stored_tables
 from geotile.service.records import read_json
 from geotile.service.request_parts import FileOutput, KinesisOutput, S3Output
+from geotile.service.stored_results import StoredDetections, StoredRaster, StoredResult, to_json
 from geotile.storage.aws import aws_session, resolve, with_deadlines
 from geotile.storage.folder import Folder
 
@@ -29,39 +24,15 @@ _MAX_ATTEMPTS, _RETRY_DELAY_S = 8, 0.2
 _KINESIS_S = 120.0  # for a call
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredDetections:
-    """The detections of one image in a dataset, and what is needed to turn them into features."""
-
-    folder: Folder
-    """The dataset."""
-    parts: Sequence[str]
-    """File names of the dataset's parts, in order."""
-    extra_properties: dict[str, Any]
-    """Properties to add to each feature."""
-    job_id: str
-    """Id of the job."""
-    image_id: str
-    """Id of the image, and prefix of the features' ids."""
-    name: str
-    """Name of the image in outputs."""
-    place: ImagePlace
-    """Where the pixels of the image lie."""
-
-    def features(self) -> Iterator[dict[str, Any]]:
-        """Yield the detections as GeoJSON features."""
-        return stored_features(self.folder, self.parts, self.extra_properties, self.image_id, self.place)
-
-
 def write_output(
-    detections: StoredDetections, output: S3Output | FileOutput | KinesisOutput, progress_folder: Folder, name: str
+    stored: StoredResult, output: S3Output | FileOutput | KinesisOutput, progress_folder: Folder, name: str
 ) -> str:
-    """Write the detections of an image to one output.
+    """Write what the run of an image has left to one output.
 
     Parameters
     ----------
-    detections : StoredDetections
-        The detections.
+    stored : StoredResult
+        What the run has left. For a stream, its detections.
     output : S3Output, FileOutput or KinesisOutput
         The output as the request describes it.
     progress_folder : Folder
@@ -80,15 +51,18 @@ def write_output(
         If the output cannot be written.
     """
     if isinstance(output, KinesisOutput):
-        return _KinesisWriter(detections, output, progress_folder, name).write()
+        assert isinstance(stored, StoredDetections)  # a request refuses streams for others
+        return _KinesisWriter(stored, output, progress_folder, name).write()
     options = s3_options(output.assumed_role) if isinstance(output, S3Output) else {}
-    uri = output.uri(detections.name)
+    uri = output.uri(stored.name)
     if isinstance(output, FileOutput):
         os.makedirs(os.path.dirname(uri), exist_ok=True)
-    sink = Output(uri, overwrite=True, options=tuple(sorted(options.items())), owner=detections.image_id)
-    write = _write_geojson if output.format == "geojson" else _write_parquet
-    sink.put(lambda path: write(detections, path))
-    return redact(sink.uri)
+    if isinstance(stored, StoredRaster) and output.format == "zarr":
+        RasterOutput(uri, True, tuple(sorted(options.items()))).put_store(stored.store)
+    else:
+        sink = Output(uri, overwrite=True, options=tuple(sorted(options.items())), owner=stored.image_id)
+        sink.put(lambda path: stored.write(output.format, path))
+    return redact(uri)
 
 
 def s3_options(role: str | None) -> dict[str, Any]:
@@ -98,29 +72,6 @@ def s3_options(role: str | None) -> dict[str, Any]:
     if credentials is not None:
         options |= {"key": credentials.key, "secret": credentials.secret, "token": credentials.token}
     return options
-
-
-def _write_geojson(detections: StoredDetections, path: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
-        for i, feature in enumerate(detections.features()):
-            file.write(",\n" if i else "\n")
-            file.write(_to_json(feature))
-        file.write("\n]}\n")
-
-
-def _write_parquet(detections: StoredDetections, path: str) -> None:
-    """Copy the parts into one file, one row group each; the bounds in its metadata are those of the whole dataset."""
-    geo, writer = geo_metadata(detections.folder), None
-    for table in stored_tables(detections.folder, detections.parts):
-        table["properties"] = [(each or {}) | detections.extra_properties for each in table["properties"]]
-        row_group = pq.read_table(parquet_bytes(table))
-        if writer is None:
-            schema = row_group.schema.with_metadata({**row_group.schema.metadata, b"geo": geo})
-            writer = pq.ParquetWriter(path, schema, compression="zstd")
-        writer.write_table(row_group.cast(writer.schema))
-    if writer is not None:
-        writer.close()
 
 
 def kinesis_client(role: str | None) -> Any:
@@ -170,7 +121,7 @@ class _KinesisWriter:
 
     def _record(self, feature: dict[str, Any]) -> dict[str, Any]:
         collection = {"type": "FeatureCollection", "features": [feature]}
-        return {"Data": _to_json(collection).encode(), "PartitionKey": self.detections.job_id}
+        return {"Data": to_json(collection).encode(), "PartitionKey": self.detections.job_id}
 
     def _put(self, batch: list[dict[str, Any]], features_sent: int) -> None:
         """Send records, again those that the stream refuses, and save the number of features sent."""
@@ -195,7 +146,3 @@ class _KinesisWriter:
             f"Kinesis stream {self.output.stream} refused {len(remaining)} of {len(batch)} records "
             f"{_MAX_ATTEMPTS} times: {reason}"
         )
-
-
-def _to_json(value: dict[str, Any]) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)

@@ -85,6 +85,8 @@ class ImageRecord(BaseModel):
     """Number of failed tiles."""
     detections: int = 0
     """Number of detections after merging."""
+    pixels_missing: int = 0
+    """Number of pixels of a raster that belong to failed tiles and that no other tile has answered."""
     requests: int = 0
     """Number of requests sent, over all attempts that did not end with the death of their process. Those that were in
     flight when an attempt was stopped do not count."""
@@ -173,11 +175,11 @@ class Records:
                     yield record
 
     def work_folder(self, job_id: str) -> Folder:
-        """Return the folder of a job's checkpoints and detections."""
+        """Return the folder of a job's checkpoints and results."""
         return self.folder.sub("work").sub(file_name(job_id))
 
     def clear(self, job_id: str) -> None:
-        """Remove a job's checkpoints and detections, which are in its outputs by then."""
+        """Remove a job's checkpoints and results, which are in its outputs by then."""
         files, path = self.work_folder(job_id).files()
         try:
             if files.exists(path):

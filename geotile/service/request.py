@@ -16,7 +16,7 @@ from geotile.merging.merge import Merge
 from geotile.merging.names import resolve_merge
 from geotile.merging.nms import Nms
 from geotile.merging.soft_nms import SoftNms
-from geotile.options import DetectToOptions, JobOptions
+from geotile.options import JobOptions
 from geotile.options.run import OF_MERGE
 from geotile.public import public
 from geotile.service.json_words import in_json
@@ -28,17 +28,20 @@ from geotile.service.request_checks import (
     parsed_fields,
     unknown_fields,
 )
-from geotile.service.request_fields import IN_GEOTILE, error_text, option_hints
+from geotile.service.request_fields import error_text, option_hints
 from geotile.service.request_parts import ImageProcessor, Name, Output, PostProcessingStep, RequestModel, Whole
+from geotile.service.request_tasks import check_fields_of_task, check_outputs_of_task, with_formats
+from geotile.service.tasks import TASKS, TaskName, TaskOptions
 
 
 @public
 class JobRequest(RequestModel):
-    """A request to run a model on images and to write the detections to outputs.
+    """A request to run a model on images and to write what it finds to outputs.
 
     The fields have OversightML's names (in camel case) and defaults. Unknown fields are kept without effect, and
     `unknown_fields` lists them; those that are misspelt names of fields, or options of geotile in the wrong place, are
-    refused. The field `geotile` holds further arguments of `geotile.detect`.
+    refused. The field `task` says what the model answers: detections, a raster or vectors. The field `geotile` holds
+    further arguments of the call of the task: `geotile.detect`, `geotile.predict_to` or `geotile.embed_to`.
 
     Examples
     --------
@@ -51,6 +54,7 @@ class JobRequest(RequestModel):
 
     job_id: Annotated[Name, Field(max_length=256), AfterValidator(check_job_id)]
     job_name: str = ""
+    task: TaskName = "detect"
     image_urls: list[Name] = Field(min_length=1)
     outputs: list[Output] = Field(min_length=1)
     image_processor: ImageProcessor
@@ -103,7 +107,7 @@ class JobRequest(RequestModel):
         for name in ("postProcessing", "featureProperties"):
             if fields.get(name) == []:
                 del fields[name]
-        return fields
+        return with_formats(fields)
 
     @field_validator("region_of_interest")
     @classmethod
@@ -115,8 +119,10 @@ class JobRequest(RequestModel):
     @field_validator("geotile")
     @classmethod
     def _check_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        refuse_unknown(options, IN_GEOTILE, "the field geotile", option_hints())
-        JobOptions(**options, roi=info.data.get("region_of_interest"))
+        if "task" in info.data:  # else it is refused itself
+            task = TASKS[info.data["task"]]
+            refuse_unknown(options, task.in_geotile, "the field geotile", option_hints(info.data["task"]))
+            task.options(**options, roi=info.data.get("region_of_interest"))
         return options
 
     @model_validator(mode="after")
@@ -131,6 +137,14 @@ class JobRequest(RequestModel):
         check_endpoint(self.image_processor.type, self.image_processor.endpoint, parameters)
         for output in self.outputs:
             output.check_name(max(self.output_names(), key=lambda name: len(name.encode())))
+        if self.task == "detect":
+            self._check_merge()
+        else:
+            check_fields_of_task(self.task, self.model_fields_set)
+        check_outputs_of_task(self.task, self.outputs)
+        return self
+
+    def _check_merge(self) -> None:
         if "merge" in self.geotile and "post_processing" in self.model_fields_set:
             raise ValueError("geotile.merge and postProcessing both say how to merge; give one of them")
         if "iou_threshold" in self.geotile and "merge" not in self.geotile:
@@ -143,12 +157,12 @@ class JobRequest(RequestModel):
             raise ValueError(
                 f"postProcessing must have one step, FEATURE_DISTILLATION; got {len(self.post_processing)} steps"
             )
-        return self
 
     @property
     def digest(self) -> str:
         """Hash of the content of the request; the order of its fields does not matter."""
-        return json_digest(self.model_dump(mode="json", by_alias=True))
+        no_task = {"task"} if self.task == "detect" else set()  # records of versions without tasks have none
+        return json_digest(self.model_dump(mode="json", by_alias=True, exclude=no_task))
 
     @property
     def endpoint_key(self) -> str:
@@ -177,7 +191,7 @@ class JobRequest(RequestModel):
         """Return the name of each image's outputs, without a suffix."""
         return output_names(self.job_id, self.image_urls)
 
-    def options(self, **settings: Any) -> DetectToOptions:
+    def options(self, **settings: Any) -> TaskOptions:
         """Return the options of the request's runs.
 
         Parameters
@@ -185,14 +199,15 @@ class JobRequest(RequestModel):
         **settings
             Options that the service sets, such as ``concurrency`` and ``checkpoint``.
         """
-        of_merge = {"merge", *OF_MERGE}  # the merge has them
-        options = {name: value for name, value in self.geotile.items() if name not in of_merge}
+        options = self.geotile
+        if self.task == "detect":
+            of_merge = {"merge", *OF_MERGE}  # the merge has them
+            options = {name: value for name, value in options.items() if name not in of_merge} | {"merge": self.merge}
         role = {"role_arn": self.image_read_role} if self.image_read_role else None
-        return DetectToOptions(
+        return TASKS[self.task].options(
             tile_size=self.image_processor_tile_size, overlap=self.image_processor_tile_overlap,
             tile_format=self.image_processor_tile_format, tile_compression=self.image_processor_tile_compression,
-            roi=self.region_of_interest, merge=self.merge, storage_options=role,
-            **options, **settings,
+            roi=self.region_of_interest, storage_options=role, **options, **settings,
         )  # fmt: skip
 
     def endpoint_options(self) -> dict[str, Any]:

@@ -8,32 +8,45 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from geotile.core.option import described, option_names
+from geotile.core.option import option_names
 from geotile.core.redact import redact
 from geotile.options import EndpointKeywords, JobOptions, ServiceOptions
+from geotile.service.tasks import TASKS, TaskName
 
 FIELDS_BY_OPTION = {
     "tile_size": "imageProcessorTileSize", "overlap": "imageProcessorTileOverlap",
     "tile_format": "imageProcessorTileFormat", "tile_compression": "imageProcessorTileCompression",
     "roi": "regionOfInterest", "params": "imageProcessorParameters",
 }  # fmt: skip
-IN_GEOTILE = frozenset(name for name, info in described(JobOptions).items() if info.in_requests)
+IN_GEOTILE = frozenset[str]().union(*(task.in_geotile for task in TASKS.values()))
 _OF_SERVICE = option_names(ServiceOptions) & option_names(JobOptions)
 _OF_ENDPOINTS = option_names(EndpointKeywords) - option_names(JobOptions)
 _CUTOFF = 0.85  # similarity of a misspelt name, 0 to 1; "jobArn", a field of OversightML's, is none of "jobName"
 
 
-def option_hints() -> dict[str, str]:
-    """Return messages for options of geotile that the field ``geotile`` does not take, by name."""
+def option_hints(task: TaskName) -> dict[str, str]:
+    """Return messages for options of geotile that the field ``geotile`` of a task does not take, by name."""
+    others = {
+        name: f'option {name!r} does not apply to "task": "{task}"; leave it out, or give {_tasks_of(name)}'
+        for name in IN_GEOTILE - TASKS[task].in_geotile
+    }
     fields = {name: f"option {name!r} is the field {field} of a request; give that" for name, field in
               FIELDS_BY_OPTION.items()}  # fmt: skip
     flags = {name: f"--{name.replace('_', '-')}" for name in _OF_SERVICE}
     flags |= {name: f"-O {name}=VALUE" for name in _OF_ENDPOINTS}
-    return {
-        name: f"option {name!r} does not apply to the field geotile, but to the whole service; "
-        f"give `geotile serve` {flag}"
-        for name, flag in flags.items()
-    } | fields
+    return (
+        {
+            name: f"option {name!r} does not apply to the field geotile, but to the whole service; "
+            f"give `geotile serve` {flag}"
+            for name, flag in flags.items()
+        }
+        | fields
+        | others
+    )
+
+
+def _tasks_of(option: str) -> str:
+    return " or ".join(f'"task": "{name}"' for name, task in TASKS.items() if option in task.in_geotile)
 
 
 def misplaced(given: Iterable[str], known: Collection[str]) -> list[str]:
@@ -60,14 +73,15 @@ def misplaced(given: Iterable[str], known: Collection[str]) -> list[str]:
 
 def _remedy(name: str, known: Collection[str]) -> str | None:
     option = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
-    if option in IN_GEOTILE:
+    by_letters = {_letters(each): each for each in known}
+    near = get_close_matches(_letters(name), by_letters, n=1, cutoff=_CUTOFF)
+    if option in IN_GEOTILE and not near:  # "output" is an option, and rather a misspelt "outputs"
         return f'give "geotile": {{"{option}": ...}}'
     if option in FIELDS_BY_OPTION:
         return f"give the field {FIELDS_BY_OPTION[option]} of the request"
     if option in _OF_ENDPOINTS:
         return f"it is an option of all endpoints of a service; give `geotile serve` -O {option}=VALUE"
-    by_letters = {_letters(each): each for each in known}
-    if near := get_close_matches(_letters(name), by_letters, n=1, cutoff=_CUTOFF):
+    if near:
         return f"did you mean {by_letters[near[0]]!r}?"
     options = {_letters(each): each for each in IN_GEOTILE}
     if near := get_close_matches(_letters(name), options, n=1, cutoff=_CUTOFF):

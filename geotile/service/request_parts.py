@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from geotile.core.redact import redact
 from geotile.service.request_fields import misplaced
+from geotile.service.tasks import Format
 from geotile.storage.uris import output_uri
 
 _OLD_FIELDS = ("outputBucket", "outputPrefix")
@@ -88,12 +89,12 @@ def _folder(text: str) -> str:
 
 
 class S3Output(RequestModel):
-    """Output with one S3 object per image: ``bucket/prefix/<job>.geojson``."""
+    """Output with one S3 object per image, ``bucket/prefix/<job>.geojson``, or one Zarr store below such a prefix."""
 
     type: Literal["S3"]
     bucket: Annotated[str, AfterValidator(_bucket)]
     prefix: Annotated[str, AfterValidator(_prefix)] = ""
-    format: Literal["geojson", "parquet"] = "geojson"
+    format: Format = "geojson"
     assumed_role: Name | None = None
 
     def uri(self, name: str) -> str:
@@ -109,11 +110,11 @@ class S3Output(RequestModel):
 
 
 class FileOutput(RequestModel):
-    """Output with one file per image, in a local folder."""
+    """Output with one file or one Zarr store per image, in a local folder."""
 
     type: Literal["File"]
     path: Annotated[Name, AfterValidator(_folder)]
-    format: Literal["geojson", "parquet"] = "geojson"
+    format: Format = "geojson"
 
     def uri(self, name: str) -> str:
         """Return the absolute path of the file of an image."""

@@ -1,0 +1,87 @@
+"""A Cloud Optimized GeoTIFF, made of a Zarr store by GDAL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+import xarray as xr
+
+from geotile.core.rasterio_env import ignore_georeference_warnings
+from geotile.grid.tile_grid import Window
+from geotile.results.class_legend import colour
+from geotile.results.raster_store import RasterStore
+
+_ROWS_AT_ONCE = 4  # rows of chunks that are copied at once
+
+
+def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path) -> None:
+    """Write a Cloud Optimized GeoTIFF with overviews.
+
+    Parameters
+    ----------
+    store : RasterStore
+    template : xarray.DataArray
+        The output without values.
+    chunk : int
+        Side of the store's chunks.
+    path : Path
+    """
+    plain = path.with_name("plain.tif")
+    height, width = template.sizes["y"], template.sizes["x"]
+    profile = {
+        "driver": "GTiff", "height": height, "width": width, "count": template.sizes.get("band", 1),
+        "dtype": str(template.dtype), "nodata": template.rio.nodata, "crs": template.rio.crs, "tiled": True,
+        "blockxsize": 512, "blockysize": 512, "compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER",
+        "sparse_ok": True, "num_threads": "ALL_CPUS",
+    }  # fmt: skip
+    place = template.coords.get("spatial_ref")
+    if place is not None and "GeoTransform" in place.attrs:
+        profile["transform"] = template.rio.transform(recalc=False)
+    names = template.attrs.get("class_names")
+    with ignore_georeference_warnings(), rasterio.open(plain, "w", **profile) as file:
+        for window in _windows(height, width, chunk):
+            values = store.read(window)
+            values = values if values.ndim == 3 else values[None]
+            y0, y1, x0, x1 = window
+            file.write(values, window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
+        _describe(file, template, names)
+    is_class = template.attrs["long_name"] == "class"
+    with ignore_georeference_warnings():
+        _copy_as_cog(plain, path, "MODE" if is_class else "AVERAGE")
+    plain.unlink()
+
+
+def _copy_as_cog(plain: Path, path: Path, resampling: str) -> None:
+    rasterio.shutil.copy(
+        str(plain), str(path), driver="COG", compress="DEFLATE", blocksize=512, bigtiff="IF_SAFER",
+        overview_resampling=resampling, num_threads="ALL_CPUS",
+    )  # fmt: skip
+
+
+def _describe(file: Any, template: xr.DataArray, names: Sequence[str] | None) -> None:
+    """Write the names of classes or bands, colours of classes, and the scale of scores."""
+    if "band" in template.dims:
+        for number, name in enumerate(template.indexes.get("band", ()), 1):
+            if isinstance(name, str):
+                file.set_band_description(number, name)
+    elif names or template.attrs["long_name"] == "class":
+        file.set_band_description(1, template.attrs["long_name"])
+    if names and "band" not in template.dims:
+        file.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(names)})
+    if template.attrs["long_name"] == "class" and template.dtype == np.uint8 and "band" not in template.dims:
+        file.write_colormap(1, {number: (*colour(number), 255) for number in range(255)} | {255: (0, 0, 0, 0)})
+    if "scale_factor" in template.attrs:
+        file.scales = (template.attrs["scale_factor"],) * file.count
+
+
+def _windows(height: int, width: int, chunk: int) -> Iterator[Window]:
+    """Yield windows of whole chunks from left to right, from top to bottom."""
+    side = _ROWS_AT_ONCE * chunk
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            yield Window(y, min(y + side, height), x, min(x + side, width))

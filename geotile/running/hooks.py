@@ -1,0 +1,30 @@
+"""What a service adds to the runs of its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from geotile.grid.tile_grid import TileGrid
+from geotile.storage.folder import Folder
+
+
+def _nothing(run: str, grid: TileGrid) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHooks:
+    """What a service adds to a run."""
+
+    group: str | None = None
+    """Group of the run. Runs of one group share one number of requests in flight."""
+    around: Callable[[str, TileGrid], AbstractContextManager[Any]] = _nothing
+    """``around(run, grid)`` is entered while the run of that name asks the model; if it raises at its end, there is no
+    result. A run whose model answers rasters or vectors enters it twice: for its first tile, and for all."""
+    waiting: Callable[[], None] | None = None
+    """Function that is called again and again while the model is waited for; what it raises ends the wait."""
+    status: Folder | None = None
+    """Folder for the status of a run that has no checkpoint."""
