@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import dask
 import geopandas as gpd
 
+from geotile.checkpoints.checkpoint import stored_job
 from geotile.core.checks import check_path
 from geotile.core.dask_info import compute_options
 from geotile.core.option import with_options
@@ -28,19 +30,16 @@ from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.sinks import Output
-from geotile.running.embedding import (
-    EmbeddingJob,
-    EmbeddingNode,
-    EmbeddingReader,
-    EmbeddingTable,
-    embedding_tree,
-    vectors_parquet,
-)
+from geotile.running.embedding import EmbeddingJob, EmbeddingNode, EmbeddingReader, embedding_tree
+from geotile.running.embedding_checkpoint import EmbeddingCheckpoint
+from geotile.running.embedding_table import EmbeddingTable, vectors_parquet
 from geotile.running.hooks import RunHooks
+from geotile.running.prepare import checkpoint_folder, with_stored_regions
 from geotile.running.progress import run_name
 from geotile.running.raster_report import raster_report
 from geotile.running.raster_start import first_answer, ready_for_rasters, tile_job
-from geotile.running.run import cancelling, leased, task_priority
+from geotile.running.run import cancelling, leased, naming_how_to_resume, task_priority
+from geotile.running.tile_job import TileJob
 from geotile.running.watching import watched
 from geotile.storage.folder import Folder
 from geotile.traffic import begin_run
@@ -80,8 +79,8 @@ def embed(image: ImageLike, endpoint: Any, options: EmbedOptions) -> gpd.GeoData
     >>> np.stack(found["embedding"]).shape
     (4, 3)
     """
-    run = _prepared(image, endpoint, options, None, RunHooks())
-    root = run.compute(options, RunHooks())
+    with _run(image, endpoint, options, None, RunHooks()) as run:
+        root = run.compute(options, RunHooks())
     table = run.job.table.build(root.tiles, root.boxes, root.vectors)
     table.attrs["report"] = run.report(root)
     return table
@@ -130,8 +129,7 @@ def embed_to(
     if path.endswith("/"):
         return embed_to_dataset(image, endpoint, Folder.at(output, options.output_options), options, RunHooks())
     file = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
-    with file.leased():
-        run = _prepared(image, endpoint, options, None, RunHooks())
+    with file.leased(), _run(image, endpoint, options, None, RunHooks()) as run:
         root = run.compute(options, RunHooks())
         report = run.report(root)
         if report.status != "FAILED":
@@ -156,12 +154,12 @@ def embed_to_dataset(
         What a service adds.
     """
     sink = DatasetOutput.reserve(folder, overwrite=options.overwrite)
-    with sink.leased(), leased(hooks.status):
+    with sink.leased():
         sink.begin()
-        run = _prepared(image, endpoint, options, sink.drafts, hooks)
-        root = run.compute(options, hooks)
-        report = run.report(root)
-        sink.end(root.parts, write=report.status != "FAILED")
+        with _run(image, endpoint, options, sink.drafts, hooks) as run:
+            root = run.compute(options, hooks)
+            report = run.report(root)
+            sink.end(root.parts, write=report.status != "FAILED")
     return report
 
 
@@ -180,9 +178,10 @@ class _Run:
         if (priority := task_priority(self.plan.source)) is not None:
             annotations["priority"] = priority
         own = compute_options(ahead=self.job.tiles.traffic is not None)
+        kept = 0 if self.job.checkpoint is None else self.job.checkpoint.stored_tiles(self.job)
         with (
             hooks.around(self.job.run, self.job.grid),
-            watched(self.job.run, options.progress, self.plan.requests, 0, hooks.status),
+            watched(self.job.run, options.progress, self.plan.requests, kept, checkpoint_folder(options)),
             cancelling(self.job.run),
             own.get("pool") or nullcontext(),
         ):
@@ -196,28 +195,51 @@ class _Run:
         return raster_report(
             self.plan, self.job.tiles, self.job.run, requests=self.first_requests + root.requests, retries=root.retries,
             failures=root.failures, without_data=root.without_data, timing=root.timing, started=self.started,
+            resumed=root.resumed,
         )  # fmt: skip
 
 
-def _prepared(
+@contextmanager
+def _run(
     image: ImageLike, endpoint: Endpoint, options: EmbedOptions, parts: Folder | None, hooks: RunHooks
-) -> _Run:
+) -> Iterator[_Run]:
+    """Prepare a run, and hold its checkpoint while the block runs."""
     started, moment = time.perf_counter(), getattr(image, "datetime", None)
-    opened = opened_image(image, options.part(ImageOptions), options)
-    endpoint = endpoint.for_embeddings()
-    plan = planned(opened, options, options, endpoint)
-    ready, traffic = ready_for_rasters(endpoint, options, plan.source, [] if parts is None else [parts], hooks)
-    run = run_name(bool(options.progress or hooks.status))
-    tiles = tile_job(plan, ready, traffic, options, run, options.errors)
+    folder = checkpoint_folder(options)
+    with naming_how_to_resume(folder), leased(folder):
+        opened = opened_image(image, options.part(ImageOptions), options)
+        endpoint = endpoint.for_embeddings()
+        plan = planned(opened, options, options, endpoint)
+        stored = None if folder is None else stored_job(folder)
+        if stored is not None and options.region_size == "auto":
+            plan = replace(plan, grid=with_stored_regions(plan.grid, stored))
+        folders = [each for each in (parts, folder) if each is not None]
+        ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders, hooks)
+        run = run_name(bool(options.progress or folder))
+        tiles = tile_job(plan, ready, traffic, options, run, options.errors)
+        reader, requests = _reader(plan, tiles, options, stored, hooks)
+        checkpoint = None
+        if folder is not None:
+            checkpoint = EmbeddingCheckpoint.of(folder, plan, endpoint, options, reader.length or 0)
+        job = EmbeddingJob(
+            run=run, grid=plan.grid, selected=plan.selected, tiles=replace(tiles, reader=reader), folder=parts,
+            table=embedding_table(plan, options, moment.isoformat() if isinstance(moment, datetime) else None),
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        tree = embedding_tree(map_overlap(plan.image, plan.source, plan.grid, run), job)
+        yield _Run(plan=plan, job=job, tree=tree, started=started, first_requests=requests)
+
+
+def _reader(
+    plan: Plan, tiles: TileJob, options: EmbedOptions, stored: Mapping[str, Any] | None, hooks: RunHooks
+) -> tuple[EmbeddingReader, int]:
+    """Return the reader of the answers, and how many requests it took to learn the length of a vector."""
     reader = EmbeddingReader(options.tokens, options.dtype)
+    length = EmbeddingCheckpoint.kept_length(stored)
+    if length is not None:
+        return replace(reader, length=length), 0
     first = first_answer(plan, tiles, reader.vectors, hooks)
-    reader = replace(reader, length=first.content.shape[-1])
-    table = embedding_table(plan, options, moment.isoformat() if isinstance(moment, datetime) else None)
-    job = EmbeddingJob(
-        run=run, grid=plan.grid, selected=plan.selected, tiles=replace(tiles, reader=reader), table=table, folder=parts
-    )
-    tree = embedding_tree(map_overlap(plan.image, plan.source, plan.grid, run), job)
-    return _Run(plan=plan, job=job, tree=tree, started=started, first_requests=first.requests)
+    return replace(reader, length=first.content.shape[-1]), first.requests
 
 
 def embedding_table(plan: Plan, options: EmbedOptions, moment: str | None = None) -> EmbeddingTable:

@@ -1,10 +1,12 @@
 """Vectors: a row for each tile or patch, in frames and files."""
 
+import dask
 import geopandas as gpd
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 import shapely
 from distributed import Client, LocalCluster
 from helpers import cli
@@ -56,7 +58,7 @@ def test_patches_have_footprints_of_their_own(tmp_path):
         (lambda t: np.zeros((5, 3)), {"tokens": "patches"}, "not form a grid of square patches over a tile of 64 x 64"), (lambda t: np.zeros((2, 2, 2)), {}, "must return a vector"),
         (lambda t: np.array([np.nan]), {}, "must be finite"), (lambda t: np.zeros(0), {}, "must return a vector"), (means, {"tokens": "first"}, "tokens must be one of"),
         (lambda t: np.array([1e5]), {"dtype": "float16"}, "a vector must fit float16; got 100000"),
-        (means, {"dtype": "int8"}, "dtype must be one of"), (means, {"checkpoint": "x"}, "checkpoint does not apply"), (means, {"merge": "nms"}, "does not apply to"),
+        (means, {"dtype": "int8"}, "dtype must be one of"), (means, {"retry_failed": True}, "give checkpoint= as well"), (means, {"merge": "nms"}, "does not apply to"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(tmp_path, model, options, said):
@@ -170,3 +172,83 @@ def test_a_cluster_gives_the_same_rows(tmp_path):
         geotile.embed_to(path, means, f"{tmp_path}/parts/", region_size=64, **JOB)
     np.testing.assert_array_equal(np.stack(found["embedding"]), np.stack(want["embedding"]))
     assert len(gpd.read_parquet(tmp_path / "parts")) == len(want)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a/"])
+def test_a_stopped_run_asks_only_for_regions_that_are_missing(tmp_path, name):
+    path, pixels = scene(tmp_path)
+    job = JOB | {"region_size": 64}
+    geotile.embed_to(path, means, f"{tmp_path}/whole-{name}", **job)
+    asked = []
+
+    def model(tile):
+        asked.append(tile.sum())
+        if len(asked) == 20:
+            raise KeyboardInterrupt
+        return means(tile)
+
+    with pytest.raises(KeyboardInterrupt), dask.config.set(scheduler="synchronous"):
+        geotile.embed_to(path, model, f"{tmp_path}/{name}", checkpoint=tmp_path / "done", **job)
+    before = len(asked)
+    report = geotile.embed_to(path, model, f"{tmp_path}/{name}", checkpoint=tmp_path / "done", **job)
+    tiles = TileGrid(pixels.shape[1:], 64, 16).n_tiles
+    assert report.tiles_resumed > 10
+    assert len(asked) - before == tiles - report.tiles_resumed == report.requests
+    files = [sorted((tmp_path / each).glob("*")) or [tmp_path / each] for each in (name, f"whole-{name}")]
+    assert [each.read_bytes() for each in files[0]] == [each.read_bytes() for each in files[1]]
+    again = geotile.embed(path, model, checkpoint=tmp_path / "done", **JOB)  # the regions are those of the checkpoint
+    assert geotile.report(again).requests == 0
+    with pytest.raises(geotile.ArgumentError, match="is the checkpoint of another job"):
+        geotile.embed(path, model, checkpoint=tmp_path / "done", dtype="float16", **job)
+
+
+def test_vectors_of_tiles_that_failed_are_asked_for_again(tmp_path):
+    path, _ = scene(tmp_path)
+    bad = {"now": True}
+
+    def model(tile):
+        if bad["now"] and tile.sum() % 3 == 0:
+            raise ValueError("not now")
+        return means(tile)
+
+    options = JOB | {"checkpoint": tmp_path / "done", "region_size": 64}
+    first = geotile.embed(path, model, **options)
+    failures = geotile.report(first).failures
+    assert len(failures) > 3
+    assert [each.tile for each in geotile.report(geotile.embed(path, model, **options)).failures] == [
+        each.tile for each in failures
+    ]
+    bad["now"] = False
+    whole = geotile.embed(path, model, retry_failed=True, **options)
+    np.testing.assert_array_equal(
+        np.stack(whole["embedding"]), np.stack(geotile.embed(path, means, **JOB)["embedding"])
+    )
+    part = next((tmp_path / "done").glob("*/00001-00001.npz"))
+    part.write_bytes(part.read_bytes()[:-40])  # damaged
+    repaired = geotile.embed(path, model, **options)
+    assert 0 < geotile.report(repaired).requests < 5
+    assert len(repaired) == len(whole)
+
+
+def test_rows_of_a_batch_are_those_of_their_tiles(tmp_path):
+    """Tiles without data and of other shapes are left out of batches, which changes the order of the answers."""
+    path, pixels = scene(tmp_path, (200, 260), nodata=0)
+    with rasterio.open(path, "r+") as file:
+        pixels[:, 40:130, 30:140] = 0
+        file.write(pixels)
+    options = JOB | {"skip_nodata": True}
+    alone = geotile.embed(path, means, **options)
+
+    def batch(tiles):
+        return [means(tile) for tile in tiles]
+
+    found = geotile.embed(path, batch, batch_size=3, **options)
+    assert geotile.report(found).tiles_without_data > 0
+    assert found["tile"].tolist() == alone["tile"].tolist()
+    np.testing.assert_array_equal(np.stack(found["embedding"]), np.stack(alone["embedding"]))
+
+    def classes(tiles):
+        return [(tile[0] > 128).astype(np.uint8) for tile in tiles]
+
+    want = geotile.predict(path, lambda tile: (tile[0] > 128).astype(np.uint8), **options).compute()
+    np.testing.assert_array_equal(geotile.predict(path, classes, batch_size=3, **options), want)

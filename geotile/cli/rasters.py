@@ -65,9 +65,9 @@ def embed(
 ) -> None:  # fmt: skip
     """Run the model behind ENDPOINT over IMAGE and write a vector for each tile or patch.
 
-    Exit status as of `geotile detect`.
+    With --checkpoint, the same command goes on where it was stopped. Exit status as of `geotile detect`.
     """
     of_endpoint = endpoint_options(option, headers, option_names(EmbedToOptions))
-    with interruptible(None), client_at(scheduler):
+    with interruptible(options.get("checkpoint"), "the same command"), client_at(scheduler):
         report = geotile.embed_to(image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint)
     end(report, output)

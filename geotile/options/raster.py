@@ -168,10 +168,6 @@ class EmbedOptions(
 
     CALL: ClassVar[str] = "embed"
 
-    def _check(self) -> None:
-        if self.checkpoint is not None:
-            raise ArgumentError("checkpoint does not apply to embed and embed_to yet; leave it out")
-
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedToOptions(EmbedOptions):

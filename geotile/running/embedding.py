@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.array as da
-import geopandas as gpd
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import shapely
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
@@ -23,15 +17,17 @@ from geotile.core.choices import EmbeddingDtype, Tokens
 from geotile.core.timing import Timing, sum_timings, take_timings
 from geotile.endpoints.embedding import embedding_of
 from geotile.errors import ResponseError
-from geotile.geometry.georeference import Georeference
 from geotile.grid.tile_grid import Tile, TileGrid
 from geotile.imagery.region_pixels import Region
 from geotile.results.dataset import PART_ROWS, Part, write_part
 from geotile.results.failures import TileFailure
-from geotile.results.frame import parquet_bytes
+from geotile.running.embedding_table import EmbeddingTable, vectors_parquet
 from geotile.running.tile_job import TileContent, TileJob
 from geotile.running.tiles import ask_model
 from geotile.storage.folder import Folder
+
+if TYPE_CHECKING:
+    from geotile.running.embedding_checkpoint import EmbeddingCheckpoint
 
 
 @dataclass(frozen=True)
@@ -68,51 +64,6 @@ class EmbeddingReader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingTable:
-    """Builder of rows. Pickles."""
-
-    georeference: Georeference
-    crs: str | None
-    image: str
-    datetime: str | None
-    roi: Any
-    """Region of interest, a shapely geometry in image pixels; footprints that do not intersect it are dropped."""
-
-    def build(self, tiles: NDArray[np.int64], boxes: NDArray[np.float64], vectors: NDArray[Any]) -> gpd.GeoDataFrame:
-        """Return a table.
-
-        Parameters
-        ----------
-        tiles : numpy.ndarray
-            (n,) int64, numbers of the tiles.
-        boxes : numpy.ndarray
-            (n, 4) float64, xyxy in image pixels, the footprints.
-        vectors : numpy.ndarray
-            (n, length) float32 or float16.
-        """
-        shapes = np.asarray(shapely.box(*boxes.T), object)
-        if self.roi is not None:
-            inside = shapely.intersects(self.roi, shapes)
-            tiles, boxes, vectors, shapes = tiles[inside], boxes[inside], vectors[inside], shapes[inside]
-        embedding = np.empty(len(tiles), object)
-        embedding[:] = list(vectors)
-        columns = {
-            "tile": tiles, "xmin": boxes[:, 0], "ymin": boxes[:, 1], "xmax": boxes[:, 2], "ymax": boxes[:, 3],
-            "embedding": embedding,
-            "image": pd.array([self.image] * len(tiles), dtype="str"),
-            "datetime": pd.to_datetime(pd.Series([self.datetime] * len(tiles)), utc=True),
-        }  # fmt: skip
-        geometry = self.georeference.to_world(shapes, self.crs)
-        return gpd.GeoDataFrame(columns, geometry=geometry, crs=self.crs or self.georeference.crs)
-
-    def sample(self, shape_yx: Pair) -> gpd.GeoDataFrame:
-        """Return a table with one row, a box in the middle of the image: what can fail with the rows fails with it."""
-        y, x = shape_yx[0] / 2, shape_yx[1] / 2
-        box = np.array([[x - 0.5, y - 0.5, x + 0.5, y + 0.5]])
-        return replace(self, roi=None).build(np.zeros(1, np.int64), box, np.zeros((1, 1), np.float32))
-
-
-@dataclass(frozen=True, kw_only=True)
 class EmbeddingJob:
     """Everything that the tasks need besides the pixels. Pickles."""
 
@@ -123,6 +74,7 @@ class EmbeddingJob:
     table: EmbeddingTable
     folder: Folder | None = None
     """Where parts are written; None to carry all rows to the root of the tree."""
+    checkpoint: EmbeddingCheckpoint | None = None
 
     def wanted_tiles(self, row: int, column: int) -> list[Tile]:
         """Return a region's tiles that are to be read."""
@@ -144,6 +96,8 @@ class EmbeddingNode:
     requests: int = 0
     retries: int = 0
     without_data: int = 0
+    resumed: int = 0
+    """Number of tiles of regions that an earlier run has finished."""
     count: int = 0
     """Number of rows, written or not."""
     timing: Timing = field(default_factory=dict)
@@ -158,29 +112,6 @@ class EmbeddingNode:
         return replace(
             self, tiles=self.tiles[:0], boxes=self.boxes[:0], vectors=self.vectors[:0], parts=(*self.parts, part)
         )
-
-
-def vectors_parquet(table: gpd.GeoDataFrame, like: NDArray[Any]) -> bytes:
-    """Return a table as a GeoParquet file whose vectors are Arrow lists of fixed size.
-
-    The metadata of pandas are left out, since pandas cannot read what it writes there of such lists.
-
-    Parameters
-    ----------
-    table : geopandas.GeoDataFrame
-        Rows as `EmbeddingTable` builds them.
-    like : numpy.ndarray
-        (any, length), of the dtype and the length of the vectors.
-    """
-    vectors = np.concatenate([like[:0], *(each[None] for each in table["embedding"])])
-    kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
-    others = pq.read_table(pa.BufferReader(parquet_bytes(table.drop(columns="embedding")).getvalue()))
-    whole = others.add_column(table.columns.get_loc("embedding"), "embedding", column)
-    kept = {key: value for key, value in (others.schema.metadata or {}).items() if key != b"pandas"}
-    out = io.BytesIO()
-    pq.write_table(whole.replace_schema_metadata(kept), out, compression="zstd")
-    return out.getvalue()
 
 
 def embedding_tree(regions: da.Array, job: EmbeddingJob) -> da.Array:
@@ -199,6 +130,12 @@ def embedding_tree(regions: da.Array, job: EmbeddingJob) -> da.Array:
 
 def _embed_region(region: Region, job: EmbeddingJob, block_id: tuple[int, int, int]) -> EmbeddingNode:
     _, row, column = block_id
+    kept = None if job.checkpoint is None else job.checkpoint.load(row, column)
+    return _asked_region(region, job, row, column) if kept is None else kept
+
+
+def _asked_region(region: Region, job: EmbeddingJob, row: int, column: int) -> EmbeddingNode:
+    """Ask the model for the tiles of a region, and keep its vectors in the checkpoint."""
     tiles = job.wanted_tiles(row, column)
     reader = job.tiles.reader
     assert isinstance(reader, EmbeddingReader)
@@ -212,7 +149,7 @@ def _embed_region(region: Region, job: EmbeddingJob, block_id: tuple[int, int, i
             boxes.append(_patches(tile, job.tiles.sent_shape_yx(tile), grid.shape[:2]))
             numbers += [tile.number] * len(boxes[-1])
             vectors.append(grid.reshape(-1, grid.shape[-1]))
-    return EmbeddingNode(
+    node = EmbeddingNode(
         rows=(row, row + 1), columns=(column, column + 1), tiles=np.array(numbers, np.int64),
         boxes=np.concatenate(boxes), vectors=np.concatenate(vectors), count=len(numbers),
         failures=tuple(result.failure for result in results if result.failure),
@@ -220,6 +157,9 @@ def _embed_region(region: Region, job: EmbeddingJob, block_id: tuple[int, int, i
         without_data=sum(result.without_data for result in results),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),
     )  # fmt: skip
+    if job.checkpoint is not None and not any(result.cancelled for result in results):
+        job.checkpoint.save(node, len(tiles))
+    return node
 
 
 def _patches(tile: Tile, sent_yx: Pair, grid_yx: Pair) -> NDArray[np.float64]:
@@ -247,7 +187,8 @@ def _combine(nested: Any, axis: Any, keepdims: bool, *, job: EmbeddingJob) -> Em
         parts=tuple(part for node in nodes for part in node.parts), count=sum(node.count for node in nodes),
         failures=tuple(failure for node in nodes for failure in node.failures),
         requests=sum(node.requests for node in nodes), retries=sum(node.retries for node in nodes),
-        without_data=sum(node.without_data for node in nodes), timing=sum_timings(*(node.timing for node in nodes)),
+        without_data=sum(node.without_data for node in nodes),
+        resumed=sum(node.resumed for node in nodes), timing=sum_timings(*(node.timing for node in nodes)),
     ).written(job, last=(rows, columns) == tuple((0, n) for n in job.grid.regions_yx))  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from geotile.grid.tile_grid import TileGrid
-from geotile.storage.folder import Folder
 
 
 def _nothing(run: str, grid: TileGrid) -> AbstractContextManager[None]:
@@ -26,5 +25,3 @@ class RunHooks:
     result. A run whose model answers rasters or vectors enters it twice: for its first tile, and for all."""
     waiting: Callable[[], None] | None = None
     """Function that is called again and again while the model is waited for; what it raises ends the wait."""
-    status: Folder | None = None
-    """Folder for the status of a run that has no checkpoint."""

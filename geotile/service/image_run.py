@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from geotile.embedding import embed_to_dataset
@@ -55,16 +54,13 @@ def run_image(
     hooks : RunHooks
         What the service adds.
     """
-    url, checkpoint = request.image_urls[number], folder.sub(_CHECKPOINT)
-    if request.task == "embed":
-        options = request.options(overwrite=True, **settings)
-    else:
-        options = request.options(overwrite=True, checkpoint=checkpoint.uri, retry_failed=retry_failed, **settings)
+    url, checkpoint = request.image_urls[number], folder.sub(_CHECKPOINT).uri
+    options = request.options(overwrite=True, checkpoint=checkpoint, retry_failed=retry_failed, **settings)
     if isinstance(options, DetectToOptions):
         return detect_to_dataset(url, model, folder.sub(_DETECTIONS), options, hooks)
     if isinstance(options, PredictToOptions):
         return predict_into(_rasters(request, folder), url, model, options, hooks)
-    return embed_to_dataset(url, model, folder.sub(_VECTORS), options, replace(hooks, status=checkpoint))
+    return embed_to_dataset(url, model, folder.sub(_VECTORS), options, hooks)
 
 
 def _rasters(request: JobRequest, folder: Folder) -> list[RasterOutput]:

@@ -1,0 +1,122 @@
+"""The vectors of finished regions, in the folder of a checkpoint: one small file of numpy's for each."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+
+from geotile.checkpoints.checkpoint import open_checkpoint
+from geotile.checkpoints.identity import identity_of
+from geotile.core.digest import digest
+from geotile.endpoints import Endpoint
+from geotile.options.raster import EmbedOptions
+from geotile.planning.plan import Plan
+from geotile.results.failures import TileFailure
+from geotile.running.embedding import EmbeddingJob, EmbeddingNode
+from geotile.storage.folder import Folder
+
+_PART = re.compile(r"(\d+)-(\d+)\.npz")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingCheckpoint:
+    """The place where the vectors of finished regions are stored. Pickles: the workers write to it."""
+
+    folder: Folder
+    """Folder of the regions."""
+    retry_failed: bool
+
+    @classmethod
+    def of(
+        cls, folder: Folder, plan: Plan, endpoint: Endpoint, options: EmbedOptions, length: int
+    ) -> EmbeddingCheckpoint:  # fmt: skip
+        """Create or continue the checkpoint of a run whose vectors have this length.
+
+        Raises
+        ------
+        ArgumentError
+            If the folder is the checkpoint of another job.
+        OutputError
+            If it cannot be read or written.
+        """
+        settings = {
+            "format": options.tile_format, "pad": bool(options.pad), "min_valid_share": options.min_valid_share,
+            "tokens": options.tokens, "dtype": options.dtype, "length": length,
+            "roi": None if plan.roi is None else digest(shapely.to_wkb(plan.roi)),
+            "selected": None if plan.selected is None else digest(np.packbits(plan.selected).tobytes()),
+        }  # fmt: skip
+        opened = open_checkpoint(
+            folder, identity_of(plan, endpoint, settings), options.retry_failed, length=length,
+            regions=list(plan.grid.regions_yx),
+        )  # fmt: skip
+        return cls(folder=opened.parts, retry_failed=options.retry_failed)
+
+    @staticmethod
+    def kept_length(job: Mapping[str, Any] | None) -> int | None:
+        """Return the length of the vectors of a checkpoint, whose `stored_job` is given; None without one."""
+        return None if job is None else job.get("length")
+
+    def load(self, row: int, column: int) -> EmbeddingNode | None:
+        """Return what is stored of a region; None if it is to be asked about, or what is stored is damaged.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be read.
+        """
+        name = _name(row, column)
+        data = self.folder.read(name)
+        if data is None:
+            return None
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                more = json.loads(arrays["more"].tobytes())
+                tiles, boxes, vectors = arrays["tiles"], arrays["boxes"], arrays["vectors"]
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            _log.warning("%s/%s is damaged, so its region is run again: %s", self.folder.display_name, name, error)
+            return None
+        failures = tuple(TileFailure(**each) for each in more["failures"])
+        if failures and self.retry_failed:
+            return None
+        return EmbeddingNode(
+            rows=(row, row + 1), columns=(column, column + 1), tiles=tiles, boxes=boxes, vectors=vectors,
+            count=len(tiles), failures=failures, without_data=more["without_data"], resumed=more["asked"],
+        )  # fmt: skip
+
+    def stored_tiles(self, job: EmbeddingJob) -> int:
+        """Return the number of tiles of the regions that are stored."""
+        places = [tuple(map(int, match.groups())) for name in self.folder.names() if (match := _PART.fullmatch(name))]
+        rows, columns = job.grid.regions_yx
+        return sum(len(job.wanted_tiles(*place)) for place in places if place[0] < rows and place[1] < columns)
+
+    def save(self, node: EmbeddingNode, asked: int) -> None:
+        """Store a region, and how many tiles it has.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        more = {
+            "failures": [dict(each) for each in node.failures], "without_data": node.without_data, "asked": asked,
+        }  # fmt: skip
+        content = io.BytesIO()
+        np.savez(
+            content, tiles=node.tiles, boxes=node.boxes, vectors=node.vectors,
+            more=np.frombuffer(json.dumps(more).encode(), np.uint8),
+        )  # fmt: skip
+        self.folder.write(_name(node.rows[0], node.columns[0]), content.getvalue())
+
+
+def _name(row: int, column: int) -> str:
+    return f"{row:05d}-{column:05d}.npz"
