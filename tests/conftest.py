@@ -46,6 +46,22 @@ def _leaves_the_process_as_it_was():
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session")
+def workers():
+    """A client of a cluster of two processes with two threads each, which all tests share: it takes seconds to start.
+
+    It is nobody's default; `with workers.as_current():` uses it. Its processes have no AWS credentials.
+    """
+    from distributed import Client, LocalCluster
+
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            environment.delenv(name, raising=False)
+        cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0")
+    with cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():

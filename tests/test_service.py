@@ -20,7 +20,6 @@ import pytest
 import shapely
 from aws import aws
 from dask_gateway import Gateway
-from distributed import LocalCluster
 from gateway import gateway
 from helpers import Counting, cli, crowd
 from object_store import CountingProxy
@@ -742,16 +741,13 @@ def test_jobs_share_what_an_endpoint_bears(folder, tmp_path, path, limit):
     assert counting.most == limit
 
 
-def test_a_service_on_a_cluster(folder, tmp_path, path):
+def test_a_service_on_a_cluster(folder, tmp_path, path, workers):
     counting = Counting(0.02, crowd)
-    with (
-        ModelServer(counting) as model,
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-    ):
+    with ModelServer(counting) as model:
         for i in range(3):
             out = [{"type": "File", "path": str(tmp_path / f"out-{i}")}]
             geotile.submit(request(f"{i}", path, model.url, out), folder)
-        geotile.serve(folder, once=True, scheduler=cluster.scheduler_address, region_size=128, concurrency=3, **QUICK)
+        geotile.serve(folder, once=True, scheduler=workers.scheduler.address, region_size=128, concurrency=3, **QUICK)
     assert 1 < counting.most <= 3  # over all jobs and workers
     assert [record.status for record in geotile.jobs(folder)] == 3 * ["SUCCESS"]
     want = wanted(path, crowd)

@@ -164,16 +164,13 @@ def test_what_lies_beside_a_remote_image(shared, tmp_path):
             assert source.masked == seen
 
 
-def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise):
-    from distributed import Client, LocalCluster
-
+def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise, workers):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     uri = upload(store, write_tiff(noise), "noise.tif")
     job = {"tile_size": 64, "overlap": 24, "region_size": 128, "storage_options": options(store)}
     alone = geotile.detect(uri, crowd, **job)
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(**settings) as cluster, Client(cluster):
+    with workers.as_current():
         spread = geotile.detect(uri, crowd, **job)
     assert spread.attrs["report"].failures == []
     spread.attrs = alone.attrs
