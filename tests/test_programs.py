@@ -18,10 +18,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BENCHMARKS = {
     "local": ("compare.py", "local", "--size", "1024", "--rounds", "1"),
     "http": ("compare.py", "http", "--size", "1024", "--rounds", "1"),
-    "kills": ("serve.py", "kills", "--kills", "1", "--kinds", "folder"),
+    "kills": ("serve.py", "kills", "--kills", "1", "--kinds", "folder", "--size", "448"),
     "burst": ("serve.py", "burst", "--requests", "8", "--latency", "0.01"),
     "efficiency": ("endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"),
-    "scale": ("scale.py", "one", "--side", "8192"),
+    "scale": ("scale.py", "one", "--side", "8192", "--no-alone"),
     "chaos": ("chaos.py", "--seconds", "10"),
     "scale computed": ("scale.py", "one", "--side", "8192", "--computed"),
 }

@@ -548,6 +548,7 @@ def test_records_that_a_stream_refuses_are_sent_again(there, folder, tmp_path, p
 
     proxy.around = refusing
     monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", proxy.url)
+    monkeypatch.setattr("geotile.service.outputs._RETRY_DELAY_S", 0.02)
     with ModelServer(crowd) as model:
         geotile.submit(
             request("a", path, model.url, [{"type": "Kinesis", "stream": there.stream, "batchSize": 20}]), folder

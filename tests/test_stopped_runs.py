@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import rasterio
-from distributed import Client, LocalCluster
 from misbehaving import POISON, misbehaving, numbered
 
 import geotile
@@ -103,15 +102,6 @@ def wait_a_minute(handler, number, times):
     return handler.reply(429, b"later", Retry_After="60")
 
 
-@pytest.fixture(scope="module")
-def client():
-    with (
-        LocalCluster(2, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
-
-
 @pytest.fixture
 def runs(monkeypatch):
     """The names of the runs that begin."""
@@ -126,7 +116,7 @@ def runs(monkeypatch):
 def test_a_run_ends_while_its_tiles_wait_for_their_retry(image, where, how, runs, request):
     """An error, Ctrl-C and a cancelled job end the wait of a tile, although the server asked for a minute."""
 
-    current = request.getfixturevalue("client").as_current if where == "cluster" else nullcontext
+    current = request.getfixturevalue("workers").as_current if where == "cluster" else nullcontext
 
     def end():
         if how == "interrupt":
