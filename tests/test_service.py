@@ -766,6 +766,7 @@ def test_a_service_on_a_gateway_outlives_its_cluster(folder, tmp_path, path):
             until(lambda: parts(folder) >= 2)
             lost.extend(each.name for each in there.list_clusters())
             there.stop_cluster(lost[0])
+            until(lambda: len(geotile.jobs(folder)[0].attempts) == 2, 100)  # the workers may still ask meanwhile
             asked.append(model.requests)
             model.latency_s = 0.0
 
@@ -778,7 +779,7 @@ def test_a_service_on_a_gateway_outlives_its_cluster(folder, tmp_path, path):
         assert there.list_clusters() == []
     (record,) = geotile.jobs(folder)
     assert (record.status, len(record.attempts)) == ("SUCCESS", 2)
-    assert model.requests - asked[0] < record.images[0].tiles  # of the second attempt: the rest was kept
+    assert model.requests - asked[0] <= record.images[0].tiles - 2  # of the second attempt: the rest was kept
     found = features_of((tmp_path / "out" / "a.geojson").read_text())
     assert alike(found, wanted(path, crowd, region_size=128))
 
