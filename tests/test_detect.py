@@ -57,7 +57,6 @@ def jobs(draw):
 
 @pytest.mark.slow
 @settings(max_examples=25)
-@settings(max_examples=50)
 @given(jobs(), st.tuples(st.integers(10, 80), st.integers(10, 80)), st.sampled_from(["synchronous", "threads"]))
 def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
     image = job.pop("image")
