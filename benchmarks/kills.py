@@ -39,7 +39,7 @@ from geotile.testing import ModelServer
 
 KINDS = ("worker", "nanny", "scheduler", "client", "threads")
 JOB = {"tile_size": 128, "overlap": 32, "region_size": 256, "tile_format": "NPY", "concurrency": 8}
-SIZE, LATENCY_S = 1536, 0.08
+LATENCY_S = 0.08
 OUTPUTS = {False: ["/", ".parquet", ".geojson"], True: [".tif", ".zarr"]}
 
 CLIENT = """
@@ -253,15 +253,15 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def scene() -> Iterator[tuple[Path, str]]:
-    """Write an image of noise: no two tiles are alike."""
+def scene(size: int) -> Iterator[tuple[Path, str]]:
+    """Write a square image of noise: no two tiles are alike."""
     with tempfile.TemporaryDirectory(prefix="geotile-kills-") as folder:
         path = f"{folder}/image.tif"
-        pixels = np.random.default_rng(0).integers(0, 255, (1, SIZE, SIZE), np.uint8)
+        pixels = np.random.default_rng(0).integers(0, 255, (1, size, size), np.uint8)
         profile = {"driver": "GTiff", "tiled": True, "blockxsize": 128, "blockysize": 128, "crs": "EPSG:32631"}
         transform = rasterio.Affine(0.5, 0, 5e5, 0, -0.5, 5e6)
         with rasterio.open(
-            path, "w", width=SIZE, height=SIZE, count=1, dtype="uint8", transform=transform, **profile
+            path, "w", width=size, height=size, count=1, dtype="uint8", transform=transform, **profile
         ) as file:
             file.write(pixels)
         grid = geotile.plan(path, **{name: JOB[name] for name in ("tile_size", "overlap", "region_size")}).grid
@@ -294,9 +294,10 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--raster", action="store_true", help="runs of predict_to")
+    parser.add_argument("--size", type=int, default=1536, help="of the image, pixels")
     args = parser.parse_args()
     asked = Asked(args.raster)
-    with scene() as (folder, image), ModelServer(asked, LATENCY_S, arrays=args.raster) as server:
+    with scene(args.size) as (folder, image), ModelServer(asked, LATENCY_S, arrays=args.raster) as server:
         undisturbed(folder, image, server.url, args.raster)
         print(
             f"{'killed':<10} {'rounds':>6} {'kills':>6} {'alike':>6} {'tiles asked again':>18} {'most often':>10} {'s a round':>9}"

@@ -94,15 +94,16 @@ def _read(region, grid, block_id) -> np.ndarray:
     return np.zeros((1, 1, 1), np.uint8)
 
 
-def one(side: int, folder: str, computed: bool) -> dict[str, float]:
-    """Run one image; return what it cost. Called in a process of its own."""
-    path = sparse_image(folder, side)
-    with cluster_of(2, folder) as client:
-        image = geotile.open_image(path)
-        if computed:
-            image = image + 0
-            assert source_of(image.data) is None
-        alone = read_only(client, image)
+def one(side: int, folder: str, computed: bool, alone: bool) -> dict[str, float]:
+    """Run one image; return what it cost, and with `alone` what reading alone does. Called in a process of its own."""
+    path, read = sparse_image(folder, side), {}
+    if alone:
+        with cluster_of(2, folder) as client:
+            image = geotile.open_image(path)
+            if computed:
+                image = image + 0
+                assert source_of(image.data) is None
+            read["alone_s"] = read_only(client, image)
     with cluster_of(2, folder) as client:
         began = time.perf_counter()
         image = path if not computed else geotile.open_image(path) + 0
@@ -124,11 +125,11 @@ def one(side: int, folder: str, computed: bool) -> dict[str, float]:
         )
         return {
             "side": side, "regions": report.regions, "tiles": report.tiles, "found": report.detections_after, "tasks": tasks,
-            "graph_mb": sent / 1e6, "build_s": build, "seconds": seconds, "alone_s": alone,
+            "graph_mb": sent / 1e6, "build_s": build, "seconds": seconds,
             "client_mb": peak_mb(), "scheduler_mb": client.run_on_scheduler(peak_mb),
             "worker_mb": max(client.run(peak_mb).values()),
             "moved_mb": sum(client.run(lambda dask_worker: dask_worker.transfer_outgoing_bytes_total).values()) / 1e6,
-            "scheduler_cpu_s": client.run_on_scheduler(cpu_s) - before, "busy_s": busy / 2,
+            "scheduler_cpu_s": client.run_on_scheduler(cpu_s) - before, "busy_s": busy / 2, **read,
         }  # fmt: skip
 
 
@@ -307,15 +308,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder")
     parser.add_argument("--computed", action="store_true")
+    parser.add_argument("--no-alone", action="store_true", help="do not measure what reading alone takes")
     args = parser.parse_args()
     if args.what in ("one", "one-raster"):
         with tempfile.TemporaryDirectory() as folder:
             place = args.folder or folder
-            print(
-                json.dumps(
-                    one_raster(args.side, place) if args.what == "one-raster" else one(args.side, place, args.computed)
-                )
-            )
+            raster = args.what == "one-raster"
+            cost = one_raster(args.side, place) if raster else one(args.side, place, args.computed, not args.no_alone)
+            print(json.dumps(cost))
     elif args.what == "predict":
         raster_table([args.side // 4, args.side // 2, args.side])
     elif args.what == "size":

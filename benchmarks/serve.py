@@ -44,7 +44,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from aws import aws
 
 KINDS = ("folder", "aws", "cluster")
-SIZE, TILE, OVERLAP, REGION, LATENCY_S = 640, 128, 32, 256, 0.1
+TILE, OVERLAP, REGION, LATENCY_S = 128, 32, 256, 0.1
 JOBS = {"one": 1, "two": 2, "three": 1}  # images
 SERVE = """
 import sys
@@ -99,11 +99,11 @@ class Service:
 class Scenes:
     """The images of all jobs; which tiles are in which region."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: int) -> None:
         self.images: dict[str, list[str]] = {}
         self.tiles: dict[tuple[str, int, int, int], list[bytes]] = {}
         for number, (job, count) in enumerate(JOBS.items()):
-            self.images[job] = [noise(f"{folder}/{job}-{n}.tif", SIZE, 10 * number + n) for n in range(count)]
+            self.images[job] = [noise(f"{folder}/{job}-{n}.tif", size, 10 * number + n) for n in range(count)]
             for n, path in enumerate(self.images[job]):
                 self._note(job, n, path)
 
@@ -251,7 +251,7 @@ def kills(args: argparse.Namespace) -> None:
     print(f"{'kind':<8} {'kills':>5} {'rounds':>6} {'alike':>6} {'features':>8} {'twice':>6} {'streamed again':>14} {'asked again':>11} "
           f"{'unseen':>6} {'s a round':>9}")  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="geotile-serve-") as place, ModelServer(asked, LATENCY_S) as model:
-        scenes = Scenes(Path(place))
+        scenes = Scenes(Path(place), args.size)
         for kind in args.kinds:
             row: Counter[str] = Counter()
             with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -325,6 +325,7 @@ def main() -> None:
     one.add_argument("--kills", type=int, default=50, help="of each kind")
     one.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--size", type=int, default=640, help="of each image, pixels")
     one.set_defaults(run=kills)
     other = parts.add_parser("burst")
     other.add_argument("--requests", type=int, default=1000)

@@ -46,6 +46,24 @@ def _leaves_the_process_as_it_was():
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="module")
+def workers():
+    """A client of a cluster of two processes with two threads each, which the tests of a module share.
+
+    It is nobody's default; `with workers.as_current():` uses it. Its processes have no AWS credentials. It does not last
+    for the session: an idle cluster takes a tenth of a core, more than it takes to start some.
+    """
+    from distributed import Client, LocalCluster
+
+    quiet = {"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "10s"}
+    with pytest.MonkeyPatch.context() as environment, dask.config.set(quiet):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            environment.delenv(name, raising=False)
+        cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0")
+    with cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():

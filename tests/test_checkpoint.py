@@ -17,7 +17,7 @@ import pytest
 import shapely
 import xarray as xr
 from helpers import cli, crowd
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_store import BUCKET, KEYS, object_store
 
@@ -415,6 +415,7 @@ json_values = st.recursive(
 
 
 @pytest.mark.slow
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(

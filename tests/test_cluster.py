@@ -41,15 +41,6 @@ def want(path):
         return geotile.detect(path, crowd, **JOB).to_csv()
 
 
-@pytest.fixture(scope="module")
-def workers():
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
-
-
 # --- one job, everywhere
 
 

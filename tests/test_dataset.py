@@ -14,7 +14,6 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from distributed import Client, LocalCluster
 from helpers import crowd
 from object_store import BUCKET, KEYS, object_store
 
@@ -174,13 +173,9 @@ def test_write_takes_a_folder_too(write_tiff, noise, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_write_to_s3(write_tiff, noise, tmp_path):
+def test_workers_write_to_s3(write_tiff, noise, tmp_path, workers):
     path, out = write_tiff(noise), f"s3://{BUCKET}/found/"
-    with (
-        object_store() as proxy,
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster),
-    ):
+    with object_store() as proxy, workers.as_current():
         options = {**KEYS, "endpoint_url": proxy.url}
         geotile.detect_to(path, crowd, out, output_options=options, **JOB)
         found = gpd.read_parquet(out, storage_options=options)

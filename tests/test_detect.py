@@ -70,9 +70,7 @@ def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
 
 
 @pytest.mark.slow
-def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
-    from distributed import Client, LocalCluster
-
+def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise, workers):
     path = write_tiff(noise)
     job = {"tile_size": 64, "overlap": 24, "iou_threshold": 0.2}
     with dask.config.set(scheduler="synchronous"):
@@ -82,8 +80,7 @@ def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise):
         pooled = geotile.detect(path, crowd, region_size=128, **job)
     assert pooled.attrs["report"].regions > 4
     seen = []
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(**settings) as cluster, Client(cluster):
+    with workers.as_current():
         spread = geotile.detect(path, crowd, region_size=192, progress=seen.append, **job)
         computed = geotile.detect(geotile.open_image(path) + np.uint8(0), crowd, region_size=128, **job)
     for other in (pooled, spread, computed):

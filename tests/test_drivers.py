@@ -142,10 +142,11 @@ def said(tmp_path_factory, listener):
         ":::BASE:::../secret.bin",
     ]
     for driver in NAMES:
+        (root / driver).mkdir()
+        written = os.path.basename(write(root / driver, driver))
         for number, name in enumerate([*named, "subdataset"]):
-            folder = root / f"{driver}{number}"
-            folder.mkdir()
-            path, options = write(folder, driver), {}
+            folder = shutil.copytree(root / driver, root / f"{driver}{number}")
+            path, options = str(folder / written), {}
             words = {"domain": "OVERVIEWS", "key": "OVERVIEW_FILE", "named": name, "srs": ""}
             if name == "subdataset":
                 words |= {

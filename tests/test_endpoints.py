@@ -160,12 +160,10 @@ def test_a_batch_of_another_length_fails(write_tiff, noise):
 
 
 @pytest.mark.slow
-def test_a_factory_builds_once_a_worker(write_tiff, noise):
-    from distributed import Client, LocalCluster
-
+def test_a_factory_builds_once_a_worker(write_tiff, noise, workers):
     with pytest.raises(TypeError):
         pickle.dumps(Heavy())
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
+    with workers.as_current():
         found = geotile.detect(
             write_tiff(noise), Heavy, factory=True, merge=None, tile_size=64, overlap=16, region_size=64
         )
@@ -382,9 +380,7 @@ def test_a_fixed_batch_is_filled_up(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_model_finds_the_aeroplanes_on_a_cluster_too(shared):
-    from distributed import Client, LocalCluster
-
+def test_a_real_model_finds_the_aeroplanes_on_a_cluster_too(shared, workers):
     scene, spec = str(shared / "imagery" / "2_planes.tiff"), f"onnx:{shared / 'models' / 'nanodet_m.onnx'}"
     job = {"tile_size": 224, "overlap": 96, "score_threshold": 0.3, "labels": shared / "models" / "coco.names"}
     here = geotile.detect(scene, spec, **job)
@@ -392,6 +388,6 @@ def test_a_real_model_finds_the_aeroplanes_on_a_cluster_too(shared):
     assert len(planes) == 2
     assert planes["score"].round(2).tolist() == [0.38, 0.34]
     assert here.attrs["report"].timing["model"] > 0
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
+    with workers.as_current():
         there = geotile.detect(scene, spec, **job)
     np.testing.assert_allclose(there["score"], here["score"], atol=1e-5)

@@ -550,7 +550,7 @@ def oriented_crowd(tile):
 
 @pytest.mark.parametrize("merge", ["seam", "soft-nms:sigma=0.5", "greedy-nmm", "union"])
 def test_ten_schedules_give_the_same_bytes(write_tiff, noise, tmp_path, merge):
-    path, written = write_tiff(noise), set()
+    path, written = write_tiff(noise[:, :220, :300].copy()), set()
     for number, (region, scheduler) in enumerate(
         itertools.product((64, 100, 150, 200, 1000), ("synchronous", "threads"))
     ):

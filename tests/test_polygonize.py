@@ -37,7 +37,7 @@ def rasters(draw):
     return values.astype(np.uint8), tuple(draw(st.integers(1, n)) for n in size)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(rasters())
 def test_the_polygons_are_those_of_a_flat_tracing(case):
     values, chunks = case

@@ -110,7 +110,7 @@ def test_rioxarray_coordinates():
 
 
 def test_botocore_credentials():
-    """`geotile.storage.aws` reads when credentials expire, and gives a session those of an assumed role."""
+    """`geotile.storage.aws` reads when credentials expire, and gives a session those of an assumed role and one loader."""
     import botocore.session
     from botocore.credentials import (
         AssumeRoleCredentialFetcher,
@@ -118,7 +118,7 @@ def test_botocore_credentials():
         RefreshableCredentials,
     )
 
-    from geotile.storage.aws import _Resolver
+    from geotile.storage.aws import _Resolver, aws_session
 
     expires = datetime.now(UTC) + timedelta(hours=1)
     refreshed = {"access_key": "role", "secret_key": "s", "token": "t", "expiry_time": expires.isoformat()}
@@ -130,6 +130,9 @@ def test_botocore_credentials():
     session.register_component("credential_provider", _Resolver(deferred))
     assert session.get_credentials().access_key == "role"
     assert session.create_client("s3", region_name="us-east-1")._get_credentials().token == "t"
+    loaders = [aws_session(None, None, "us-east-1").get_component("data_loader") for _ in range(2)]
+    assert loaders[0] is loaders[1]
+    assert {"sqs", "sagemaker"} <= set(loaders[0].list_available_services("service-2"))
     assert {"client_creator", "source_credentials", "role_arn"} <= set(
         inspect.signature(AssumeRoleCredentialFetcher).parameters
     )

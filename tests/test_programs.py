@@ -16,13 +16,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # a test may wait for
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BENCHMARKS = {
-    "local": ("compare.py", "local", "--size", "2048", "--rounds", "1"),
-    "http": ("compare.py", "http", "--size", "2048", "--rounds", "1"),
-    "kills": ("serve.py", "kills", "--kills", "1", "--kinds", "folder"),
+    "local": ("compare.py", "local", "--size", "1024", "--rounds", "1"),
+    "http": ("compare.py", "http", "--size", "1024", "--rounds", "1"),
+    "kills": ("serve.py", "kills", "--kills", "1", "--kinds", "folder", "--size", "448"),
     "burst": ("serve.py", "burst", "--requests", "8", "--latency", "0.01"),
     "efficiency": ("endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"),
-    "scale": ("scale.py", "one", "--side", "8192"),
-    "chaos": ("chaos.py", "--seconds", "15"),
+    "scale": ("scale.py", "one", "--side", "8192", "--no-alone"),
+    "chaos": ("chaos.py", "--seconds", "10"),
     "scale computed": ("scale.py", "one", "--side", "8192", "--computed"),
 }
 

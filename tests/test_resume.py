@@ -195,7 +195,7 @@ def test_kills_change_nothing(raster):
     """A round of one kind of benchmarks/kills.py, which does it by the hundred."""
     seed = str(int.from_bytes(os.urandom(3), "little"))
     kinds = random.Random(seed).sample(["worker", "nanny", "scheduler", "client", "threads"], 1)
-    command = [sys.executable, str(KILLS), "--rounds", "1", "--kinds", *kinds, "--seed", seed]
+    command = [sys.executable, str(KILLS), "--rounds", "1", "--size", "960", "--kinds", *kinds, "--seed", seed]
     command += ["--raster"] * raster
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, (seed, kinds, done.stderr[-3000:])

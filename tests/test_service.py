@@ -20,7 +20,6 @@ import pytest
 import shapely
 from aws import aws
 from dask_gateway import Gateway
-from distributed import LocalCluster
 from gateway import gateway
 from helpers import Counting, cli, crowd
 from object_store import CountingProxy
@@ -549,6 +548,7 @@ def test_records_that_a_stream_refuses_are_sent_again(there, folder, tmp_path, p
 
     proxy.around = refusing
     monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", proxy.url)
+    monkeypatch.setattr("geotile.service.outputs._RETRY_DELAY_S", 0.02)
     with ModelServer(crowd) as model:
         geotile.submit(
             request("a", path, model.url, [{"type": "Kinesis", "stream": there.stream, "batchSize": 20}]), folder
@@ -624,7 +624,7 @@ def test_a_request_stays_invisible_while_its_job_lives(there, folder, tmp_path, 
 
 def test_two_services_do_each_job_once(there, tmp_path, path):
     with ModelServer(crowd, latency_s=0.02) as model:
-        for i in range(8):
+        for i in range(5):
             there.send(
                 request(f"job-{i}", path, model.url, [{"type": "S3", "bucket": there.bucket, "prefix": f"out/{i}"}])
             )
@@ -651,8 +651,8 @@ def test_two_services_do_each_job_once(there, tmp_path, path):
             _, err = service.communicate(timeout=100)
             assert service.returncode == 0, err[-2000:]
         tiles = geotile.plan(path, tile_size=128, overlap=32).tiles
-        assert model.requests == 8 * tiles
-    assert len([key for key in there.stored() if key.startswith("out/")]) == 8
+        assert model.requests == 5 * tiles
+    assert len([key for key in there.stored() if key.startswith("out/")]) == 5
 
 
 def test_roles_are_assumed(there, path, folder, monkeypatch):
@@ -742,16 +742,13 @@ def test_jobs_share_what_an_endpoint_bears(folder, tmp_path, path, limit):
     assert counting.most == limit
 
 
-def test_a_service_on_a_cluster(folder, tmp_path, path):
+def test_a_service_on_a_cluster(folder, tmp_path, path, workers):
     counting = Counting(0.02, crowd)
-    with (
-        ModelServer(counting) as model,
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-    ):
+    with ModelServer(counting) as model:
         for i in range(3):
             out = [{"type": "File", "path": str(tmp_path / f"out-{i}")}]
             geotile.submit(request(f"{i}", path, model.url, out), folder)
-        geotile.serve(folder, once=True, scheduler=cluster.scheduler_address, region_size=128, concurrency=3, **QUICK)
+        geotile.serve(folder, once=True, scheduler=workers.scheduler.address, region_size=128, concurrency=3, **QUICK)
     assert 1 < counting.most <= 3  # over all jobs and workers
     assert [record.status for record in geotile.jobs(folder)] == 3 * ["SUCCESS"]
     want = wanted(path, crowd)
@@ -769,6 +766,7 @@ def test_a_service_on_a_gateway_outlives_its_cluster(folder, tmp_path, path):
             until(lambda: parts(folder) >= 2)
             lost.extend(each.name for each in there.list_clusters())
             there.stop_cluster(lost[0])
+            until(lambda: len(geotile.jobs(folder)[0].attempts) == 2, 100)  # the workers may still ask meanwhile
             asked.append(model.requests)
             model.latency_s = 0.0
 
@@ -781,7 +779,7 @@ def test_a_service_on_a_gateway_outlives_its_cluster(folder, tmp_path, path):
         assert there.list_clusters() == []
     (record,) = geotile.jobs(folder)
     assert (record.status, len(record.attempts)) == ("SUCCESS", 2)
-    assert model.requests - asked[0] < record.images[0].tiles  # of the second attempt: the rest was kept
+    assert model.requests - asked[0] <= record.images[0].tiles - 2  # of the second attempt: the rest was kept
     found = features_of((tmp_path / "out" / "a.geojson").read_text())
     assert alike(found, wanted(path, crowd, region_size=128))
 

@@ -6,12 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import rasterio
-from distributed import Client, LocalCluster
 from misbehaving import POISON, misbehaving, numbered
 
 import geotile
@@ -43,20 +43,33 @@ def image(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("where", ["threads", "cluster", "processes"])
-def test_no_thread_is_left(image, where):
-    script = str(Path(__file__).parent / "stopped_run.py")
+def at_once(script, *calls, timeout_s):
+    """Run a script of this folder with each of some lists of words, all at the same time, as they mostly wait.
+
+    Returns each finished process and when it ended.
+    """
+    words = [sys.executable, "-W", "ignore", str(Path(__file__).parent / script)]
+
+    def run(call):
+        done = subprocess.run([*words, *call], capture_output=True, text=True, timeout=timeout_s)
+        return done, time.time()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def test_no_thread_is_left(image):
+    places = ("threads", "cluster", "processes")
     with misbehaving(poisoned) as (raising, _), misbehaving(slow) as (late, _):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", script, where, image, raising, late], capture_output=True, text=True,
-            timeout=90,
-        )  # fmt: skip
-    said = ["raised", "left: []", "interrupted", "left: []"] + (["raised", "left: []"] if where == "threads" else [])
-    assert done.stdout.splitlines() == said, done
-    if where == "threads":
-        assert done.stderr == ""
-    else:  # before that, Dask reports the task that raised
-        assert done.stderr.rpartition("closing\n")[2] == ""
+        runs = at_once("stopped_run.py", *([where, image, raising, late] for where in places), timeout_s=120)
+    for where, (done, _) in zip(places, runs, strict=True):
+        said = ["raised", "left: []", "interrupted", "left: []"]
+        said += ["raised", "left: []"] if where == "threads" else []
+        assert done.stdout.splitlines() == said, (where, done)
+        if where == "threads":
+            assert done.stderr == ""
+        else:  # before that, Dask reports the task that raised
+            assert done.stderr.rpartition("closing\n")[2] == "", where
 
 
 def hangs(handler, number, times):
@@ -68,20 +81,17 @@ def hangs(handler, number, times):
     return True
 
 
-@pytest.mark.parametrize("how", ["interrupt", "raise", "callable"])
-def test_a_run_that_is_stopped_aborts_its_requests_and_lets_the_process_end(image, how):
-    script = str(Path(__file__).parent / "interrupted_run.py")
+def test_a_run_that_is_stopped_aborts_its_requests_and_lets_the_process_end(image):
+    ways = {
+        "interrupt": ["interrupted", "left: []"], "raise": ["raised", "left: []"], "callable": ["interrupted"]
+    }  # fmt: skip
     with misbehaving(hangs) as (url, _):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", script, how, image, url], capture_output=True, text=True, timeout=30
-        )
-        ended = time.time()
-    *said, at = done.stdout.splitlines()
-    assert said == {"interrupt": ["interrupted", "left: []"], "raise": ["raised", "left: []"]}.get(
-        how, ["interrupted"]
-    ), done
-    assert ended - float(at) < 5
-    assert done.stderr == ""
+        runs = at_once("interrupted_run.py", *([how, image, url] for how in ways), timeout_s=50)
+    for (how, wanted), (done, ended) in zip(ways.items(), runs, strict=True):
+        *said, at = done.stdout.splitlines()
+        assert said == wanted, (how, done)
+        assert ended - float(at) < 5, how
+        assert done.stderr == "", how
 
 
 def wait_a_minute(handler, number, times):
@@ -90,15 +100,6 @@ def wait_a_minute(handler, number, times):
         time.sleep(0.5)
         return handler.reply(400, b"poisoned")
     return handler.reply(429, b"later", Retry_After="60")
-
-
-@pytest.fixture(scope="module")
-def client():
-    with (
-        LocalCluster(2, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def runs(monkeypatch):
 def test_a_run_ends_while_its_tiles_wait_for_their_retry(image, where, how, runs, request):
     """An error, Ctrl-C and a cancelled job end the wait of a tile, although the server asked for a minute."""
 
-    current = request.getfixturevalue("client").as_current if where == "cluster" else nullcontext
+    current = request.getfixturevalue("workers").as_current if where == "cluster" else nullcontext
 
     def end():
         if how == "interrupt":

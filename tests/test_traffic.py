@@ -241,7 +241,7 @@ def cluster():
 @pytest.mark.parametrize("concurrency", [1, 4, 12])
 def test_one_number_over_a_cluster_of_processes(cluster, write_tiff, concurrency):
     path = write_tiff(np.random.default_rng(0).integers(1, 255, (1, 512, 512), np.uint8))
-    model = Counting()
+    model = Counting(0.02 if concurrency > 1 else 0.01)
     with ModelServer(model) as server:
         found = geotile.detect(
             path, server.url, tile_size=32, overlap=0, region_size=128, concurrency=concurrency, tile_format="NPY"

@@ -265,9 +265,7 @@ def test_a_shard_can_hide_no_bomb(tmp_path, pixels, location):
     refused(tmp_path / "a.zarr", "with further codecs")
 
 
-def test_a_cluster_a_crop_and_a_stretch_read_the_same(tmp_path, pixels):
-    from distributed import Client, LocalCluster
-
+def test_a_cluster_a_crop_and_a_stretch_read_the_same(tmp_path, pixels, workers):
     path = store(tmp_path / "a.zarr", pixels, 3)
     image = pickle.loads(pickle.dumps(open_image(path)))
     np.testing.assert_array_equal(image[:, 50:200, 7:333], pixels[:, 50:200, 7:333])
@@ -281,7 +279,7 @@ def test_a_cluster_a_crop_and_a_stretch_read_the_same(tmp_path, pixels):
         < 3
     )
     want = geotile.detect(str(path), crowd, tile_size=64, overlap=16)
-    with LocalCluster(2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
+    with workers.as_current():
         assert geotile.detect(str(path), crowd, tile_size=64, overlap=16)[COLUMNS].equals(want[COLUMNS])
 
 

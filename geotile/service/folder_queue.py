@@ -67,6 +67,7 @@ class FolderQueue:
     def __post_init__(self) -> None:
         """Create the folder."""
         self.display_name = str(self.path)
+        self.once_wait_s = _POLL_INTERVAL_S
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

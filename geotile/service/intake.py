@@ -34,6 +34,7 @@ from geotile.service.request import JobRequest
 
 _log = logging.getLogger(__name__)
 RECEIVE_WAIT_S = 5.0  # long polling; a service that is stopping waits for its end
+_EMPTY_PAUSE_S = 0.5
 _DEPTH_INTERVAL_S = 5.0
 _MAX_AGE_S = 120.0  # of the loop: a gateway may take a minute to start a cluster
 _MAX_INSPECTION_S = 600.0  # without the end of an inspection, while there are some
@@ -111,6 +112,10 @@ class Intake:
                 self.lifecycle.release(delivery, 0.0)
             else:
                 self._admit_or_release(delivery)
+        if self.queue_is_empty:  # `Service.run` may end now, and would have to wait for the end of another receive
+            with self.backlog.changed:
+                self.backlog.changed.notify_all()
+            self.stopping.wait(_EMPTY_PAUSE_S)
 
     def stop(self) -> None:
         """Stop inspecting, and release the requests whose jobs have not started."""
@@ -123,7 +128,7 @@ class Intake:
                 self.lifecycle.release(delivery, 0.0)
 
     def _receive(self, max_count: int) -> list[Delivery]:
-        deliveries = self.queue.receive(max_count, 1.0 if self.options.once else RECEIVE_WAIT_S)
+        deliveries = self.queue.receive(max_count, self.queue.once_wait_s if self.options.once else RECEIVE_WAIT_S)
         try:
             if time.monotonic() - self._depth_at > _DEPTH_INTERVAL_S:
                 self._depth_at = time.monotonic()

@@ -34,6 +34,8 @@ class Queue(Protocol):
 
     display_name: str
     """Name of the queue without secrets."""
+    once_wait_s: float
+    """Seconds that `receive` should wait where an empty queue ends the service."""
 
     def receive(self, max_count: int, wait_s: float) -> list[Delivery]:
         """Return up to `max_count` requests; wait up to `wait_s` seconds for the first."""

@@ -42,6 +42,7 @@ class SqsQueue:
 
     def __init__(self, url: str, dead_letters: str | None = None, check: bool = True) -> None:
         self._url_or_name = url
+        self.once_wait_s = 1.0  # without long polling SQS looks at some of its servers only
         self.display_name = redact(url)
         self.url = self._resolve(url)
         self.dead_letter_url: str | None = None

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from geotile.core.deadline import deadline_pools, exchange_deadline
@@ -192,9 +193,18 @@ def _new_session(profile: str | None, region: str | None) -> Any:
     import botocore.session
 
     session = botocore.session.Session(profile=profile)
+    session.register_component("data_loader", _api_loader(session.get_config_variable("data_path")))
     if region is not None:
         session.set_config_variable("region", region)
     return session
+
+
+@cache
+def _api_loader(data_path: str | None) -> Any:
+    """Return a reader of botocore's descriptions of APIs, which keeps them; a session's own would read them anew."""
+    from botocore.loaders import create_loader
+
+    return create_loader(data_path)
 
 
 def _assume_role(session: Any, role_arn: str) -> _Resolver:
