@@ -168,7 +168,7 @@ def predict_into(
             image, endpoint, options, errors=options.errors, watched=bool(options.progress or checkpoint),
             folders=[checkpoint or sinks[0].drafts], checkpoint=checkpoint, hooks=hooks,
         )  # fmt: skip
-        run = RasterRun.of(prepared, endpoint, options, sinks, checkpoint)
+        run = RasterRun.of(prepared, endpoint, options, sinks, checkpoint).with_note_of_space()
         if features is not None:
             features.try_out(_sample(run.template, options, features))
         report = run.compute(options, hooks)

@@ -1,6 +1,7 @@
 """Rasters: the same pixels however the work is divided, and those of a flat numpy loop."""
 
 import math
+from types import SimpleNamespace
 
 import dask
 import fsspec
@@ -423,21 +424,21 @@ def test_what_cannot_be_is_refused_before_the_run(model, options, said):
         geotile.predict(image, model, **{"tile_size": 64, "overlap": 8} | options)
 
 
-def test_a_later_answer_of_another_form_fails_its_tile():
-    answers = iter([np.zeros((64, 64), np.uint8)])
-    found = geotile.predict(
-        array(noise(3, (1, 100, 100))),
-        lambda t: next(answers, np.zeros((2, 64, 64), np.uint8)),
-        tile_size=64,
-        overlap=8,
-    )
-    with pytest.raises(geotile.TileError, match="must have the form of the first one"):
-        found.compute()
-    answers = iter([np.zeros((64, 64), np.uint8)])
-    found = geotile.predict(
-        array(noise(3, (1, 100, 100))), lambda t: next(answers, t[0]), tile_size=64, overlap=8, classes=["a", "b"]
-    )
-    with pytest.raises(geotile.TileError, match="class numbers must be 0 to 1, as 2 classes are named"):
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (lambda tile: np.zeros((2, 64, 64), np.uint8), "must have the form of the first one"),
+        (lambda tile: tile[0], "class numbers must be 0 to 1, as 2 classes are named"),
+    ],
+)
+def test_a_later_answer_of_another_form_fails_its_tile(later, said):
+    first = [np.zeros((64, 64), np.uint8)]
+
+    def model(tile):
+        return first.pop() if first else later(tile)
+
+    found = geotile.predict(array(noise(3, (1, 100, 100))), model, tile_size=64, overlap=8, classes=["a", "b"])
+    with pytest.raises(geotile.TileError, match=said):
         found.compute()
 
 
@@ -804,3 +805,13 @@ def test_polygons_of_a_written_file_are_those_of_the_array(tmp_path):
     geotile.predict_to(path, bordered, tmp_path / "s.tif", **options | {"output": "scores"})
     scores = geotile.polygonize(rioxarray.open_rasterio(tmp_path / "s.tif"), threshold=0.5, min_area_px=20)
     assert set(scores["label"]) == {"dark", "bright"}
+
+
+def test_a_disk_that_may_be_too_small_is_said(tmp_path, monkeypatch):
+    path, _ = scene(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=100_000))
+    with pytest.warns(UserWarning, match="the output has up to 0.1 MB before compression, and .* has 0.1 MB free"):
+        report = geotile.predict_to(path, bordered, tmp_path / "a.zarr", tile_size=64, overlap=0)
+    assert "before compression" in report.notes[-1]
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=126_000))
+    assert not geotile.predict_to(path, bordered, tmp_path / "b.zarr", tile_size=64, overlap=0).notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +40,7 @@ from geotile.running.raster_start import FirstAnswer
 from geotile.running.run import cancelling, task_priority
 from geotile.running.watching import watched
 from geotile.storage.folder import Folder
+from geotile.storage.free_space import note_of_space
 from geotile.traffic import begin_run
 
 
@@ -110,6 +112,15 @@ class RasterRun:
             ).parts  # fmt: skip
         store = RasterStore(folder=folder, array=files["prediction/zarr.json"])
         return cls(prepared=prepared, sinks=sinks, store=store, files=files, template=template, checkpoint=checkpoint)
+
+    def with_note_of_space(self) -> RasterRun:
+        """Return the run with a note in its report, and warn, if the disk may be too small for its blocks."""
+        note = note_of_space(self.store.folder, self.template.nbytes)
+        if note is None:
+            return self
+        warnings.warn(note, UserWarning, stacklevel=2)
+        plan = replace(self.prepared.plan, notes=(*self.prepared.plan.notes, note))
+        return replace(self, prepared=replace(self.prepared, plan=plan))
 
     def compute(self, options: PredictToOptions, hooks: RunHooks) -> Report:
         """Compute the blocks that are missing, and store them."""
