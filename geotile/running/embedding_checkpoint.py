@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import shapely
 
 from geotile.checkpoints.checkpoint import open_checkpoint
 from geotile.checkpoints.identity import identity_of
-from geotile.core.digest import digest
 from geotile.endpoints import Endpoint
 from geotile.options.raster import EmbedOptions
 from geotile.planning.plan import Plan
 from geotile.results.failures import TileFailure
 from geotile.running.embedding import EmbeddingJob, EmbeddingNode
+from geotile.running.raster_start import tile_settings
 from geotile.storage.folder import Folder
 
 _PART = re.compile(r"(\d+)-(\d+)\.npz")
@@ -49,16 +48,10 @@ class EmbeddingCheckpoint:
         OutputError
             If it cannot be read or written.
         """
-        settings = {
-            "format": options.tile_format, "pad": bool(options.pad), "min_valid_share": options.min_valid_share,
-            "tokens": options.tokens, "dtype": options.dtype, "length": length,
-            "roi": None if plan.roi is None else digest(shapely.to_wkb(plan.roi)),
-            "selected": None if plan.selected is None else digest(np.packbits(plan.selected).tobytes()),
-        }  # fmt: skip
-        opened = open_checkpoint(
-            folder, identity_of(plan, endpoint, settings), options.retry_failed, length=length,
-            regions=list(plan.grid.regions_yx),
-        )  # fmt: skip
+        own = {"tokens": options.tokens, "dtype": options.dtype, "length": length}
+        identity = identity_of(plan, endpoint, tile_settings(plan, options) | own)
+        regions = list(plan.grid.regions_yx)
+        opened = open_checkpoint(folder, identity, options.retry_failed, length=length, regions=regions)
         return cls(folder=opened.parts, retry_failed=options.retry_failed)
 
     @staticmethod

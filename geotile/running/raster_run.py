@@ -11,7 +11,6 @@ from typing import Any
 import dask
 import dask.array
 import numpy as np
-import shapely
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -19,7 +18,6 @@ from geotile.checkpoints.checkpoint import open_checkpoint
 from geotile.checkpoints.identity import identity_of
 from geotile.core.checks import Pair
 from geotile.core.dask_info import compute_options
-from geotile.core.digest import digest
 from geotile.core.timing import sum_timings
 from geotile.endpoints import Endpoint
 from geotile.endpoints.raster import RasterAnswer
@@ -36,7 +34,7 @@ from geotile.running.raster import Block, RasterJob
 from geotile.running.raster_array import raster_template
 from geotile.running.raster_graph import asked_tiles, listed_blocks, raster_blocks
 from geotile.running.raster_report import raster_report
-from geotile.running.raster_start import FirstAnswer
+from geotile.running.raster_start import FirstAnswer, tile_settings
 from geotile.running.run import cancelling, task_priority
 from geotile.running.watching import watched
 from geotile.storage.folder import Folder
@@ -97,14 +95,8 @@ class RasterRun:
         files = store_files(template, raster.chunk)
         folder = sinks[0].drafts
         if checkpoint is not None:
-            selected = prepared.plan.selected
-            settings = {
-                "format": options.tile_format, "pad": bool(options.pad), "min_valid_share": options.min_valid_share,
-                "raster": describe(raster.form), "chunk": raster.chunk,
-                "roi": None if prepared.plan.roi is None else digest(shapely.to_wkb(prepared.plan.roi)),
-                "selected": None if selected is None else digest(np.packbits(selected).tobytes()),
-            }  # fmt: skip
-            identity = identity_of(prepared.plan, endpoint, settings)
+            own = {"raster": describe(raster.form), "chunk": raster.chunk}
+            identity = identity_of(prepared.plan, endpoint, tile_settings(prepared.plan, options) | own)
             answer = {**prepared.first.content.form(), "sent": list(prepared.first.sent_yx)}
             regions = list(prepared.plan.grid.regions_yx)
             folder = open_checkpoint(

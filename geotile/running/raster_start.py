@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import shapely
 
 from geotile.core.cancellation import working_for
 from geotile.core.checks import Pair
 from geotile.core.dask_info import active_client, waiting_elsewhere
+from geotile.core.digest import digest
 from geotile.endpoints import Endpoint
 from geotile.endpoints.base import invoke_endpoint
 from geotile.endpoints.raster import RasterAnswer
@@ -81,6 +83,15 @@ def tile_job(
         reader=NoReader(), threads=threads_for(ready, options.concurrency), traffic=traffic, errors=errors,
         pad_value=(plan.encoder.nodata or 0.0) if options.pad else None, min_valid_share=options.min_valid_share,
     )  # fmt: skip
+
+
+def tile_settings(plan: Plan, options: PredictJobOptions | EmbedOptions) -> dict[str, Any]:
+    """Return how tiles are chosen and sent, as JSON: what a checkpoint depends on besides the image and the model."""
+    return {
+        "format": options.tile_format, "pad": bool(options.pad), "min_valid_share": options.min_valid_share,
+        "roi": None if plan.roi is None else digest(shapely.to_wkb(plan.roi)),
+        "selected": None if plan.selected is None else digest(np.packbits(plan.selected).tobytes()),
+    }  # fmt: skip
 
 
 def first_answer(
