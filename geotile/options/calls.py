@@ -12,7 +12,7 @@ from geotile.options.image import ImageOptions, ScalingOptions
 from geotile.options.run import AreaOptions, MergingOptions, RunOptions, SelectionOptions, TilingOptions
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OpenOptions(ImageOptions):
     """Options of `geotile.open_image`."""
 
@@ -25,7 +25,7 @@ class OpenOptions(ImageOptions):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class PlanOptions(ImageOptions, ScalingOptions, AreaOptions, TilingOptions):
     """Options of `geotile.plan`."""
 
@@ -37,12 +37,12 @@ class PlanOptions(ImageOptions, ScalingOptions, AreaOptions, TilingOptions):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class JobOptions(ImageOptions, ScalingOptions, RunOptions, MergingOptions, SelectionOptions, TilingOptions):
     """Options that every run has."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DetectToOptions(JobOptions):
     """Options of `geotile.detect_to`."""
 
@@ -55,7 +55,7 @@ class DetectToOptions(JobOptions):
     overwrite: bool = option(False, "Replace an output that exists.", type="bool", in_requests=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DetectOptions(JobOptions):
     """Options of `geotile.detect`."""
 
@@ -76,11 +76,11 @@ class DetectOptions(JobOptions):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DetectKeywords(EndpointKeywords, DetectOptions):
     """Keyword arguments of `geotile.detect`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DetectToKeywords(EndpointKeywords, DetectToOptions):
     """Keyword arguments of `geotile.detect_to`."""

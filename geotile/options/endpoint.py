@@ -60,7 +60,7 @@ class RetryPolicy(Options):
             check_seconds(getattr(self, name), name)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ClientOptions(RetryPolicy):
     """An HTTP client."""
 
@@ -96,7 +96,7 @@ class ClientOptions(RetryPolicy):
             check_encoding("auth", part)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ContractOptions(Options):
     """The OversightML contract."""
 
@@ -115,12 +115,12 @@ class ContractOptions(Options):
             check_headers("params", self.params)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class HttpOptions(ContractOptions, ClientOptions):
     """Options of `geotile.HttpEndpoint`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class SageMakerOptions(ContractOptions, RetryPolicy):
     """Options of a ``sagemaker://`` endpoint."""
 
@@ -141,7 +141,7 @@ class SageMakerOptions(ContractOptions, RetryPolicy):
         as_int(self.max_response_bytes, "max_response_bytes", 1, unit="bytes")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DecoderOptions(ScoreOptions):
     """A network that geotile decodes."""
 
@@ -183,7 +183,7 @@ class DecoderOptions(ScoreOptions):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OnnxOptions(DecoderOptions):
     """Options of an ``onnx:`` endpoint."""
 
@@ -206,7 +206,7 @@ class OnnxOptions(DecoderOptions):
         _check_counts(batch_size=self.batch_size, threads=self.threads)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OipOptions(DecoderOptions, ClientOptions):
     """Options of an ``oip+http://`` endpoint."""
 
@@ -224,7 +224,7 @@ class OipOptions(DecoderOptions, ClientOptions):
         _check_counts(batch_size=self.batch_size)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FunctionOptions(Options):
     """Options of a Python callable."""
 
@@ -239,7 +239,7 @@ class FunctionOptions(Options):
         _check_counts(batch_size=self.batch_size)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class EndpointKeywords(FunctionOptions, OnnxOptions, OipOptions, SageMakerOptions, HttpOptions):
     """Options of all kinds of endpoints together; each kind takes its own."""
 

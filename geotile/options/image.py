@@ -19,7 +19,7 @@ from geotile.options.storage import check_storage, storage_values
 _NUMBERS = re.compile(r"\s*\d+(\s*[,;]\s*\d+)+\s*")  # several band numbers in one text
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ImageOptions(Options):
     """How the image is opened."""
 
@@ -99,7 +99,7 @@ class ImageOptions(Options):
                 raise ArgumentError(f"bands must be a list of numbers or names, such as [3, 2, 1]; got {band!r}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ScalingOptions(Options):
     """Conversion of the image's pixels to 8 bits."""
 

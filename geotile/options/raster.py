@@ -17,7 +17,7 @@ from geotile.options.image import ImageOptions, ScalingOptions
 from geotile.options.run import AreaOptions, RequestOptions, RunOptions, TilingOptions, ValidityOptions
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RasterOptions(Options):
     """The raster."""
 
@@ -78,14 +78,14 @@ def _check_classes(classes: Any) -> None:
         raise ArgumentError(f"classes must have names that differ; got {list(classes)!r}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class PredictJobOptions(
     ImageOptions, ScalingOptions, RasterOptions, RequestOptions, ValidityOptions, AreaOptions, TilingOptions
 ):
     """Options that every run has whose model answers rasters."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class PredictOptions(PredictJobOptions):
     """Options of `geotile.predict`."""
 
@@ -95,7 +95,7 @@ class PredictOptions(PredictJobOptions):
     }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class PolygonOptions(Options):
     """The polygons."""
 
@@ -130,7 +130,7 @@ class PolygonOptions(Options):
         return sizes if self.polygon_classes is None else sizes | {"classes": list(self.polygon_classes)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class PredictToOptions(PredictJobOptions, PolygonOptions, RunOptions):
     """Options of `geotile.predict_to`."""
 
@@ -146,7 +146,7 @@ class PredictToOptions(PredictJobOptions, PolygonOptions, RunOptions):
             raise ArgumentError("crs would have no effect: a raster has the CRS of its image. It is that of polygons=")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class VectorOptions(Options):
     """The vectors."""
 
@@ -160,7 +160,7 @@ class VectorOptions(Options):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class EmbedOptions(
     ImageOptions, ScalingOptions, VectorOptions, RunOptions, ValidityOptions, AreaOptions, TilingOptions
 ):
@@ -169,7 +169,7 @@ class EmbedOptions(
     CALL: ClassVar[str] = "embed"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class EmbedToOptions(EmbedOptions):
     """Options of `geotile.embed_to`."""
 

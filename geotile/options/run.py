@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from geotile.running.progress import ProgressCallback
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class TilingOptions(Options):
     """Tiles and regions."""
 
@@ -60,7 +60,7 @@ class TilingOptions(Options):
             as_pair(self.region_size, "region_size", 1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class AreaOptions(Options):
     """Region of interest."""
 
@@ -74,7 +74,7 @@ class AreaOptions(Options):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ValidityOptions(Options):
     """Pixels without data."""
 
@@ -98,7 +98,7 @@ class ValidityOptions(Options):
         return float(self.skip_nodata)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class SelectionOptions(ValidityOptions, AreaOptions):
     """Selection of tiles."""
 
@@ -112,7 +112,7 @@ class SelectionOptions(ValidityOptions, AreaOptions):
             raise ArgumentError(f"outside_roi={self.outside_roi!r} would have no effect without roi; give roi= as well")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ScoreOptions(Options):
     """Score threshold."""
 
@@ -134,7 +134,7 @@ OF_MERGE = ("iou_threshold", "overlap_metric", "class_agnostic")
 """Options that set parameters of the merge."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class MergingOptions(ScoreOptions):
     """Merging of overlapping tiles."""
 
@@ -175,7 +175,7 @@ class MergingOptions(ScoreOptions):
         return {name: value for name, value in self.changed().items() if name in OF_MERGE}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RequestOptions(Options):
     """Requests."""
 
@@ -190,7 +190,7 @@ class RequestOptions(Options):
             as_int(self.concurrency, "concurrency", 1, unit="requests")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RunOptions(RequestOptions):
     """The run."""
 

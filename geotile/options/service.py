@@ -14,7 +14,7 @@ from geotile.errors import ArgumentError
 from geotile.options.endpoint import EndpointKeywords, HttpOptions, OipOptions, OnnxOptions, SageMakerOptions
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ServiceOptions(Options):
     """Options of `geotile.serve`."""
 
