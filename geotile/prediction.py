@@ -86,7 +86,7 @@ def predict(image: ImageLike, endpoint: Any, options: PredictOptions) -> xr.Data
     >>> bright.dims, str(bright.dtype), int((bright == 1).sum())
     (('y', 'x'), 'uint8', 1152)
     """
-    run = prepared_raster(image, endpoint, options, errors="raise", watched=False)
+    run = prepared_raster(image, endpoint, options, errors="raise", watched=False, lazy=True)
     blocks = raster_blocks(run.regions, run.job)
     return raster_template(run.plan, run.raster, block_values(blocks, run.job))
 
@@ -209,7 +209,7 @@ def _sample(template: xr.DataArray, options: PredictToOptions, file: Output) -> 
 
 
 def prepared_raster(
-    uri: ImageLike, endpoint: Endpoint, options: PredictJobOptions, *, errors: str, watched: bool,
+    uri: ImageLike, endpoint: Endpoint, options: PredictJobOptions, *, errors: str, watched: bool, lazy: bool = False,
     folders: Sequence[Folder] = (), checkpoint: Folder | None = None, hooks: RunHooks | None = None,
 ) -> PreparedRaster:  # fmt: skip
     """Open and plan, wait for the model, and ask it for one tile, if no checkpoint knows what it answers."""
@@ -218,7 +218,7 @@ def prepared_raster(
     endpoint = endpoint.for_rasters()
     plan = planned(opened, options, options, endpoint)
     ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders, hooks)
-    tiles = tile_job(plan, ready, traffic, options, run_name(watched), errors)
+    tiles = replace(tile_job(plan, ready, traffic, options, run_name(watched), errors), stops_run=not lazy)
     stored = None if checkpoint is None else stored_job(checkpoint)
     first = kept_answer(stored) or first_answer(plan, tiles, lambda answer, _: raster_of(answer), hooks)
     raster = raster_plan(plan.grid, first.content, first.sent_yx, options)
@@ -227,8 +227,8 @@ def prepared_raster(
     plan = replace(plan, grid=raster.grid)
     if raster.out.down > 1 and tiles.pad_value is None:
         tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
-    reader = RasterReader(form=raster.form, grid=raster.out)
-    raster.form.planes_of(first.content.values)  # what is wrong with one answer, is so with all
+    reader = RasterReader(form=raster.form, grid=raster.out, first=first.content.without_values())
+    raster.form.check_first(first.content.values)  # what is wrong with one answer, is so with all
     job = RasterJob(
         run=tiles.run, grid=raster.grid, out=raster.out, form=raster.form, selected=plan.selected,
         tiles=replace(tiles, reader=reader), roi=plan.roi,

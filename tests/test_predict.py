@@ -20,6 +20,7 @@ from rasters import bordered, encoded, noise, raster_server, scene
 
 import geotile
 from geotile.blending.form import BYTE_STEPS, SCORE_STEPS, VALUE_STEPS
+from geotile.endpoints.raster import RasterAnswer
 from geotile.grid.tile_grid import TileGrid
 from geotile.testing.server import decode_tile
 
@@ -815,3 +816,98 @@ def test_a_disk_that_may_be_too_small_is_said(tmp_path, monkeypatch):
     assert "before compression" in report.notes[-1]
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=126_000))
     assert not geotile.predict_to(path, bordered, tmp_path / "b.zarr", tile_size=64, overlap=0).notes
+
+
+def test_the_first_tile_holds_data(tmp_path):
+    """A model is asked about no tile that would not be sent, whatever lies in the middle."""
+    path, pixels = scene(tmp_path, (600, 600), nodata=0)
+    with rasterio.open(path, "r+") as file:
+        pixels[:, :, 70:] = 0
+        pixels[:, 70:] = 0
+        file.write(pixels)
+
+    def model(tile):
+        assert tile.any()
+        return (tile[0] > 128).astype(np.uint8)
+
+    options = {"tile_size": 64, "overlap": 0, "skip_nodata": True}
+    found = geotile.predict(path, model, **options)
+    assert ((found.values == 255) == (pixels[0] == 0)).all()
+    lazy = geotile.open_image(path) + 0
+    np.testing.assert_array_equal(geotile.predict(lazy.rio.write_nodata(0), model, **options), found)
+
+
+def test_a_lazy_array_is_computed_after_it_has_failed():
+    calls = []
+
+    def model(tile):
+        calls.append(1)
+        if len(calls) == 5:
+            raise ValueError("once")
+        return (tile[0] > 128).astype(np.uint8)
+
+    pixels = noise(5, (1, 300, 300))
+    found = geotile.predict(array(pixels), model, tile_size=64, overlap=0)
+    with pytest.raises(geotile.TileError, match="once"):
+        found.compute()
+    np.testing.assert_array_equal(found, pixels[0] > 128)
+
+
+def test_whether_quiet_tiles_are_averaged_does_not_depend_on_others():
+    pixels = np.zeros((1, 200, 200), np.uint8)
+    pixels[:, 70:130, 70:130] = 200
+
+    def model(tile):
+        return tile[:1].astype(np.float32) / 40 + np.float32(1e-5)
+
+    found = geotile.predict(array(pixels), model, tile_size=64, overlap=16, output="values", blend="mean")
+    assert np.abs(found.values - (pixels[0] / 40 + 1e-5)).max() < 2**-17 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (lambda t: t[:1].astype(np.float32), {"activation": "softmax"}, "use 'sigmoid'"),
+        (lambda t: np.full(t.shape[1:], -(2**63)), {"output": "values", "blend": "mean"}, "beyond ±16,777,216"),
+        (lambda t: np.full(t.shape[1:], 2**24 + 1), {"output": "values"}, "beyond ±16,777,216"),
+        (lambda t: np.full(t.shape[1:], 1j), {}, "must return numbers"), (lambda t: np.repeat(np.repeat(t[0] // 200, 40, 0), 40, 1), {}, "at most 32 times"),
+    ],
+)  # fmt: skip
+def test_answers_that_would_be_misread_are_refused(model, options, said):
+    with pytest.raises((geotile.ArgumentError, geotile.ResponseError), match=said):
+        geotile.predict(array(noise(1, (1, 100, 100))), model, tile_size=64, overlap=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (lambda t: (t[0] > 128).astype(np.uint8), "the first answer held scores of float32; got an answer of uint8"),
+        (lambda t: RasterAnswer(values=bordered(t), is_flat=False, classes=("b", "a")), "the classes must be those of"),
+    ],
+)
+def test_a_later_answer_of_another_meaning_fails_its_tile(later, said):
+    first = [lambda t: RasterAnswer(values=bordered(t)[:1] if "held" in said else bordered(t), is_flat=False)]
+    if "classes" in said:
+        first = [lambda t: RasterAnswer(values=bordered(t), is_flat=False, classes=("a", "b"))]
+
+    def model(tile):
+        return (first.pop() if first else later)(tile)
+
+    with pytest.raises(geotile.TileError, match=said):
+        geotile.predict(array(noise(1, (1, 100, 100))), model, tile_size=64, overlap=0).compute()
+
+
+def test_masks_of_answers_are_read():
+    pixels = noise(1, (1, 100, 100))
+
+    def masked(tile):
+        return np.ma.masked_array((tile[0] > 128).astype(np.uint8), tile[0] < 20)
+
+    def data_array(tile):
+        values = np.where(tile[0] < 20, np.int16(-9999), tile[0])
+        return xr.DataArray(values, dims=("y", "x"), attrs={"_FillValue": -9999, "scale_factor": 0.5, "add_offset": 3})
+
+    found = geotile.predict(array(pixels), masked, tile_size=64, overlap=8).values
+    np.testing.assert_array_equal(found, np.where(pixels[0] < 20, 255, pixels[0] > 128))
+    found = geotile.predict(array(pixels), data_array, tile_size=64, overlap=8, output="values").values
+    np.testing.assert_array_equal(found, np.where(pixels[0] < 20, np.nan, pixels[0] * 0.5 + 3)[None])

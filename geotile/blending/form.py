@@ -21,6 +21,7 @@ BYTE_STEPS = 254  # of a score as uint8; 255 is nodata
 VALUE_STEPS = 2**16  # averaged values are multiples of 2**-16
 _NARROW_TILES = (2**32 - 1) // (LARGEST_WEIGHT * SCORE_STEPS)  # whose weighted scores add up to less than 2**32
 _SMALLEST = 2.0**-8  # of the largest value of a tile that is averaged in steps of 2**-16
+_EXACT = 2**24  # whole numbers up to here are exact in float32
 _TOLERANCE = 1e-3  # by which the scores of half precision may leave 0 to 1
 
 
@@ -180,7 +181,28 @@ class RasterForm:
             return np.asarray(chosen, self.dtype)
         return self._quantised(values)
 
+    def check_first(self, values: NDArray[Any]) -> None:
+        """Check the first answer: also whether its values are so small that averages would lose them.
+
+        Raises
+        ------
+        ResponseError
+            If they cannot be what they should be.
+        """
+        self.planes_of(values)
+        largest = np.abs(values[np.isfinite(values)].astype(np.float64)).max(initial=0)
+        if self.output == "values" and self.blend != "trim" and 0 < largest < _SMALLEST:
+            raise ResponseError(
+                f"values below {_SMALLEST:.2g} cannot be averaged well, since averages are multiples of 2**-16; got at "
+                f"most {largest:g}. Use blend='trim', or have the model return values in a smaller unit"
+            )
+
     def _of_values(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        if values.dtype.kind in "iu" and values.size and max(abs(int(values.min())), int(values.max())) > _EXACT:
+            raise ResponseError(
+                f"whole numbers beyond ±{_EXACT:,} do not fit float32 exactly; have the model return floats, or "
+                "numbers in a larger unit"
+            )
         known = np.isfinite(values).all(axis=0)
         valid = None if known.all() else known
         if self.blend == "trim":
@@ -190,18 +212,13 @@ class RasterForm:
                 raise ResponseError(f"values must fit float32; got {np.abs(values[:, known]).max():g}")
             return single, valid
         largest = 2.0**62 / (LARGEST_WEIGHT * self.tiles_on_a_pixel * VALUE_STEPS)
-        finite = np.where(known, values, 0)
+        finite = np.where(known, values, 0).astype(np.float64)
         if np.abs(finite).max(initial=0) > largest:
             raise ResponseError(
                 f"values beyond ±{largest:.3g} cannot be averaged exactly; got {np.abs(finite).max():g}. Use "
                 "blend='trim', or have the model return values in a larger unit"
             )
-        if 0 < np.abs(finite).max(initial=0) < _SMALLEST:
-            raise ResponseError(
-                f"values below {_SMALLEST:.2g} cannot be averaged well, since averages are multiples of 2**-16; got at "
-                f"most {np.abs(finite).max():g}. Use blend='trim', or have the model return values in a smaller unit"
-            )
-        return np.rint(np.asarray(finite, np.float64) * VALUE_STEPS).astype(np.int64), valid
+        return np.rint(finite * VALUE_STEPS).astype(np.int64), valid
 
     def _quantised(self, values: NDArray[Any]) -> NDArray[np.uint16]:
         """Return scores in steps of 1 / 65,535."""

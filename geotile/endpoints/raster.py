@@ -6,19 +6,18 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-import rasterio
+import xarray as xr
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 
 from geotile.core.checks import Pair
-from geotile.core.rasterio_env import ignore_georeference_warnings
+from geotile.endpoints.raster_file import read_raster_file
 from geotile.errors import EndpointError, ResponseError
 
 _SHAPES = "(y, x) or (class, y, x)"
 _DRIVERS = {"image/tiff": "GTiff", "image/tif": "GTiff", "image/png": "PNG"}
+_LARGEST_FACTOR = 32
 _NPY = ("application/x-npy", "application/octet-stream", "application/npy")
 
 
@@ -48,6 +47,10 @@ class RasterAnswer:
         classes = None if form["classes"] is None else tuple(form["classes"])
         return cls(values=np.zeros(form["shape"], form["dtype"]), is_flat=form["flat"], classes=classes)
 
+    def without_values(self) -> RasterAnswer:
+        """Return an answer of the same form that is small."""
+        return RasterAnswer(values=self.values[:0, :0, :0].copy(), is_flat=self.is_flat, classes=self.classes)
+
     def scale(self, tile_yx: Pair) -> tuple[int, int]:
         """Return the pixels of the answer per pixel of the tile, and the other way round; one of them is 1.
 
@@ -57,6 +60,11 @@ class RasterAnswer:
             If neither is a whole number.
         """
         height, width = self.values.shape[1:]
+        if max(height // tile_yx[0], width // tile_yx[1]) > _LARGEST_FACTOR:
+            raise ResponseError(
+                f"the answer must have at most {_LARGEST_FACTOR} times the pixels of the tile along each axis; got "
+                f"{height} x {width} for {tile_yx[0]} x {tile_yx[1]}"
+            )
         for up, down in ((height // tile_yx[0], 1), (1, tile_yx[0] // max(height, 1))):
             if up and down and (height * down, width * down) == (tile_yx[0] * up, tile_yx[1] * up):
                 return up, down
@@ -92,14 +100,32 @@ def raster_of(answer: Any) -> RasterAnswer:
         answer = answer["out"]
     elif hasattr(answer, "logits"):
         answer = answer.logits
-    values = as_array(answer)
+    values, valid = _with_validity(answer)
     if values.dtype.kind not in "buif":
         raise ResponseError(f"the model must return numbers for the pixels of the tile; got {_named(answer, values)}")
     while values.ndim > 3 and values.shape[0] == 1:
-        values = values[0]
+        values, valid = values[0], None if valid is None else valid[0]
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise ResponseError(f"the model must return an array {_SHAPES}; got the shape {values.shape}")
-    return RasterAnswer(values=values if values.ndim == 3 else values[None], is_flat=values.ndim == 2)
+    if valid is not None and valid.ndim == 3:
+        valid = np.asarray(valid.all(axis=0))
+    return RasterAnswer(values=values if values.ndim == 3 else values[None], is_flat=values.ndim == 2, valid=valid)
+
+
+def _with_validity(answer: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return an array, and which of its values are none of nodata; None for all."""
+    if isinstance(answer, np.ma.MaskedArray):
+        known = ~np.ma.getmaskarray(answer)
+        return answer.filled(0), None if known.all() else known
+    values = as_array(answer)
+    if not isinstance(answer, xr.DataArray) or values.dtype.kind not in "buif":
+        return values, None
+    nodata = answer.attrs.get("_FillValue", answer.attrs.get("missing_value"))
+    known = np.ones(values.shape, bool) if nodata is None or np.isnan(nodata) else values != nodata
+    scale, offset = float(answer.attrs.get("scale_factor", 1)), float(answer.attrs.get("add_offset", 0))
+    if (scale, offset) != (1, 0):
+        values = values * scale + offset
+    return (values, None) if known.all() else (np.where(known, values, values.dtype.type(0)), known)
 
 
 def decode_raster(body: bytes, content_type: str) -> RasterAnswer:
@@ -119,7 +145,10 @@ def decode_raster(body: bytes, content_type: str) -> RasterAnswer:
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind in _DRIVERS:
-        return _from_file(body, _DRIVERS[kind])
+        content = read_raster_file(body, _DRIVERS[kind])
+        return RasterAnswer(
+            values=content.values, is_flat=len(content.values) == 1, classes=content.classes, valid=content.valid
+        )
     if kind in _NPY:
         return raster_of(decode_array(body, content_type))
     raise ResponseError(
@@ -137,33 +166,15 @@ def decode_array(body: bytes, content_type: str) -> NDArray[Any]:
     """
     if content_type.partition(";")[0].strip().lower() not in _NPY:
         raise ResponseError(f"the answer must be application/x-npy; got the content type {content_type!r}")
+    content = io.BytesIO(body)
     try:
-        return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
-    except (ValueError, EOFError, OSError, MemoryError, BadZipFile) as error:
-        raise ResponseError(f"the answer is not an array as numpy.save writes it ({error})") from None
-
-
-def _from_file(body: bytes, driver: str) -> RasterAnswer:
-    try:
-        with ignore_georeference_warnings(), rasterio.MemoryFile(body) as memory, memory.open(driver=driver) as file:
-            values = file.read()
-            valid = None if file.nodata is None else file.dataset_mask() > 0
-            names = file.descriptions if file.count > 1 else _category_names(file)
-    except (RasterioError, ValueError) as error:
-        raise ResponseError(f"the answer is not a {driver} that can be read ({error})") from None
-    classes = tuple(map(str, names)) if names and all(names) else None
-    if valid is not None:
-        values = np.where(valid, values, values.dtype.type(0))
-    return RasterAnswer(values=values, is_flat=len(values) == 1, classes=classes, valid=valid)
-
-
-def _category_names(file: Any) -> list[str] | None:
-    """Return the names of the classes that a file's metadata list, in the order of their numbers."""
-    tags = file.tags(1)
-    numbers = sorted(int(key[6:]) for key in tags if key.startswith("CLASS_") and key[6:].isdigit())
-    if numbers != list(range(len(numbers))):
-        return None  # with gaps, a name's place is not its number
-    return [tags[f"CLASS_{number}"] for number in numbers] or None
+        array = np.lib.format.read_array(content, allow_pickle=False)
+    except Exception as error:  # numpy parses the header as Python, which raises errors of many kinds
+        text = str(error) or type(error).__name__
+        raise ResponseError(f"the answer is not an array as numpy.save writes it ({text})") from None
+    if left := len(body) - content.tell():
+        raise ResponseError(f"the answer has {left:,} bytes after its array; send one array, as numpy.save writes it")
+    return np.asarray(array)
 
 
 def as_array(answer: Any) -> NDArray[Any]:
@@ -181,6 +192,8 @@ def as_array(answer: Any) -> NDArray[Any]:
         answer = answer.transpose(*dims, "y", "x").to_numpy()
     for name in ("detach", "cpu"):
         answer = getattr(answer, name)() if hasattr(answer, name) else answer
+    if isinstance(answer, np.ma.MaskedArray) and np.ma.getmaskarray(answer).any():
+        raise ResponseError("the model returned a masked array, some of whose numbers are masked; fill them")
     if not (isinstance(answer, np.ndarray) or hasattr(answer, "__array__")):
         raise ResponseError(f"the model must return an array {_SHAPES}; got {type(answer).__name__}")
     try:

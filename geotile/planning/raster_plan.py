@@ -103,6 +103,11 @@ def raster_form(answer: RasterAnswer, options: RasterOptions) -> RasterForm:
     else:
         wanted = 2 if planes == 1 and options.output == "classes" else planes
         classes = _checked_names(classes, wanted, options)
+        if planes == 1 and options.activation == "softmax":
+            raise ArgumentError(
+                "activation='softmax' would make a score of 1 of whatever the model answers, which is one value for a "
+                "pixel; use 'sigmoid'"
+            )
         if planes > MAX_CLASSES:
             raise ArgumentError(f"the model must have at most {MAX_CLASSES:,} classes; its answer has {planes:,}")
     thresholds = (

@@ -30,7 +30,7 @@ from geotile.blending.output_grid import OutputGrid
 from geotile.core.cancellation import is_abandoned
 from geotile.core.checks import Pair
 from geotile.core.timing import Timing, sum_timings, take_timings, timed
-from geotile.endpoints.raster import raster_of
+from geotile.endpoints.raster import RasterAnswer, raster_of
 from geotile.errors import ResponseError
 from geotile.grid.tile_grid import Tile, TileGrid, Window
 from geotile.imagery.region_pixels import Region, RegionPixels
@@ -50,6 +50,8 @@ class RasterReader:
 
     form: RasterForm
     grid: OutputGrid
+    first: RasterAnswer
+    """The first answer, whose values do not matter: all others must be of its form."""
 
     def read(self, tile: Tile, answer: Any, sent_yx: Pair) -> TileContent:
         """Return the planes of an answer, and which of its pixels have a value."""
@@ -59,8 +61,14 @@ class RasterReader:
                 f"the answer must have the form of the first one, {self.form.planes} planes of {self.grid.up} / "
                 f"{self.grid.down} times the tile's pixels; got the shape {raster.values.shape}"
             )
-        if self.form.is_class_map and raster.values.dtype.kind not in "bui":
-            raise ResponseError(f"the first answer held class numbers; got an answer of {raster.values.dtype}")
+        first = self.first.values.dtype
+        if self.form.output != "values" and (first.kind == "f") != (raster.values.dtype.kind == "f"):
+            held = "scores" if first.kind == "f" else "class numbers"
+            raise ResponseError(f"the first answer held {held} of {first}; got an answer of {raster.values.dtype}")
+        if raster.classes != self.first.classes:
+            raise ResponseError(
+                f"the classes must be those of the first answer, {self.first.classes}; got {raster.classes}"
+            )
         planes, valid = self.form.planes_of(raster.values)
         if raster.valid is not None:
             valid = raster.valid if valid is None else raster.valid & valid

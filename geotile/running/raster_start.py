@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +18,7 @@ from geotile.endpoints.base import invoke_endpoint
 from geotile.endpoints.raster import RasterAnswer
 from geotile.errors import EndpointError
 from geotile.grid.tile_grid import Tile
-from geotile.imagery.region_pixels import FileRegion, RegionPixels
+from geotile.imagery.region_pixels import ArrayRegion, FileRegion, RegionPixels
 from geotile.imagery.source import Source
 from geotile.options.raster import EmbedOptions, PredictJobOptions
 from geotile.options.run import RequestOptions
@@ -27,7 +27,7 @@ from geotile.running.cluster import check_cluster
 from geotile.running.hooks import RunHooks
 from geotile.running.run import cancelling
 from geotile.running.tile_job import TileContent, TileJob
-from geotile.running.tiles import cut
+from geotile.running.tiles import cut, has_data
 from geotile.storage.folder import Folder
 from geotile.traffic import (
     RequestOutcome,
@@ -43,6 +43,7 @@ from geotile.traffic import (
 
 Answered = TypeVar("Answered")
 _TRIED = 4  # tiles, until one is answered
+_LOOKED_AT = 256  # tiles, until one holds data
 
 
 class NoReader:
@@ -118,9 +119,9 @@ def first_answer(
     failed: list[EndpointError] = []
     with hooks.around(job.run, plan.grid), cancelling(job.run):
         begin_run(job.run)
-        for tile in _some_tiles(plan):
+        for tile, pixels in _some_tiles(plan, job):
             try:
-                outcome, sent_yx = _ask(plan, job, tile), job.sent_shape_yx(tile)
+                outcome, sent_yx = _ask(job, tile, pixels), job.sent_shape_yx(tile)
                 content = read(outcome.answers[0], sent_yx)
                 return FirstAnswer(content, sent_yx, outcome.attempts + sum(each.attempts for each in failed))
             except EndpointError as error:
@@ -136,8 +137,8 @@ def kept_answer(job: Mapping[str, Any] | None) -> FirstAnswer[RasterAnswer] | No
     return None if form is None else FirstAnswer(RasterAnswer.of_form(form), tuple(form["sent"]), 0)
 
 
-def _ask(plan: Plan, job: TileJob, tile: Tile) -> RequestOutcome:
-    pixels = cut(_read(plan, tile, job.run), tile, job)
+def _ask(job: TileJob, tile: Tile, region: RegionPixels) -> RequestOutcome:
+    pixels = cut(region, tile, job)
     body = job.encoder.encode(pixels, tile.window) if job.endpoint.wants_bytes else pixels
     if job.traffic is None:
         return RequestOutcome(invoke_endpoint(job.endpoint, [body], job.encoder.content_type), 1)
@@ -155,18 +156,35 @@ def send_one(job: TileJob, body: Any) -> RequestOutcome:
         return send_with_retries(job.endpoint, gate, lambda: [body], job.encoder.content_type)
 
 
-def _some_tiles(plan: Plan) -> list[Tile]:
-    """Return a few of the wanted tiles, the one in the middle first: the model may fail for one of them."""
+def _some_tiles(plan: Plan, job: TileJob) -> Iterator[tuple[Tile, RegionPixels]]:
+    """Yield a few of the wanted tiles with their pixels, the one in the middle first: the model may fail for one.
+
+    Tiles that hold too little data to be sent are left out, unless no other one is found.
+    """
     wanted = np.arange(plan.grid.n_tiles) if plan.selected is None else np.flatnonzero(plan.selected)
     rows, columns = np.divmod(wanted, plan.grid.tiles_yx[1])
     nearest = wanted[np.argsort(np.abs(rows - rows.mean()) + np.abs(columns - columns.mean()), kind="stable")]
-    chosen = dict.fromkeys(nearest[np.linspace(0, len(nearest) - 1, min(_TRIED, len(nearest))).astype(int)].tolist())
-    return [Tile(number, plan.grid.tile_window(*divmod(number, plan.grid.tiles_yx[1]))) for number in chosen]
+    spread = nearest[np.linspace(0, len(nearest) - 1, min(_LOOKED_AT, len(nearest))).astype(int)]
+    first = spread[np.linspace(0, len(spread) - 1, min(_TRIED, len(spread))).astype(int)]
+    order = dict.fromkeys([*first.tolist(), *spread.tolist()])
+    found, spare = 0, None
+    for number in order:
+        tile = Tile(number, plan.grid.tile_window(*divmod(number, plan.grid.tiles_yx[1])))
+        pixels = _read(plan, tile, job.run, job.need_valid)
+        if has_data(pixels, tile, job):
+            found += 1
+            yield tile, pixels
+        spare = spare or tile
+        if found == _TRIED:
+            return
+    if not found and spare is not None:
+        yield spare, _read(plan, spare, job.run, False)
 
 
-def _read(plan: Plan, tile: Tile, run: str) -> RegionPixels:
+def _read(plan: Plan, tile: Tile, run: str, need_valid: bool) -> RegionPixels:
     if plan.source is None:
         y, x = tile.window.slices
-        return RegionPixels(np.asarray(plan.image[:, y, x].data), tile.window)
+        region = ArrayRegion(np.asarray(plan.image[:, y, x].data), tile.window, plan.encoder.nodata)
+        return region.read([tile], need_valid)
     row, column = plan.grid.region_of(*divmod(tile.number, plan.grid.tiles_yx[1]))
-    return FileRegion(plan.source, plan.grid, run, row, column).read([tile], False)
+    return FileRegion(plan.source, plan.grid, run, row, column).read([tile], need_valid)

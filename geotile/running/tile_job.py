@@ -65,6 +65,8 @@ class TileJob:
     traffic: TrafficSettings | None
     """Limits of the requests; None where the model runs in the process."""
     errors: Literal["record", "raise"]
+    stops_run: bool = field(default=True, kw_only=True)
+    """Whether an error stops the tiles of other regions. Those of a lazy array may be asked for again."""
     pad_value: float | None
     """Value that fills a tile smaller than the tile size; None leaves it small."""
     min_valid_share: float | None = None

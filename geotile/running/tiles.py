@@ -56,10 +56,11 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
                 yield from _finished(futures, batches, job)
         except BaseException as error:
             # Tiles that wait here, also those of other regions, fail with this reason, and one of them may be reported.
-            reason = f"the run was stopped: {error}" if isinstance(error, TileError) else "the run was stopped"
-            if gate:
-                gate.stop(reason)
-            cancel_run(job.run, reason)
+            if job.stops_run or not isinstance(error, TileError):
+                reason = f"the run was stopped: {error}" if isinstance(error, TileError) else "the run was stopped"
+                if gate:
+                    gate.stop(reason)
+                cancel_run(job.run, reason)
             raise
         finally:
             reporter.flush()
@@ -104,7 +105,7 @@ def _batches(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[
     if job.endpoint.batch_size == 1:
         yield from ((tile,) for tile in tiles)
         return
-    sent = [tile for tile in tiles if tile.number not in region.unreadable and _has_data(region, tile, job)]
+    sent = [tile for tile in tiles if tile.number not in region.unreadable and has_data(region, tile, job)]
     numbers = {tile.number for tile in sent}
     yield from ((tile,) for tile in tiles if tile.number not in numbers)
     size = job.endpoint.batch_size
@@ -150,7 +151,7 @@ def _results(
     if first.number in region.unreadable:
         yield _failed(first, job, ImageReadError(region.unreadable[first.number]))
         return
-    if not _has_data(region, first, job):
+    if not has_data(region, first, job):
         yield TileResult(without_data=True)
         return
     try:
@@ -223,7 +224,7 @@ def _log_failure(tile: Tile, run: str, error: GeotileError) -> None:
         _log.info("more tiles failed; the lines of their regions count them", extra={"run": run})
 
 
-def _has_data(region: RegionPixels, tile: Tile, job: TileJob) -> bool:
+def has_data(region: RegionPixels, tile: Tile, job: TileJob) -> bool:
     """Return whether a tile holds enough valid pixels to be sent."""
     if job.min_valid_share is None:
         return True
