@@ -139,6 +139,8 @@ def stored_job(folder: Folder, remedy: str = "Choose a new folder") -> dict[str,
         job = json.loads(data)
         if not isinstance(job["identity"], dict) or not isinstance(job["format"], int):
             raise TypeError("identity and format")
+        if job["format"] == FORMAT:
+            check_job(job)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _foreign(folder, error, remedy) from None
     if job["format"] != FORMAT:
@@ -146,10 +148,6 @@ def stored_job(folder: Folder, remedy: str = "Choose a new folder") -> dict[str,
             f"{folder.display_name} is a checkpoint of format {job['format']}, but this version of geotile writes "
             f"format {FORMAT}. {remedy}."
         )
-    try:
-        check_job(job)
-    except ValueError as error:
-        raise _foreign(folder, error, remedy) from None
     return dict(job)
 
 

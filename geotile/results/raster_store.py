@@ -7,7 +7,8 @@
       prediction/zarr.json
       prediction/c/3/17           a chunk; one that holds only nodata is absent
       x/... y/... spatial_ref/... coordinates
-      blocks/00003-00017.json     while the run lasts: a block that is stored, with what its report needs
+      blocks/00003-00017.json     while the run lasts: a block that is stored, with what its report needs and the
+                                  size and the CRC-32 of its chunks
 """
 
 from __future__ import annotations
