@@ -13,7 +13,6 @@ from typing import Any
 import dask
 import geopandas as gpd
 
-from geotile.checkpoints.checkpoint import stored_job
 from geotile.core.checks import check_path
 from geotile.core.dask_info import compute_options
 from geotile.core.option import with_options
@@ -37,7 +36,7 @@ from geotile.running.hooks import RunHooks
 from geotile.running.prepare import checkpoint_folder, with_stored_regions
 from geotile.running.progress import run_name
 from geotile.running.raster_report import raster_report
-from geotile.running.raster_start import first_answer, ready_for_rasters, tile_job
+from geotile.running.raster_start import first_answer, ready_for_rasters, resumed_job, tile_job
 from geotile.running.run import cancelling, leased, naming_how_to_resume, task_priority
 from geotile.running.tile_job import TileJob
 from geotile.running.watching import watched
@@ -210,11 +209,11 @@ def _run(
         opened = opened_image(image, options.part(ImageOptions), options)
         endpoint = endpoint.for_embeddings()
         plan = planned(opened, options, options, endpoint)
-        stored = None if folder is None else stored_job(folder)
-        if stored is not None and options.region_size == "auto":
-            plan = replace(plan, grid=with_stored_regions(plan.grid, stored))
         folders = [each for each in (parts, folder) if each is not None]
         ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders, hooks)
+        stored = resumed_job(folder, plan, endpoint, options, "length")
+        if stored is not None and options.region_size == "auto":
+            plan = replace(plan, grid=with_stored_regions(plan.grid, stored))
         run = run_name(bool(options.progress or folder))
         tiles = tile_job(plan, ready, traffic, options, run, options.errors)
         reader, requests = _reader(plan, tiles, options, stored, hooks)

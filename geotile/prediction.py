@@ -12,7 +12,6 @@ import geopandas as gpd
 import numpy as np
 import xarray as xr
 
-from geotile.checkpoints.checkpoint import stored_job
 from geotile.core.option import with_options
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.endpoints.raster import raster_of
@@ -37,7 +36,7 @@ from geotile.running.raster import RasterJob, RasterReader
 from geotile.running.raster_array import raster_template
 from geotile.running.raster_graph import block_values, raster_blocks
 from geotile.running.raster_run import PreparedRaster, RasterRun
-from geotile.running.raster_start import first_answer, kept_answer, ready_for_rasters, tile_job
+from geotile.running.raster_start import first_answer, kept_answer, ready_for_rasters, resumed_job, tile_job
 from geotile.running.run import leased, naming_how_to_resume
 from geotile.storage.folder import Folder
 
@@ -215,11 +214,11 @@ def prepared_raster(
     """Open and plan, wait for the model, and ask it for one tile, if no checkpoint knows what it answers."""
     hooks = hooks or RunHooks()
     opened = opened_image(uri, options.part(ImageOptions), options)
-    endpoint = endpoint.for_rasters()
-    plan = planned(opened, options, options, endpoint)
-    ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders, hooks)
+    rasters = endpoint.for_rasters()
+    plan = planned(opened, options, options, rasters)
+    ready, traffic = ready_for_rasters(rasters, options, plan.source, folders, hooks)
     tiles = replace(tile_job(plan, ready, traffic, options, run_name(watched), errors), stops_run=not lazy)
-    stored = None if checkpoint is None else stored_job(checkpoint)
+    stored = resumed_job(checkpoint, plan, endpoint, options, "answer")
     first = kept_answer(stored) or first_answer(plan, tiles, lambda answer, _: raster_of(answer), hooks)
     raster = raster_plan(plan.grid, first.content, first.sent_yx, options)
     if stored is not None and options.region_size == "auto":

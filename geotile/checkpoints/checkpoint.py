@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.checkpoints.differences import differences
+from geotile.checkpoints.job_file import check_job
 from geotile.checkpoints.region_answer import RegionAnswer
 from geotile.core.checks import Pair
 from geotile.core.digest import json_digest
@@ -138,16 +139,47 @@ def stored_job(folder: Folder, remedy: str = "Choose a new folder") -> dict[str,
         job = json.loads(data)
         if not isinstance(job["identity"], dict) or not isinstance(job["format"], int):
             raise TypeError("identity and format")
+        if job["format"] == FORMAT:
+            check_job(job)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArgumentError(
-            f"{folder.display_name}/{JOB} is not that of a geotile checkpoint ({error}). {remedy}."
-        ) from None
+        raise _foreign(folder, error, remedy) from None
     if job["format"] != FORMAT:
         raise ArgumentError(
             f"{folder.display_name} is a checkpoint of format {job['format']}, but this version of geotile writes "
             f"format {FORMAT}. {remedy}."
         )
     return dict(job)
+
+
+def check_same_job(folder: Folder, job: Mapping[str, Any], identity: Identity, answer: str) -> None:
+    """Refuse a checkpoint of another job by what is known before the model answers.
+
+    Parameters
+    ----------
+    folder : Folder
+        Folder of the checkpoint.
+    job : mapping
+        Its `stored_job`.
+    identity : mapping
+        What is known of the identity; JSON. Fields of ``grid`` and ``tiles`` that are not here are not compared.
+    answer : str
+        Name under which `job.json` keeps what the first answer told.
+
+    Raises
+    ------
+    ArgumentError
+        If the checkpoint is that of another job; the message lists the differences.
+    """
+    known = json.loads(json.dumps(identity))
+    stored = {name: job["identity"].get(name) for name in known}
+    stored |= {name: _known_fields(stored[name], known[name]) for name in ("grid", "tiles")}
+    if stored != known:
+        raise _other_job(folder, stored, known)
+    if answer not in job:
+        raise ArgumentError(
+            f"{folder.display_name} is the checkpoint of another call: its {JOB} has no {answer!r}. Pass the same "
+            "arguments to the same function again, or choose a new folder."
+        )
 
 
 def open_checkpoint(folder: Folder, identity: Identity, retry_failed: bool, **notes: Any) -> Checkpoint:
@@ -178,14 +210,30 @@ def open_checkpoint(folder: Folder, identity: Identity, retry_failed: bool, **no
         content = {"format": FORMAT, "identity": current, **notes}
         folder.write(JOB, json.dumps(content, indent=1).encode())
     elif job["identity"] != current:
-        found = differences(job["identity"], current)
-        raise ArgumentError(
-            f"{folder.display_name} is the checkpoint of another job: {'; '.join(found[:5])}. Pass the same "
-            "arguments again, or choose a new folder."
-        )
+        raise _other_job(folder, job["identity"], current)
     for each in (folder, checkpoint.parts):
         each.remove_drafts()
     return checkpoint
+
+
+def _known_fields(part: Any, known: Mapping[str, Any]) -> Any:
+    """Return the fields of a part of a stored identity whose current values are known."""
+    return {name: part[name] for name in known if name in part} if isinstance(part, dict) else part
+
+
+def _other_job(folder: Folder, stored: Identity, current: Identity) -> ArgumentError:
+    try:
+        found = differences(stored, current)[:5]
+    except (AttributeError, TypeError):  # a part is not a mapping
+        found = ["its identity has changed"]
+    return ArgumentError(
+        f"{folder.display_name} is the checkpoint of another job: {'; '.join(found)}. Pass the same "
+        "arguments again, or choose a new folder."
+    )
+
+
+def _foreign(folder: Folder, error: Exception, remedy: str) -> ArgumentError:
+    return ArgumentError(f"{folder.display_name}/{JOB} is not that of a geotile checkpoint ({error}). {remedy}.")
 
 
 def _name(row: int, column: int) -> str:

@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geotile.merging.detections import Detections
-from geotile.results.failures import NO_FLAWS, Flaws, TileFailure
+from geotile.results.failures import NO_FLAWS, Flaws, TileFailure, stored_failures
 
 _NOTES = b"geotile"
 
@@ -85,10 +85,17 @@ class RegionAnswer:
                 tiles=numbers["tile"],
                 ordinals=numbers["ordinal"],
             )
-            failures = tuple(TileFailure(**each) for each in notes.pop("failures"))
+            failures = stored_failures(notes.pop("failures"))
             notes |= {name: Flaws(*notes.get(name, ())) for name in ("rejected", "repaired")}
             return cls(detections=detections, failures=failures, **notes)
-        except (pa.ArrowException, KeyError, TypeError, shapely.errors.ShapelyError) as error:
+        except (
+            pa.ArrowException,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            shapely.errors.ShapelyError,
+        ) as error:
             raise ValueError(f"not the answer for a region: {error}") from None
 
 

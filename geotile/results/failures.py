@@ -67,6 +67,32 @@ def tile_failure(tile: Tile, reason: str) -> TileFailure:
     return TileFailure(tile=tile.number, window=[int(v) for v in tile.window], reason=reason)
 
 
+def stored_failures(values: Any) -> tuple[TileFailure, ...]:
+    """Return failures that were stored as JSON.
+
+    Raises
+    ------
+    ValueError
+        If they are something else.
+
+    Examples
+    --------
+    >>> stored_failures([{"tile": 3, "window": [0, 64, 64, 128], "reason": "the model raised ValueError"}])[0].tile
+    3
+    """
+    if not isinstance(values, list) or not all(_is_failure(each) for each in values):
+        raise ValueError("its failures are not those of tiles")
+    return tuple(TileFailure(**each) for each in values)
+
+
+def _is_failure(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"tile", "window", "reason"}:
+        return False
+    window = value["window"]
+    numbers = [value["tile"], *window] if isinstance(window, list) and len(window) == 4 else [None]
+    return all(type(each) is int for each in numbers) and isinstance(value["reason"], str)
+
+
 def failure_text(tile: int, window: Sequence[int], reason: str, verb: str = "") -> str:
     """Return a failed tile as text that names its window once.
 

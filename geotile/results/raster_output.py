@@ -133,9 +133,9 @@ class RasterOutput:
                 if not kept:
                     self.discard()
         except (OSError, RasterioError, OutputError) as error:
-            raise OutputError(
-                f"cannot write {redact(self.uri)}: {redact(str(error))}. The blocks are in {store.folder.display_name}"
-            ) from None
+            reason, place = redact(str(error)), store.folder.display_name
+            where = "" if place in reason else f". The blocks are in {place}"
+            raise OutputError(f"cannot write {redact(self.uri)}: {reason}{where}") from None
 
     def _end_zarr(self, store: RasterStore, files: dict[str, bytes], kept: bool) -> None:
         """Move or copy a store to its place; the file that makes it complete is last."""
@@ -219,14 +219,12 @@ class RasterOutput:
 
 
 def _copy(source: Folder, target: Folder, skip: Sequence[str]) -> None:
-    files, path = source.files()
-    files.invalidate_cache()
-    for each in files.find(path):
-        name = str(each).removeprefix(path).lstrip("/")
+    for name in source.all_names():
         if name.split("/")[0] not in skip:
             content = source.read(name)
-            if content is not None:
-                target.write(name, content)
+            if content is None:
+                raise OutputError(f"{source.display_name}/{name} has disappeared. Run again")
+            target.write(name, content)
 
 
 def _remove_tree(folder: Folder, but: str = "") -> None:

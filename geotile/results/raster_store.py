@@ -7,29 +7,35 @@
       prediction/zarr.json
       prediction/c/3/17           a chunk; one that holds only nodata is absent
       x/... y/... spatial_ref/... coordinates
-      blocks/00003-00017.json     while the run lasts: a block that is stored, with what its report needs
+      blocks/00003-00017.json     while the run lasts: a block that is stored, with what its report needs and the
+                                  size and the CRC-32 of its chunks
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
+from geotile.core.redact import redact
 from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, OutputError
 from geotile.grid.tile_grid import Window
+from geotile.results.block_report import read_report
 from geotile.storage.folder import Folder
 
 NAME = "prediction"
 ROOT = "zarr.json"
 BLOCKS = "blocks"
+_log = logging.getLogger(__name__)
 _BLOCK = re.compile(r"(\d+)-(\d+)\.json")
 
 
@@ -101,10 +107,11 @@ class RasterStore:
         files = {f"{NAME}/{ROOT}": zarr.buffer.cpu.Buffer.from_bytes(self.array)}
         array = zarr.open_array(zarr.storage.MemoryStore(files), path=NAME, mode="r+")
         array[..., *window.slices] = values
-        for name, content in files.items():
-            if name.startswith(f"{NAME}/c"):
-                self.folder.write(name, content.to_bytes())
-        self.folder.sub(BLOCKS).write(f"{row:05d}-{column:05d}.json", json.dumps(report).encode())
+        chunks = {name: content.to_bytes() for name, content in files.items() if name.startswith(f"{NAME}/c")}
+        for name, content in chunks.items():
+            self.folder.write(name, content)
+        sums = {name: [len(content), crc32(content)] for name, content in chunks.items()}
+        self.folder.sub(BLOCKS).write(_block_name(row, column), json.dumps(report | {"chunks": sums}).encode())
 
     def done(self, regions_yx: Pair) -> NDArray[np.bool_]:
         """Return which blocks are stored, (regions down, regions across) bool."""
@@ -116,29 +123,72 @@ class RasterStore:
                     found[row, column] = True
         return found
 
-    def report(self, row: int, column: int) -> dict[str, Any]:
-        """Return what was kept with a block.
+    def reports(self, regions_yx: Pair) -> dict[Pair, dict[str, Any]]:
+        """Return what was kept with each block that is stored whole, by its row and column.
+
+        A block whose report or chunks are damaged is left out, with a warning in the log. Chunks are read where the
+        store is local; in object storage only their sizes are compared.
 
         Raises
         ------
         OutputError
-            If it has disappeared or is damaged.
+            If the store cannot be read.
         """
-        content = self.folder.sub(BLOCKS).read(f"{row:05d}-{column:05d}.json")
-        try:
-            report: dict[str, Any] = json.loads(content or b"")
-        except ValueError:
-            raise OutputError(
-                f"what was kept of the block {row}, {column} in {self.folder.display_name} is damaged. Remove that "
-                "folder and run again"
-            ) from None
-        return report
+        places = [(int(row), int(column)) for row, column in np.argwhere(self.done(regions_yx))]
+        sizes = self.folder.sub(NAME).all_names() if places else {}
+        found = {}
+        for row, column in places:
+            name = _block_name(row, column)
+            try:
+                report = read_report(self.folder.sub(BLOCKS).read(name) or b"")
+                self._check_chunks(report.get("chunks", {}), sizes)
+                found[row, column] = report
+            except ValueError as error:
+                place = f"{self.folder.display_name}/{BLOCKS}/{name}"
+                _log.warning("%s is damaged, so its block is run again: %s", place, error)
+        return found
+
+    def _check_chunks(self, chunks: dict[str, list[int]], sizes: dict[str, int]) -> None:
+        """Check the chunks of a block, given the sizes of all files of the array.
+
+        Raises
+        ------
+        ValueError
+            If one is missing or was changed.
+        """
+        is_local = self.folder.is_local
+        for name, (size, checksum) in chunks.items():
+            found = sizes.get(name.removeprefix(f"{NAME}/"))
+            if found != size:
+                raise ValueError(
+                    f"{name} must have {size} bytes; " + ("it is gone" if found is None else f"got {found}")
+                )
+            if is_local and crc32(self.folder.read(name) or b"") != checksum:
+                raise ValueError(f"{name} has changed")
 
     def read(self, window: Window) -> NDArray[Any]:
-        """Return stored values, (y, x) or (band, y, x)."""
+        """Return stored values, (y, x) or (band, y, x).
+
+        Raises
+        ------
+        OutputError
+            If they cannot be read.
+        """
         zarr = zarr_module()
         options = dict(self.folder.options)
-        store = self.folder.uri if self.folder.is_local else zarr.storage.FsspecStore.from_url(
-            self.folder.uri, storage_options=options, read_only=True
-        )  # fmt: skip
-        return np.asarray(zarr.open_array(store, path=NAME, mode="r")[..., *window.slices])
+        try:
+            store = self.folder.uri if self.folder.is_local else zarr.storage.FsspecStore.from_url(
+                self.folder.uri, storage_options=options, read_only=True
+            )  # fmt: skip
+            return np.asarray(zarr.open_array(store, path=NAME, mode="r")[..., *window.slices])
+        except Exception as error:  # each codec and file system has errors of its own; all mean the same here
+            y0, y1, x0, x1 = window
+            raise OutputError(
+                f"cannot read rows {y0}:{y1}, columns {x0}:{x1} of the blocks in {self.folder.display_name} "
+                f"({redact(str(error)) or type(error).__name__}). If this happens again, the blocks are "
+                "damaged: remove that folder and run again"
+            ) from None
+
+
+def _block_name(row: int, column: int) -> str:
+    return f"{row:05d}-{column:05d}.json"

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from geotile.checkpoints.identity import identity_of
 from geotile.endpoints import Endpoint
 from geotile.options.raster import EmbedOptions
 from geotile.planning.plan import Plan
-from geotile.results.failures import TileFailure
+from geotile.results.failures import stored_failures
 from geotile.running.embedding import EmbeddingJob, EmbeddingNode
 from geotile.running.raster_start import tile_settings
 from geotile.storage.folder import Folder
@@ -33,6 +32,10 @@ class EmbeddingCheckpoint:
 
     folder: Folder
     """Folder of the regions."""
+    length: int
+    """Length of a vector."""
+    dtype: str
+    """Dtype of the vectors."""
     retry_failed: bool
 
     @classmethod
@@ -52,7 +55,7 @@ class EmbeddingCheckpoint:
         identity = identity_of(plan, endpoint, tile_settings(plan, options) | own)
         regions = list(plan.grid.regions_yx)
         opened = open_checkpoint(folder, identity, options.retry_failed, length=length, regions=regions)
-        return cls(folder=opened.parts, retry_failed=options.retry_failed)
+        return cls(folder=opened.parts, length=length, dtype=options.dtype, retry_failed=options.retry_failed)
 
     @staticmethod
     def kept_length(job: Mapping[str, Any] | None) -> int | None:
@@ -72,18 +75,30 @@ class EmbeddingCheckpoint:
         if data is None:
             return None
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                more = json.loads(arrays["more"].tobytes())
-                tiles, boxes, vectors = arrays["tiles"], arrays["boxes"], arrays["vectors"]
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-            _log.warning("%s/%s is damaged, so its region is run again: %s", self.folder.display_name, name, error)
+            node = self._node(data, row, column)
+        except Exception as error:  # numpy, zipfile and json have many errors for damaged files; all mean the same here
+            reason = str(error) or type(error).__name__
+            _log.warning("%s/%s is damaged, so its region is run again: %s", self.folder.display_name, name, reason)
             return None
-        failures = tuple(TileFailure(**each) for each in more["failures"])
-        if failures and self.retry_failed:
-            return None
+        return None if node.failures and self.retry_failed else node
+
+    def _node(self, data: bytes, row: int, column: int) -> EmbeddingNode:
+        """Return the region in a file, and raise any error if the file is damaged."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            more = json.loads(arrays["more"].tobytes())
+            tiles, boxes, vectors = arrays["tiles"], arrays["boxes"], arrays["vectors"]
+        n = len(tiles)
+        wanted = {"tiles": (tiles, (n,), "int64"), "boxes": (boxes, (n, 4), "float64")}
+        wanted["vectors"] = vectors, (n, self.length), self.dtype
+        for name, (array, shape, dtype) in wanted.items():
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(f"{name} must be {shape} {dtype}; got {array.shape} {array.dtype}")
+        counts = [more["without_data"], more["asked"]]
+        if not all(type(each) is int and each >= 0 for each in counts):
+            raise ValueError(f"the numbers of its tiles must be integers; got {counts}")
         return EmbeddingNode(
-            rows=(row, row + 1), columns=(column, column + 1), tiles=tiles, boxes=boxes, vectors=vectors,
-            count=len(tiles), failures=failures, without_data=more["without_data"], resumed=more["asked"],
+            rows=(row, row + 1), columns=(column, column + 1), tiles=tiles, boxes=boxes, vectors=vectors, count=n,
+            failures=stored_failures(more["failures"]), without_data=counts[0], resumed=counts[1],
         )  # fmt: skip
 
     def stored_tiles(self, job: EmbeddingJob) -> int:

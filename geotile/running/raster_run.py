@@ -149,11 +149,9 @@ class RasterRun:
 
     def _kept(self, retry_failed: bool) -> dict[Pair, dict[str, Any]]:
         """Return what was kept with each block of an earlier run that need not be computed again."""
-        places = [(int(row), int(column)) for row, column in np.argwhere(self.store.done(self._grid.regions_yx))]
-        reports = {place: self.store.report(*place) for place in places}
         return {
             place: report
-            for place, report in reports.items()
+            for place, report in self.store.reports(self._grid.regions_yx).items()
             if not report.get("unfinished") and not (retry_failed and report["is_touched"])
         }
 

@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import shapely
 
+from geotile.checkpoints.checkpoint import check_same_job, stored_job
+from geotile.checkpoints.identity import identity_of
 from geotile.core.cancellation import working_for
 from geotile.core.checks import Pair
 from geotile.core.dask_info import active_client, waiting_elsewhere
@@ -129,6 +131,39 @@ def first_answer(
                 if error.retryable:  # it was retried, so the model does not answer at all
                     raise
         raise failed[0]
+
+
+def resumed_job(
+    folder: Folder | None, plan: Plan, endpoint: Endpoint, options: PredictJobOptions | EmbedOptions, answer: str
+) -> dict[str, Any] | None:
+    """Return the `stored_job` of a checkpoint that this run may resume; None without one.
+
+    Call it before the first request: a checkpoint of another job is refused without asking the model.
+
+    Parameters
+    ----------
+    folder : Folder or None
+        Folder of the checkpoint.
+    plan : Plan
+    endpoint : Endpoint
+        Endpoint as it is named in the identity.
+    options : PredictJobOptions or EmbedOptions
+    answer : str
+        Name under which `job.json` keeps what the first answer told.
+
+    Raises
+    ------
+    ArgumentError
+        If the folder is the checkpoint of another job, or contains something else.
+    OutputError
+        If it cannot be read.
+    """
+    job = None if folder is None else stored_job(folder)
+    if folder is not None and job is not None:
+        known = identity_of(plan, endpoint, tile_settings(plan, options))
+        del known["grid"]["chunks"]  # the regions may depend on the answer
+        check_same_job(folder, job, known, answer)
+    return job
 
 
 def kept_answer(job: Mapping[str, Any] | None) -> FirstAnswer[RasterAnswer] | None:

@@ -74,6 +74,11 @@ def draft_path(target: Path, owner: str) -> Path:
     return target.with_name(f".{target.name[:_MAX_NAME]}{_MARK}{unique}")
 
 
+def is_draft(name: str) -> bool:
+    """Return whether a file's name or path is that of a draft."""
+    return _MARK in name.rpartition("/")[2]
+
+
 def replace(path: Path, target: Path) -> None:
     """Move a finished file or folder to the place of the target, which it replaces.
 

@@ -18,7 +18,7 @@ from fsspec.core import url_to_fs
 from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import redact
 from geotile.errors import OutputError
-from geotile.storage.atomic import draft, remove_drafts
+from geotile.storage.atomic import draft, is_draft, remove_drafts
 from geotile.storage.download import within
 from geotile.storage.uris import output_uri
 
@@ -110,6 +110,28 @@ class Folder:
             except (FileNotFoundError, NotADirectoryError):
                 return {}
             return {Path(each["name"]).name: int(each["size"] or 0) for each in entries if each["type"] == "file"}
+
+        return self._try("list", "", names)
+
+    def all_names(self) -> dict[str, int]:
+        """Return the names of all files in the folder and its folders, relative to it, and their sizes in bytes.
+
+        Drafts are left out: they are not whole.
+
+        Raises
+        ------
+        OutputError
+            If the folder cannot be listed.
+        """
+
+        def names(files: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
+            files.invalidate_cache()
+            try:
+                found = _in_time(files, "find", path, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+            sizes = {str(name).removeprefix(path).lstrip("/"): int(each["size"] or 0) for name, each in found.items()}
+            return {name: size for name, size in sizes.items() if not is_draft(name)}
 
         return self._try("list", "", names)
 
