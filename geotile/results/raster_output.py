@@ -134,7 +134,8 @@ class RasterOutput:
                     self.discard()
         except (OSError, RasterioError, OutputError) as error:
             raise OutputError(
-                f"cannot write {redact(self.uri)}: {redact(str(error))}. The blocks are in {store.folder.display_name}"
+                f"cannot write {redact(self.uri)}: {redact(str(error)).rstrip('.')}. The blocks are in "
+                f"{store.folder.display_name}"
             ) from None
 
     def _end_zarr(self, store: RasterStore, files: dict[str, bytes], kept: bool) -> None:
