@@ -60,7 +60,7 @@ def check_apart(places: Iterable[NamedPlace], outputs: Iterable[NamedPlace]) -> 
                 first, second = (place, found) if own is given else (found, place)
                 raise ArgumentError(
                     f"{first.role} and {second.role} must be separate places, neither of them in the other; got "
-                    f"{redact(first.uri)!r} and {redact(second.uri)!r}; give another {second.role}"
+                    f"{redact(first.uri)!r} and {redact(second.uri)!r}. Name another place for {second.role}"
                 )
 
 
