@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import dask
 import geopandas as gpd
 
+from geotile.checkpoints.identity import identity_of
 from geotile.core.checks import check_path
 from geotile.core.dask_info import compute_options
+from geotile.core.digest import digest
 from geotile.core.option import with_options
 from geotile.core.redact import redact
 from geotile.endpoints import Endpoint, resolve_endpoint
@@ -28,12 +31,12 @@ from geotile.planning.plan import Plan, planned, result_crs
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
-from geotile.results.sinks import Output
+from geotile.results.sinks import Output, write_or_save
 from geotile.running.embedding import EmbeddingJob, EmbeddingNode, EmbeddingReader, embedding_tree
-from geotile.running.embedding_checkpoint import EmbeddingCheckpoint
-from geotile.running.embedding_table import EmbeddingTable, vectors_parquet
+from geotile.running.embedding_checkpoint import EmbeddingCheckpoint, embedding_settings
+from geotile.running.embedding_table import EmbeddingTable, write_vectors
 from geotile.running.hooks import RunHooks
-from geotile.running.prepare import checkpoint_folder, with_stored_regions
+from geotile.running.prepare import checkpoint_folder, separate_outputs, with_stored_regions
 from geotile.running.progress import run_name
 from geotile.running.raster_report import raster_report
 from geotile.running.raster_start import first_answer, ready_for_rasters, resumed_job, tile_job
@@ -41,6 +44,7 @@ from geotile.running.run import cancelling, leased, naming_how_to_resume, task_p
 from geotile.running.tile_job import TileJob
 from geotile.running.watching import watched
 from geotile.storage.folder import Folder
+from geotile.storage.separate import NamedPlace
 from geotile.traffic import begin_run
 
 
@@ -127,14 +131,15 @@ def embed_to(
         raise ArgumentError(f"output must end in .parquet, or in / for a dataset; got {redact(path)!r}")
     if path.endswith("/"):
         return embed_to_dataset(image, endpoint, Folder.at(output, options.output_options), options, RunHooks())
+    outputs = separate_outputs([("output", path)], options)
     file = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
-    with file.leased(), _run(image, endpoint, options, None, RunHooks()) as run:
-        root = run.compute(options, RunHooks())
-        report = run.report(root)
-        if report.status != "FAILED":
+    with file.leased():
+        with _run(image, endpoint, options, None, RunHooks(), outputs, file.try_out) as run:
+            root = run.compute(options, RunHooks())
+            report = run.report(root)
             table = run.job.table.build(root.tiles, root.boxes, root.vectors)
-            parent, _, name = file.uri.rpartition("/")
-            Folder(parent or "/", file.options).write(name, vectors_parquet(table, root.vectors))
+        if report.status != "FAILED":
+            write_or_save(table, file, partial(write_vectors, like=root.vectors))
     return report
 
 
@@ -152,10 +157,11 @@ def embed_to_dataset(
     hooks : RunHooks
         What a service adds.
     """
+    outputs = separate_outputs([("output", folder.uri)], options)
     sink = DatasetOutput.reserve(folder, overwrite=options.overwrite)
     with sink.leased():
         sink.begin()
-        with _run(image, endpoint, options, sink.drafts, hooks) as run:
+        with _run(image, endpoint, options, sink.drafts, hooks, outputs) as run:
             root = run.compute(options, hooks)
             report = run.report(root)
             sink.end(root.parts, write=report.status != "FAILED")
@@ -200,15 +206,22 @@ class _Run:
 
 @contextmanager
 def _run(
-    image: ImageLike, endpoint: Endpoint, options: EmbedOptions, parts: Folder | None, hooks: RunHooks
-) -> Iterator[_Run]:
-    """Prepare a run, and hold its checkpoint while the block runs."""
+    image: ImageLike, endpoint: Endpoint, options: EmbedOptions, parts: Folder | None, hooks: RunHooks,
+    outputs: Sequence[NamedPlace] = (), try_out: Callable[[gpd.GeoDataFrame], None] = lambda sample: None,
+) -> Iterator[_Run]:  # fmt: skip
+    """Prepare a run, and hold its checkpoint while the block runs.
+
+    ``try_out(sample)`` gets a result with one row, before the model is asked.
+    """
     started, moment = time.perf_counter(), getattr(image, "datetime", None)
     folder = checkpoint_folder(options)
     with naming_how_to_resume(folder), leased(folder):
         opened = opened_image(image, options.part(ImageOptions), options)
+        opened.check_apart(outputs)
         endpoint = endpoint.for_embeddings()
         plan = planned(opened, options, options, endpoint)
+        table = embedding_table(plan, options, moment.isoformat() if isinstance(moment, datetime) else None)
+        try_out(table.sample(plan.grid.shape_yx))
         folders = [each for each in (parts, folder) if each is not None]
         ready, traffic = ready_for_rasters(endpoint, options, plan.source, folders, hooks)
         stored = resumed_job(folder, plan, endpoint, options, "length")
@@ -222,11 +235,18 @@ def _run(
             checkpoint = EmbeddingCheckpoint.of(folder, plan, endpoint, options, reader.length or 0)
         job = EmbeddingJob(
             run=run, grid=plan.grid, selected=plan.selected, tiles=replace(tiles, reader=reader), folder=parts,
-            table=embedding_table(plan, options, moment.isoformat() if isinstance(moment, datetime) else None),
-            checkpoint=checkpoint,
+            table=table, checkpoint=checkpoint,
+            prefix="" if parts is None else _prefix(plan, endpoint, options, reader.length or 0, table),
         )  # fmt: skip
         tree = embedding_tree(map_overlap(plan.image, plan.source, plan.grid, run), job)
         yield _Run(plan=plan, job=job, tree=tree, started=started, first_requests=requests)
+
+
+def _prefix(plan: Plan, endpoint: Endpoint, options: EmbedOptions, length: int, table: EmbeddingTable) -> str:
+    """Return a digest of all that the rows depend on, which distinguishes the parts of runs."""
+    identity = identity_of(plan, endpoint, embedding_settings(plan, options, length), strict=False)
+    georeference = digest(repr(table.georeference).encode())
+    return digest(repr((identity, table.crs, georeference, table.image, table.datetime)).encode(), 8)
 
 
 def _reader(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,12 +22,13 @@ from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.sinks import Output, write_or_save
 from geotile.running.hooks import RunHooks
-from geotile.running.prepare import checkpoint_folder, prepare, region_job
+from geotile.running.prepare import checkpoint_folder, prepare, region_job, separate_outputs
 from geotile.running.region import map_regions
 from geotile.running.run import Run, leased, naming_how_to_resume, task_priority
 from geotile.running.start import ready_endpoint
 from geotile.running.tree import reduction
 from geotile.storage.folder import Folder
+from geotile.storage.separate import NamedPlace
 
 
 @public
@@ -139,8 +140,9 @@ def detect_to(
     sink = Output.reserve(output, overwrite=options.overwrite, options=options.output_options, owner="run")
     if options.crs is not None and sink.in_wgs84:
         raise ArgumentError("crs has no effect on GeoJSON, which is in WGS 84 longitude and latitude; leave it out")
+    outputs = separate_outputs([("output", sink.uri)], options)
     with sink.leased():
-        with _run(image, endpoint, options, try_out=sink.try_out) as run:
+        with _run(image, endpoint, options, outputs=outputs, try_out=sink.try_out) as run:
             detections = run.frame(run.compute(options.progress))
         report: Report = detections.attrs["report"]
         if report.status != "FAILED":
@@ -163,10 +165,11 @@ def detect_to_dataset(
         What a service adds.
     """
     hooks = hooks or RunHooks()
+    outputs = separate_outputs([("output", folder.uri)], options)
     sink = DatasetOutput.reserve(folder, overwrite=options.overwrite)
     with sink.leased():
         sink.begin()
-        with _run(image, endpoint, options, parts=sink.drafts, hooks=hooks) as run:
+        with _run(image, endpoint, options, parts=sink.drafts, outputs=outputs, hooks=hooks) as run:
             with hooks.around(run.job.run, run.job.grid):
                 root = run.compute(options.progress)
             report = run.finish(root)
@@ -181,6 +184,7 @@ def _run(
     options: JobOptions,
     *,
     parts: Folder | None = None,
+    outputs: Sequence[NamedPlace] = (),
     hooks: RunHooks | None = None,
     try_out: Callable[[gpd.GeoDataFrame], None] | None = None,
 ) -> Iterator[Run]:
@@ -190,6 +194,7 @@ def _run(
     """
     with naming_how_to_resume(checkpoint_folder(options), ClusterError):  # the size of regions depends on the cluster
         opened = opened_image(uri, options.part(ImageOptions), options)
+        opened.check_apart(outputs)
         prepared = prepare(planned(opened, options, options, endpoint), options)
     hooks, sample = hooks or RunHooks(), prepared.sample()
     if try_out is not None:

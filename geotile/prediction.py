@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import xarray as xr
 
+from geotile.core.checks import check_path
 from geotile.core.option import with_options
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.endpoints.raster import raster_of
@@ -30,7 +31,7 @@ from geotile.results.raster_store import zarr_module
 from geotile.results.report import Report
 from geotile.results.sinks import Output, write_or_save
 from geotile.running.hooks import RunHooks
-from geotile.running.prepare import checkpoint_folder, with_stored_regions
+from geotile.running.prepare import checkpoint_folder, separate_outputs, with_stored_regions
 from geotile.running.progress import run_name
 from geotile.running.raster import RasterJob, RasterReader
 from geotile.running.raster_array import raster_template
@@ -39,6 +40,7 @@ from geotile.running.raster_run import PreparedRaster, RasterRun
 from geotile.running.raster_start import first_answer, kept_answer, ready_for_rasters, resumed_job, tile_job
 from geotile.running.run import leased, naming_how_to_resume
 from geotile.storage.folder import Folder
+from geotile.storage.separate import NamedPlace
 
 
 @public
@@ -132,13 +134,18 @@ def predict_to(
     >>> predict_to(write_example(), lambda tile: (tile[0] > 128).astype("uint8"), out, tile_size=128, overlap=32).status
     'SUCCESS'
     """
+    named = [("destination", check_path(destination, "output"))]
+    if options.polygons is not None:
+        named.append(("polygons", check_path(options.polygons, "polygons")))
+    outputs = separate_outputs(named, options)
     sink = RasterOutput.reserve(destination, overwrite=options.overwrite, options=options.output_options)
-    return predict_into([sink], image, endpoint, options, RunHooks(), features=_reserved(options))
+    features = _reserved(options)
+    return predict_into([sink], image, endpoint, options, RunHooks(), features=features, outputs=outputs)
 
 
 def predict_into(
     sinks: Sequence[RasterOutput], image: ImageLike, endpoint: Endpoint, options: PredictToOptions, hooks: RunHooks,
-    *, features: Output | None = None,
+    *, features: Output | None = None, outputs: Sequence[NamedPlace] = (),
 ) -> Report:  # fmt: skip
     """Run `predict` and write its result to an output, or with a checkpoint to several.
 
@@ -151,6 +158,8 @@ def predict_into(
         What a service adds.
     features : Output, optional
         File of the polygons.
+    outputs : sequence of NamedPlace, optional
+        Places that the image must not be in, nor hold.
     """
     checkpoint = checkpoint_folder(options)
     zarr_module()
@@ -166,6 +175,7 @@ def predict_into(
         prepared = prepared_raster(
             image, endpoint, options, errors=options.errors, watched=bool(options.progress or checkpoint),
             folders=[checkpoint or sinks[0].drafts], checkpoint=checkpoint, hooks=hooks,
+            outputs=outputs,
         )  # fmt: skip
         run = RasterRun.of(prepared, endpoint, options, sinks, checkpoint).with_note_of_space()
         if features is not None:
@@ -210,10 +220,12 @@ def _sample(template: xr.DataArray, options: PredictToOptions, file: Output) -> 
 def prepared_raster(
     uri: ImageLike, endpoint: Endpoint, options: PredictJobOptions, *, errors: str, watched: bool, lazy: bool = False,
     folders: Sequence[Folder] = (), checkpoint: Folder | None = None, hooks: RunHooks | None = None,
+    outputs: Sequence[NamedPlace] = (),
 ) -> PreparedRaster:  # fmt: skip
     """Open and plan, wait for the model, and ask it for one tile, if no checkpoint knows what it answers."""
     hooks = hooks or RunHooks()
     opened = opened_image(uri, options.part(ImageOptions), options)
+    opened.check_apart(outputs)
     rasters = endpoint.for_rasters()
     plan = planned(opened, options, options, rasters)
     ready, traffic = ready_for_rasters(rasters, options, plan.source, folders, hooks)

@@ -178,7 +178,6 @@ def test_a_cluster_gives_the_same_rows(tmp_path):
 def test_a_stopped_run_asks_only_for_regions_that_are_missing(tmp_path, name):
     path, pixels = scene(tmp_path)
     job = JOB | {"region_size": 64}
-    geotile.embed_to(path, means, f"{tmp_path}/whole-{name}", **job)
     asked = []
 
     def model(tile):
@@ -194,6 +193,7 @@ def test_a_stopped_run_asks_only_for_regions_that_are_missing(tmp_path, name):
     tiles = TileGrid(pixels.shape[1:], 64, 16).n_tiles
     assert report.tiles_resumed > 10
     assert len(asked) - before == tiles - report.tiles_resumed == report.requests
+    geotile.embed_to(path, model, f"{tmp_path}/whole-{name}", **job)  # the model's name is in those of the parts
     files = [sorted((tmp_path / each).glob("*")) or [tmp_path / each] for each in (name, f"whole-{name}")]
     assert [each.read_bytes() for each in files[0]] == [each.read_bytes() for each in files[1]]
     again = geotile.embed(path, model, checkpoint=tmp_path / "done", **JOB)  # the regions are those of the checkpoint

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from geotile.imagery.scaling import rescale, stretch
 from geotile.imagery.source import Source
 from geotile.imagery.stac import is_stac
 from geotile.options import ImageOptions, ScalingOptions
+from geotile.storage.separate import NamedPlace, check_apart
 
 ImageLike = Any  # str, path, STAC item, xarray.DataArray
 BlockEdges = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -43,6 +45,18 @@ class OpenedImage:
     """Whether the user chose the bands with ``bands=``."""
     notes: tuple[str, ...] = ()
     """What to know about its bands and its CRS."""
+    places: tuple[NamedPlace, ...] = field(default=(), repr=False)
+    """Places that the image is read from, as far as they are known; they may contain secrets."""
+
+    def check_apart(self, outputs: Iterable[NamedPlace]) -> None:
+        """Check that no output would replace the image or lie in it.
+
+        Raises
+        ------
+        ArgumentError
+            If one would.
+        """
+        check_apart(self.places, outputs)
 
 
 def opened_image(image: ImageLike, options: ImageOptions, scaling: ScalingOptions = _AS_IT_IS) -> OpenedImage:
@@ -75,8 +89,17 @@ def opened_image(image: ImageLike, options: ImageOptions, scaling: ScalingOption
     edges = source.block_edges if source is not None and array is not image else _block_edges(flat)
     return OpenedImage(
         name=redact(str(name)), array=flat, source=source, block_edges=edges, bands_chosen=options.bands is not None,
-        notes=crs_notes(array),
+        notes=crs_notes(array), places=tuple(_places(image, array, source)),
     )  # fmt: skip
+
+
+def _places(image: ImageLike, array: xr.DataArray, source: Source | None) -> Iterator[NamedPlace]:
+    """Yield what an image is read from: as it was given, as the array says, and the file."""
+    names = [image if isinstance(image, str | os.PathLike) else None, array.encoding.get("source")]
+    names.append(None if source is None else source.location.file_path)
+    for name in names:
+        if name is not None:
+            yield NamedPlace("image", os.fspath(name))
 
 
 def _opened(image: ImageLike, options: ImageOptions) -> xr.DataArray:

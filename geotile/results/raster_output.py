@@ -133,7 +133,7 @@ class RasterOutput:
                 if not kept:
                     self.discard()
         except (OSError, RasterioError, OutputError) as error:
-            reason, place = redact(str(error)), store.folder.display_name
+            reason, place = redact(str(error)).rstrip("."), store.folder.display_name
             where = "" if place in reason else f". The blocks are in {place}"
             raise OutputError(f"cannot write {redact(self.uri)}: {reason}{where}") from None
 

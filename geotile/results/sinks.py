@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -167,28 +168,35 @@ class Output:
             raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error))}") from None
 
 
-def write_or_save(detections: gpd.GeoDataFrame, sink: Output) -> None:
+def write_or_save(
+    rows: gpd.GeoDataFrame, sink: Output, fill: Callable[[gpd.GeoDataFrame, str], None] | None = None
+) -> None:
     """Write the result of a run; if that fails, save it as GeoParquet where it can be, since it was paid for.
+
+    ``fill(rows, path)`` writes a local GeoParquet file of rows that `write` would not keep as they are.
 
     Raises
     ------
     OutputError
-        If the output cannot be written. The message says where the detections are.
+        If the output cannot be written. The message says where the rows are.
     """
     try:
-        write(detections, sink)
+        if fill is None:
+            write(rows, sink)
+        else:
+            sink.put(partial(fill, rows))
     except OutputError as error:
         parent = os.path.dirname(os.path.abspath(sink.uri)) if "://" not in sink.uri else tempfile.gettempdir()
         for folder in (parent, tempfile.gettempdir()):
             path = os.path.join(folder, f"geotile-rows-{uuid4().hex[:8]}.parquet")
             try:
-                write_parquet(detections, path)
+                (fill or write_parquet)(rows, path)
             except Exception as second:  # this place cannot be written either; the next one is tried
                 error.add_note(f"The rows could not be saved in {folder} either: {second}")
                 continue
+            again = f"write them again with geotile.write(geopandas.read_parquet({path!r}), ...)"
             raise OutputError(
-                f"{error} The rows are saved in {path}; write them again with geotile.write("
-                f"geopandas.read_parquet({path!r}), ...)"
+                f"{error} The rows are saved in {path}; {again if fill is None else 'copy this file to its place'}"
             ) from None
         raise
 

@@ -75,6 +75,8 @@ class EmbeddingJob:
     folder: Folder | None = None
     """Where parts are written; None to carry all rows to the root of the tree."""
     checkpoint: EmbeddingCheckpoint | None = None
+    prefix: str = ""
+    """Digest of all that the rows depend on, which distinguishes the run's parts from those of another run."""
 
     def wanted_tiles(self, row: int, column: int) -> list[Tile]:
         """Return a region's tiles that are to be read."""
@@ -106,9 +108,14 @@ class EmbeddingNode:
         """Return the node with its rows written, if there are enough of them or it is the last node."""
         if job.folder is None or (len(self.tiles) < PART_ROWS and not last) or not (len(self.tiles) or not self.parts):
             return self
-        name = f"part-r{self.rows[0]:05d}-{self.rows[1]:05d}-c{self.columns[0]:05d}-{self.columns[1]:05d}.parquet"
+        place = f"r{self.rows[0]:05d}-{self.rows[1]:05d}-c{self.columns[0]:05d}-{self.columns[1]:05d}"
         encode = partial(vectors_parquet, like=self.vectors)
-        part = write_part(job.folder, name, job.table.build(self.tiles, self.boxes, self.vectors), encode)
+        part = write_part(
+            job.folder,
+            f"part-{job.prefix}-{place}.parquet",
+            job.table.build(self.tiles, self.boxes, self.vectors),
+            encode,
+        )
         return replace(
             self, tiles=self.tiles[:0], boxes=self.boxes[:0], vectors=self.vectors[:0], parts=(*self.parts, part)
         )

@@ -51,8 +51,7 @@ class EmbeddingCheckpoint:
         OutputError
             If it cannot be read or written.
         """
-        own = {"tokens": options.tokens, "dtype": options.dtype, "length": length}
-        identity = identity_of(plan, endpoint, tile_settings(plan, options) | own)
+        identity = identity_of(plan, endpoint, embedding_settings(plan, options, length))
         regions = list(plan.grid.regions_yx)
         opened = open_checkpoint(folder, identity, options.retry_failed, length=length, regions=regions)
         return cls(folder=opened.parts, length=length, dtype=options.dtype, retry_failed=options.retry_failed)
@@ -124,6 +123,11 @@ class EmbeddingCheckpoint:
             more=np.frombuffer(json.dumps(more).encode(), np.uint8),
         )  # fmt: skip
         self.folder.write(_name(node.rows[0], node.columns[0]), content.getvalue())
+
+
+def embedding_settings(plan: Plan, options: EmbedOptions, length: int) -> dict[str, Any]:
+    """Return what the vectors of this length depend on besides the image and the model, as JSON."""
+    return tile_settings(plan, options) | {"tokens": options.tokens, "dtype": options.dtype, "length": length}
 
 
 def _name(row: int, column: int) -> str:

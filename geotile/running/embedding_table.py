@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
@@ -85,3 +86,8 @@ def vectors_parquet(table: gpd.GeoDataFrame, like: NDArray[Any]) -> bytes:
     out = io.BytesIO()
     pq.write_table(whole.replace_schema_metadata(kept), out, compression="zstd")
     return out.getvalue()
+
+
+def write_vectors(table: gpd.GeoDataFrame, path: str, like: NDArray[Any]) -> None:
+    """Write a table to a local file, as `vectors_parquet` has it."""
+    Path(path).write_bytes(vectors_parquet(table, like))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from geotile.running.region import RegionJob
 from geotile.running.run import RunSummary
 from geotile.running.tile_job import TileJob
 from geotile.storage.folder import Folder
+from geotile.storage.separate import NamedPlace, check_separate
 from geotile.traffic import TrafficSettings, threads_for
 
 
@@ -52,6 +53,26 @@ class Prepared:
 def checkpoint_folder(options: RunOptions) -> Folder | None:
     """Return the folder of the checkpoint, None without one."""
     return None if options.checkpoint is None else Folder.at(options.checkpoint, options.output_options)
+
+
+def separate_outputs(outputs: Sequence[tuple[str, str]], options: RunOptions) -> list[NamedPlace]:
+    """Return the outputs of a run, of which none is another one or the checkpoint, holds one or lies in one.
+
+    Parameters
+    ----------
+    outputs : sequence of (str, str)
+        Name of the argument, and URI, of each output.
+    options : RunOptions
+
+    Raises
+    ------
+    ArgumentError
+        If two of the places are not separate.
+    """
+    places = [NamedPlace(role, uri) for role, uri in outputs]
+    folder = checkpoint_folder(options)
+    check_separate(places if folder is None else [*places, NamedPlace("checkpoint", folder.uri)])
+    return places
 
 
 def prepare(work: Plan, options: JobOptions) -> Prepared:

@@ -29,6 +29,7 @@ from geotile.service.output_checks import check_formats, check_places
 from geotile.service.permissions import Permissions
 from geotile.service.request import JobRequest
 from geotile.service.tasks import TaskOptions, asked_for
+from geotile.storage.separate import NamedPlace, check_apart
 
 _CREDENTIALS = re.compile("[Cc]redentials")
 _ACCESS = re.compile(
@@ -71,11 +72,14 @@ def admit(request: JobRequest, options: Mapping[str, Any], permissions: Permissi
 def _admit(request: JobRequest, options: Mapping[str, Any]) -> int:
     model = asked_for(request.task, endpoint_of(request, options))
     check_places(request)
-    job, tiles = request.options(), 0
+    job, tiles, places = request.options(), 0, list[NamedPlace]()
     for number, url in enumerate(request.image_urls):
-        work = planned(opened_image(url, job.part(ImageOptions), job), job, job, model)
+        opened = opened_image(url, job.part(ImageOptions), job)
+        places += opened.places
+        work = planned(opened, job, job, model)
         _check_results(request, number, work, job)
         tiles += work.requests
+    check_apart(places, request.places())  # again, since the assets of STAC items are known only now
     return tiles
 
 

@@ -29,9 +29,18 @@ from geotile.service.request_checks import (
     unknown_fields,
 )
 from geotile.service.request_fields import error_text, option_hints
-from geotile.service.request_parts import ImageProcessor, Name, Output, PostProcessingStep, RequestModel, Whole
+from geotile.service.request_parts import (
+    ImageProcessor,
+    KinesisOutput,
+    Name,
+    Output,
+    PostProcessingStep,
+    RequestModel,
+    Whole,
+)
 from geotile.service.request_tasks import check_fields_of_task, check_outputs_of_task, with_formats
 from geotile.service.tasks import TASKS, TaskName, TaskOptions
+from geotile.storage.separate import NamedPlace, check_apart
 
 
 @public
@@ -142,6 +151,7 @@ class JobRequest(RequestModel):
         else:
             check_fields_of_task(self.task, self.model_fields_set)
         check_outputs_of_task(self.task, self.outputs)
+        check_apart([NamedPlace("imageUrls", url) for url in self.image_urls], self.places())
         return self
 
     def _check_merge(self) -> None:
@@ -190,6 +200,11 @@ class JobRequest(RequestModel):
     def output_names(self) -> list[str]:
         """Return the name of each image's outputs, without a suffix."""
         return output_names(self.job_id, self.image_urls)
+
+    def places(self) -> list[NamedPlace]:
+        """Return the files and the stores that the outputs of all images are written to."""
+        files = [each for each in self.outputs if not isinstance(each, KinesisOutput)]
+        return [NamedPlace("outputs", each.uri(name)) for name in self.output_names() for each in files]
 
     def options(self, **settings: Any) -> TaskOptions:
         """Return the options of the request's runs.
