@@ -12,7 +12,7 @@ from rasters import bordered, means, noise, scene
 
 import geotile
 from geotile.detectors import Tensor
-from geotile.detectors.array_network import array_network
+from geotile.detectors.array_network import ArrayNetwork, array_network
 from geotile.options import DecoderOptions
 
 JOB = {"tile_size": 48, "overlap": 16}
@@ -297,3 +297,18 @@ def test_an_answer_that_cannot_be_right_fails_its_tile(tmp_path):
     assert [said for _, said in HOSTILE if not any(re.search(said, reason) for reason in reasons)] == []
     assert [reason for reason in reasons if not any(re.search(said, reason) for _, said in HOSTILE)] == []
     assert 0 < report.pixels_missing < pixels[0].size
+
+
+@pytest.mark.parametrize(
+    ("shape", "read"),
+    [((64, 64, 5), (5, 64, 64)), ((5, 64, 64), (5, 64, 64)), ((32, 32, 5), (5, 32, 32)), ((64, 64, 64), None)],
+)
+def test_the_classes_of_a_model_whose_bands_are_last_are_where_they_fit(shape, read):
+    pixels = Tensor("in", np.dtype("float32"), (None, 64, 64, 3))
+    network = ArrayNetwork(input=pixels, output=Tensor("out", np.dtype("float32"), (None, *shape)), batch_size=1)
+    values = np.zeros((1, *shape), np.float32)
+    if read is None:
+        with pytest.raises(geotile.ResponseError, match=r"may be \(y, x, class\) or \(class, y, x\)"):
+            network.answers_from(values, 1, (64, 64))
+    else:
+        assert network.answers_from(values, 1, (64, 64))[0].shape == read

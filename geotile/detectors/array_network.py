@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.core.checks import Pair
 from geotile.detectors.layouts import Tensor
 from geotile.errors import ArgumentError, EndpointError, ResponseError
 from geotile.options import DecoderOptions
@@ -84,7 +85,7 @@ class ArrayNetwork:
             return np.ascontiguousarray(pixels[0])
         return np.stack([*pixels, *[pixels[-1]] * ((self.fixed_size or len(tiles)) - len(tiles))])
 
-    def answers_from(self, values: NDArray[Any], tiles: int) -> list[NDArray[Any]]:
+    def answers_from(self, values: NDArray[Any], tiles: int, tile_yx: Pair) -> list[NDArray[Any]]:
         """Return the answer for each tile in an output tensor.
 
         The first axis is that of the tiles wherever several of them may be sent. Where only one is ever sent, it may
@@ -105,7 +106,17 @@ class ArrayNetwork:
                 f"the output {self.output.name!r} must have the tiles that were sent, {sent}, as its first axis; got "
                 f"the shape {values.shape}. Give batch_size=1 if the model answers one tile at a time"
             )
-        return [np.moveaxis(each, -1, 0) if self.bands_last and each.ndim == 3 else each for each in answers]
+        return [self._planes_first(each, tile_yx) if self.bands_last and each.ndim == 3 else each for each in answers]
+
+    def _planes_first(self, answer: NDArray[Any], tile_yx: Pair) -> NDArray[Any]:
+        """Return an answer of three axes as (plane, y, x): those of y and x are the ones that fit the tile."""
+        last, first = (_fits(shape, tile_yx) for shape in (answer.shape[:2], answer.shape[1:]))
+        if last and first:
+            raise ResponseError(
+                f"the output {self.output.name!r} of the shape {answer.shape} may be (y, x, class) or (class, y, x) "
+                f"for a tile of {tile_yx[0]} x {tile_yx[1]} pixels; give another tile_size"
+            )
+        return answer if first else np.moveaxis(answer, -1, 0)
 
     def _pixels_of(self, tile: NDArray[Any]) -> NDArray[Any]:
         """Return a tile as values of the input, (band, y, x)."""
@@ -224,3 +235,10 @@ def _with_batch_size(network: ArrayNetwork, wanted: int | None) -> ArrayNetwork:
 def _column(values: tuple[float, ...] | None, default: float) -> NDArray[np.float32]:
     """Return a value for each band, (band, 1, 1)."""
     return np.array([default] if values is None else values, np.float32)[:, None, None]
+
+
+def _fits(shape_yx: Sequence[int], tile_yx: Pair) -> bool:
+    """Return whether a raster has whole multiples or fractions of the pixels of a tile, the same along both axes."""
+    (height, width), (rows, columns) = shape_yx, tile_yx
+    same = height * columns == width * rows
+    return bool(same and height and (height % rows == 0 or rows % height == 0))

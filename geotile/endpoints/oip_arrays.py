@@ -68,4 +68,4 @@ class OipArrayEndpoint(OipServer):
         outputs = self._infer({network.input.name: pixels}, [network.output.name])
         if network.output.name not in outputs:
             raise ResponseError(f"the response must have the output {network.output.name!r}; got {sorted(outputs)}")
-        return network.answers_from(outputs[network.output.name], len(tiles))
+        return network.answers_from(outputs[network.output.name], len(tiles), tiles[0].shape[1:])

@@ -78,4 +78,4 @@ class OnnxArrayEndpoint(Endpoint):
             raise
         except Exception as error:  # onnxruntime has its own errors; only this request fails
             raise EndpointError(f"{self} failed: {type(error).__name__}: {error}") from None
-        return network.answers_from(np.asarray(values), len(tiles))
+        return network.answers_from(np.asarray(values), len(tiles), tiles[0].shape[1:])
