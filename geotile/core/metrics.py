@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ _HELP = {
     "retries": "Requests that were sent again",
     "detections": "Detections before merging",
 }
+_making = threading.Lock()  # `cache` lets two threads make the counters at once, and the second is refused
 
 
 def count(timing: Mapping[str, float], **counts: int) -> None:
@@ -29,7 +31,8 @@ def count(timing: Mapping[str, float], **counts: int) -> None:
     """
     if "prometheus_client" not in sys.modules:
         return  # the process serves no metrics
-    counters, seconds = _counters()
+    with _making:
+        counters, seconds = _counters()
     for name, value in counts.items():
         counters[name].inc(value)
     for stage, elapsed in timing.items():
