@@ -34,7 +34,7 @@ from geotile.running.hooks import RunHooks
 from geotile.running.prepare import checkpoint_folder, separate_outputs, with_stored_regions
 from geotile.running.progress import run_name
 from geotile.running.raster import RasterJob, RasterReader
-from geotile.running.raster_array import raster_template
+from geotile.running.raster_array import notes_of_place, raster_template
 from geotile.running.raster_graph import block_values, raster_blocks
 from geotile.running.raster_run import PreparedRaster, RasterRun
 from geotile.running.raster_start import first_answer, kept_answer, ready_for_rasters, resumed_job, tile_job
@@ -235,7 +235,7 @@ def prepared_raster(
     raster = raster_plan(plan.grid, first.content, first.sent_yx, options)
     if stored is not None and options.region_size == "auto":
         raster = raster.with_grid(with_stored_regions(raster.grid, stored))
-    plan = replace(plan, grid=raster.grid)
+    plan = replace(plan, grid=raster.grid, notes=(*plan.notes, *notes_of_place(plan.encoder.georeference)))
     if raster.out.down > 1 and tiles.pad_value is None:
         tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
     reader = RasterReader(form=raster.form, grid=raster.out, first=first.content.without_values())

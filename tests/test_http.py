@@ -324,3 +324,10 @@ def test_any_auth_of_requests_is_taken():
         HttpEndpoint(url, auth=HTTPDigestAuth("me", "pw")).invoke([b"tile"], "image/tiff")
     assert seen[1][0]["Authorization"].startswith('Digest username="me"')
     assert seen[1][1] == b"tile"
+
+
+@pytest.mark.parametrize("status", [404, 501])
+def test_a_server_that_knows_no_ping_is_asked(status):
+    """Python's own server answers 501 to each method that its handler does not have."""
+    with serving((200, {}, GOOD), ping=status) as (url, _):
+        HttpEndpoint(url, retries=0).ready()

@@ -210,3 +210,13 @@ def test_a_map_of_classes_names_what_it_shows(tmp_path):
     assert alone.images[0].get_array()[1, 0, 3] == 0  # nodata is transparent
     with pytest.raises(geotile.ArgumentError, match=r"integers with dims \(y, x\); got dims"):
         geotile.plot_classes(raster(np.zeros((2, 3, 3), np.uint8)))
+
+
+@pytest.mark.parametrize("how", [{}, {"simplify_px": 1.5}, {"min_area_px": 4, "min_hole_px": 3, "simplify_px": 2}])
+def test_simplified_polygons_do_not_depend_on_the_chunks(how):
+    values = np.random.default_rng(3).integers(0, 3, (20, 24)).repeat(3, 0).repeat(3, 1)
+    values[np.random.default_rng(4).random(values.shape) < 0.05] = 1
+    whole = geotile.polygonize(raster(values.astype(np.uint8)), **how)
+    for chunks in ((7, 9), (60, 5), (13, 72)):
+        parts = geotile.polygonize(raster(values.astype(np.uint8), chunks), **how)
+        assert parts.geometry.to_wkb().tolist() == whole.geometry.to_wkb().tolist()

@@ -755,7 +755,8 @@ def test_images_that_points_place_give_rasters_without_a_place(tmp_path):
         file.gcps = points, rasterio.crs.CRS.from_epsg(32631)
     found = geotile.predict(path, bordered, tile_size=64, overlap=8)
     assert found.rio.crs is None
-    geotile.predict_to(path, bordered, tmp_path / "a.tif", tile_size=64, overlap=8)
+    report = geotile.predict_to(path, bordered, tmp_path / "a.tif", tile_size=64, overlap=8)
+    assert "are in pixels of the image" in report.notes[-1]
     with rasterio.open(tmp_path / "a.tif") as file:
         assert file.crs is None
 

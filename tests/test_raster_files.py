@@ -85,6 +85,15 @@ def test_masks_transparency_and_scales_of_files_are_read():
     assert found.valid is None
 
 
+def test_tags_of_the_file_name_classes_too():
+    for bands in (1, 2):
+        with rasterio.MemoryFile() as memory:
+            with memory.open(driver="GTiff", count=bands, height=8, width=8, dtype="float32") as file:
+                file.write(np.zeros((bands, 8, 8), np.float32))
+                file.update_tags(CLASS_0="water", CLASS_1="land")
+            assert decode_raster(memory.read(), "image/tiff").classes == ("water", "land")
+
+
 def test_files_of_other_contents_are_refused():
     with pytest.raises(geotile.ResponseError, match="numbers that are not complex; got bands of complex64"):
         decode_raster(tiff(np.full((1, 8, 8), 0.5 + 7j, np.complex64)), "image/tiff")

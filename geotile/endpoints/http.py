@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -69,13 +70,13 @@ class HttpEndpoint(BodyEndpoint):
         EndpointUnreachable
             If the server does not respond.
         EndpointError
-            If it returns 5xx or 429, or if it returns 404 both for ``/ping`` and for the URL itself.
+            If it returns 429 or 5xx other than 501, or if it returns 404 both for ``/ping`` and for the URL itself.
         """
         parts = urlsplit(self._client.url)
         ping_parts = parts._replace(path=parts.path.rpartition("/")[0] + "/ping", query="")
         ping = self._client.probe(urlunsplit(ping_parts))
-        if ping.status == 429 or ping.status >= 500:
-            raise ping.error()
+        if ping.status == 429 or (ping.status >= 500 and ping.status != HTTPStatus.NOT_IMPLEMENTED):
+            raise ping.error()  # a server that answers no GET at all may still answer tiles
         if ping.status == 404 and self._client.probe().status == 404:
             raise EndpointError(f"{self.display_url} does not exist: it and /ping beside it return 404; check the URL")
 

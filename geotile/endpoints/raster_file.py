@@ -71,6 +71,9 @@ def _content(file: Any) -> RasterFile:
     if (scales != 1).any() or (offsets != 0).any():
         values = values * scales[:, None, None] + offsets[:, None, None]
     names = [file.descriptions[n - 1] for n in bands] if len(bands) > 1 else _category_names(file, bands[0])
+    if not names or not all(names):
+        listed = _category_names(file, 0)
+        names = listed if listed is not None and len(bands) in (1, len(listed)) else None
     return RasterFile(
         values=values if known.all() else np.where(known, values, values.dtype.type(0)),
         valid=None if known.all() else known, classes=tuple(map(str, names)) if names and all(names) else None,
@@ -78,7 +81,7 @@ def _content(file: Any) -> RasterFile:
 
 
 def _category_names(file: Any, band: int) -> list[str] | None:
-    """Return the names of the classes that a file's metadata list, in the order of their numbers."""
+    """Return the names of the classes that the metadata of a band list, or of the file (band 0), by their numbers."""
     tags = file.tags(band)
     numbers = sorted(int(key[6:]) for key in tags if key.startswith("CLASS_") and key[6:].isdigit())
     if numbers != list(range(len(numbers))):

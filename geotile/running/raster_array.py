@@ -54,3 +54,10 @@ def scaled_transform(georeference: Georeference, up: int, down: int) -> Affine |
     """Return the transform of an output; None where no affine transform places the image."""
     transform = georeference.transform
     return None if transform is None else transform @ Affine.scale(down / up)
+
+
+def notes_of_place(georeference: Georeference) -> list[str]:
+    """Return a note if a raster cannot have the place of its image."""
+    if georeference.placement is None or georeference.transform is not None:
+        return []
+    return ["ground control points or RPCs place the image, so the raster and its polygons are in pixels of the image"]
