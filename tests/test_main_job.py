@@ -1,6 +1,8 @@
 """The main job on real input: real pictures, real ONNX models, over real HTTP."""
 
 import json
+import subprocess
+import sys
 
 import geopandas as gpd
 import pytest
@@ -120,6 +122,42 @@ def test_the_demo_finds_what_was_painted(tmp_path, tile_size, overlap):
         assert path.stat().st_size > 10_000
     assert len(gpd.read_parquet(tmp_path / "detections.parquet")) == report.detections_after
     assert len(gpd.read_file(tmp_path / "detections.geojson")) == report.detections_after
+
+
+ONLY_DEMO = """
+import re, sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+installed, todo = set(), [("geotile", ("demo",))]
+while todo:
+    name, extras = todo.pop()
+    if (name, extras) in installed:
+        continue
+    installed.add((name, extras))
+    try:
+        needed = [Requirement(line) for line in requires(name) or []]
+    except PackageNotFoundError:
+        continue
+    for each in needed:
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            todo.append((canonicalize_name(each.name), tuple(sorted(each.extras))))
+names = {name for name, _ in installed}
+for module, owners in packages_distributions().items():
+    if not names & {canonicalize_name(owner) for owner in owners}:
+        sys.modules[module] = None  # importing it fails
+assert sys.modules.get("pystac", 0) is None and sys.modules.get("sarkit", 0) is None
+from geotile.cli.demo import run_demo
+assert (run_demo(sys.argv[1], size=1024).recall) == 1
+"""
+
+
+@pytest.mark.slow
+def test_the_demo_needs_nothing_but_its_extra(tmp_path):
+    """The README says: pip install '.[demo]' && geotile demo."""
+    done = subprocess.run([sys.executable, "-c", ONLY_DEMO, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.slow

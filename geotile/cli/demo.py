@@ -82,8 +82,12 @@ def run_demo(
     """
     if (image is None) != (model is None):
         raise ArgumentError("the demo needs both an image and a model, or neither; give IMAGE with --model MODEL.onnx")
-    if find_spec("matplotlib") is None:
-        raise ArgumentError("the demo draws a picture; install what that needs with pip install 'geotile[demo]'")
+    missing = [name for name in ("matplotlib", "zarr") if find_spec(name) is None]
+    if missing:
+        raise ArgumentError(
+            f"the demo draws pictures and writes a raster, which needs {' and '.join(missing)}; "
+            "pip install 'geotile[demo]'"
+        )
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
