@@ -140,25 +140,33 @@ def classes(tile: np.ndarray) -> np.ndarray:
 
 def one_raster(side: int, folder: str) -> dict[str, float]:
     """Write the class map of one image; return what it cost. Called in a process of its own."""
-    path = sparse_image(folder, side)
+    path, output = sparse_image(folder, side), f"{folder}/found.zarr"
     with cluster_of(2, folder) as client:
         lazy = geotile.predict(path, classes, **JOB)
-        graph_mb, tasks = len(dumps(lazy.data.dask)) / 1e6, len(lazy.data.dask)
-        image = geotile.open_image(path)[0].data.rechunk(lazy.data.chunks)
-        began = time.perf_counter()
-        there = zarr.create_array(f"{folder}/alone.zarr", shape=image.shape, chunks=(1024, 1024), dtype="uint8")
-        dask.array.store(image >> 7, there, lock=False)
-        alone = time.perf_counter() - began
-    with cluster_of(2, folder) as client:
+        graph_mb, tasks, chunks = len(dumps(lazy.data.dask)) / 1e6, len(lazy.data.dask), lazy.data.chunks
+        del lazy
         before, began = client.run_on_scheduler(cpu_s), time.perf_counter()
-        report = geotile.predict_to(path, classes, f"{folder}/found.zarr", **JOB)
+        report = geotile.predict_to(path, classes, output, **JOB)
         seconds = time.perf_counter() - began
-        return {
+        cost = {
             "side": side, "regions": report.regions, "tiles": report.tiles, "tasks": tasks, "graph_mb": graph_mb,
-            "seconds": seconds, "alone_s": alone, "client_mb": peak_mb(),
-            "scheduler_mb": client.run_on_scheduler(peak_mb), "worker_mb": max(client.run(peak_mb).values()),
+            "seconds": seconds, "client_mb": peak_mb(), "scheduler_mb": client.run_on_scheduler(peak_mb),
+            "worker_mb": max(client.run(peak_mb).values()),
             "scheduler_cpu_s": client.run_on_scheduler(cpu_s) - before,
         }  # fmt: skip
+    with cluster_of(2, folder):
+        return cost | {"alone_s": read_and_write(path, output, chunks, folder)}
+
+
+def read_and_write(path: str, output: str, chunks: tuple[tuple[int, ...], ...], folder: str) -> float:
+    """Seconds to read all bands region by region and to write the same classes, chunk by chunk, without tiles."""
+    made = zarr.open_array(f"{output}/prediction", mode="r")
+    began = time.perf_counter()
+    image = geotile.open_image(path).data
+    regions = image.rechunk((image.shape[0], *chunks)).map_blocks(classes, drop_axis=0, dtype="uint8")
+    same = {"shape": made.shape, "chunks": made.chunks, "dtype": made.dtype, "fill_value": made.fill_value}
+    dask.array.store(regions, zarr.create_array(f"{folder}/alone.zarr", **same), lock=False)
+    return time.perf_counter() - began
 
 
 def raster_table(sides: list[int]) -> None:

@@ -22,6 +22,7 @@ import geotile
 from geotile.blending.form import BYTE_STEPS, SCORE_STEPS, VALUE_STEPS
 from geotile.endpoints.raster import RasterAnswer
 from geotile.grid.tile_grid import TileGrid
+from geotile.imagery.source import Source
 from geotile.testing.server import decode_tile
 
 
@@ -239,6 +240,26 @@ def test_a_slice_asks_only_for_the_tiles_that_see_it(tmp_path):
     np.testing.assert_array_equal(
         part, flat(pixels, bordered, 48, 16, "trim", "classes")[y[0] + 3 : y[1] - 3, x[0] + 3 : x[1] - 3]
     )
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_the_image_is_read_once(tmp_path, monkeypatch, lazy):
+    """Also blocks that tiles see that end in their region, and tiles that do not."""
+    path, pixels = scene(tmp_path)
+    blocks, read = [], Source.read
+
+    def counted(source, window, valid):
+        blocks.append((window.y1 - window.y0) * (window.x1 - window.x0))
+        return read(source, window, valid)
+
+    with small_chunks(64), dask.config.set(scheduler="threads", num_workers=3):
+        monkeypatch.setattr(Source, "read", counted)
+        if lazy:
+            geotile.predict(path, bordered, tile_size=48, overlap=16, region_size=128).compute()
+        else:
+            geotile.predict_to(path, bordered, tmp_path / "o.zarr", tile_size=48, overlap=16, region_size=128)
+    once = pixels[0].size
+    assert sum(blocks) == once + blocks[0]  # the first answer needs a tile of its own
 
 
 @pytest.mark.parametrize("output", ["classes", "scores", "values"])

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from geotile.core.cancellation import cancel_reason
 from geotile.core.checks import Pair
 from geotile.errors import ImageReadError
+from geotile.grid.axis import Axis
 from geotile.grid.tile_grid import TileGrid, Window
 from geotile.imagery.blocks import Blocks, Canvas
 from geotile.imagery.damaged import discard_failures
@@ -45,7 +46,7 @@ Key = tuple[Any, ...]  # run, file, whether validity is needed, row and column o
 class _Entry:
     pixels: Pixels
     remaining: int
-    """Number of regions that still need the block."""
+    """Number of reads that still need the block."""
 
 
 class _Store:
@@ -111,7 +112,9 @@ _store = _Store()
 os.register_at_fork(after_in_child=_store.__init__)  # type: ignore[misc]  # nobody reads there what is pending here
 
 
-def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run: str) -> Pixels:
+def read_shared(
+    source: Source, grid: TileGrid, window: Window, valid: bool, run: str, in_groups: bool = False
+) -> Pixels:  # fmt: skip
     """Return the pixels of a window of a region; blocks that other regions of the run need are read once.
 
     Parameters
@@ -125,6 +128,8 @@ def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run
         Whether the validity of the pixels is needed.
     run : str
         Name of the run. Blocks are shared within a run.
+    in_groups : bool, default False
+        Whether the tiles of a region that reach beyond it along an axis are read apart from the others.
 
     Raises
     ------
@@ -135,7 +140,7 @@ def read_shared(source: Source, grid: TileGrid, window: Window, valid: bool, run
     if height * width * source.shape[0] * np.dtype(source.dtype).itemsize > _MAX_BLOCK_BYTES:
         return source.read(window, valid)
     blocks = Blocks(source, window)
-    rows, columns = _region_counts(grid, source.block_yx, source.origin_yx)
+    rows, columns = _read_counts(grid, source.block_yx, source.origin_yx, in_groups)
     y, x = np.ogrid[slice(*blocks.rows), slice(*blocks.columns)]
     counts = rows[y] * columns[x]
     key = (run, source.file_key, valid)
@@ -166,7 +171,7 @@ def _read_missing(
     canvas : Canvas
     blocks : Blocks
     counts : numpy.ndarray
-        (blocks down, blocks across) int64, the number of regions that need each block.
+        (blocks down, blocks across) int64, how often each block is needed.
     shared : iterable of tuple of int
         Blocks, by row and column, that another region has read or is reading.
     key : tuple
@@ -209,8 +214,10 @@ def _paste_shared(
 
 
 @lru_cache(maxsize=8)
-def _region_counts(grid: TileGrid, block_yx: Pair, origin_yx: Pair) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many rows of regions read each row of blocks, and how many columns read each column.
+def _read_counts(
+    grid: TileGrid, block_yx: Pair, origin_yx: Pair, in_groups: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how often rows of regions read each row of blocks, and columns of regions each column.
 
     Returns
     -------
@@ -220,11 +227,27 @@ def _region_counts(grid: TileGrid, block_yx: Pair, origin_yx: Pair) -> tuple[NDA
     counts = []
     for axis, size, origin in zip(grid.axes, block_yx, origin_yx, strict=True):
         count = np.zeros(-(-(origin + axis.length) // size) + 1, np.int64)
-        for start, stop in pairwise(axis.edges.tolist()):
+        for start, stop in _group_spans(axis) if in_groups else _region_spans(axis):
             count[(origin + start) // size] += 1
-            count[-(-(origin + stop + axis.reach(stop)) // size)] -= 1
+            count[-(-(origin + stop) // size)] -= 1
         counts.append(np.cumsum(count)[:-1])
     return counts[0], counts[1]
+
+
+def _region_spans(axis: Axis) -> Iterator[Pair]:
+    """Yield the pixels of each region with its halo along an axis: the first, and one past the last."""
+    for start, stop in pairwise(axis.edges.tolist()):
+        yield start, stop + axis.reach(stop)
+
+
+def _group_spans(axis: Axis) -> Iterator[Pair]:
+    """Yield the pixels of the tiles of each region that end in it, and of the others."""
+    for (first, last), stop in zip(pairwise(axis.first_tile.tolist()), axis.edges[1:].tolist(), strict=True):
+        ends = [axis.stop(tile) for tile in range(first, last)]
+        inner = sum(end <= stop for end in ends)
+        for group in (range(inner), range(inner, len(ends))):
+            if group:
+                yield int(axis.starts[first + group[0]]), ends[group[-1]]
 
 
 def _rectangles(wanted: NDArray[np.bool_]) -> Iterator[tuple[Pair, Pair]]:

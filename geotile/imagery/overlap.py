@@ -29,7 +29,9 @@ from geotile.imagery.source import Source
 from geotile.imagery.strips import with_strips
 
 
-def map_overlap(image: xr.DataArray, source: Source | None, grid: TileGrid, run: str) -> da.Array:
+def map_overlap(
+    image: xr.DataArray, source: Source | None, grid: TileGrid, run: str, *, in_groups: bool = False
+) -> da.Array:  # fmt: skip
     """Return the regions of an image with their halo.
 
     Parameters
@@ -41,6 +43,8 @@ def map_overlap(image: xr.DataArray, source: Source | None, grid: TileGrid, run:
     grid : TileGrid
     run : str
         Name of the run; it names the tasks.
+    in_groups : bool, default False
+        Whether the tiles that reach beyond a region are read apart from the others.
 
     Returns
     -------
@@ -50,7 +54,9 @@ def map_overlap(image: xr.DataArray, source: Source | None, grid: TileGrid, run:
     chunks = ((1,), *((1,) * count for count in grid.regions_yx))
     form: dict[str, Any] = {"dtype": object, "meta": np.empty((0, 0, 0), object), "chunks": chunks}
     if source is not None:
-        shared = delayed((source, grid, run), name=f"image-{run}", traverse=False)  # one key, so that tasks stay small
+        shared = delayed(
+            (source, grid, run, in_groups), name=f"image-{run}", traverse=False
+        )  # one key, so that tasks stay small
         return da.map_blocks(_file_region, shared=shared, name=f"read-region-{run}", **form)
     pixels = array_overlap(image, grid, run)
     nodata = nodata_of(image)
@@ -72,9 +78,9 @@ def with_dask_overlap(data: da.Array, grid: TileGrid) -> da.Array:
     return overlap(data, depth, boundary="none", allow_rechunk=False)
 
 
-def _file_region(shared: tuple[Source, TileGrid, str], block_id: tuple[int, int, int]) -> FileRegion:
-    _, row, column = block_id
-    return FileRegion(*shared, row, column)
+def _file_region(shared: tuple[Source, TileGrid, str, bool], block_id: tuple[int, int, int]) -> FileRegion:
+    source, grid, run, in_groups = shared
+    return FileRegion(source, grid, run, *block_id[1:], in_groups)
 
 
 def _array_region(

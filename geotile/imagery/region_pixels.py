@@ -91,6 +91,8 @@ class FileRegion:
     """Name of the run. Blocks that its regions share are read once."""
     row: int
     column: int
+    in_groups: bool = False
+    """Whether the tiles that reach beyond the region are read apart from the others."""
 
     def read(self, tiles: Sequence[Tile], need_valid: bool) -> RegionPixels:
         """Return the pixels of some tiles, and the reasons why tiles cannot be read."""
@@ -101,7 +103,7 @@ class FileRegion:
         wanted = [tile for tile in tiles if tile.number not in blank]
         if not wanted:
             return RegionPixels(_no_pixels(source), _NOWHERE, blank=blank)
-        whole = len(wanted) == len(self.grid.region_tiles(self.row, self.column))
+        whole = not self.in_groups and len(wanted) == len(self.grid.region_tiles(self.row, self.column))
         window = self.grid.read_window(self.row, self.column) if whole else _bounds(wanted)
         started = thread_time()
         pixels, unreadable = self._pixels(window, wanted, need_valid)
@@ -113,7 +115,7 @@ class FileRegion:
         source, started = self.source, monotonic()
         if not is_damaged(source, window, self.run) and given_up(self.run, source.location.total_s) is None:
             try:
-                pixels = read_shared(source, self.grid, window, need_valid, self.run)
+                pixels = read_shared(source, self.grid, window, need_valid, self.run, self.in_groups)
                 note_read(self.run)
                 return pixels, {}
             except ImageReadError as error:

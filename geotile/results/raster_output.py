@@ -21,7 +21,7 @@ from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
 from geotile.results.cog import write_cog
 from geotile.results.raster_store import BLOCKS, ROOT, RasterStore
-from geotile.storage.atomic import draft, draft_path, remove, replace, restore
+from geotile.storage.atomic import draft, draft_path, put_on_disk, remove, replace, restore
 from geotile.storage.folder import Folder, Options
 from geotile.storage.lease import lease
 from geotile.storage.uris import output_uri
@@ -141,6 +141,7 @@ class RasterOutput:
         """Move or copy a store to its place; the file that makes it complete is last."""
         if self.folder.is_local and store.folder.is_local and not kept:
             remove(Path(store.folder.uri) / BLOCKS)
+            put_on_disk(Path(store.folder.uri))
             store.folder.write(ROOT, files[ROOT])
             replace(Path(store.folder.uri), Path(self.uri))
             return

@@ -30,6 +30,7 @@ from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, OutputError
 from geotile.grid.tile_grid import Window
 from geotile.results.block_report import read_report
+from geotile.results.raster_chunks import LEVEL, ChunkEncoder
 from geotile.storage.folder import Folder
 
 NAME = "prediction"
@@ -49,7 +50,6 @@ def zarr_module() -> Any:
     """
     try:
         import zarr
-        import zarr.buffer.cpu
     except ImportError:
         raise ArgumentError("rasters are written through zarr: pip install 'geotile[zarr]'") from None
     return zarr
@@ -69,7 +69,12 @@ def store_files(template: xr.DataArray, chunk: int) -> dict[str, bytes]:
     files: dict[str, Any] = {}
     sizes = zip(template.dims, template.shape, strict=True)
     chunks = tuple(min(chunk, n) if dim in ("y", "x") else n for dim, n in sizes)
-    encoding = {NAME: {"chunks": chunks, "fill_value": template.rio.encoded_nodata or template.rio.nodata}}
+    encoding = {
+        NAME: {
+            "chunks": chunks, "fill_value": template.rio.encoded_nodata or template.rio.nodata,
+            "compressors": [zarr.codecs.ZstdCodec(level=LEVEL)],
+        }
+    }  # fmt: skip
     whole = template.chunk(-1) if template.chunks else template.copy()
     whole.encoding.pop("grid_mapping", None)
     if "spatial_ref" in whole.coords:
@@ -103,14 +108,14 @@ class RasterStore:
         OutputError
             If it cannot be written.
         """
-        zarr = zarr_module()
-        files = {f"{NAME}/{ROOT}": zarr.buffer.cpu.Buffer.from_bytes(self.array)}
-        array = zarr.open_array(zarr.storage.MemoryStore(files), path=NAME, mode="r+")
-        array[..., *window.slices] = values
-        chunks = {name: content.to_bytes() for name, content in files.items() if name.startswith(f"{NAME}/c")}
-        for name, content in chunks.items():
-            self.folder.write(name, content)
-        sums = {name: [len(content), crc32(content)] for name, content in chunks.items()}
+        sums = {}
+        for place, content in ChunkEncoder.of(self.array).encode(window, values):
+            name = f"{NAME}/{place}"
+            if content is None:
+                self.folder.remove(name)  # of an earlier run, in which this place had values
+            else:
+                self.folder.write(name, content, at_once=False)  # its checksum tells whether it was
+                sums[name] = [len(content), crc32(content)]
         self.folder.sub(BLOCKS).write(_block_name(row, column), json.dumps(report | {"chunks": sums}).encode())
 
     def done(self, regions_yx: Pair) -> NDArray[np.bool_]:

@@ -38,6 +38,8 @@ from geotile.results.failures import TileFailure
 from geotile.running.tile_job import TileContent, TileJob
 from geotile.running.tiles import ask_model
 
+ALL = None
+"""The group of all tiles of a region."""
 INNER = (0, 0)
 """The group of the tiles that end in their region."""
 OUTER = ((0, 1), (1, 0), (1, 1))
@@ -91,13 +93,13 @@ class RasterJob:
     store: Callable[[Block], None] | None = None
     """Where blocks are kept; None to return them."""
 
-    def group(self, row: int, column: int, reach: Pair) -> list[Tile]:
+    def group(self, row: int, column: int, reach: Pair | None) -> list[Tile]:
         """Return the tiles of a group of a region that are to be read."""
         window = self.grid.region_window(row, column)
         return [
             tile
             for tile in self.grid.region_tiles(row, column)
-            if (tile.window.y1 > window.y1, tile.window.x1 > window.x1) == reach
+            if reach in (ALL, (tile.window.y1 > window.y1, tile.window.x1 > window.x1))
             and (self.selected is None or self.selected.flat[tile.number])
         ]
 
@@ -153,7 +155,7 @@ class Block:
 
 
 def ask_tiles(
-    region: Region, job: RasterJob, row: int, column: int, reach: Pair, canvas: Canvas | None = None
+    region: Region, job: RasterJob, row: int, column: int, reach: Pair | None, canvas: Canvas | None = None
 ) -> RasterPart:  # fmt: skip
     """Ask the model for the tiles of a group, and add up its answers, on a canvas of their own if none is given."""
     tiles = job.group(row, column, reach)
@@ -230,20 +232,23 @@ def asked_again(block: Block, part: RasterPart) -> Block:
 
 
 def blend_block(
-    region: Region, job: RasterJob, row: int, column: int, outer: Sequence[RasterPart],
+    region: Region | None, job: RasterJob, row: int, column: int, asked: Sequence[RasterPart],
     strips: Sequence[Strip | None], cropped: Sequence[Strip | None],
 ) -> Block:  # fmt: skip
-    """Blend the tiles that end in a region, the parts of its other tiles, and the strips of its neighbours.
+    """Blend the tiles of a region and the strips of its neighbours.
 
-    `cropped` are the strips that the parts give to others. They are not used here: that they are there means that
-    nobody needs the parts any more.
+    `asked` are the parts of its tiles; with a region, those of the tiles that reach beyond it, and the others are asked
+    here. `cropped` are the strips that the parts give to others. They are not used here: that they are there means
+    that nobody needs the parts any more.
     """
     window = job.out.region_window(row, column)
     canvas = job.form.canvas(window, job.out)
-    parts = [*outer, ask_tiles(region, job, row, column, INNER, canvas)] if job.group(row, column, INNER) else outer
+    parts = list(asked)
+    if region is not None and job.group(row, column, INNER):
+        parts.append(ask_tiles(region, job, row, column, INNER, canvas))
     started = time.thread_time()
     given = [strip for strip in strips if strip is not None]
-    for each in (*(part.canvas for part in outer), *(strip.canvas for strip in given)):
+    for each in (*(part.canvas for part in asked), *(strip.canvas for strip in given)):
         canvas.include(each)
     blended = canvas.blended()
     values, wanted = job.form.finish(blended), np.ones(window.shape_yx, bool)

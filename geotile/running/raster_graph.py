@@ -13,17 +13,22 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
-from geotile.running.raster import INNER, OUTER, Block, RasterJob, ask_tiles, asked_again, blend_block, crop_part
+from geotile.running.raster import ALL, OUTER, Block, RasterJob, ask_tiles, asked_again, blend_block, crop_part
 
 
-def raster_blocks(regions: da.Array, job: RasterJob) -> da.Array:
+def raster_blocks(regions: da.Array, job: RasterJob, wanted: NDArray[np.bool_] | None = None) -> da.Array:
     """Return the blocks of the output.
+
+    The tiles of a region are asked in one task where its block is known to be wanted, and otherwise in groups, so that
+    a block needs only the tiles that see it.
 
     Parameters
     ----------
     regions : dask.array.Array
         (1, regions down, regions across) of `Region`, one per chunk.
     job : RasterJob
+    wanted : numpy.ndarray, optional
+        (regions down, regions across) bool, the blocks that will be computed; by default nobody knows.
 
     Returns
     -------
@@ -33,17 +38,18 @@ def raster_blocks(regions: da.Array, job: RasterJob) -> da.Array:
     name = job.run.rpartition("-")[2]
     shared = delayed(job, name=f"job-{job.run}", traverse=False)
     parts, strips, blocks = _parts_name(job), f"predict-strip-{name}", f"predict-block-{name}"
-    graph = _Graph(job, regions.name, shared.key, parts, strips)
+    whole = np.zeros(job.grid.regions_yx, bool) if wanted is None else wanted
+    graph = _Graph(job, whole, regions.name, shared.key, strips)
     layer: dict[Any, Any] = {}
     for row, column in np.ndindex(job.grid.regions_yx):
-        region = (regions.name, 0, row, column)
+        region = None if whole[row, column] else (regions.name, 0, row, column)
         layer[blocks, row, column] = (blend_block, region, shared.key, row, column, *graph.needed(row, column))
     layers = {
         parts: (graph.parts, [regions, shared]), strips: (graph.strips, [parts, shared]),
         blocks: (layer, [regions, parts, strips, shared]),
     }  # fmt: skip
-    whole = HighLevelGraph.merge(regions.dask, shared.dask)
-    tasks, depends = dict(whole.layers), dict(whole.dependencies)
+    before = HighLevelGraph.merge(regions.dask, shared.dask)
+    tasks, depends = dict(before.layers), dict(before.dependencies)
     for key, (content, needs) in layers.items():
         tasks[key] = content
         depends[key] = {each if isinstance(each, str) else _layer_name(each) for each in needs}
@@ -53,8 +59,8 @@ def raster_blocks(regions: da.Array, job: RasterJob) -> da.Array:
 
 def asked_tiles(job: RasterJob, wanted: NDArray[np.bool_]) -> int:
     """Return the number of tiles that the model is asked for by some blocks, (regions down, regions across) bool."""
-    own = [(reach, row, column) for row, column in np.argwhere(wanted).tolist() for reach in (INNER, *OUTER)]
-    return sum(len(job.group(row, column, reach)) for reach, row, column in (*own, *_borrowed(job, wanted)))
+    own = sum(len(job.group(row, column, ALL)) for row, column in np.argwhere(wanted).tolist())
+    return own + sum(len(job.group(row, column, reach)) for reach, row, column in _borrowed(job, wanted))
 
 
 def _borrowed(job: RasterJob, wanted: NDArray[np.bool_]) -> dict[tuple[Pair, int, int], None]:
@@ -85,41 +91,47 @@ class _Graph:
     """Tasks of parts and strips, added when a block needs them."""
 
     job: RasterJob
+    whole: NDArray[np.bool_]
+    """(regions down, regions across) bool, the regions whose tiles are asked in one task."""
     regions: str
     shared: Any
-    parts_name: str
     strips_name: str
     parts: dict[Any, Any] = field(default_factory=dict)
     strips: dict[Any, Any] = field(default_factory=dict)
 
     def needed(self, row: int, column: int) -> tuple[list[Any], list[Any], list[Any]]:
         """Return the keys of the parts of a region, of the strips that others give it, and of those that it gives."""
-        own = [key for reach in OUTER if (key := self._part(row, column, reach)) is not None]
-        taken, given = [], []
-        for side in OUTER:
-            for reach in OUTER:
-                if reach[0] >= side[0] and reach[1] >= side[1]:
-                    taken.append(self._strip(row - side[0], column - side[1], reach, side))
-                    given.append(self._strip(row, column, reach, side))
-        return own, [key for key in taken if key is not None], [key for key in given if key is not None]
+        own = [key for reach in (ALL, *OUTER) if (key := self._part(row, column, reach)) is not None]
+        taken = [key for side in OUTER for key in self._strips(row - side[0], column - side[1], side)]
+        given = [key for side in OUTER for key in self._strips(row, column, side)]
+        return own, taken, given
 
-    def _part(self, row: int, column: int, reach: Pair) -> Any | None:
-        if row < 0 or column < 0:
+    def _part(self, row: int, column: int, reach: Pair | None) -> Any | None:
+        """Return the key of what a group of tiles says; None if there is no such group."""
+        if row < 0 or column < 0 or (reach is ALL) != self.whole[row, column]:
             return None
-        key = (self.parts_name, *reach, row, column)
+        key = _part_key(self.job, reach, row, column)
         if key not in self.parts:
             if not self.job.group(row, column, reach):
                 return None
             self.parts[key] = (ask_tiles, (self.regions, 0, row, column), self.shared, row, column, reach)
         return key
 
-    def _strip(self, row: int, column: int, reach: Pair, side: Pair) -> Any | None:
-        part = self._part(row, column, reach)
-        if part is None:
-            return None
-        key = (self.strips_name, *reach, *side, row, column)
-        self.strips[key] = (crop_part, part, self.shared, row + side[0], column + side[1])
-        return key
+    def _strips(self, row: int, column: int, side: Pair) -> list[Any]:
+        """Return the keys of what a region says of its neighbour on a side."""
+        down, across = row + side[0], column + side[1]
+        if down >= self.whole.shape[0] or across >= self.whole.shape[1]:
+            return []
+        keys = []
+        for reach in (ALL, *(each for each in OUTER if each[0] >= side[0] and each[1] >= side[1])):
+            if (part := self._part(row, column, reach)) is not None:
+                keys.append((self.strips_name, *part[1:-2], *side, row, column))
+                self.strips[keys[-1]] = (crop_part, part, self.shared, down, across)
+        return keys
+
+
+def _part_key(job: RasterJob, reach: Pair | None, row: int, column: int) -> tuple[Any, ...]:
+    return (_parts_name(job), *(("all",) if reach is None else reach), row, column)
 
 
 def _parts_name(job: RasterJob) -> str:
@@ -158,7 +170,7 @@ def listed_blocks(blocks: da.Array, job: RasterJob, wanted: NDArray[np.bool_]) -
     again = []
     for reach, row, column in _borrowed(job, wanted):
         block = Block(row=row, column=column, window=job.out.region_window(row, column), values=None)
-        layer[name, row, column, reach] = (asked_again, block, (_parts_name(job), *reach, row, column))
+        layer[name, row, column, reach] = (asked_again, block, _part_key(job, reach, row, column))
         again.append((name, row, column, reach))
     layer[name] = (_joined, ends, again)
     return Delayed(name, HighLevelGraph.from_collections(name, layer, dependencies=[blocks]))

@@ -165,7 +165,7 @@ class RasterRun:
             done[row, column] = (row, column) in kept
         if done.all():
             return []
-        listed = listed_blocks(raster_blocks(self.prepared.regions, job), job, ~done)
+        listed = listed_blocks(raster_blocks(self.prepared.regions, job, ~done), job, ~done)
         tiles = self.prepared.plan.requests
         annotations: dict[str, Any] = {"geotile": {"run": job.run, "image": self.prepared.plan.name}}
         if (priority := task_priority(self.prepared.plan.source)) is not None:

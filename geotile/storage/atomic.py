@@ -16,6 +16,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 from geotile.core.digest import digest
 
@@ -66,6 +68,68 @@ def draft(target: Path, owner: str, name: str | None = None) -> Iterator[Path]:
             replace(path / name, target)
     finally:
         remove(path)
+
+
+def write_whole(target: Path, content: bytes, *, at_once: bool = True) -> None:
+    """Write a file, which replaces the target when it is whole. Its folder is made if it is missing.
+
+    Several processes may write the same target at once: each has a draft of its own.
+
+    Parameters
+    ----------
+    target : Path
+    content : bytes
+    at_once : bool, default True
+        Whether to wait until it is on the disk. Otherwise it may be damaged if the machine, not the process, fails
+        before `put_on_disk`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the target then stays as it was.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "new" / "notes.txt"
+    >>> write_whole(target, b"whole")
+    >>> [each.name for each in target.parent.iterdir()], target.read_bytes()
+    (['notes.txt'], b'whole')
+    """
+    path = draft_path(target, uuid4().hex)
+    try:
+        with _created(path) as file:
+            file.write(content)
+            if at_once:
+                file.flush()
+                os.fsync(file.fileno())  # so that the name never stands for less than its bytes
+        os.replace(path, target)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _created(path: Path) -> BinaryIO:
+    """Return a new open file; its folder is made if it is missing."""
+    try:
+        return path.open("xb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+
+
+def put_on_disk(folder: Path) -> None:
+    """Wait until all files in a folder and its folders are on the disk.
+
+    Raises
+    ------
+    OSError
+        If one cannot be.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(place, name), "rb+") as file:
+                os.fsync(file.fileno())
 
 
 def draft_path(target: Path, owner: str) -> Path:

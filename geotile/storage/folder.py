@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
@@ -18,7 +17,7 @@ from fsspec.core import url_to_fs
 from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import redact
 from geotile.errors import OutputError
-from geotile.storage.atomic import draft, is_draft, remove_drafts
+from geotile.storage.atomic import is_draft, remove_drafts, write_whole
 from geotile.storage.download import within
 from geotile.storage.uris import output_uri
 
@@ -66,15 +65,22 @@ class Folder:
         """Return a folder in this one."""
         return Folder(f"{self.uri}/{name}", self.options)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, *, at_once: bool = True) -> None:
         """Write a file whole, or not at all. It replaces a file of the same name.
+
+        Parameters
+        ----------
+        name : str
+        data : bytes
+        at_once : bool, default True
+            Whether to wait until it is on the disk, if the folder is local.
 
         Raises
         ------
         OutputError
             If it cannot be written; the previous file is then unchanged.
         """
-        self._try("write", name, lambda files, path: _write(files, path, data))
+        self._try("write", name, lambda files, path: _write(files, path, data, at_once))
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, or None if it does not exist.
@@ -186,13 +192,8 @@ def _in_time(files: fsspec.AbstractFileSystem, action: str, *arguments: Any, **o
     return getattr(files, action)(*arguments, **options)
 
 
-def _write(files: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+def _write(files: fsspec.AbstractFileSystem, path: str, data: bytes, at_once: bool) -> None:
     if not is_local(files):
         _in_time(files, "pipe_file", path, data)  # one PUT, or a multipart upload that is completed last
         return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Two workers may write the same file at once, if Dask runs a task twice. So each write is an owner of its own, and
-    # `remove_drafts` removes what is left behind.
-    with draft(target, uuid4().hex) as own:
-        own.write_bytes(data)
+    write_whole(Path(path), data, at_once=at_once)  # Dask may run a task twice, on two workers at once
