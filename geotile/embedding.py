@@ -253,7 +253,7 @@ def _reader(
     plan: Plan, tiles: TileJob, options: EmbedOptions, stored: Mapping[str, Any] | None, hooks: RunHooks
 ) -> tuple[EmbeddingReader, int]:
     """Return the reader of the answers, and how many requests it took to learn the length of a vector."""
-    reader = EmbeddingReader(options.tokens, options.dtype)
+    reader = EmbeddingReader(options.tokens, options.prefix_tokens, options.dtype)
     length = EmbeddingCheckpoint.kept_length(stored)
     if length is not None:
         return replace(reader, length=length), 0

@@ -56,9 +56,9 @@ def polygonize(
     Returns
     -------
     geopandas.GeoDataFrame
-        One row per polygon, by class, then from top to bottom. Columns ``geometry`` (in pixels if the raster has no
-        CRS), ``class`` (number, from 0), ``label`` (name, or the number as text), ``area_m2``
-        (NaN without a CRS).
+        One row per polygon, by class, then from top to bottom. Columns ``geometry`` (in the units of the raster's
+        transform if it has no CRS, in pixels if it has neither), ``class`` (number, from 0), ``label`` (name, or the
+        number as text), ``area_m2`` (NaN without a CRS).
 
     Raises
     ------

@@ -82,3 +82,20 @@ def raster_server(answer):
     finally:
         server.shutdown()
         server.server_close()
+
+
+class small_chunks:
+    """Chunks of the output of this many pixels, so that small images have several regions."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def __enter__(self):
+        import geotile.planning.raster_plan as module
+
+        self.before, module._CHUNK = module._CHUNK, self.pixels
+
+    def __exit__(self, *_):
+        import geotile.planning.raster_plan as module
+
+        module._CHUNK = self.before

@@ -3,6 +3,7 @@
 import dask
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ import rasterio
 import shapely
 from distributed import Client, LocalCluster
 from helpers import cli
-from rasters import encoded, means, raster_server, scene
+from rasters import encoded, means, raster_server, scene, small_chunks
 
 import geotile
 from geotile.grid.tile_grid import TileGrid
@@ -49,6 +50,30 @@ def test_patches_have_footprints_of_their_own(tmp_path):
         one = geotile.embed(path, lambda tile: patches(tile)[None], tile_size=64, overlap=0, tokens=tokens)
         want = patches(pixels[:, :, :64])
         assert one["embedding"][0][0] == pytest.approx(want[0, 0] if tokens == "class" else want.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("prefix", [1, 5])
+def test_class_and_register_tokens_are_no_patches(tmp_path, prefix):
+    """A vision transformer answers them before those of its patches."""
+    path, _ = scene(tmp_path)
+
+    def patches(tile):
+        return np.arange(48, dtype=np.float32).reshape(16, 3) + float(tile[0, 0, 0])
+
+    def transformer(tile):
+        return np.concatenate([np.full((prefix, 3), 1e6, np.float32), patches(tile)])[None]
+
+    job = {"tile_size": 64, "overlap": 0}
+    for tokens in ("patches", "mean"):
+        want = geotile.embed(path, patches, tokens=tokens, **job)
+        found = geotile.embed(path, transformer, tokens=tokens, prefix_tokens=prefix, **job)
+        pd.testing.assert_frame_equal(found, want)
+    with pytest.raises(geotile.ResponseError, match="say how many with prefix_tokens"):
+        geotile.embed(path, transformer, tokens="patches", **job)
+    with pytest.raises(geotile.ResponseError, match="no more than the 99 prefix_tokens"):
+        geotile.embed(path, transformer, tokens="mean", prefix_tokens=99, **job)
+    with pytest.raises(geotile.ArgumentError, match="prefix_tokens would have no effect with tokens='class'"):
+        geotile.embed(path, transformer, tokens="class", prefix_tokens=1, **job)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +170,40 @@ def test_the_command_line_embeds_and_predicts(tmp_path):
 
     with rasterio.open(tmp_path / "a.tif") as file:
         np.testing.assert_array_equal(file.read(1), pixels[0] > 128)
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_a_command_resumes_a_run_that_was_stopped(tmp_path, command):
+    """With the arguments that it was given, and only what is missing."""
+    path, _ = scene(tmp_path)
+    out, cp = tmp_path / ("a.tif" if command == "predict" else "a.parquet"), tmp_path / "cp"
+
+    def answer(body):
+        answer.asked += 1
+        with geotile_tile(body) as tile:
+            values = (tile[0] > 128).astype(np.uint8) if command == "predict" else means(tile)
+        return 200, {"Content-Type": "application/x-npy"}, encoded("application/x-npy", values)
+
+    answer.asked = 0
+    tiling = ["--tile-size", "64", "--overlap", "16", "--region-size", "128"]
+    more = ["--as", "classes", "--classes", "dark,bright"] if command == "predict" else ["--dtype", "float16"]
+    with raster_server(answer) as url, small_chunks(64):
+        cli(command, path, url, "-o", out, "--checkpoint", cp, *tiling, *more)
+        first, answer.asked = out.read_bytes(), 0
+        kept = sorted(each for each in cp.rglob("*-*") if each.suffix in (".json", ".npz"))
+        assert f"regions kept {len(kept)} of {len(kept)}" in " ".join(cli("status", cp).stdout.split())
+        assert "detections" not in cli("status", cp).stdout
+        out.unlink()
+        kept[0].unlink()
+        done = cli("resume", cp)
+        assert 0 < answer.asked < len(kept) * 4
+        assert f"requests {answer.asked} " in " ".join(done.stdout.split())
+        assert out.read_bytes() == first
+        changed = ["--as", "classes", "--classes", "dim,bright"] if command == "predict" else ["--dtype", "float32"]
+        refused = cli(command, path, url, "-o", out, "--checkpoint", cp, *tiling, *changed, "--overwrite", status=2)
+        assert ("classes was" if command == "predict" else "dtype was 'float16'") in " ".join(refused.stderr.split())
+        other = cli("detect", path, url, "-o", tmp_path / "b.parquet", "--checkpoint", cp, *tiling, status=2)
+        assert "another function" in " ".join(other.stderr.split())
 
 
 class geotile_tile:

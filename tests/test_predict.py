@@ -16,7 +16,7 @@ from helpers import cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_store import BUCKET, KEYS, object_store
-from rasters import bordered, encoded, noise, raster_server, scene
+from rasters import bordered, encoded, noise, raster_server, scene, small_chunks
 
 import geotile
 from geotile.blending.form import BYTE_STEPS, SCORE_STEPS, VALUE_STEPS
@@ -166,23 +166,6 @@ def test_the_pixels_are_those_of_a_flat_loop(job, seed):
         )  # fmt: skip
     want = flat(pixels, model, job["tile"], overlap, job["blend"], job["output"], job["up"], job["down"])
     np.testing.assert_array_equal(found.values, want)
-
-
-class small_chunks:
-    """Chunks of the output of this many pixels, so that small images have several regions."""
-
-    def __init__(self, pixels):
-        self.pixels = pixels
-
-    def __enter__(self):
-        import geotile.planning.raster_plan as module
-
-        self.before, module._CHUNK = module._CHUNK, self.pixels
-
-    def __exit__(self, *_):
-        import geotile.planning.raster_plan as module
-
-        module._CHUNK = self.before
 
 
 # --- failures, files, resuming ----------------------------------------------------------------------------------------
@@ -432,7 +415,9 @@ def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, sai
         (bordered, {"classes": []}, "1 to 65,535 names; got 0"), (bordered, {"classes": ["a", "a"]}, "names that differ"),
         (bordered, {"classes": [str(n) for n in range(65_536)]}, "1 to 65,535 names; got 65,536"),
         (bordered, {"threshold": {"x": 0.5, "*": 0.1}}, r"classes that the model does not have, \['x'\]; their names are not known"),
-        (bordered, {"threshold": {"a": 0.5}}, 'for all other labels under "\\*"'), (bordered, {"threshold": 2}, "threshold must be"),
+        (bordered, {"threshold": {"a": 0.5}, "classes": ["a", "b"]}, r"threshold has no number for \['b'\]"), (bordered, {"threshold": {}}, 'for all other labels under "\\*"'),
+        (lambda t: t[0] / 255.0, {"classes": ["water"]}, "2 names, for 0 and 1, since the model answers one score"),
+        (bordered, {"threshold": 2}, "threshold must be"),
         (bordered, {"output": "values", "threshold": 0.5}, "threshold would have no effect with output='values'"),
         (bordered, {"output": "scores", "blend": "vote"}, "chooses a class"), (bordered, {"output": "boxes"}, "output must be one of 'classes'"),
         (bordered, {"blend": "cosine"}, "blend must be one of 'trim'"), (bordered, {"errors": "record"}, "predict raises the error"),
@@ -501,6 +486,10 @@ def test_thresholds_give_a_band_for_each_class():
         array(pixels), model, tile_size=64, overlap=8, classes=["high", "low"], threshold={"high": 0.8, "*": 0.5}
     )
     assert found.band.values.tolist() == ["high", "low"]
+    named = geotile.predict(
+        array(pixels), model, tile_size=64, overlap=8, classes=["high", "low"], threshold={"high": 0.8, "low": 0.5}
+    )
+    xr.testing.assert_identical(named.compute(), found.compute())
     np.testing.assert_array_equal(found.sel(band="high"), pixels[0] / 255 > 0.8)
     np.testing.assert_array_equal(found.sel(band="low"), 1 - pixels[0].astype(np.float32) / 255 > 0.5)
     one = geotile.predict(array(pixels), lambda tile: model(tile)[:1], tile_size=64, overlap=8, threshold=0.8)

@@ -35,7 +35,7 @@ from geotile.storage.folder import Folder
 _log = logging.getLogger(__name__)
 FORMAT = 1
 JOB, STATUS, CALL, LEASE = "job.json", "status.json", "call.json", "lease"
-_PART = re.compile(r"(\d+)-(\d+)\.parquet")
+_PART = re.compile(r"(\d+)-(\d+)\.(?:parquet|npz)")  # of detections, or of vectors
 Identity = Mapping[str, Any]
 
 

@@ -17,6 +17,11 @@ _IMAGE = {
     "origin": "the part of the image has changed", "dtype": "the dtype of the pixels has changed",
     "inside": "subdataset, or the file inside the archive, has changed",
 }  # fmt: skip
+_OF_FUNCTION = ("raster", "length")  # of the tiles of models that answer rasters and vectors
+_RASTER = {
+    "output": "output", "blend": "blend", "classes": "classes", "activation": "activation", "thresholds": "threshold",
+    "score_dtype": "score_dtype",
+}  # fmt: skip
 _DIGESTS = {"params": "endpoint parameter", "headers": "header", "query": "query parameter"}
 
 
@@ -101,6 +106,17 @@ def _model(old: Part, new: Part) -> Iterator[str]:
             yield _was(f"{name} of the model", old.get(name), new.get(name))
 
 
+def _answers(old: Part, new: Part) -> Iterator[str]:
+    """Yield the differences of what becomes of the answers of models of rasters and vectors."""
+    for name in ("tokens", "prefix_tokens", "dtype"):
+        if old.get(name) != new.get(name):
+            yield _was(name, old.get(name), new.get(name))
+    before, after = old.get("raster") or {}, new.get("raster") or {}
+    for name in _RASTER:
+        if before.get(name) != after.get(name):
+            yield _was(_RASTER[name], before.get(name), after.get(name))
+
+
 def _decoder(old: Any, new: Any) -> Iterator[str]:
     """Yield the differences of the options of a decoder, which are stored as the text of a list of pairs."""
     try:
@@ -118,6 +134,10 @@ def _decoder(old: Any, new: Any) -> Iterator[str]:
 
 def _tiles(old: Part, new: Part, *, same_tiles: bool) -> Iterator[str]:
     """Yield the differences of how tiles are made; some are consequences where the image, grid or model differs."""
+    if [name in old for name in _OF_FUNCTION] != [name in new for name in _OF_FUNCTION]:
+        yield "it is that of another function (detect_to, predict_to or embed_to)"
+        return
+    yield from _answers(old, new)
     if old.get("pad") != new.get("pad"):
         yield _was("pad", old.get("pad"), new.get("pad"))
     if old.get("score_threshold") != new.get("score_threshold"):

@@ -1,13 +1,15 @@
-"""The call of ``geotile detect``, stored beside its checkpoint without secrets, for ``geotile resume``."""
+"""The call of a command, stored beside its checkpoint without secrets, for ``geotile resume``."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
+
+import typer
 
 from geotile.cli.options import ENDPOINT_TYPES
 from geotile.core.checks import check_path
@@ -18,15 +20,30 @@ from geotile.errors import ArgumentError, ImageError
 from geotile.options import EndpointKeywords
 from geotile.options.storage import storage_values
 
-_PATHS = ("image", "output", "dem", "checkpoint")
+_DESTINATION = {
+    "detect": "output",
+    "predict": "destination",
+    "embed": "output",
+}  # by command, the parameter of --output
+_PATHS = ("polygons", "dem", "checkpoint")
 _SECRET = ("headers", "option", "storage_options", "output_options")  # of values that may be secret, names are stored
 _PLAIN = {each.name for each in fields(EndpointKeywords) if each.repr} - {"params"}  # endpoint options without secrets
 _NOT_STORED = ("scheduler", "retry_failed", "overwrite")
 
 
 @contextmanager
-def stored_call(checkpoint: str, params: Mapping[str, Any]) -> Iterator[None]:
+def stored_call(command: str, context: typer.Context, checkpoint: str | None) -> Iterator[None]:
     """Store the parameters of a call while it runs and after it; a call that is refused leaves those of the one before.
+
+    Nothing is stored without a checkpoint, or when ``geotile resume`` repeats the call.
+
+    Parameters
+    ----------
+    command : str
+        Name of the command.
+    context : typer.Context
+        Its parameters, and the command that the user has called.
+    checkpoint : str, optional
 
     Raises
     ------
@@ -39,18 +56,27 @@ def stored_call(checkpoint: str, params: Mapping[str, Any]) -> Iterator[None]:
     from geotile.running.run import leased
     from geotile.storage.folder import Folder
 
+    if checkpoint is None or context.info_name != command:
+        yield
+        return
     if not checkpoint:
         raise ArgumentError("checkpoint must be a folder; got ''")
-    for name in ("output", "dem", "checkpoint"):
+    params = context.params
+    paths = (_DESTINATION[command], *_PATHS)
+    for name in paths:
         if isinstance(params.get(name), str) and redact(params[name]) != params[name]:
+            named = "output" if name == "destination" else name
             raise ArgumentError(
-                f"{name} contains a secret, which a checkpoint does not store; give it with storage_options or "
+                f"{named} contains a secret, which a checkpoint does not store; give it with storage_options or "
                 "output_options instead"
             )
     options = params.get("output_options")
     folder = Folder.at(checkpoint, storage_values(options) if options else None)
     stored_job(folder)  # refuses a folder that holds something else
-    stored = {name: _stored(name, value) for name, value in params.items() if name not in _NOT_STORED}
+    stored = {
+        name: _stored(name, value, ("image", *paths)) for name, value in params.items() if name not in _NOT_STORED
+    }
+    stored["command"] = command
     with leased(folder):
         before = folder.read(CALL)
         folder.write(CALL, json.dumps(stored, indent=1).encode())
@@ -64,8 +90,8 @@ def stored_call(checkpoint: str, params: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
-def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of the call that a checkpoint belongs to, with those that were given again.
+def kept_call(checkpoint: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the command that a checkpoint belongs to, and its parameters with those that were given again.
 
     Raises
     ------
@@ -86,7 +112,7 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 "command line; make the same Python call again"
             )
         raise ArgumentError(f"{folder.display_name} is not a checkpoint. Check the path")
-    call = _read_call(data, f"{folder.display_name}/{CALL}")
+    command, call = _read_call(data, f"{folder.display_name}/{CALL}")
     for name in _SECRET:
         again = list(given.get(name) or [])
         known = {_name(text) for text in again}
@@ -107,25 +133,26 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"the {name} of {folder.display_name} contained a secret, which is not stored; give it again with "
                 f"--{name}"
             )
-    return call | {name: given[name] for name in _NOT_STORED}
+    return command, call | {name: given[name] for name in _NOT_STORED}
 
 
-def _read_call(data: bytes, place: str) -> dict[str, Any]:
-    """Return the content of a stored call."""
+def _read_call(data: bytes, place: str) -> tuple[str, dict[str, Any]]:
+    """Return the command of a stored call, and its parameters."""
     try:
         call = json.loads(data)
         lists = [call[name] or [] for name in _SECRET]
         strings = all(isinstance(each, str) for texts in lists for each in texts)
-        if not strings or not {"image", "endpoint", "output"} <= set(call):
+        command = call.pop("command", "detect")  # earlier versions of geotile stored no other calls
+        if not strings or not {"image", "endpoint", _DESTINATION[command]} <= set(call):
             raise TypeError("its values are of another type")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArgumentError(
-            f"{place} is not a call that geotile detect has stored ({type(error).__name__}: {error}). Check the path"
+            f"{place} is not a call that geotile has stored ({type(error).__name__}: {error}). Check the path"
         ) from None
-    return dict(call)
+    return command, dict(call)
 
 
-def _stored(name: str, value: Any) -> Any:
+def _stored(name: str, value: Any, paths: Sequence[str]) -> Any:
     if name in _SECRET:
         return None if value is None else [_stored_option(text) if name == "option" else _name(text) for text in value]
     if name == "roi" and isinstance(value, str) and os.path.isfile(value):
@@ -134,7 +161,7 @@ def _stored(name: str, value: Any) -> Any:
         return "onnx:" + os.path.abspath(os.path.expanduser(value.removeprefix("onnx:")))
     if isinstance(value, str) and name in ("image", "endpoint") and redact(value) != value:
         return None
-    if isinstance(value, str) and name in _PATHS and "://" not in value:
+    if isinstance(value, str) and name in paths and "://" not in value:
         return os.path.abspath(value) + ("/" if value.endswith("/") else "")
     return value
 

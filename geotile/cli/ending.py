@@ -24,7 +24,7 @@ def end(report: Report, output: str) -> NoReturn:
 
 
 @contextmanager
-def interruptible(checkpoint: str | None, command: str | None = None) -> Iterator[None]:
+def interruptible(checkpoint: str | None) -> Iterator[None]:
     """Turn Ctrl-C into a message and exit status 130."""
     try:
         yield
@@ -32,5 +32,5 @@ def interruptible(checkpoint: str | None, command: str | None = None) -> Iterato
         err.print("Stopped.", style="bold", end=" ")
         show_notes(error)
         if checkpoint is not None:
-            print_text(f"Resume with: {command or f'geotile resume {redact(checkpoint)}'}", err)
+            print_text(f"Resume with: geotile resume {redact(checkpoint)}", err)
         raise typer.Exit(130) from None

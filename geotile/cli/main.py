@@ -9,8 +9,7 @@ import io
 import sys
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,10 +84,8 @@ def detect(
     cannot be used, 3 if some tiles failed (they are listed), 130 if interrupted.
     """
     checkpoint = options.get("checkpoint")
-    first = checkpoint is not None and context.info_name == "detect"
     of_endpoint = endpoint_options(option, headers, option_names(DetectToOptions))  # refused before they are stored
-    call = stored_call(str(checkpoint), context.params) if first else nullcontext()
-    with call, interruptible(checkpoint), client_at(scheduler):
+    with stored_call("detect", context, checkpoint), interruptible(checkpoint), client_at(scheduler):
         report = geotile.detect_to(
             image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint,
         )  # fmt: skip
@@ -98,7 +95,9 @@ def detect(
 @app.command(rich_help_panel=_RUN)
 def resume(
     context: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(help="The --checkpoint of an earlier `geotile detect`.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="The --checkpoint of an earlier `geotile detect`, `predict` or `embed`.")
+    ],
     image: Annotated[str | None, typer.Option(help="The image, if its URI contains a secret.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="The endpoint, if its URL contains a secret.")] = None,
     storage_options: SecretValues = None,
@@ -114,7 +113,9 @@ def resume(
     The values of --headers, --storage-options, --output-options and of endpoint options that may be secret are not
     stored; give them again. Exit status as of `geotile detect`.
     """
-    detect(context=context, **kept_call(checkpoint, context.params))
+    command, params = kept_call(checkpoint, context.params)
+    commands: dict[str, Callable[..., None]] = {"detect": detect, "predict": predict, "embed": embed}
+    commands[command](context=context, **params)
 
 
 @app.command(rich_help_panel=_RUN)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import geotile
+from geotile.cli.call import stored_call
 from geotile.cli.ending import end, interruptible
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, client_at, endpoint_options
@@ -20,6 +21,7 @@ _ENDPOINTS = "http(s) URL, sagemaker://NAME, oip+http(s) URL or onnx:FILE"
 
 @with_flags(PredictToOptions)
 def predict(
+    context: typer.Context,
     image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
     endpoint: Annotated[str, typer.Argument(help=f"Model that answers rasters: {_ENDPOINTS}.")],
     destination: Annotated[
@@ -37,17 +39,18 @@ def predict(
 ) -> None:  # fmt: skip
     """Run the model behind ENDPOINT over IMAGE and write what it says of each pixel: classes, scores or values.
 
-    With --checkpoint, the same command goes on where it was stopped. Exit status as of `geotile detect`.
+    With --checkpoint, `geotile resume` goes on where it was stopped. Exit status as of `geotile detect`.
     """
     checkpoint = options.get("checkpoint")
     of_endpoint = endpoint_options(option, headers, option_names(PredictToOptions))
-    with interruptible(checkpoint, "the same command"), client_at(scheduler):
+    with stored_call("predict", context, checkpoint), interruptible(checkpoint), client_at(scheduler):
         report = geotile.predict_to(image, endpoint, destination, progress=err.is_terminal, **options, **of_endpoint)
     end(report, destination)
 
 
 @with_flags(EmbedToOptions)
 def embed(
+    context: typer.Context,
     image: Annotated[str, typer.Argument(help="Path or URI of the image: anything that GDAL reads.")],
     endpoint: Annotated[str, typer.Argument(help=f"Model that answers vectors: {_ENDPOINTS}.")],
     output: Annotated[
@@ -65,9 +68,10 @@ def embed(
 ) -> None:  # fmt: skip
     """Run the model behind ENDPOINT over IMAGE and write a vector for each tile or patch.
 
-    With --checkpoint, the same command goes on where it was stopped. Exit status as of `geotile detect`.
+    With --checkpoint, `geotile resume` goes on where it was stopped. Exit status as of `geotile detect`.
     """
+    checkpoint = options.get("checkpoint")
     of_endpoint = endpoint_options(option, headers, option_names(EmbedToOptions))
-    with interruptible(options.get("checkpoint"), "the same command"), client_at(scheduler):
+    with stored_call("embed", context, checkpoint), interruptible(checkpoint), client_at(scheduler):
         report = geotile.embed_to(image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint)
     end(report, output)

@@ -12,8 +12,16 @@ ANY = "*"
 Threshold = float | Mapping[str, float]
 
 
-def check_threshold(value: Any, name: str) -> Threshold:
+def check_threshold(value: Any, name: str, *, all_named: bool = False) -> Threshold:
     """Return a threshold that is a number from 0 to 1, or a copy of one that has numbers by label.
+
+    Parameters
+    ----------
+    value : object
+    name : str
+        Name of the argument, for the error.
+    all_named : bool, default False
+        Whether it may name all labels instead of giving a number for all others.
 
     Raises
     ------
@@ -28,7 +36,7 @@ def check_threshold(value: Any, name: str) -> Threshold:
         if not isinstance(label, str):
             raise ArgumentError(f"{name} must have labels as its keys, which are text; got {label!r}")
         check_unit(each, f"{name}[{label!r}]")
-    if ANY not in value:
+    if ANY not in value and not (all_named and value):
         raise ArgumentError(
             f'{name} must have a number for all other labels under "*", as in {{"ship": 0.3, "*": 0.5}}; got '
             f"{dict(value)!r}"

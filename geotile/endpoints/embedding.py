@@ -24,7 +24,7 @@ class EmbeddingAnswer:
     """(down, across, length) floats; (1, 1, length) for one vector of the whole tile."""
 
 
-def embedding_of(answer: Any, tokens: Tokens, tile_yx: Pair) -> EmbeddingAnswer:
+def embedding_of(answer: Any, tokens: Tokens, tile_yx: Pair, prefix_tokens: int = 0) -> EmbeddingAnswer:
     """Return the vectors in what an endpoint returned for a tile.
 
     Parameters
@@ -37,6 +37,8 @@ def embedding_of(answer: Any, tokens: Tokens, tile_yx: Pair) -> EmbeddingAnswer:
         patch of the tile.
     tile_yx : tuple of int
         Height and width of the tile that was sent.
+    prefix_tokens : int, default 0
+        Number of vectors before those of the patches.
 
     Raises
     ------
@@ -64,12 +66,15 @@ def embedding_of(answer: Any, tokens: Tokens, tile_yx: Pair) -> EmbeddingAnswer:
         raise ResponseError("a vector must be finite; the model returned NaN or infinite numbers")
     if values.ndim == 1:
         return EmbeddingAnswer(vectors=values[None, None])
-    return EmbeddingAnswer(vectors=_of_tokens(values, tokens, tile_yx))
+    return EmbeddingAnswer(vectors=_of_tokens(values, tokens, tile_yx, prefix_tokens))
 
 
-def _of_tokens(values: NDArray[Any], tokens: Tokens, tile_yx: Pair) -> NDArray[Any]:
+def _of_tokens(values: NDArray[Any], tokens: Tokens, tile_yx: Pair, prefix_tokens: int) -> NDArray[Any]:
     if tokens == "class":
         return values[None, :1]
+    if len(values) <= prefix_tokens:
+        raise ResponseError(f"the model returned {len(values)} vectors, no more than the {prefix_tokens} prefix_tokens")
+    values = values[prefix_tokens:]
     if tokens == "mean":
         return np.asarray(values.astype(np.float64).mean(axis=0)[None, None])
     if tokens == "single":
@@ -81,6 +86,6 @@ def _of_tokens(values: NDArray[Any], tokens: Tokens, tile_yx: Pair) -> NDArray[A
     if down == 0 or len(values) % down or down * tile_yx[1] != len(values) // down * tile_yx[0]:
         raise ResponseError(
             f"{len(values)} vectors do not form a grid of square patches over a tile of {tile_yx[0]} x {tile_yx[1]} "
-            "pixels. Have the model leave out its class and register tokens"
+            "pixels. If the first ones are class or register tokens, say how many with prefix_tokens"
         )
     return values.reshape(down, -1, values.shape[1])

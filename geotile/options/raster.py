@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from geotile.core import from_text
-from geotile.core.checks import check_not_negative
+from geotile.core.checks import as_int, check_not_negative
 from geotile.core.choices import MAX_CLASSES, Activation, Blend, EmbeddingDtype, OutputKind, ScoreDtype, Tokens
 from geotile.core.option import Options, option, option_names
 from geotile.core.thresholds import check_threshold
@@ -58,7 +58,7 @@ class RasterOptions(Options):
 
     def _check(self) -> None:
         if self.threshold is not None:
-            check_threshold(self.threshold, "threshold")
+            check_threshold(self.threshold, "threshold", all_named=True)
         if self.classes is not None:
             _check_classes(self.classes)
         if self.blend == "vote" and self.output != "classes":
@@ -155,9 +155,18 @@ class VectorOptions(Options):
         'makes a row for each patch; "single" refuses them.', type='{"single", "class", "mean", "patches"}',
         choices=get_args(Tokens),
     )  # fmt: skip
+    prefix_tokens: int = option(
+        0, 'Number of vectors before those of the patches, the class token and register tokens: "patches" and "mean" '
+        "leave them out.", type="int",
+    )  # fmt: skip
     dtype: EmbeddingDtype = option(
         "float32", "Dtype of the vectors.", type='{"float32", "float16"}', choices=get_args(EmbeddingDtype),
     )  # fmt: skip
+
+    def _check(self) -> None:
+        as_int(self.prefix_tokens, "prefix_tokens", 0, unit="vectors")
+        if self.prefix_tokens and self.tokens not in ("patches", "mean"):
+            raise ArgumentError(f"prefix_tokens would have no effect with tokens={self.tokens!r}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -99,10 +99,10 @@ def raster_form(answer: RasterAnswer, options: RasterOptions) -> RasterForm:
     if is_class_map:
         _check_class_map(planes, classes, options)
     elif options.output == "values":
-        classes = _checked_names(classes, planes, options)
+        classes = _checked_names(classes, planes, planes, options)
     else:
         wanted = 2 if planes == 1 and options.output == "classes" else planes
-        classes = _checked_names(classes, wanted, options)
+        classes = _checked_names(classes, wanted, planes, options)
         if planes == 1 and options.activation == "softmax":
             raise ArgumentError(
                 "activation='softmax' would make a score of 1 of whatever the model answers, which is one value for a "
@@ -137,13 +137,17 @@ def _check_class_map(planes: int, classes: Sequence[str] | None, options: Raster
         raise ArgumentError(f"blend={options.blend!r} counts votes for each class; give their names with classes=")
 
 
-def _checked_names(classes: Sequence[str] | None, wanted: int, options: RasterOptions) -> tuple[str, ...] | None:
+def _checked_names(
+    classes: Sequence[str] | None, wanted: int, planes: int, options: RasterOptions
+) -> tuple[str, ...] | None:
     if classes is None:
         return None
     if len(classes) != wanted:
         if options.classes is None:
             return None  # the file's names of its planes do not fit the classes, so they name something else
-        raise ArgumentError(f"classes must have {wanted} names, as the model's answer has; got {list(classes)!r}")
+        of_one = (planes, wanted) == (1, 2)
+        why = "for 0 and 1, since the model answers one score for a pixel" if of_one else "as the model answers planes"
+        raise ArgumentError(f"classes must have {wanted} names, {why}; got {list(classes)!r}")
     return tuple(classes)
 
 
@@ -158,7 +162,9 @@ def _thresholds(
     if unknown := sorted(set(threshold) - {*names, "*"}):
         known = f"they are {names}" if names else "their names are not known; give them with classes="
         raise ArgumentError(f"threshold names classes that the model does not have, {unknown}; {known}")
-    return tuple(float(threshold.get(name, threshold["*"])) for name in names or [""] * planes)
+    if "*" not in threshold and (left := [name for name in names if name not in threshold]):
+        raise ArgumentError(f'threshold has no number for {left}; give one, or one for all others under "*"')
+    return tuple(float(threshold[name if name in threshold else "*"]) for name in names or ["*"] * planes)
 
 
 def describe(form: RasterForm) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class EmbeddingReader:
     """Reader of vectors."""
 
     tokens: Tokens
+    prefix_tokens: int
     dtype: EmbeddingDtype
     length: int | None = None
     """Length of a vector; None before the first answer."""
@@ -51,7 +52,7 @@ class EmbeddingReader:
         EndpointError
             If there are none, or they are not as they should be.
         """
-        given = embedding_of(answer, self.tokens, sent_yx).vectors
+        given = embedding_of(answer, self.tokens, sent_yx, self.prefix_tokens).vectors
         if self.length is not None and given.shape[-1] != self.length:
             raise ResponseError(
                 f"a vector must have {self.length} numbers, as that of the first tile; got {given.shape[-1]}"

@@ -127,7 +127,8 @@ class EmbeddingCheckpoint:
 
 def embedding_settings(plan: Plan, options: EmbedOptions, length: int) -> dict[str, Any]:
     """Return what the vectors of this length depend on besides the image and the model, as JSON."""
-    return tile_settings(plan, options) | {"tokens": options.tokens, "dtype": options.dtype, "length": length}
+    own = {"prefix_tokens": options.prefix_tokens} if options.prefix_tokens else {}  # as in checkpoints without it
+    return tile_settings(plan, options) | own | {"tokens": options.tokens, "dtype": options.dtype, "length": length}
 
 
 def _name(row: int, column: int) -> str:

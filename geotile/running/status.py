@@ -98,7 +98,9 @@ def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
     if job is None:
         raise ArgumentError(f"{folder.display_name} is not a checkpoint: it holds no {JOB}. Check the path")
     try:
-        return _job_rows(folder, job) | ({} if status is None else status_rows(status))
+        rows = _job_rows(folder, job) | ({} if status is None else status_rows(status))
+        finds_nothing = {"raster", "length"} & set(job["identity"]["tiles"])
+        return {name: text for name, text in rows.items() if name != "detections" or not finds_nothing}
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # files of another program
         raise ArgumentError(
             f"{folder.display_name} does not hold the files of a geotile checkpoint ({type(error).__name__}: {error}). "
@@ -110,8 +112,10 @@ def _job_rows(folder: Folder, job: Mapping[str, Any]) -> dict[str, str]:
     """Return the image, the model and the finished regions of a checkpoint."""
     identity = job["identity"]
     checkpoint, regions = Checkpoint(folder=folder, digest=json_digest(identity)), tuple(job["regions"])
-    is_raster = "raster" in identity["tiles"]
-    kept = RasterStore(folder=checkpoint.parts, array=b"").done(regions) if is_raster else checkpoint.finished(regions)
+    if "raster" in identity["tiles"]:
+        kept = RasterStore(folder=checkpoint.parts, array=b"").done(regions)
+    else:
+        kept = checkpoint.finished(regions)
     return {
         "image": str(identity["image"].get("uri", "an array")),
         "model": str(identity["model"]["model"]),
