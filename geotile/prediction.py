@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -181,12 +182,13 @@ def predict_into(
         if features is not None:
             features.try_out(_sample(run.template, options, features))
         report = run.compute(options, hooks)
-        found = None
+        computed, found = time.perf_counter(), None
         if features is not None and report.status != "FAILED":
             found = polygonize(run.stored(), crs=options.crs, **options.of_polygons)
         run.end(report)
         if features is not None and found is not None:
             write_or_save(found, features)
+    report["seconds"] += time.perf_counter() - computed
     return report
 
 

@@ -1,6 +1,7 @@
 """Rasters: the same pixels however the work is divided, and those of a flat numpy loop."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import dask
@@ -23,6 +24,7 @@ from geotile.blending.form import BYTE_STEPS, SCORE_STEPS, VALUE_STEPS
 from geotile.endpoints.raster import RasterAnswer
 from geotile.grid.tile_grid import TileGrid
 from geotile.imagery.source import Source
+from geotile.results.raster_output import RasterOutput
 from geotile.testing.server import decode_tile
 
 
@@ -583,6 +585,18 @@ def test_a_cluster_gives_the_same_bytes(tmp_path):
             path, bordered, tmp_path / "a.zarr", tile_size=48, overlap=16, region_size=64, blend="hann", output="scores"
         )
     np.testing.assert_array_equal(xr.open_zarr(tmp_path / "a.zarr", mask_and_scale=False).prediction, want)
+
+
+def test_the_report_counts_the_time_that_it_takes_to_write(tmp_path, monkeypatch):
+    path, _ = scene(tmp_path)
+    end = RasterOutput.end
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        end(*arguments)
+
+    monkeypatch.setattr(RasterOutput, "end", slow)
+    assert geotile.predict_to(path, bordered, tmp_path / "o.tif", tile_size=64, overlap=8).seconds > 0.5
 
 
 def test_an_output_is_checked_before_the_model_is_asked(tmp_path):

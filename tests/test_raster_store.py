@@ -1,5 +1,7 @@
 """Chunks of a raster store: what zarr itself would write, and nothing of an earlier run."""
 
+import warnings
+
 import numpy as np
 import pytest
 import rioxarray  # noqa: F401
@@ -49,6 +51,19 @@ def test_chunks_are_those_of_zarr(tmp_path_factory, kind, lead, height, width, c
 
     assert chunks(own) == chunks(by_zarr)
     np.testing.assert_array_equal(zarr.open_array(f"{path}/own.zarr", path="prediction")[...], values)
+
+
+def test_names_of_bands_are_kept_in_a_form_that_zarr_specifies(tmp_path):
+    template = xr.DataArray(
+        np.zeros((2, 8, 8), np.uint8), dims=("band", "y", "x"), coords={"band": ["high", "lów"]}, name="prediction"
+    ).rio.write_nodata(255)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*does not have a Zarr V3 specification")
+        files = store_files(template, 8)
+    folder = Folder.at(str(tmp_path / "o.zarr"))
+    for name, content in files.items():
+        folder.write(name, content)
+    assert xr.open_zarr(tmp_path / "o.zarr").band.values.tolist() == ["high", "lów"]
 
 
 def test_a_block_that_is_written_again_leaves_nothing_of_the_first(tmp_path):

@@ -16,6 +16,8 @@ from geotile.grid.tile_grid import Window
 from geotile.results.class_legend import colour
 from geotile.results.raster_store import RasterStore
 
+_OF_CLASSES = {"overview_resampling": "MODE", "level": 6}
+_OF_NUMBERS = {"overview_resampling": "AVERAGE", "level": 1, "predictor": "YES"}  # 0.6 x the time, 0.7 x the size
 _ROWS_AT_ONCE = 4  # rows of chunks that are copied at once
 
 
@@ -52,14 +54,15 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
         _describe(file, template, names)
     is_class = template.attrs["long_name"] == "class"
     with ignore_georeference_warnings():
-        _copy_as_cog(plain, path, "MODE" if is_class else "AVERAGE")
+        _copy_as_cog(plain, path, is_class)
     plain.unlink()
 
 
-def _copy_as_cog(plain: Path, path: Path, resampling: str) -> None:
+def _copy_as_cog(plain: Path, path: Path, is_class: bool) -> None:
+    kind = _OF_CLASSES if is_class else _OF_NUMBERS
     rasterio.shutil.copy(
         str(plain), str(path), driver="COG", compress="DEFLATE", blocksize=512, bigtiff="IF_SAFER",
-        overview_resampling=resampling, num_threads="ALL_CPUS",
+        num_threads="ALL_CPUS", **kind,
     )  # fmt: skip
 
 

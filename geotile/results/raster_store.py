@@ -77,6 +77,8 @@ def store_files(template: xr.DataArray, chunk: int) -> dict[str, bytes]:
     }  # fmt: skip
     whole = template.chunk(-1) if template.chunks else template.copy()
     whole.encoding.pop("grid_mapping", None)
+    if "band" in whole.coords and whole["band"].dtype.kind == "U":
+        whole = whole.assign_coords(band=whole["band"].astype(object))  # Zarr 3 specifies no strings of fixed length
     if "spatial_ref" in whole.coords:
         whole.attrs["grid_mapping"] = "spatial_ref"
     with ignore_warnings(UserWarning):  # consolidated metadata are not part of Zarr 3, and xarray writes and reads them
