@@ -30,7 +30,7 @@ from geotile.errors import ArgumentError, FailedTilesWarning, GeotileError
 from geotile.options import DetectToOptions, PlanOptions
 
 app = typer.Typer(
-    help="Run object-detection models over satellite and aerial images of any size.",
+    help="Run models over satellite and aerial images of any size: detections, class maps, vectors.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,7 +53,7 @@ def _global_options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Run object-detection models over satellite and aerial images of any size."""
+    """Run models over satellite and aerial images of any size: detections, class maps, vectors."""
 
 
 @app.command(rich_help_panel=_RUN)

@@ -43,10 +43,10 @@ class ImageOptions(Options):
     asset: str | None = option(None, "Key of the asset, if the image is a STAC item.", type="str", metavar="KEY")
     resolution: float | None = option(
         None, "Ground size of a pixel in metres to resample to, from the nearest overview. Detections come back in "
-        "pixels of the full resolution.", type="float", metavar="METRES",
+        "pixels of the full resolution; rasters have this one.", type="float", metavar="METRES",
     )  # fmt: skip
     georeference: bool = option(
-        True, "Whether the image's georeference is used; without it, detections are in pixels.", type="bool",
+        True, "Whether the image's georeference is used; without it, results are in pixels.", type="bool",
     )  # fmt: skip
     dem: str | os.PathLike[str] | None = option(
         None, "Elevation model (metres) for an image that RPCs place.", type="str or path", metavar="FILE",

@@ -75,9 +75,10 @@ class Progress:
 
     def __str__(self) -> str:
         eta = "" if self.eta_s is None else f", {clock(self.eta_s)} to go"
+        found = f"{self.detections:,} detections, " if self.detections else ""  # models of rasters find none
         return (
             f"{self.done:,} of {self.tiles:,} tiles, {self.requests_per_s:,.1f} requests/s, "
-            f"{self.detections:,} detections, {self.failures:,} failed{eta}"
+            f"{found}{self.failures:,} failed{eta}"
         )
 
 
