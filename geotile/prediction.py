@@ -234,7 +234,7 @@ def prepared_raster(
     tiles = replace(tile_job(plan, ready, traffic, options, run_name(watched), errors), stops_run=not lazy)
     stored = resumed_job(checkpoint, plan, endpoint, options, "answer")
     first = kept_answer(stored) or first_answer(plan, tiles, lambda answer, _: raster_of(answer), hooks)
-    raster = raster_plan(plan.grid, first.content, first.sent_yx, options)
+    raster = raster_plan(plan.grid, first.content, first.sent_yx, options, auto=options.region_size == "auto")
     if stored is not None and options.region_size == "auto":
         raster = raster.with_grid(with_stored_regions(raster.grid, stored))
     plan = replace(plan, grid=raster.grid, notes=(*plan.notes, *notes_of_place(plan.encoder.georeference)))

@@ -18,7 +18,7 @@ from geotile.grid.tile_grid import TileGrid
 from geotile.options.raster import RasterOptions
 
 _CHUNK = 512  # pixels of a chunk of the output per pixel of its scale
-_LARGE = 2**35  # pixels of an output from which chunks are twice as long
+_LARGE = 2**35  # pixels of an output from which chunks are twice as long, and so are regions whose size is "auto"
 _MAX_PART_BYTES = 64 * 2**20  # of the sums of a region
 _BINARY = 0.5
 
@@ -38,7 +38,9 @@ class RasterPlan:
         return replace(self, grid=grid, out=OutputGrid(grid, self.out.up, self.out.down))
 
 
-def raster_plan(grid: TileGrid, answer: RasterAnswer, sent_yx: tuple[int, int], options: RasterOptions) -> RasterPlan:
+def raster_plan(
+    grid: TileGrid, answer: RasterAnswer, sent_yx: tuple[int, int], options: RasterOptions, *, auto: bool = True
+) -> RasterPlan:  # fmt: skip
     """Return the plan of an output of which one answer is known.
 
     Parameters
@@ -50,6 +52,8 @@ def raster_plan(grid: TileGrid, answer: RasterAnswer, sent_yx: tuple[int, int], 
     sent_yx : tuple of int
         Height and width of the tile that it was sent.
     options : RasterOptions
+    auto : bool, default True
+        Whether the size of the regions was not chosen by the user.
 
     Raises
     ------
@@ -61,8 +65,11 @@ def raster_plan(grid: TileGrid, answer: RasterAnswer, sent_yx: tuple[int, int], 
     up, down = answer.scale(sent_yx)
     form = replace(raster_form(answer, options), tiles_on_a_pixel=_tiles_on_a_pixel(grid))
     height, width = (-(-n * up // down) for n in grid.shape_yx)
-    chunk = _CHUNK * up * (2 if height * width > _LARGE else 1)
-    aligned = _with_regions(grid, chunk * down // up, down, _bytes_of_a_pixel(form) * up**2 / down**2)
+    longer = 2 if height * width > _LARGE else 1
+    chunk = _CHUNK * up * longer
+    aligned = _with_regions(
+        grid, chunk * down // up, down, _bytes_of_a_pixel(form) * up**2 / down**2, longer if auto else 1
+    )
     return RasterPlan(grid=aligned, out=OutputGrid(aligned, up, down), form=form, chunk=chunk)
 
 
@@ -74,12 +81,16 @@ def _tiles_on_a_pixel(grid: TileGrid) -> int:
     return counts[0] * counts[1]
 
 
-def _with_regions(grid: TileGrid, edge: int, align: int, bytes_a_pixel: float) -> TileGrid:
-    """Return the grid with regions that end at multiples of `edge` pixels and whose sums fit in memory."""
+def _with_regions(grid: TileGrid, edge: int, align: int, bytes_a_pixel: float, longer: int) -> TileGrid:
+    """Return the grid with regions that end at multiples of `edge` pixels and whose sums fit in memory.
+
+    They are `longer` times as long as those of the grid: a region takes seven tasks, and Dask's scheduler some kB for
+    each.
+    """
     side = max(edge, int((_MAX_PART_BYTES / bytes_a_pixel) ** 0.5))
     y, x = (
         region_chunks(axis.length, axis.tile, axis.overlap, np.arange(edge, axis.length, edge), size)
-        for axis, size in ((axis, max(min(side, max(axis.chunks)), edge)) for axis in grid.axes)
+        for axis, size in ((axis, max(min(side, longer * max(axis.chunks)), edge)) for axis in grid.axes)
     )
     return TileGrid(grid.shape_yx, grid.tile_size, grid.overlap, (y, x), align)
 

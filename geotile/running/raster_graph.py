@@ -143,12 +143,14 @@ def _layer_name(collection: Any) -> str:
 
 
 def listed_blocks(blocks: da.Array, job: RasterJob, wanted: NDArray[np.bool_]) -> Delayed:
-    """Return a list of some blocks, in a chain: each task adds a block to those of its row.
+    """Return a list of some blocks, which Dask computes row by row.
 
     At its end are blocks that exist already, with the requests for those of their tiles that are asked again.
 
-    The order of a chain is that of the regions, row by row. So the parts and strips of one row are in memory at most,
-    where those along the border of what is done would be if the blocks were collected in a tree.
+    Dask's order follows chains: each task adds a block to those of its row, and a row ends after the row before it. So
+    the parts and strips of one row are in memory at most, where those along the border of what is done would be if the
+    blocks were collected in a tree. The second row begins after the first one, or Dask would begin with it; that all
+    rows do so would not scale, since Dask keeps a set of all that comes before it for each task.
 
     Parameters
     ----------
@@ -160,28 +162,36 @@ def listed_blocks(blocks: da.Array, job: RasterJob, wanted: NDArray[np.bool_]) -
     """
     name = f"predict-list-{blocks.name.rpartition('-')[2]}"
     layer: dict[Any, Any] = {}
-    ends: list[Any] = []
-    previous = None
-    for row, column in np.argwhere(wanted).tolist():
-        goes_on = bool(ends) and ends[-1][1] == row
-        layer[name, row, column] = (_with, previous, goes_on, (blocks.name, row, column))
-        previous = (name, row, column)
-        ends[-1:] = [previous] if goes_on else [*ends[-1:], previous]
+    rows: list[Any] = []
+    ended = None
+    for row in np.flatnonzero(wanted.any(axis=1)).tolist():
+        found = rows[0] if len(rows) == 1 else None
+        for number, column in enumerate(np.flatnonzero(wanted[row]).tolist()):
+            layer[name, row, column] = (_with, found, number > 0, (blocks.name, row, column))
+            found = (name, row, column)
+        layer[name, row] = (_after, ended, found)
+        ended = (name, row)
+        rows.append(found)
     again = []
     for reach, row, column in _borrowed(job, wanted):
         block = Block(row=row, column=column, window=job.out.region_window(row, column), values=None)
         layer[name, row, column, reach] = (asked_again, block, _part_key(job, reach, row, column))
         again.append((name, row, column, reach))
-    layer[name] = (_joined, ends, again)
+    layer[name] = (_joined, ended, len(rows), *rows, *again)
     return Delayed(name, HighLevelGraph.from_collections(name, layer, dependencies=[blocks]))
 
 
 def _with(previous: list[Block] | None, goes_on: bool, block: Block) -> list[Block]:
+    """Return the blocks of a row; what is given without going on is another row, which only has to be there."""
     return [*(previous or []), block] if goes_on else [block]
 
 
-def _joined(rows: list[list[Block]], again: list[Block]) -> list[Block]:
-    return [*(block for row in rows for block in row), *again]
+def _after(before: None, row: list[Block]) -> None:
+    """Return nothing: that the row before and this one are there is all."""
+
+
+def _joined(ended: None, n_rows: int, *found: Any) -> list[Block]:
+    return [*(block for row in found[:n_rows] for block in row), *found[n_rows:]]
 
 
 def _values(block: Block) -> NDArray[Any]:
