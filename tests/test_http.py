@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import requests
 import xarray as xr
 from helpers import crowd
 from web_servers import running
@@ -321,9 +322,48 @@ def test_any_auth_of_requests_is_taken():
         handler.reply(401, {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'}, b"")
 
     with serving(challenge, (200, {}, GOOD)) as (url, seen):
-        HttpEndpoint(url, auth=HTTPDigestAuth("me", "pw")).invoke([b"tile"], "image/tiff")
+        endpoint = HttpEndpoint(url, auth=HTTPDigestAuth("me", "pw"))
+        endpoint.invoke([b"tile"], "image/tiff")
+        endpoint.invoke([b"next"], "image/tiff")
     assert seen[1][0]["Authorization"].startswith('Digest username="me"')
-    assert seen[1][1] == b"tile"
+    assert [body for _, body, _ in seen] == [b"tile", b"tile", b"next"]
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch):
+    with serving((200, {}, GOOD)) as (url, seen):
+        monkeypatch.setenv("HTTP_PROXY", url.rpartition("/")[0])
+        monkeypatch.setenv("NO_PROXY", "inside.example")
+        HttpEndpoint("http://model.example/invocations").invoke([b"tile"], "image/tiff")
+        assert seen[0][0]["Host"] == "model.example"
+        with pytest.raises(EndpointUnreachable):
+            HttpEndpoint("http://inside.example:9/x", timeout_s=(1, 1)).invoke([b"tile"], "image/tiff")
+    assert len(seen) == 1
+
+
+def test_only_who_asks_for_buffers_gets_them(write_tiff):
+    """Models of users get bytes; an auth that signs them gets bytes too."""
+    seen = []
+
+    class Mine(geotile.Endpoint):
+        remote = False
+
+        def invoke(self, tiles, content_type):
+            seen.extend(map(type, tiles))
+            return [([], []) for _ in tiles]
+
+    class Signing(requests.auth.AuthBase):
+        def __call__(self, request):
+            if request.body is not None:
+                seen.append(type(request.body))
+            return request
+
+    path = write_tiff(np.zeros((3, 64, 64), np.uint8))
+    job = {"tile_size": 64, "overlap": 0, "skip_nodata": False}
+    geotile.detect(path, Mine(), **job)
+    with ModelServer(lambda tile: ([], [])) as server:
+        geotile.detect(path, server.url, auth=Signing(), **job)
+        assert set(seen) == {bytes}
+        geotile.detect(path, server.url, **job)
 
 
 @pytest.mark.parametrize("status", [404, 501])

@@ -106,6 +106,10 @@ class Encoder:
         return CONTENT_TYPES[self.format]
 
     def encode(self, pixels: NDArray[Any], window: Window) -> bytes:
+        """Encode a tile; see `encode_buffer`."""
+        return bytes(self.encode_buffer(pixels, window))
+
+    def encode_buffer(self, pixels: NDArray[Any], window: Window) -> bytes | memoryview:
         """Encode a tile.
 
         Parameters
@@ -117,7 +121,7 @@ class Encoder:
 
         Returns
         -------
-        bytes
+        bytes or memoryview
         """
         if self.compression != "NONE":
             return self._encode_compressed(pixels, window)
@@ -140,7 +144,7 @@ class Encoder:
         elif pixels.dtype.kind == "f" and "predictor" in options:
             options = options | {"predictor": 3}
         plain = encode_geotiff(pixels, georeference, self.nodata)
-        with memory_env(), MemoryFile(plain) as file, MemoryFile() as memory, ignore_georeference_warnings():
+        with memory_env(), MemoryFile(bytes(plain)) as file, MemoryFile() as memory, ignore_georeference_warnings():
             with file.open() as source:
                 rasterio.shutil.copy(source, memory.name, driver=driver, **options)
             return bytes(memory.getbuffer())

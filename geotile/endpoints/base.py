@@ -49,6 +49,8 @@ class Endpoint(ABC):
 
     wants_bytes: bool = True
     """Whether `invoke` takes encoded tiles (True) or arrays of shape (band, y, x) (False)."""
+    takes_buffers: bool = False
+    """Whether the encoded tiles that `invoke` takes may be a `memoryview` instead of `bytes`, which saves a copy."""
     remote: bool = True
     """Whether the model runs outside this process. If so, `concurrency` limits the requests over the whole cluster,
     and retryable failures are retried; if not, a process runs at most as many calls as it has Dask threads."""

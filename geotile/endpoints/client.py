@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit, urlunspli
 from uuid import uuid4
 
 import requests
-from requests.auth import AuthBase
 
 from geotile.core.deadline import deadline_session, exchange_cancelled, exchange_deadline, exchange_expired
 from geotile.core.quiet_logs import quiet_urls
@@ -24,6 +23,7 @@ from geotile.core.registry import Registry
 from geotile.core.regular_file import special_kind
 from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, missing_certificate_file
 from geotile.endpoints.json_answer import excerpt
+from geotile.endpoints.prepared import PreparedSession
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
 from geotile.options import ClientOptions
 
@@ -35,7 +35,7 @@ _THROTTLED_STATUSES = frozenset({429, 503})
 _MIN_SECRET = 6  # characters; shorter texts would be masked in words
 _PROBE_TIMEOUT_S = 5.0  # OSML waits 2 s for a /ping
 _MAX_POOLED_CONNECTIONS = 256  # further threads open connections that are not kept
-_sessions = Registry[str, requests.Session](16)
+_sessions = Registry[str, PreparedSession](16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Reply:
         """Return what the response says, or that it says nothing."""
         target = self.headers.get("Location")
         if 300 <= self.status < 400 and target:
-            host = redact_answer(urljoin(self.client.display_url, target))[:200]
+            host = redact_answer(_joined(self.client.display_url, target))[:200]
             return f", a redirect to {host}; redirects of tiles are not followed. Use the URL of the model itself"
         quoted = self.client.without_secrets(excerpt(self.body))
         return f": {quoted}" if self.body.strip() else " without a body"
@@ -95,7 +95,7 @@ class Client:
         if options.bearer is not None:
             self._headers["Authorization"] = f"Bearer {options.bearer}"
         self._secrets = _secrets(url, self._headers, auth)
-        self._auth = (tuple(auth) if isinstance(auth, list) else auth) or _NoAuth()
+        self._auth = tuple(auth) if isinstance(auth, list) else auth
         self._verify = options.verify if isinstance(options.verify, bool) else os.fspath(options.verify)
         self._cert = _paths(options.cert)
         for name, file in (("verify", self._verify), ("cert", self._cert)):
@@ -135,7 +135,7 @@ class Client:
         timeout_s : tuple of float, optional
             Maximum time for the connection and for the whole response; by default the client's.
         **request
-            Further arguments of ``requests.Session.request``.
+            ``data`` and ``headers`` of `PreparedSession.send`.
 
         Raises
         ------
@@ -147,13 +147,9 @@ class Client:
         connect_s, response_s = timeout_s or (self._connect_s, self._response_s)
         with quiet_urls(), exchange_deadline(connect_s + response_s) as deadline:
             try:
-                with self._session().request(
-                    method, url or self.url, stream=True, allow_redirects=False,
-                    timeout=(connect_s, response_s),
-                    verify=self._verify,  # if set on the session, REQUESTS_CA_BUNDLE would take precedence
-                    cert=self._cert,
-                    **request,
-                ) as response:  # fmt: skip
+                with self._session().send(
+                    method, url or self.url, timeout=(connect_s, response_s), **request
+                ) as response:
                     body = self._read(response)
             except GeotileError:
                 raise
@@ -215,21 +211,23 @@ class Client:
         file = missing_certificate_file(self._verify, self._cert)
         return Cause(f"the certificate file {file} does not exist", False) if file else None
 
-    def _session(self) -> requests.Session:
+    def _session(self) -> PreparedSession:
         return _sessions.get(self._key, self._new_session)
 
-    def _new_session(self) -> requests.Session:
+    def _new_session(self) -> PreparedSession:
         session = deadline_session(pool_connections=4, pool_maxsize=_MAX_POOLED_CONNECTIONS)
         session.auth = self._auth
         session.headers.update(self._headers)
-        return session
+        # If `verify` were set on the session, REQUESTS_CA_BUNDLE would take precedence.
+        return PreparedSession(session, verify=self._verify, cert=self._cert)
 
 
-class _NoAuth(AuthBase):
-    """An auth that adds nothing: without one, requests would take credentials from ~/.netrc and replace the headers."""
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
+def _joined(url: str, target: str) -> str:
+    """Return the URL of a redirect; what a server wrote, if it is no URL."""
+    try:
+        return urljoin(url, target)
+    except ValueError:
+        return target
 
 
 def _secrets(url: str, headers: Mapping[str, str], auth: Any) -> list[str]:

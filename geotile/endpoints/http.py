@@ -51,6 +51,7 @@ class HttpEndpoint(BodyEndpoint):
         headers = {_header_name(name): str(value) for name, value in self._params.items()}
         self._client = Client(url, options, more_headers=headers)
         self.display_url = redact(url)
+        self.takes_buffers = not callable(options.auth)  # one of requests may want bytes to sign
 
     def __repr__(self) -> str:
         return f"HttpEndpoint({self.display_url!r})"
@@ -80,7 +81,7 @@ class HttpEndpoint(BodyEndpoint):
         if ping.status == 404 and self._client.probe().status == 404:
             raise EndpointError(f"{self.display_url} does not exist: it and /ping beside it return 404; check the URL")
 
-    def invoke(self, tiles: Sequence[bytes], content_type: str) -> Sequence[Any]:
+    def invoke(self, tiles: Sequence[bytes | memoryview], content_type: str) -> Sequence[Any]:
         """Post one tile and decode the response."""
         reply = self._client.send("POST", data=tiles[0], headers={"Content-Type": content_type})
         if reply.status != 200:

@@ -184,7 +184,8 @@ def _ask(region: RegionPixels, tiles: tuple[Tile, ...], job: TileJob, gate: Gate
         if not job.endpoint.wants_bytes:
             return pixels
         with timed("encode"):
-            return [job.encoder.encode(each, tile.window) for each, tile in zip(pixels, tiles, strict=True)]
+            encode = job.encoder.encode_buffer if job.endpoint.takes_buffers else job.encoder.encode
+            return [encode(each, tile.window) for each, tile in zip(pixels, tiles, strict=True)]
 
     with timed("send" if gate else "model"):
         if gate:
