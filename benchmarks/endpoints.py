@@ -1,6 +1,8 @@
 """How busy endpoints are kept: the efficiency table, and "auto" against the best fixed number.
 
-``python benchmarks/endpoints.py efficiency`` and ``python benchmarks/endpoints.py auto``. The model is a server in a
+``python benchmarks/endpoints.py efficiency``, ``python benchmarks/endpoints.py auto``, and
+``python benchmarks/endpoints.py rate --against CHECKOUT``: 10,000 tiles of a sparse image with this code and that of another
+checkout of this repository, in turns, each run in a process of its own. The model is a server in a
 process of its own on 127.0.0.1 that waits and finds nothing: k slots, a queue, refusals (503) beyond it.
 """
 
@@ -8,7 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +27,7 @@ import xarray as xr
 
 import geotile
 
+STEPS = ("decode", "cut", "encode", "send", "parse", "merge")
 ANSWER = b'{"type": "FeatureCollection", "features": []}'
 
 
@@ -125,9 +132,8 @@ def write_image(folder: Path, size: int) -> str:
 def efficiency(folder: Path, rounds: int, sizes: list[int]) -> None:
     images = [write_image(folder, size) for size in sizes]
     small, middle, large = images[0], images[len(images) // 2], images[-1]
-    steps = ("decode", "cut", "encode", "send", "parse", "merge")
     print("tiles of 512 x 512 x 3 uint8, overlap 64, GTIFF; own time in ms of CPU a tile")
-    print("model    in flight  tiles  seconds  ideal  share   " + "".join(f"{name:>8}" for name in steps) + "     all")
+    print("model    in flight  tiles  seconds  ideal  share   " + "".join(f"{name:>8}" for name in STEPS) + "     all")
     for latency_s in (0.05, 0.005):
         with Server(latency_s) as server:
             geotile.detect(small, server.url, tile_size=512, overlap=64, concurrency=8)
@@ -145,12 +151,52 @@ def efficiency(folder: Path, rounds: int, sizes: list[int]) -> None:
                 ]
                 report = min(runs, key=lambda each: each.seconds)
                 ideal = report.tiles * latency_s / concurrency if concurrency != "auto" else float("nan")
-                own = [1000 * report.timing.get(name, 0) / report.tiles for name in steps]
+                own = [1000 * report.timing.get(name, 0) / report.tiles for name in STEPS]
                 print(
                     f"{1000 * latency_s:3.0f} ms  {concurrency!s:>9} {report.tiles:7} {report.seconds:8.2f} {ideal:6.2f} "
                     f"{ideal / report.seconds:6.2f}   " + "".join(f"{each:8.2f}" for each in own) + f"{sum(own):8.2f}",
                     flush=True,
                 )
+
+
+def rate(folder: Path, rounds: int, checkouts: list[Path], tiles: int) -> None:
+    """Compare this code with that of other checkouts: tiles a second, and CPU a tile, on a sparse image."""
+    side = int(tiles**0.5 + 0.5) * 448 + 64
+    path, best = folder / "sparse.tif", {}
+    profile = {"driver": "GTiff", "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate"}
+    with rasterio.open(path, "w", width=side, height=side, count=3, dtype="uint8", SPARSE_OK=True, **profile):
+        pass
+    here = Path(__file__).resolve().parents[1]
+    print("checkout          tiles/s   CPU ms  " + "".join(f"{name:>8}" for name in STEPS) + "  a tile, in ms")
+    for _ in range(rounds):
+        for checkout in (here, *checkouts):
+            with Server(0.0) as server:
+                words = [sys.executable, __file__, "one-rate", "--url", server.url, "--image", str(path)]
+                environment = os.environ | {"PYTHONPATH": str(checkout.resolve())}
+                done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+            got = json.loads(done.stdout.splitlines()[-1])
+            assert got["code"].startswith(f"{checkout.resolve()}/"), f"{got['code']} is not of {checkout}"
+            best[checkout] = max(best.get(checkout, 0.0), got["rate"])
+            print(
+                f"{checkout.resolve().name:<16} {got['rate']:8.1f} {got['cpu']:8.2f}  "
+                + "".join(f"{got[name]:8.2f}" for name in STEPS),
+                flush=True,
+            )
+    for checkout in checkouts:
+        print(f"{best[here] / best[checkout]:.2f} x the rate of {checkout.resolve().name}, best of {rounds}")
+
+
+def one_rate(image: str, url: str) -> None:
+    """Run the code that is imported once; print what it took as JSON."""
+    job = {"tile_size": 512, "overlap": 64, "concurrency": 32, "skip_nodata": False}
+    geotile.detect(xr.DataArray(np.zeros((3, 512, 512), np.uint8), dims=("band", "y", "x")), url, **job)
+    cpu, wall = time.process_time(), time.perf_counter()
+    report = geotile.detect(image, url, **job).attrs["report"]
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    steps = {name: 1000 * report.timing.get(name, 0) / report.tiles for name in STEPS}
+    print(
+        json.dumps({"code": geotile.__file__, "rate": report.tiles / wall, "cpu": 1000 * cpu / report.tiles, **steps})
+    )
 
 
 STORIES = {"16": (16, 16), "8-24": (8, 24), "24-12": (24, 12)}
@@ -206,16 +252,25 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.getLogger("geotile").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["efficiency", "auto"])
+    parser.add_argument("which", choices=["efficiency", "auto", "rate", "one-rate"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 16384])
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--latency", type=float, default=0.1)
     parser.add_argument("--stories", nargs="+", choices=STORIES, default=list(STORIES))
     parser.add_argument("--queues", type=int, nargs="+", default=[0, 32])
+    parser.add_argument("--against", type=Path, nargs="+", default=[], help="Other checkouts of this repository.")
+    parser.add_argument("--tiles", type=int, default=10_000)
+    parser.add_argument("--url")
+    parser.add_argument("--image")
     given = parser.parse_args()
     if given.which == "efficiency":
         with tempfile.TemporaryDirectory() as folder:
             efficiency(Path(folder), given.rounds, given.sizes)
+    elif given.which == "rate":
+        with tempfile.TemporaryDirectory() as folder:
+            rate(Path(folder), given.rounds, given.against, given.tiles)
+    elif given.which == "one-rate":
+        one_rate(given.image, given.url)
     else:
         auto(given.seconds, given.latency, given.stories, given.queues)

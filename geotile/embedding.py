@@ -238,8 +238,7 @@ def _run(
             table=table, checkpoint=checkpoint,
             prefix="" if parts is None else _prefix(plan, endpoint, options, reader.length or 0, table),
         )  # fmt: skip
-        regions = map_overlap(plan.image, plan.source, plan.grid, run, by_pixel=tiles.by_pixel)
-        tree = embedding_tree(regions, job)
+        tree = embedding_tree(map_overlap(plan.image, plan.source, plan.grid, run), job)
         yield _Run(plan=plan, job=job, tree=tree, started=started, first_requests=requests)
 
 

@@ -204,7 +204,7 @@ def _run(
         ready, traffic = ready_endpoint(endpoint, options, source, [prepared.folder, parts], hooks)
         with leased(prepared.folder):
             job, summary = region_job(prepared, endpoint, ready, traffic, options, parts)
-            regions = map_overlap(image, source, job.grid, job.run, by_pixel=job.tiles.by_pixel)
+            regions = map_overlap(image, source, job.grid, job.run)
             nodes = map_regions(regions, job, from_file=source is not None)
             tree = reduction(nodes, job.grid, job.merge, job.writer)
             yield Run(summary=summary, job=job, tree=tree, builder=prepared.builder, priority=task_priority(source))

@@ -246,7 +246,5 @@ def prepared_raster(
         run=tiles.run, grid=raster.grid, out=raster.out, form=raster.form, selected=plan.selected,
         tiles=replace(tiles, reader=reader), roi=plan.roi,
     )  # fmt: skip
-    regions = map_overlap(
-        plan.image, plan.source, raster.grid, tiles.run, in_groups=lazy, by_pixel=tiles.by_pixel
-    )  # fmt: skip
+    regions = map_overlap(plan.image, plan.source, raster.grid, tiles.run, in_groups=lazy)
     return PreparedRaster(plan=plan, first=first, raster=raster, job=job, regions=regions)

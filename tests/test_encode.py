@@ -11,8 +11,6 @@ from geotile.encoding.encoder import Encoder
 from geotile.geometry.georeference import Georeference, georeference_of, wkt_of
 from geotile.geometry.placement import AffinePlacement, GcpPlacement, RpcPlacement
 from geotile.grid.tile_grid import Window
-from geotile.imagery.source import Source
-from geotile.testing import ModelServer
 from geotile.testing.server import decode_tile
 
 PLACE = Georeference(AffinePlacement(Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)), wkt_of("EPSG:32631"))
@@ -49,27 +47,6 @@ def test_the_bytes_of_a_tile_do_not_depend_on_how_its_pixels_lie_in_memory(dtype
     cut = by_pixel[:, 3:-3, 5:-5]
     for one, other in ((by_pixel, tile), (cut, np.ascontiguousarray(cut))):
         assert Encoder("GTIFF", PLACE).encode(one, WINDOW) == Encoder("GTIFF", PLACE).encode(other, WINDOW)
-
-
-def test_a_file_is_read_by_pixel_for_tiles_in_gtiff_alone(write_tiff, monkeypatch):
-    """The pixels are the same; models in the process get each band in one piece."""
-    image = np.random.default_rng(1).integers(0, 255, (3, 300, 420), np.uint8)
-    path, strides, read = write_tiff(image), [], Source.read
-
-    def noted(source, window, valid=False):
-        found = read(source, window, valid)
-        np.testing.assert_array_equal(found.values, image[:, *window.slices])
-        strides.append(found.values.strides[0])
-        return found
-
-    monkeypatch.setattr(Source, "read", noted)
-    with ModelServer(lambda tile: ([], [])) as server:
-        for tile_format, by_pixel in (("GTIFF", True), ("NPY", False), ("PNG", False)):
-            geotile.detect(path, server.url, tile_size=128, overlap=32, tile_format=tile_format)
-            assert {stride == 1 for stride in strides} == {by_pixel}
-            strides.clear()
-    geotile.detect(path, lambda tile: ([], []), tile_size=128, overlap=32)
-    assert 1 not in strides
 
 
 @pytest.mark.parametrize("place", [ROTATED, Georeference(None, None), Georeference(PLACE.placement, None)])

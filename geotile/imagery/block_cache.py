@@ -270,7 +270,7 @@ def _contains(outer: Window, inner: Window) -> bool:
 def _copy(part: Pixels, area: Window) -> Pixels:
     """Return a copy of a part, so that keeping it does not keep the whole array in memory."""
     valid = None if part.valid is None else part.valid[area.slices].copy()
-    return Pixels(part.values[:, *area.slices].copy("K"), valid)
+    return Pixels(part.values[:, *area.slices].copy(), valid)
 
 
 def _size_bytes(pixels: Pixels) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
 from geotile.grid.tile_grid import Window
-from geotile.imagery.pixels import Pixels, empty_pixels
+from geotile.imagery.pixels import Pixels
 from geotile.imagery.source import Source
 
 
@@ -53,7 +53,7 @@ class Canvas:
             self.values, self.valid = part
             return
         if self.values is None:
-            self.values = empty_pixels(len(part.values), self.window, part.values.dtype, by_pixel=self.source.by_pixel)
+            self.values = np.empty((self.source.shape[0], *self.window.shape_yx), part.values.dtype)
         own = self.window
         shared = area.intersection(own)
         self.values[:, *shared.within(own).slices] = part.values[:, *shared.within(area).slices]

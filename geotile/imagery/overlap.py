@@ -11,7 +11,6 @@ All three give the same pixels.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,8 +30,7 @@ from geotile.imagery.strips import with_strips
 
 
 def map_overlap(
-    image: xr.DataArray, source: Source | None, grid: TileGrid, run: str, *, in_groups: bool = False,
-    by_pixel: bool = False,
+    image: xr.DataArray, source: Source | None, grid: TileGrid, run: str, *, in_groups: bool = False
 ) -> da.Array:  # fmt: skip
     """Return the regions of an image with their halo.
 
@@ -47,8 +45,6 @@ def map_overlap(
         Name of the run; it names the tasks.
     in_groups : bool, default False
         Whether the tiles that reach beyond a region are read apart from the others.
-    by_pixel : bool, default False
-        Whether the bands of a pixel are to lie together in memory, where the image is a file.
 
     Returns
     -------
@@ -58,8 +54,9 @@ def map_overlap(
     chunks = ((1,), *((1,) * count for count in grid.regions_yx))
     form: dict[str, Any] = {"dtype": object, "meta": np.empty((0, 0, 0), object), "chunks": chunks}
     if source is not None:
-        read = replace(source, by_pixel=by_pixel), grid, run, in_groups
-        shared = delayed(read, name=f"image-{run}", traverse=False)  # one key, so that tasks stay small
+        shared = delayed(
+            (source, grid, run, in_groups), name=f"image-{run}", traverse=False
+        )  # one key, so that tasks stay small
         return da.map_blocks(_file_region, shared=shared, name=f"read-region-{run}", **form)
     pixels = array_overlap(image, grid, run)
     nodata = nodata_of(image)

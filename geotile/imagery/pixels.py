@@ -7,8 +7,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.grid.tile_grid import Window
-
 
 class Pixels(NamedTuple):
     """Pixels of a window."""
@@ -30,19 +28,3 @@ class Step(Protocol):
 
     def for_bands(self, indices: tuple[int, ...]) -> Step | None:
         """Return the same step for some of its bands, by index from 0; None if that is not possible."""
-
-
-def empty_pixels(bands: int, window: Window, dtype: Any, *, by_pixel: bool) -> NDArray[Any]:
-    """Return an array for the pixels of a window, (band, y, x), whose values are not set.
-
-    Parameters
-    ----------
-    bands : int
-    window : Window
-    dtype : dtype_like
-    by_pixel : bool
-        Whether the bands of a pixel lie together in memory.
-    """
-    if by_pixel:
-        return np.empty((*window.shape_yx, bands), dtype).transpose(2, 0, 1)
-    return np.empty((bands, *window.shape_yx), dtype)

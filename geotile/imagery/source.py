@@ -20,7 +20,7 @@ from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Window
 from geotile.imagery.masks import has_data, missing_blocks, spread_blocks
 from geotile.imagery.open_files import FileKey, close_dataset, dataset, is_retryable, late_note
-from geotile.imagery.pixels import Pixels, Step, empty_pixels
+from geotile.imagery.pixels import Pixels, Step
 from geotile.storage.location import Location
 
 CELL = 512  # a resampled image is computed in cells of this size, so that its pixels do not depend on the window
@@ -75,8 +75,6 @@ class Source:
     """Whether the pixels are numbers of colours, which cannot be averaged."""
     sequential_rows: bool = False
     """Whether a row can only be decoded after all the rows above it."""
-    by_pixel: bool = False
-    """Whether the bands of a pixel lie together in memory."""
 
     @property
     def dtype(self) -> str:
@@ -191,8 +189,10 @@ class Source:
         small = replace(self, origin_yx=(0, 0)).at_shape(
             max(1, round(file_height / shrink)), max(1, round(file_width / shrink))
         )
-        bounds, lengths = [], (self.origin_yx, self.shape[1:], self.whole_yx, small.whole_yx)
-        for start, length, whole, reduced in zip(*lengths, strict=True):
+        bounds = []
+        for start, length, whole, reduced in zip(
+            self.origin_yx, self.shape[1:], self.whole_yx, small.whole_yx, strict=True
+        ):
             first = min(start * reduced // whole, reduced - 1)
             bounds += [first, max(first + 1, -(-(start + length) * reduced // whole))]
         return small.read(Window(*bounds), valid=True)
@@ -240,16 +240,15 @@ class Source:
     def _raw(self, window: Window, valid: bool) -> Pixels:
         """Return a window of the file at full resolution, before all steps."""
         file, area = dataset(self.file_key), rasterio.windows.Window.from_slices(*window.slices)
-        values = empty_pixels(len(self.bands), window, self.file_dtype, by_pixel=self.by_pixel)
-        file.read(list(self.bands), window=area, out=values)
+        values: NDArray[Any] = file.read(list(self.bands), window=area)
         if not valid:
             return Pixels(values, None)
         data = self._validity(file, values, window=area)
         missing = self._missing_blocks(window)
-        if missing is not None and missing.any():
-            stored = ~spread_blocks(missing, window, self.block_yx)
-            data = stored if data is None else data & stored
-        return Pixels(values, data)
+        if missing is None or not missing.any():
+            return Pixels(values, data)
+        stored = ~spread_blocks(missing, window, self.block_yx)
+        return Pixels(values, stored if data is None else data & stored)
 
     def _validity(
         self, file: rasterio.DatasetReader, values: NDArray[Any], **area: Any

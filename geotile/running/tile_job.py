@@ -73,11 +73,6 @@ class TileJob:
     """Minimum share of valid pixels of a tile that is sent; 0 for any pixel at all, None to send every tile."""
 
     @property
-    def by_pixel(self) -> bool:
-        """Whether tiles are encoded faster if the bands of a pixel lie together in memory."""
-        return self.endpoint.wants_bytes and self.encoder.format == "GTIFF"
-
-    @property
     def need_valid(self) -> bool:
         """Whether the validity of pixels is needed."""
         return self.min_valid_share is not None
