@@ -24,6 +24,12 @@ def test_the_examples_of_a_page_run(page, capsys):
     assert (round(row.angle_deg, 1), round(row.length_m, 1), round(row.width_m, 1)) == (30.0, 9.0, 3.0)
 
 
+def test_the_example_of_the_readme_prints_what_it_shows(capsys):
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    exec(compile(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1], "README.md", "exec"), {})
+    assert capsys.readouterr().out == re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0]
+
+
 def test_the_table_of_merges_has_each_name():
     text = (DOCS / "merging-and-shapes.md").read_text(encoding="utf-8")
     for name in MERGE_NAMES:
