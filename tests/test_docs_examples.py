@@ -30,6 +30,26 @@ def test_the_example_of_the_readme_prints_what_it_shows(capsys):
     assert capsys.readouterr().out == re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0]
 
 
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    """Each in one piece of a message, between what the message fills in."""
+    code = "".join(path.read_text(encoding="utf-8") for path in (DOCS.parent / "geotile").rglob("*.py"))
+    code = re.sub(r'"\s*f?"', "", re.sub(r"\{[^{}]*\}", "...", code))
+    rows = re.findall(r"^\| `([^`]+)`", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 15
+    for message in rows:
+        pieces = [
+            piece.strip(" :;?.") for piece in re.split(r"\.\.\.|scene\.tif|'tilesize'|'tile_size'|\d{3}", message)
+        ]
+        for piece in filter(None, pieces):
+            assert piece in code, (message, piece)
+
+
+def test_the_example_of_the_results_page_prints_what_it_shows(capsys):
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    exec(compile(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0], "results.md", "exec"), {})
+    assert capsys.readouterr().out == re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0]
+
+
 def test_the_table_of_merges_has_each_name():
     text = (DOCS / "merging-and-shapes.md").read_text(encoding="utf-8")
     for name in MERGE_NAMES:
