@@ -46,6 +46,7 @@ from .planning.plan import plan as plan
 from .polygons import polygonize as polygonize
 from .prediction import predict as predict
 from .prediction import predict_to as predict_to
+from .results.exploring import explore as explore
 from .results.failures import TileFailure as TileFailure
 from .results.frame import image_geometry as image_geometry
 from .results.plotting import plot_classes as plot_classes

@@ -16,7 +16,7 @@ NAMES = [
     "GeotileError", "GreedyNmm", "HttpEndpoint", "ImageError", "ImageOpenError", "ImageReadError", "JobRequest", "KeepAll", "Merge",
     "Nmm", "Nms", "OutputError", "Plan", "PointNms", "Progress", "Report", "ResponseError", "RetryPolicy", "SeamNms",
     "ServiceError", "SigV4",
-    "SoftNms", "TileError", "TileFailure", "TileGrid", "Union", "Window", "cancel", "cast", "detect", "detect_to", "embed", "embed_to", "endpoint",
+    "SoftNms", "TileError", "TileFailure", "TileGrid", "Union", "Window", "cancel", "cast", "detect", "detect_to", "embed", "embed_to", "endpoint", "explore",
     "image_geometry", "jobs",
     "nms", "open_image", "plan", "plot_classes", "plot_detections", "polygonize", "predict", "predict_to", "report", "rescale", "serve", "stretch", "submit", "write",
 ]  # fmt: skip

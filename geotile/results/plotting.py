@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -91,7 +91,7 @@ def plot_detections(
     view = window or Window(0, height, 0, width)
     step = max(1, max(view.shape_yx) // _SIDE_PX)
     thinned = image.isel(y=slice(view.y0, view.y1, step), x=slice(view.x0, view.x1, step))
-    ax.imshow(_rgb(thinned), extent=(view.x0, view.x1, view.y1, view.y0), interpolation="nearest")
+    ax.imshow(rgb(thinned), extent=(view.x0, view.x1, view.y1, view.y0), interpolation="nearest")
     if grid is not None:
         draw_grid(grid, ax, tile_alpha=0.35)
     _draw_shapes(detections, view, ax)
@@ -173,7 +173,7 @@ def _draw_shapes(detections: gpd.GeoDataFrame, view: Window, ax: Axes) -> None:
     """
     from matplotlib.collections import LineCollection
 
-    colours = _colours(sorted(set(detections["label"])))
+    colours = label_colours(sorted(set(detections["label"])))
     shapes, labels = image_geometry(detections).to_numpy(), detections["label"].to_numpy()
     visible = shapely.intersects(shapes, shapely.box(view.x0, view.y0, view.x1, view.y1))
     for label in sorted(set(labels[visible])):
@@ -197,7 +197,7 @@ def _new_axes() -> Axes:
     return axes
 
 
-def _rgb(image: xr.DataArray) -> NDArray[np.uint8]:
+def rgb(image: Any) -> NDArray[np.uint8]:
     """Return the first three bands as (y, x, 3), stretched between percentiles if they are not 8-bit."""
     pixels = np.asarray(image, np.float64)[:3]
     pixels = np.repeat(pixels[:1], 3, 0) if len(pixels) < 3 else pixels
@@ -207,7 +207,8 @@ def _rgb(image: xr.DataArray) -> NDArray[np.uint8]:
     return np.clip(np.nan_to_num(np.moveaxis(pixels, 0, -1)), 0, 255).astype(np.uint8)
 
 
-def _colours(labels: list[str]) -> dict[str, str]:
+def label_colours(labels: list[str]) -> dict[str, str]:
+    """Return a colour for each label."""
     palette = ["#ff3864", "#00d1ff", "#b6ff00", "#ff9f1c", "#c77dff", "#2ec4b6"]
     return {label: palette[i % len(palette)] for i, label in enumerate(labels)}
 

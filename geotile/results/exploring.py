@@ -1,0 +1,136 @@
+"""Detections and polygons on an interactive map, with the image under them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import geopandas as gpd
+import numpy as np
+import xarray as xr
+
+from geotile.errors import ArgumentError
+from geotile.geometry.georeference import georeference_of
+from geotile.imagery.array_check import check_array
+from geotile.imagery.file_array import source_of
+from geotile.public import public
+from geotile.results.plotting import label_colours, rgb
+
+if TYPE_CHECKING:
+    import folium
+
+_SIDE_PX = 2048  # of the picture of the image
+_MAX_ROWS = 50_000  # a browser draws each shape on its own
+_SHOWN = ("label", "score", "class", "length_m", "width_m", "heading_deg", "area_m2", "tile")
+
+
+@public
+def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> folium.Map:
+    """Show detections or polygons on an interactive map, with the image under them.
+
+    The picture of the image is made from its overviews, with at most 2,048 pixels a side. A colour stays with a label.
+    It needs folium: ``pip install 'geotile[map]'``.
+
+    Parameters
+    ----------
+    found : geopandas.GeoDataFrame
+        Detections, polygons or vectors, as `detect`, `polygonize` and `embed` return them, with a CRS.
+    image : xarray.DataArray, optional
+        Their image, as `open_image` returns it, placed by an affine transform.
+
+    Returns
+    -------
+    folium.Map
+        It shows itself in a notebook; ``.save("map.html")`` writes it.
+
+    Raises
+    ------
+    ArgumentError
+        If folium is not installed, there is no CRS, there are more than 50,000 rows, or no affine transform places the
+        image.
+
+    Examples
+    --------
+    >>> import geotile
+    >>> from geotile.testing import bright_objects, write_example
+    >>> image = geotile.open_image(write_example())
+    >>> view = explore(geotile.detect(image, bright_objects, tile_size=128, overlap=32), image)
+    >>> "object" in view.get_root().render()
+    True
+    """
+    try:
+        import folium
+    except ImportError:
+        raise ArgumentError("maps are drawn by folium: pip install 'geotile[map]'") from None
+    _check(found)
+    drawn = found.to_crs("EPSG:4326")
+    drawn = gpd.GeoDataFrame(drawn[[name for name in _SHOWN if name in drawn]], geometry=drawn.geometry)
+    drawn = drawn[~(drawn.geometry.is_empty | drawn.geometry.isna())]
+    view = folium.Map(tiles=None if image is not None else "OpenStreetMap", control_scale=True, max_zoom=24)
+    if image is not None:
+        _picture(image).add_to(view)
+    names = drawn["label"].astype(str) if "label" in drawn else drawn.geometry.geom_type
+    colours = label_colours(sorted(set(names)))
+    for name in sorted(set(names)):
+        _layer(drawn[names == name], f"{name or 'detection'} ({int((names == name).sum())})", colours[name]).add_to(
+            view
+        )
+    folium.LayerControl(collapsed=False).add_to(view)
+    if len(drawn):
+        west, south, east, north = drawn.total_bounds
+        view.fit_bounds([[south, west], [north, east]])
+    return view
+
+
+def _check(found: Any) -> None:
+    if not isinstance(found, gpd.GeoDataFrame):
+        raise ArgumentError(f"found must be a GeoDataFrame, as geotile.detect returns it; got {type(found).__name__}")
+    if found.crs is None:
+        raise ArgumentError(
+            "found must have a CRS, since a map shows the ground; got none. Use geotile.plot_detections"
+        )
+    if len(found) > _MAX_ROWS:
+        raise ArgumentError(
+            f"found must have at most {_MAX_ROWS:,} rows, since a browser draws each; got {len(found):,}. Filter them, "
+            "or open the file in QGIS"
+        )
+
+
+def _layer(rows: gpd.GeoDataFrame, name: str, colour: str) -> Any:
+    """Return a layer of the map, with the columns of each row in a popup."""
+    import folium
+
+    fields = [each for each in rows.columns if each != rows.geometry.name and not rows[each].isna().all()]
+    return folium.GeoJson(
+        rows.to_json(),
+        name=name,
+        style_function=lambda _: {"color": colour, "weight": 2, "fillOpacity": 0.1},
+        marker=folium.CircleMarker(radius=4, color=colour),
+        tooltip=folium.GeoJsonTooltip(fields) if fields else None,
+    )
+
+
+def _picture(image: xr.DataArray) -> Any:
+    """Return the image as a layer, small, in the projection of the map."""
+    import folium
+
+    check_array(image)
+    georeference = georeference_of(image)
+    if georeference.transform is None or georeference.crs is None:
+        raise ArgumentError("image must be placed by an affine transform and a CRS to lie on the map; leave it out")
+    height, width = image.shape[-2:]
+    source = source_of(image.data)
+    if source is not None:
+        pixels = source.thumbnail(_SIDE_PX).values
+    else:
+        step = max(1, -(-max(height, width) // _SIDE_PX))
+        pixels = np.asarray(image[..., ::step, ::step])
+    scale = width / pixels.shape[-1], height / pixels.shape[-2]
+    small = xr.DataArray(np.moveaxis(rgb(pixels), -1, 0), dims=("band", "y", "x"))
+    small = small.rio.write_transform(georeference.transform @ georeference.transform.scale(*scale))
+    warped = small.rio.write_crs(georeference.crs).rio.write_nodata(0).rio.reproject("EPSG:3857")
+    west, south, east, north = warped.rio.transform_bounds("EPSG:4326")
+    shown = np.moveaxis(warped.values, 0, -1)
+    alpha = 255 * shown.any(axis=-1, keepdims=True).astype(np.uint8)
+    return folium.raster_layers.ImageOverlay(
+        np.concatenate([shown, alpha], axis=-1), [[south, west], [north, east]], name="image", mercator_project=False
+    )

@@ -1,0 +1,57 @@
+"""Maps: the image lies where it is on the ground, and each label has a layer."""
+
+import re
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+import xarray as xr
+from folium.raster_layers import ImageOverlay
+
+import geotile
+from geotile.testing import bright_objects, write_example
+
+JOB = {"tile_size": 128, "overlap": 32}
+
+
+def overlay(view):
+    return next(each for each in view._children.values() if isinstance(each, ImageOverlay))
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_the_image_lies_on_its_ground(computed):
+    image = geotile.open_image(write_example())
+    if computed:
+        image = image + 0
+    found = geotile.detect(image, bright_objects, **JOB)
+    view = geotile.explore(found, image)
+    (south, west), (north, east) = overlay(view).bounds
+    ground = image.rio.transform_bounds("EPSG:4326")
+    np.testing.assert_allclose((west, south, east, north), ground, atol=5e-6)  # a pixel of 0.3 m
+    assert found.to_crs("EPSG:4326").within(shapely.box(west, south, east, north)).all()
+    assert "object (3)" in view.get_root().render()
+
+
+def test_each_label_has_a_layer_and_rows_without_a_place_are_left_out():
+    found = gpd.GeoDataFrame(
+        {"label": ["ship", "car", "ship"], "score": [0.9, 0.8, 0.7], "properties": [{"a": 1}, None, None]},
+        geometry=[shapely.Point(4, 52), shapely.box(4, 52, 4.1, 52.1), None], crs="EPSG:4326",
+    )  # fmt: skip
+    page = geotile.explore(found).get_root().render()
+    assert set(re.findall(r"(?:ship|car) \(\d\)", page)) >= {"ship (1)", "car (1)"}
+    embedded = geotile.embed(write_example(), lambda tile: tile.mean(axis=(1, 2)), **JOB)
+    assert "Polygon (9)" in geotile.explore(embedded).get_root().render()
+    assert geotile.explore(found.iloc[:0]) is not None
+
+
+def test_what_has_no_map_is_refused():
+    plain = gpd.GeoDataFrame({"label": ["a"]}, geometry=[shapely.Point(0, 0)])
+    many = gpd.GeoDataFrame({"label": [""] * 50_001}, geometry=[shapely.Point(0, 0)] * 50_001, crs="EPSG:4326")
+    nowhere = xr.DataArray(np.zeros((3, 8, 8), np.uint8), dims=("band", "y", "x"))
+    for arguments, text in (
+        ((plain,), "must have a CRS"), (("found.parquet",), "must be a GeoDataFrame"), ((many,), "at most 50,000 rows"),
+        ((many[:1], nowhere), "placed by an affine transform"),
+    ):  # fmt: skip
+        with pytest.raises(geotile.ArgumentError, match=text):
+            geotile.explore(*arguments)
