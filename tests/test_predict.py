@@ -340,6 +340,28 @@ def test_what_a_model_did_not_answer_since_it_went_away_is_asked_again(tmp_path)
     assert "regions kept" in cli("status", checkpoint).stdout
 
 
+def test_chunks_that_a_resumed_run_has_no_value_for_are_removed(tmp_path):
+    """A block that is asked again has the tiles that fail now, not what others had said before."""
+    path, _ = scene(tmp_path, (256, 384))
+    fails = "first"
+
+    def model(tile):
+        if (tile[0, 0, 0] % 2 == 0) == (fails == "first"):
+            raise RuntimeError("not now")
+        return (tile[0] > 128).astype(np.uint8)
+
+    job = {"tile_size": 32, "overlap": 0, "region_size": 64, "checkpoint": tmp_path / "cp", "retry_failed": True}
+    found = {}
+    for fails in ("first", "second"):
+        with small_chunks(32):
+            geotile.predict_to(path, model, tmp_path / f"{fails}.zarr", **job)
+        found[fails] = xr.open_zarr(tmp_path / f"{fails}.zarr", mask_and_scale=False).prediction.values
+    before, after = found["first"], found["second"]
+    assert 0.2 < (before == 255).mean() < 0.8
+    failed = (before == 255).reshape(4, 64, 6, 64).any(axis=(1, 3)).repeat(64, axis=0).repeat(64, axis=1)
+    np.testing.assert_array_equal(after == 255, failed & (before != 255))
+
+
 def test_tiles_that_failed_are_asked_again(tmp_path):
     path, pixels = scene(tmp_path, (150, 170))
     grid = TileGrid((150, 170), 48, 16)

@@ -1,6 +1,7 @@
 """Chunks of a raster store: what zarr itself would write, and nothing of an earlier run."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from geotile.storage.folder import Folder
 
 def store(path, shape, dtype, nodata, chunk):
     dims = ("y", "x") if len(shape) == 2 else ("band", "y", "x")
-    template = xr.DataArray(np.zeros(shape, dtype), dims=dims, name="prediction").rio.write_nodata(nodata)
+    template = xr.DataArray(np.zeros(shape, dtype), dims=dims, name="prediction").chunk().rio.write_nodata(nodata)
     files = store_files(template, chunk)
     made = RasterStore(folder=Folder.at(str(path)), array=files["prediction/zarr.json"])
     made.begin(files)
@@ -67,7 +68,7 @@ def test_names_of_bands_are_kept_in_a_form_that_zarr_specifies(tmp_path):
 
 
 def test_a_block_that_is_written_again_leaves_nothing_of_the_first(tmp_path):
-    made = store(tmp_path / "o.zarr", (64, 64), "uint8", 255, 32)
+    made = replace(store(tmp_path / "o.zarr", (64, 64), "uint8", 255, 32), is_new=False)
     made.write(Window(0, 64, 0, 64), np.ones((64, 64), np.uint8), 0, 0, {})
     again = np.full((64, 64), 255, np.uint8)
     again[40:, 40:] = 7

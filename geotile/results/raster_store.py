@@ -95,6 +95,8 @@ class RasterStore:
     folder: Folder
     array: bytes
     """Content of the array's ``zarr.json``."""
+    is_new: bool = True
+    """Whether no earlier run has left chunks there."""
 
     def begin(self, files: dict[str, bytes]) -> None:
         """Write all files that describe the store, but the one that makes it complete."""
@@ -113,9 +115,9 @@ class RasterStore:
         sums = {}
         for place, content in ChunkEncoder.of(self.array).encode(window, values):
             name = f"{NAME}/{place}"
-            if content is None:
+            if content is None and not self.is_new:
                 self.folder.remove(name)  # of an earlier run, in which this place had values
-            else:
+            elif content is not None:
                 self.folder.write(name, content, at_once=False)  # its checksum tells whether it was
                 sums[name] = [len(content), crc32(content)]
         self.folder.sub(BLOCKS).write(_block_name(row, column), json.dumps(report | {"chunks": sums}).encode())

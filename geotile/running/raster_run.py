@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from geotile.checkpoints.checkpoint import open_checkpoint
+from geotile.checkpoints.checkpoint import open_checkpoint, stored_job
 from geotile.checkpoints.identity import identity_of
 from geotile.core.checks import Pair
 from geotile.core.dask_info import compute_options
@@ -93,8 +93,9 @@ class RasterRun:
         values = dask.array.zeros(shape, dtype=raster.form.dtype, chunks=-1)
         template = raster_template(prepared.plan, raster, values)
         files = store_files(template, raster.chunk)
-        folder = sinks[0].drafts
+        folder, is_new = sinks[0].drafts, True
         if checkpoint is not None:
+            is_new = stored_job(checkpoint) is None
             own = {"raster": describe(raster.form), "chunk": raster.chunk}
             identity = identity_of(prepared.plan, endpoint, tile_settings(prepared.plan, options) | own)
             answer = {**prepared.first.content.form(), "sent": list(prepared.first.sent_yx)}
@@ -102,7 +103,7 @@ class RasterRun:
             folder = open_checkpoint(
                 checkpoint, identity, options.retry_failed, regions=regions, answer=answer
             ).parts  # fmt: skip
-        store = RasterStore(folder=folder, array=files["prediction/zarr.json"])
+        store = RasterStore(folder=folder, array=files["prediction/zarr.json"], is_new=is_new)
         return cls(prepared=prepared, sinks=sinks, store=store, files=files, template=template, checkpoint=checkpoint)
 
     def with_note_of_space(self) -> RasterRun:
