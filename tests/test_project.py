@@ -108,3 +108,8 @@ def test_modules_import_alone():
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if name != "geotile.__main__":
             importlib.import_module(name)
+
+
+def test_the_citation_has_the_version():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.+)$", text, re.MULTILINE)[1] == geotile.__version__
