@@ -42,7 +42,8 @@ def _touching(answer: Answer, width: int, height: int) -> Answer:
     boxes, shapes = answer.detections.boxes, answer.detections.geometries
     outside = np.asarray((boxes[:, 2:] < 0).any(axis=1) | (boxes[:, :2] > [width, height]).any(axis=1))
     given = shapes != None  # noqa: E711 - element by element
-    outside[given] |= ~shapely.intersects(shapes[given], shapely.box(0, 0, width, height))
+    if given.any():
+        outside[given] |= ~shapely.intersects(shapes[given], shapely.box(0, 0, width, height))
     return answer.without(
         outside,
         lambda row: (
