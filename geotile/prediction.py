@@ -25,6 +25,7 @@ from geotile.options.raster_keywords import PredictKeywords, PredictToKeywords
 from geotile.planning.opened_image import ImageLike, opened_image
 from geotile.planning.plan import planned
 from geotile.planning.raster_plan import raster_plan
+from geotile.planning.roi import intersecting_tiles
 from geotile.polygons import polygonize
 from geotile.public import public
 from geotile.results.raster_output import RasterOutput
@@ -237,7 +238,10 @@ def prepared_raster(
     raster = raster_plan(plan.grid, first.content, first.sent_yx, options, auto=options.region_size == "auto")
     if stored is not None and options.region_size == "auto":
         raster = raster.with_grid(with_stored_regions(raster.grid, stored))
-    plan = replace(plan, grid=raster.grid, notes=(*plan.notes, *notes_of_place(plan.encoder.georeference)))
+    selected = None if plan.roi is None else intersecting_tiles(raster.grid, plan.roi)  # its tiles may be other ones
+    plan = replace(
+        plan, grid=raster.grid, selected=selected, notes=(*plan.notes, *notes_of_place(plan.encoder.georeference))
+    )
     if raster.out.down > 1 and tiles.pad_value is None:
         tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
     reader = RasterReader(form=raster.form, grid=raster.out, first=first.content.without_values())

@@ -1,5 +1,7 @@
 """Vectors: a row for each tile or patch, in frames and files."""
 
+import json
+
 import dask
 import geopandas as gpd
 import numpy as np
@@ -311,3 +313,47 @@ def test_rows_of_a_batch_are_those_of_their_tiles(tmp_path):
 
     want = geotile.predict(path, lambda tile: (tile[0] > 128).astype(np.uint8), **options).compute()
     np.testing.assert_array_equal(geotile.predict(path, classes, batch_size=3, **options), want)
+
+
+def test_a_moved_checkpoint_is_resumed_where_it_is(tmp_path):
+    path, _ = scene(tmp_path)
+
+    def answer(body):
+        answer.asked += 1
+        with geotile_tile(body) as tile:
+            return 200, {"Content-Type": "application/x-npy"}, encoded("application/x-npy", means(tile))
+
+    answer.asked = 0
+    with raster_server(answer) as url:
+        cli(
+            "embed",
+            path,
+            url,
+            "-o",
+            tmp_path / "a.parquet",
+            "--checkpoint",
+            tmp_path / "cp",
+            "--tile-size",
+            64,
+            "--overlap",
+            16,
+        )
+        (tmp_path / "cp").rename(tmp_path / "moved")
+        asked = answer.asked
+        cli("resume", tmp_path / "moved", "--overwrite")
+        assert answer.asked == asked
+        assert not (tmp_path / "cp").exists()
+        stored = json.loads((tmp_path / "moved" / "call.json").read_text())
+        for changed in (
+            {"foo": 1},
+            {"context": 1},
+            {"options": {}},
+            {"tile_size": 5},
+            {"bands": 5},
+            {"headers": "abc"},
+            {"image": 5},
+        ):
+            (tmp_path / "moved" / "call.json").write_text(json.dumps(stored | changed))
+            refused = cli("resume", tmp_path / "moved", "--overwrite", status=2)
+            assert "stored" in refused.stderr
+            assert answer.asked == asked

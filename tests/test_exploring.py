@@ -55,3 +55,20 @@ def test_what_has_no_map_is_refused():
     ):  # fmt: skip
         with pytest.raises(geotile.ArgumentError, match=text):
             geotile.explore(*arguments)
+
+
+def test_text_of_a_model_is_no_html():
+    bad = "<img src=x onerror=alert(1)>"
+    found = gpd.GeoDataFrame({"label": [bad], "score": [0.5]}, geometry=[shapely.Point(4, 52)], crs="EPSG:4326")
+    page = geotile.explore(found).get_root().render()
+    assert "<img" not in page
+    assert "\\u003cimg" not in page
+    assert "onerror" in page
+
+
+def test_a_map_without_detections_shows_the_image():
+    image = geotile.open_image(write_example())
+    found = geotile.detect(image, lambda tile: ([], []), **JOB)
+    assert "fitBounds" in geotile.explore(found, image).get_root().render()
+    renamed = geotile.detect(image, bright_objects, **JOB).drop(columns="score").rename_geometry("score")
+    assert "object (3)" in geotile.explore(renamed).get_root().render()

@@ -329,6 +329,51 @@ def test_any_auth_of_requests_is_taken():
     assert [body for _, body, _ in seen] == [b"tile", b"tile", b"next"]
 
 
+def test_the_newest_cookie_is_sent():
+    """A load balancer moves a client to another node by a new cookie; one that was deleted is sent no more."""
+
+    def node(number):
+        return 200, {"Set-Cookie": f"node={number}; Path=/"}, GOOD
+
+    gone = 200, {"Set-Cookie": "node=; Path=/; Max-Age=0"}, GOOD
+    with serving(node(1), node(2), gone, (200, {}, GOOD)) as (url, seen):
+        endpoint = HttpEndpoint(url)
+        endpoint.ready()
+        for _ in range(4):
+            endpoint.invoke([b"tile"], "image/tiff")
+    assert [sent.get("Cookie") for sent, _, _ in seen] == [None, "node=1", "node=2", None]
+
+
+def test_cookies_of_a_challenge_are_kept():
+    from requests.auth import HTTPDigestAuth
+
+    def challenge(handler):
+        challenged = {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"', "Set-Cookie": "session=1; Path=/"}
+        handler.reply(401, challenged, b"")
+
+    with serving(challenge, (200, {}, GOOD)) as (url, seen):
+        endpoint = HttpEndpoint(url, auth=HTTPDigestAuth("me", "pw"))
+        for _ in range(2):
+            endpoint.invoke([b"tile"], "image/tiff")
+    assert [sent.get("Cookie") for sent, _, _ in seen] == [None, "session=1", "session=1"]
+
+
+@pytest.mark.parametrize("fails", ["raise", "none"])
+def test_an_auth_that_fails_is_blamed_at_once(fails):
+    def auth(request):
+        if fails == "raise":
+            raise KeyError("MY_TOKEN is not set")
+
+    with serving((200, {}, GOOD)) as (url, seen):
+        endpoint = HttpEndpoint(url, auth=auth, retries=0)
+        with pytest.raises(EndpointError, match="no request can be sent, since the auth raised") as caught:
+            endpoint.ready()
+        assert not isinstance(caught.value, EndpointUnreachable)
+        with pytest.raises(EndpointError, match="MY_TOKEN" if fails == "raise" else "NoneType"):
+            endpoint.invoke([b"tile"], "image/tiff")
+    assert not seen
+
+
 def test_a_proxy_of_the_environment_is_used(monkeypatch):
     with serving((200, {}, GOOD)) as (url, seen):
         monkeypatch.setenv("HTTP_PROXY", url.rpartition("/")[0])

@@ -362,6 +362,36 @@ def test_chunks_that_a_resumed_run_has_no_value_for_are_removed(tmp_path):
     np.testing.assert_array_equal(after == 255, failed & (before != 255))
 
 
+@pytest.mark.parametrize("side", [372, 401, 619])
+def test_an_area_of_a_coarser_answer_has_the_tiles_of_the_aligned_grid(tmp_path, side):
+    """Aligned tiles have other numbers and places than those of the plan."""
+    path, _ = scene(tmp_path, (side, side + 90))
+    transform, crs = geotile.open_image(path).rio.transform(), geotile.open_image(path).rio.crs
+    corners = [transform @ corner for corner in ((40, 50), (250, 50), (250, 300), (40, 300))]
+    roi = gpd.GeoSeries([shapely.Polygon(corners)], crs=crs)
+    job = {"tile_size": 96, "overlap": 30, "blend": "mean", "output": "values"}
+    model = scaled(lambda tile: tile.astype(np.float32), 1, 4)
+    whole = geotile.predict(path, model, **job).values
+    part = geotile.predict(path, model, roi=roi, **job).values
+    known = np.isfinite(part)
+    assert 0 < known.sum() < known.size
+    np.testing.assert_array_equal(part[known], whole[known])
+    assert known[..., 13:74, 10:62].all()
+
+
+@pytest.mark.slow
+def test_a_computed_array_is_resumed_on_a_cluster(tmp_path, workers):
+    """Keys of groups of tiles are not taken for chunks, whose priority depends on their place."""
+    image = array(noise(6, (1, 300, 420)), 64)
+    job = {"tile_size": 48, "overlap": 16, "region_size": 64, "checkpoint": tmp_path / "cp"}
+    with small_chunks(64):
+        geotile.predict_to(image, bordered, tmp_path / "a.zarr", **job)
+        first = xr.open_zarr(tmp_path / "a.zarr", mask_and_scale=False).prediction.values
+        next(iter(sorted((tmp_path / "cp").rglob("00001-00001.json")))).unlink()
+        geotile.predict_to(image, bordered, tmp_path / "b.zarr", **job)
+    np.testing.assert_array_equal(xr.open_zarr(tmp_path / "b.zarr", mask_and_scale=False).prediction.values, first)
+
+
 def test_tiles_that_failed_are_asked_again(tmp_path):
     path, pixels = scene(tmp_path, (150, 170))
     grid = TileGrid((150, 170), 48, 16)

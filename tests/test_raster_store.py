@@ -76,6 +76,24 @@ def test_a_block_that_is_written_again_leaves_nothing_of_the_first(tmp_path):
     np.testing.assert_array_equal(made.read(Window(0, 64, 0, 64)), again)
 
 
+def test_a_block_that_is_half_written_again_is_not_done(tmp_path, monkeypatch):
+    """A kill between its chunks and its report leaves no report that holds for other chunks."""
+    made = replace(store(tmp_path / "o.zarr", (64, 64), "uint8", 255, 32), is_new=False)
+    made.write(Window(0, 64, 0, 64), np.ones((64, 64), np.uint8), 0, 0, {})
+    assert made.done((1, 1)).all()
+    write = Folder.write
+
+    def killed(folder, name, data, **options):
+        if folder.uri.endswith("blocks"):
+            raise KeyboardInterrupt
+        write(folder, name, data, **options)
+
+    monkeypatch.setattr(Folder, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made.write(Window(0, 64, 0, 64), np.full((64, 64), 2, np.uint8), 0, 0, {})
+    assert not made.done((1, 1)).any()
+
+
 def test_an_array_in_another_form_is_refused(tmp_path):
     made = store(tmp_path / "o.zarr", (64, 64), "uint8", 255, 32)
     with pytest.raises(ValueError, match="must be encoded by"):

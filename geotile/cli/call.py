@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from geotile.cli.options import ENDPOINT_TYPES
 from geotile.core.checks import check_path
@@ -133,7 +135,7 @@ def kept_call(checkpoint: str, given: Mapping[str, Any]) -> tuple[str, dict[str,
                 f"the {name} of {folder.display_name} contained a secret, which is not stored; give it again with "
                 f"--{name}"
             )
-    return command, call | {name: given[name] for name in _NOT_STORED}
+    return command, call | {name: given[name] for name in _NOT_STORED} | {"checkpoint": checkpoint}
 
 
 def _read_call(data: bytes, place: str) -> tuple[str, dict[str, Any]]:
@@ -141,7 +143,7 @@ def _read_call(data: bytes, place: str) -> tuple[str, dict[str, Any]]:
     try:
         call = json.loads(data)
         lists = [call[name] or [] for name in _SECRET]
-        strings = all(isinstance(each, str) for texts in lists for each in texts)
+        strings = all(isinstance(texts, list) and all(isinstance(each, str) for each in texts) for texts in lists)
         command = call.pop("command", "detect")  # earlier versions of geotile stored no other calls
         if not strings or not {"image", "endpoint", _DESTINATION[command]} <= set(call):
             raise TypeError("its values are of another type")
@@ -150,6 +152,32 @@ def _read_call(data: bytes, place: str) -> tuple[str, dict[str, Any]]:
             f"{place} is not a call that geotile has stored ({type(error).__name__}: {error}). Check the path"
         ) from None
     return command, dict(call)
+
+
+def check_call(call: Mapping[str, Any], command: Callable[..., None]) -> None:
+    """Check the parameters of a stored call, which other programs or versions may have written.
+
+    Raises
+    ------
+    ArgumentError
+        If the command has no such parameter, or its values are of another type.
+    """
+    known = dict(inspect.signature(command).parameters)
+    known.pop("context", None)
+    for name, value in call.items():
+        if name not in known:
+            raise ArgumentError(
+                f"the stored call has {name!r}, which this version of geotile does not know. Run it anew"
+            )
+        kind = known[name].annotation
+        try:
+            TypeAdapter(get_args(kind)[0] if get_origin(kind) is Annotated else kind).validate_python(
+                value, strict=True
+            )
+        except ValidationError:
+            raise ArgumentError(
+                f"the stored call has {name}={value!r}, which is of another type. Run it anew"
+            ) from None
 
 
 def _stored(name: str, value: Any, paths: Sequence[str]) -> Any:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import geotile
-from geotile.cli.call import kept_call, stored_call
+from geotile.cli.call import check_call, kept_call, stored_call
 from geotile.cli.ending import end, interruptible
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
@@ -115,6 +115,7 @@ def resume(
     """
     command, params = kept_call(checkpoint, context.params)
     commands: dict[str, Callable[..., None]] = {"detect": detect, "predict": predict, "embed": embed}
+    check_call(params, commands[command])
     commands[command](context=context, **params)
 
 

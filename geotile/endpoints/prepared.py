@@ -12,8 +12,10 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.cookies import extract_cookies_to_jar
 from requests.hooks import default_hooks, dispatch_hook
+from requests.structures import CaseInsensitiveDict
 
 from geotile.core.registry import Registry
+from geotile.errors import EndpointError
 
 _MAX_URLS = 64  # of one session
 
@@ -70,21 +72,32 @@ class PreparedSession:
         if self._session.cookies:
             request.prepare_cookies(self._session.cookies)
         if self._session.auth is not None:
-            request.prepare_auth(self._session.auth)  # a signature depends on the body and the time
+            self._add_auth(request)
         sent = adapter.send(request, timeout=timeout, **settings)
         response: requests.Response = dispatch_hook(  # type: ignore[no-untyped-call]
             "response", request.hooks, sent, timeout=timeout, **settings
         )  # an auth may answer a challenge
-        extract_cookies_to_jar(self._session.cookies, request, response.raw)  # type: ignore[no-untyped-call]
+        for each in (*response.history, response):
+            extract_cookies_to_jar(self._session.cookies, each.request, each.raw)  # type: ignore[no-untyped-call]
         return response
 
+    def _add_auth(self, request: requests.PreparedRequest) -> None:
+        """Let the auth add to a request: a signature depends on the body and the time."""
+        try:
+            request.prepare_auth(self._session.auth)
+        except Exception as error:  # a user's auth can raise anything; no request has been sent
+            failed = EndpointError(f"no request can be sent, since the auth raised {type(error).__name__}: {error}")
+            failed.local = True
+            raise failed from error
+
     def _prepare(self, method: str, url: str) -> tuple[requests.PreparedRequest, BaseAdapter, Any]:
-        request = self._session.prepare_request(requests.Request(method, url, auth=_add_nothing))
+        request = requests.PreparedRequest()  # without cookies, which change, and credentials from ~/.netrc
+        request.prepare(method, url, headers=CaseInsensitiveDict(self._session.headers), auth=_add_nothing)
         own = self._settings
         settings = self._session.merge_environment_settings(request.url, {}, True, own["verify"], own["cert"])
         return request, self._session.get_adapter(str(request.url)), settings
 
 
 def _add_nothing(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Leave a request as it is: without any auth, requests would take credentials from ~/.netrc."""
+    """Leave a request as it is: without any auth, requests would take a user name from the URL."""
     return request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -63,12 +64,15 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
         raise ArgumentError("maps are drawn by folium: pip install 'geotile[map]'") from None
     _check(found)
     drawn = found.to_crs("EPSG:4326")
-    drawn = gpd.GeoDataFrame(drawn[[name for name in _SHOWN if name in drawn]], geometry=drawn.geometry)
+    shown = [name for name in _SHOWN if name in drawn and name != drawn.geometry.name]
+    drawn = gpd.GeoDataFrame(drawn[shown], geometry=drawn.geometry)
+    for name in shown:
+        if drawn[name].dtype == object:
+            drawn[name] = drawn[name].map(lambda text: html.escape(str(text)))  # Leaflet reads text as HTML
     drawn = drawn[~(drawn.geometry.is_empty | drawn.geometry.isna())]
     view = folium.Map(tiles=None if image is not None else "OpenStreetMap", control_scale=True, max_zoom=24)
-    if image is not None:
-        _picture(image).add_to(view)
-    names = drawn["label"].astype(str) if "label" in drawn else drawn.geometry.geom_type
+    picture = None if image is None else _picture(image).add_to(view)
+    names = drawn["label"].astype(str) if "label" in shown else drawn.geometry.geom_type
     colours = label_colours(sorted(set(names)))
     for name in sorted(set(names)):
         _layer(drawn[names == name], f"{name or 'detection'} ({int((names == name).sum())})", colours[name]).add_to(
@@ -78,6 +82,8 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
     if len(drawn):
         west, south, east, north = drawn.total_bounds
         view.fit_bounds([[south, west], [north, east]])
+    elif picture is not None:
+        view.fit_bounds(picture.bounds)
     return view
 
 

@@ -112,6 +112,8 @@ class RasterStore:
         OutputError
             If it cannot be written.
         """
+        if not self.is_new:  # what it says holds no more from here on
+            self.folder.sub(BLOCKS).remove(_block_name(row, column))
         sums = {}
         for place, content in ChunkEncoder.of(self.array).encode(window, values):
             name = f"{NAME}/{place}"

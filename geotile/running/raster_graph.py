@@ -131,7 +131,8 @@ class _Graph:
 
 
 def _part_key(job: RasterJob, reach: Pair | None, row: int, column: int) -> tuple[Any, ...]:
-    return (_parts_name(job), *(("all",) if reach is None else reach), row, column)
+    """Return the key of what a group of tiles says; not of four elements, as those of chunks, which have a priority."""
+    return (_parts_name(job), *(reach or ()), row, column)
 
 
 def _parts_name(job: RasterJob) -> str:
@@ -175,8 +176,8 @@ def listed_blocks(blocks: da.Array, job: RasterJob, wanted: NDArray[np.bool_]) -
     again = []
     for reach, row, column in _borrowed(job, wanted):
         block = Block(row=row, column=column, window=job.out.region_window(row, column), values=None)
-        layer[name, row, column, reach] = (asked_again, block, _part_key(job, reach, row, column))
-        again.append((name, row, column, reach))
+        layer[name, row, column, *reach] = (asked_again, block, _part_key(job, reach, row, column))
+        again.append((name, row, column, *reach))
     layer[name] = (_joined, ended, len(rows), *rows, *again)
     return Delayed(name, HighLevelGraph.from_collections(name, layer, dependencies=[blocks]))
 

@@ -161,7 +161,7 @@ def resumed_job(
     job = None if folder is None else stored_job(folder)
     if folder is not None and job is not None:
         known = identity_of(plan, endpoint, tile_settings(plan, options))
-        del known["grid"]["chunks"]  # the regions may depend on the answer
+        del known["grid"]["chunks"], known["tiles"]["selected"]  # the grid may depend on the answer
         check_same_job(folder, job, known, answer)
     return job
 
