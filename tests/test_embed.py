@@ -357,3 +357,36 @@ def test_a_moved_checkpoint_is_resumed_where_it_is(tmp_path):
             refused = cli("resume", tmp_path / "moved", "--overwrite", status=2)
             assert "stored" in refused.stderr
             assert answer.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("command", "text"), [("predict", "a raster of the shape"), ("embed", "a vector of 3 numbers")]
+)
+def test_check_says_what_a_model_answers_that_finds_nothing(tmp_path, command, text):
+    model = (lambda tile: (tile[0] > 128).astype("uint8")) if command == "predict" else means
+    assert f"run it with geotile.{command}" in geotile.endpoint(model).check().message
+
+    def answer(body):
+        with geotile_tile(body) as tile:
+            return 200, {"Content-Type": "application/x-npy"}, encoded("application/x-npy", model(tile))
+
+    with raster_server(answer) as url:
+        found = cli("check", url)
+        assert text in " ".join(found.stdout.split())
+    assert not geotile.endpoint(lambda tile: "hello").check()
+
+
+def test_an_error_before_the_run_speaks_of_no_kept_regions(tmp_path):
+    path, _ = scene(tmp_path)
+    missing = cli("predict", tmp_path / "none.tif", "http://127.0.0.1:9/x", "-o", tmp_path / "a.tif", status=1)
+    assert "checkpoint" not in missing.stderr
+
+    def refuse(body):
+        return 400, {}, b"no"
+
+    with raster_server(refuse) as url:
+        words = ["predict", path, url, "-o", tmp_path / "a.tif", "--checkpoint", tmp_path / "cp", "--tile-size", 64]
+        refused = cli(*words, "--overlap", 16, status=1)
+    assert "No region was finished" in " ".join(refused.stderr.split())
+    with pytest.raises(geotile.ArgumentError, match=r"^polygons must end in one of .*\.gpkg; got"):
+        geotile.predict_to(path, means, tmp_path / "b.tif", polygons=f"{tmp_path}/many/")

@@ -72,3 +72,9 @@ def test_a_map_without_detections_shows_the_image():
     assert "fitBounds" in geotile.explore(found, image).get_root().render()
     renamed = geotile.detect(image, bright_objects, **JOB).drop(columns="score").rename_geometry("score")
     assert "object (3)" in geotile.explore(renamed).get_root().render()
+
+
+def test_a_class_map_lies_under_its_polygons():
+    bright = geotile.predict(write_example(), lambda tile: (tile[0] > 128).astype("uint8"), **JOB)
+    view = geotile.explore(geotile.polygonize(bright, classes=[1]), bright)
+    np.testing.assert_allclose(overlay(view).bounds[0][0], bright.rio.transform_bounds("EPSG:4326")[1], atol=5e-6)

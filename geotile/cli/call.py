@@ -11,7 +11,6 @@ from dataclasses import fields
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
 from geotile.cli.options import ENDPOINT_TYPES
 from geotile.core.checks import check_path
@@ -162,6 +161,8 @@ def check_call(call: Mapping[str, Any], command: Callable[..., None]) -> None:
     ArgumentError
         If the command has no such parameter, or its values are of another type.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     known = dict(inspect.signature(command).parameters)
     known.pop("context", None)
     for name, value in call.items():

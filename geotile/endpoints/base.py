@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from geotile.core.choices import TileFormat
 from geotile.encoding.encoder import CONTENT_TYPES, Encoder
 from geotile.endpoints.answer import Answer
+from geotile.endpoints.array_check import array_answer
 from geotile.endpoints.objects import decode_object
 from geotile.endpoints.plausible import doubts
 from geotile.errors import ArgumentError, EndpointError, GeotileError, ResponseError
@@ -167,7 +168,7 @@ class Endpoint(ABC):
         Returns
         -------
         Check
-            True if the model returned detections. Otherwise its message describes the problem.
+            True if the model returned detections, a raster or a vector. Otherwise its message describes the problem.
 
         Raises
         ------
@@ -193,6 +194,8 @@ class Endpoint(ABC):
             started = time.perf_counter()
             answer = as_answer(invoke_endpoint(ready, [body], CONTENT_TYPES[tile_format])[0])
         except GeotileError as error:
+            if isinstance(error, ArgumentError | ResponseError) and (other := array_answer(self, tile, tile_format)):
+                return Check(ok=True, message=f"{self} returned {other[0]} ({other[1]:.3f} s)", seconds=other[1])
             return Check(ok=False, message=str(error) + _remedy(error))
         seconds = time.perf_counter() - started
         warnings = (*ready.doubts(), *doubts(answer.detections, pixels))
@@ -246,7 +249,7 @@ class Check:
     seconds: float | None = None
     """Duration of the request in seconds; None if the check failed."""
     detections: Detections | None = None
-    """Detections that the model returned, in pixels of the tile; None if the check failed."""
+    """Detections that the model returned, in pixels of the tile; None if it returned none or something else."""
     warnings: tuple[str, ...] = ()
     """What looks wrong, though the model returned detections; also in the message."""
 

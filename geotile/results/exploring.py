@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import geopandas as gpd
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import georeference_of
 from geotile.imagery.array_check import check_array
 from geotile.imagery.file_array import source_of
 from geotile.public import public
+from geotile.results.class_legend import colour
 from geotile.results.plotting import label_colours, rgb
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
     found : geopandas.GeoDataFrame
         Detections, polygons or vectors, as `detect`, `polygonize` and `embed` return them, with a CRS.
     image : xarray.DataArray, optional
-        Their image, as `open_image` returns it, placed by an affine transform.
+        Their image, as `open_image` returns it, or a map of classes, as `predict` does; placed by an affine transform. A
+        lazy map asks the model for its tiles.
 
     Returns
     -------
@@ -119,19 +122,23 @@ def _picture(image: xr.DataArray) -> Any:
     """Return the image as a layer, small, in the projection of the map."""
     import folium
 
+    is_class_map = isinstance(image, xr.DataArray) and image.dims == ("y", "x") and image.dtype.kind in "bui"
+    if is_class_map:
+        image = xr.concat([image], "band")
     check_array(image)
     georeference = georeference_of(image)
     if georeference.transform is None or georeference.crs is None:
         raise ArgumentError("image must be placed by an affine transform and a CRS to lie on the map; leave it out")
     height, width = image.shape[-2:]
-    source = source_of(image.data)
+    source = None if is_class_map else source_of(image.data)
     if source is not None:
         pixels = source.thumbnail(_SIDE_PX).values
     else:
         step = max(1, -(-max(height, width) // _SIDE_PX))
         pixels = np.asarray(image[..., ::step, ::step])
     scale = width / pixels.shape[-1], height / pixels.shape[-2]
-    small = xr.DataArray(np.moveaxis(rgb(pixels), -1, 0), dims=("band", "y", "x"))
+    colours = _class_colours(pixels[0], image.rio.nodata) if is_class_map else rgb(pixels)
+    small = xr.DataArray(np.moveaxis(colours, -1, 0), dims=("band", "y", "x"))
     small = small.rio.write_transform(georeference.transform @ georeference.transform.scale(*scale))
     warped = small.rio.write_crs(georeference.crs).rio.write_nodata(0).rio.reproject("EPSG:3857")
     west, south, east, north = warped.rio.transform_bounds("EPSG:4326")
@@ -140,3 +147,12 @@ def _picture(image: xr.DataArray) -> Any:
     return folium.raster_layers.ImageOverlay(
         np.concatenate([shown, alpha], axis=-1), [[south, west], [north, east]], name="image", mercator_project=False
     )
+
+
+def _class_colours(numbers: NDArray[Any], nodata: float | None) -> NDArray[np.uint8]:
+    """Return the colours of class numbers, (y, x, 3) uint8; black, which is shown as nothing, where there is none."""
+    shown = np.zeros((*numbers.shape, 3), np.uint8)
+    for number in np.unique(numbers).tolist():
+        if number != nodata:
+            shown[numbers == number] = colour(number)
+    return shown

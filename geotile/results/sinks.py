@@ -59,9 +59,8 @@ class Output:
         """
         uri = output_uri(check_path(output, "output"))
         if _suffix(uri) not in _WRITERS:
-            raise ArgumentError(
-                f"output must end in one of {', '.join(_WRITERS)}, or in / for a dataset; got {redact(uri)!r}"
-            )
+            name, dataset = (owner, "") if owner == "polygons" else ("output", ", or in / for a dataset")
+            raise ArgumentError(f"{name} must end in one of {', '.join(_WRITERS)}{dataset}; got {redact(uri)!r}")
         sink = cls(uri, overwrite, tuple(sorted((options or {}).items())), owner)
         sink.check()
         return sink

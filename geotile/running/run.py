@@ -16,9 +16,9 @@ from dask.blockwise import optimize_blockwise
 from dask.core import flatten
 from dask.delayed import Delayed
 
-from geotile.checkpoints.checkpoint import LEASE, Checkpoint
+from geotile.checkpoints.checkpoint import JOB, LEASE, Checkpoint
 from geotile.core.dask_info import compute_options, loaded_distributed
-from geotile.errors import ArgumentError, ClusterError, GeotileError
+from geotile.errors import ArgumentError, ClusterError, GeoreferenceError, GeotileError, ImageOpenError
 from geotile.imagery.block_cache import discard_run
 from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
@@ -189,7 +189,8 @@ def naming_how_to_resume(
         yield
     except BaseException as error:
         note = _how_to_resume(checkpoint)
-        if isinstance(error, kind) and not isinstance(error, ArgumentError):
+        before = isinstance(error, ArgumentError | ImageOpenError | GeoreferenceError)  # the run has not begun
+        if isinstance(error, kind) and not before:
             error.add_note(note)
         elif _is_lost(error):
             raise ClusterError(f"the Dask cluster was lost ({type(error).__name__}: {error}). {note}") from None
@@ -201,6 +202,8 @@ def naming_how_to_resume(
 def _how_to_resume(checkpoint: Folder | None) -> str:
     if checkpoint is None:
         return "No result is kept; give checkpoint= to keep the regions that are finished"
+    if checkpoint.is_local and checkpoint.read(JOB) is None:
+        return "No region was finished; the same call begins the run again"
     return f"The finished regions are kept in {checkpoint.display_name}; the same call resumes from there"
 
 
