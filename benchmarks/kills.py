@@ -197,7 +197,7 @@ class Round:
         if said.startswith("requests"):
             return said
         assert "ClusterError" in said, said
-        assert "resumes from there" in said, said
+        assert "the same call" in said, said
         return self.end(self.client(started().address))
 
     def kill_client(self, started) -> str:

@@ -32,7 +32,8 @@ class RasterOptions(Options):
         "class that most tiles say.", type='{"trim", "hann", "mean", "vote"}', choices=get_args(Blend),
     )  # fmt: skip
     classes: Sequence[str] | None = option(
-        None, "Names of the classes, in the order of their numbers. By default those in the GeoTIFF that the model returns, if any.",
+        None, "Names of the classes, in the order of their numbers. By default those in the GeoTIFF that the model "
+        "returns, if any.",
         type="sequence of str", from_text=from_text.names, metavar="NAME,...",
     )  # fmt: skip
     threshold: float | Mapping[str, float] | None = option(

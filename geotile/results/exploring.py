@@ -38,8 +38,8 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
     found : geopandas.GeoDataFrame
         Detections, polygons or vectors, as `detect`, `polygonize` and `embed` return them, with a CRS.
     image : xarray.DataArray, optional
-        Their image, as `open_image` returns it, or a map of classes, as `predict` does; placed by an affine transform. A
-        lazy map asks the model for its tiles.
+        Their image, as `open_image` returns it, or a map of classes, as `predict` does; placed by an affine transform.
+        A lazy map asks the model for its tiles.
 
     Returns
     -------
