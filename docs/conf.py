@@ -49,7 +49,7 @@ def _read(app: Any, page: str, source: list[str]) -> None:
 
 
 def _link(found: re.Match[str], folder: Path) -> str:
-    """Return a link to a page, or only its text if the target is no page."""
+    """Return a link to a page of the site; only the text of the link if its target is not a page."""
     text, target, anchor = found[1], (folder / found[2]).resolve(), found[3] or ""
     pages = {(_ROOT / path).resolve(): f"{page}.md" for page, path in _PAGES.items()}
     if target in pages:

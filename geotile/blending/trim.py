@@ -87,7 +87,7 @@ class TrimCanvas(Canvas):
         return np.asarray(self.settled | (owners != _NOBODY))
 
     def _is_better(self, one: int, other: NDArray[Any], y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return for which pixels a tile is better than the other one, or there is no other one, (n,) bool."""
+        """Return the pixels for which a tile is better than another one, or the only one, (n,) bool."""
         first, second = self._key(np.asarray(one), y, x), self._key(np.maximum(other, 0), y, x)
         return np.asarray((other == _NOBODY) | (first > second) | ((first == second) & (one < other)))
 

@@ -1,4 +1,4 @@
-"""What a model says that answers no detections: a raster or a vector, for `Endpoint.check`."""
+"""Recognition of models that return a raster or a vector instead of detections, for `Endpoint.check`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geotile.encoding.encoder import CONTENT_TYPES, Encoder
-from geotile.errors import EndpointError
+from geotile.errors import EndpointError, GeotileError
 from geotile.grid.tile_grid import Window
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def array_answer(endpoint: Endpoint, tile: Any, tile_format: TileFormat) -> tuple[str, float] | None:
-    """Return what a model answers that is no detector, in words, and the seconds that it took; None if it is neither.
+    """Ask a model for a raster and for a vector; describe the first answer that is one.
 
     Parameters
     ----------
@@ -26,7 +26,13 @@ def array_answer(endpoint: Endpoint, tile: Any, tile_format: TileFormat) -> tupl
     tile : numpy.ndarray or None
         (band, y, x); by default zeros.
     tile_format : {"GTIFF", "NITF", "PNG", "JPEG", "NPY"}
+
+    Returns
+    -------
+    tuple of (str, float) or None
+        Description of the answer, and the duration of the request in seconds; None if the model returns neither.
     """
+    from geotile.endpoints.base import invoke_endpoint
     from geotile.endpoints.embedding import embedding_of
     from geotile.endpoints.raster import raster_of
 
@@ -38,7 +44,7 @@ def array_answer(endpoint: Endpoint, tile: Any, tile_format: TileFormat) -> tupl
             if ready.wants_bytes:
                 body = Encoder(tile_format).encode(pixels, Window(0, pixels.shape[1], 0, pixels.shape[2]))
             began = time.perf_counter()
-            (answer,) = ready.invoke([body], CONTENT_TYPES[tile_format])
+            (answer,) = invoke_endpoint(ready, [body], CONTENT_TYPES[tile_format])
             seconds = time.perf_counter() - began
             if isinstance(answer, EndpointError):
                 raise answer
@@ -47,6 +53,6 @@ def array_answer(endpoint: Endpoint, tile: Any, tile_format: TileFormat) -> tupl
                 return f"a raster of the shape {values.shape}, {values.dtype}: run it with geotile.predict", seconds
             length = embedding_of(answer, "mean", pixels.shape[1:]).vectors.shape[-1]
             return f"a vector of {length} numbers: run it with geotile.embed", seconds
-        except Exception:  # a user's function can raise anything, and so can what reads its answer: then it is neither
+        except GeotileError:  # it does not return this kind of answer
             continue
     return None

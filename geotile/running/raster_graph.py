@@ -107,7 +107,7 @@ class _Graph:
         return own, taken, given
 
     def _part(self, row: int, column: int, reach: Pair | None) -> Any | None:
-        """Return the key of what a group of tiles says; None if there is no such group."""
+        """Return the key of the `RasterPart` of a group of tiles; None if the group is empty or not asked by itself."""
         if row < 0 or column < 0 or (reach is ALL) != self.whole[row, column]:
             return None
         key = _part_key(self.job, reach, row, column)
@@ -118,7 +118,7 @@ class _Graph:
         return key
 
     def _strips(self, row: int, column: int, side: Pair) -> list[Any]:
-        """Return the keys of what a region says of its neighbour on a side."""
+        """Return the keys of the strips that a region gives to its neighbour on a side."""
         down, across = row + side[0], column + side[1]
         if down >= self.whole.shape[0] or across >= self.whole.shape[1]:
             return []
@@ -131,7 +131,10 @@ class _Graph:
 
 
 def _part_key(job: RasterJob, reach: Pair | None, row: int, column: int) -> tuple[Any, ...]:
-    """Return the key of what a group of tiles says; not of four elements, as those of chunks, which have a priority."""
+    """Return the key of the `RasterPart` of a group of tiles.
+
+    It does not have four elements: `halo_first` gives keys of four elements, which are those of chunks, a low priority.
+    """
     return (_parts_name(job), *(reach or ()), row, column)
 
 

@@ -110,11 +110,7 @@ class Folder:
         """
 
         def names(files: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
-            files.invalidate_cache()
-            try:
-                entries = _in_time(files, "ls", path, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
+            entries = _listed(files, "ls", path) or []
             return {Path(each["name"]).name: int(each["size"] or 0) for each in entries if each["type"] == "file"}
 
         return self._try("list", "", names)
@@ -131,11 +127,7 @@ class Folder:
         """
 
         def names(files: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
-            files.invalidate_cache()
-            try:
-                found = _in_time(files, "find", path, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
+            found = _listed(files, "find", path) or {}
             sizes = {str(name).removeprefix(path).lstrip("/"): int(each["size"] or 0) for name, each in found.items()}
             return {name: size for name, size in sizes.items() if not is_draft(name)}
 
@@ -190,6 +182,15 @@ def _in_time(files: fsspec.AbstractFileSystem, action: str, *arguments: Any, **o
         with quiet_urls():
             return within(files, partial(getattr(files, f"_{action}"), *arguments, **options), _TOTAL_S)
     return getattr(files, action)(*arguments, **options)
+
+
+def _listed(files: fsspec.AbstractFileSystem, action: str, path: str) -> Any:
+    """Return what a file system lists now, not what it has kept; None if there is no such folder."""
+    files.invalidate_cache()
+    try:
+        return _in_time(files, action, path, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _write(files: fsspec.AbstractFileSystem, path: str, data: bytes, at_once: bool) -> None:
