@@ -235,7 +235,8 @@ def prepared_raster(
     tiles = replace(tile_job(plan, ready, traffic, options, run_name(watched), errors), stops_run=not lazy)
     stored = resumed_job(checkpoint, plan, endpoint, options, "answer")
     first = kept_answer(stored) or first_answer(plan, tiles, lambda answer, _: raster_of(answer), hooks)
-    raster = raster_plan(plan.grid, first.content, first.sent_yx, options, auto=options.region_size == "auto")
+    answer = replace(first.content, classes=first.content.classes or ready.class_names)
+    raster = raster_plan(plan.grid, answer, first.sent_yx, options, auto=options.region_size == "auto")
     if stored is not None and options.region_size == "auto":
         raster = raster.with_grid(with_stored_regions(raster.grid, stored))
     selected = None if plan.roi is None else intersecting_tiles(raster.grid, plan.roi)  # its tiles may be other ones

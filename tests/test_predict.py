@@ -703,8 +703,8 @@ def test_object_storage_gets_whole_outputs(tmp_path):
         np.testing.assert_array_equal(stored.prediction, want)
 
 
-def small_network(path, *, tail=(), shape=("n", 2, "h", "w"), outputs=("out",)):
-    """Write a network: class scores are the bands times 2 and 3, plus 1; then the nodes of `tail`."""
+def small_network(path, *, tail=(), shape=("n", 2, "h", "w"), outputs=("out",), names=None):
+    """Write a network, with class names in its metadata as Ultralytics writes them: class scores are the bands times 2 and 3, plus 1; then the nodes of `tail`."""
     onnx = pytest.importorskip("onnx")
     from onnx import helper, numpy_helper
 
@@ -718,7 +718,10 @@ def small_network(path, *, tail=(), shape=("n", 2, "h", "w"), outputs=("out",)):
         nodes, "net", [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs], weights,
     )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    if names is not None:
+        helper.set_model_props(model, {"names": str(names)})
+    onnx.save(model, path)
     return f"onnx:{path}"
 
 
@@ -738,6 +741,11 @@ def test_onnx_models_answer_rasters_and_vectors(tmp_path):
     pooled = small_network(tmp_path / "e.onnx", tail=["GlobalAveragePool", "Flatten"])
     vectors = geotile.embed(path, pooled, tile_size=64, overlap=16)
     np.testing.assert_allclose(vectors["embedding"][0], want[:, :64, :64].mean(axis=(1, 2)), rtol=1e-5)
+    named = small_network(tmp_path / "named.onnx", names={0: "field", 1: "wood"})
+    assert geotile.predict(path, named, tile_size=64, overlap=16).attrs["class_names"] == ["field", "wood"]
+    assert geotile.predict(path, named, classes=["a", "b"], tile_size=64, overlap=16).attrs["class_names"] == ["a", "b"]
+    more = small_network(tmp_path / "more.onnx", names={0: "field", 1: "wood", 2: "water"})  # not those of two planes
+    assert "class_names" not in geotile.predict(path, more, tile_size=64, overlap=16).attrs
     two = small_network(tmp_path / "two.onnx", outputs=("out", "aux"))
     np.testing.assert_allclose(geotile.predict(path, two, output_names={"output": "aux"}, **options), want, atol=1e-5)
     for call, said in (
@@ -745,6 +753,9 @@ def test_onnx_models_answer_rasters_and_vectors(tmp_path):
         (lambda: geotile.predict(path, spec, bands=[1], **options), "takes 2 bands; the tile has 1. Choose them with bands="),
         (lambda: geotile.predict(path, two, **options), "has the outputs .*'out', 'aux'.* choose one with output_names="),
         (lambda: geotile.predict(path, spec, family="yolov8", **options), "family is for models that answer detections"),
+        (lambda: geotile.predict(path, bordered, score_threshold=0.5), "score_threshold is for models that answer detections"),
+        (lambda: geotile.predict_to(path, spec, tmp_path / "x.zarr", labels=["a"]), "name those of the raster with classes="),
+        (lambda: geotile.predict(path, spec, compute=False), "predict is lazy always"),
         (lambda: geotile.detect(path, spec, tile_size=64, overlap=16), "onnx"),
     ):  # fmt: skip
         with pytest.raises((geotile.ArgumentError, geotile.EndpointError), match=said):

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from geotile.core.checks import Pair
 from geotile.detectors.layouts import Tensor
 from geotile.errors import ArgumentError, EndpointError, ResponseError
-from geotile.options import DecoderOptions
+from geotile.options.endpoint import NetworkOptions
 
-_OF_DETECTORS = ("family", "labels", "nms_iou_threshold", "score_threshold")
 _MAX_BANDS = 16  # of an input (…, y, x, band)
 
 
@@ -149,14 +148,14 @@ class ArrayNetwork:
 
 
 def array_network(
-    inputs: Sequence[Tensor], outputs: Sequence[Tensor], options: DecoderOptions, batch_size: int | None
+    inputs: Sequence[Tensor], outputs: Sequence[Tensor], options: NetworkOptions, batch_size: int | None
 ) -> ArrayNetwork:
     """Return the network with these inputs and outputs, as it declares them.
 
     Parameters
     ----------
     inputs, outputs : sequence of Tensor
-    options : DecoderOptions
+    options : NetworkOptions
         The name of the output that is read, the mean and the standard deviation.
     batch_size : int or None
         Maximum number of tiles per call; by default what the network takes, or 1.
@@ -177,18 +176,15 @@ def array_network(
     return _with_batch_size(network, batch_size)
 
 
-def refuse_options_of_detectors(options: DecoderOptions) -> None:
-    """Raise ArgumentError if an option is given that only models that answer detections have."""
-    for name in _OF_DETECTORS:
-        if name in options.changed():
-            raise ArgumentError(f"{name} is for models that answer detections; leave it out")
+def check_output_names(options: NetworkOptions) -> None:
+    """Raise ArgumentError if more is named than the output that is read."""
     if set(options.output_names or {}) - {"output"}:
         raise ArgumentError(
             f"output_names must name the one that is read, as 'output'; got {dict(options.output_names or {})}"
         )
 
 
-def array_options(options: DecoderOptions) -> dict[str, Any]:
+def array_options(options: NetworkOptions) -> dict[str, Any]:
     """Return those options that answers depend on, as JSON values."""
     return {name: getattr(options, name) for name in ("mean", "std", "output_names")}
 
@@ -208,7 +204,7 @@ def _input(inputs: Sequence[Tensor]) -> Tensor:
     return inputs[0]
 
 
-def _output(outputs: Sequence[Tensor], options: DecoderOptions) -> Tensor:
+def _output(outputs: Sequence[Tensor], options: NetworkOptions) -> Tensor:
     wanted, names = (options.output_names or {}).get("output"), [each.name for each in outputs]
     if not names:
         raise ArgumentError("the model declares no outputs; have its metadata name them")

@@ -65,6 +65,8 @@ class Endpoint(ABC):
     """Whether `invoke` takes uint8 tiles with red, green and blue as their first bands, or with one band, grey."""
     input_yx: tuple[int, int] | None = None
     """Height and width in pixels of the tiles that the model is made for; None if they are not known."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes of a model that answers rasters, in order, where its file says them."""
     resizes_tiles: bool = False
     """Whether tiles of another size are resized to `input_yx`."""
     sample_shape: tuple[int, int, int] = (3, 512, 512)

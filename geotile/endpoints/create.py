@@ -14,6 +14,7 @@ from geotile.endpoints.base import Endpoint
 from geotile.endpoints.function import FunctionEndpoint
 from geotile.errors import ArgumentError
 from geotile.options import EndpointKeywords, FunctionOptions, HttpOptions, OipOptions, OnnxOptions, SageMakerOptions
+from geotile.options.endpoint import AnswerOptions, DecoderOptions, NetworkOptions, OnnxArrayOptions
 from geotile.public import public
 
 ENTRY_POINTS = "geotile.endpoints"
@@ -32,7 +33,9 @@ class _Kind:
 
 
 _HTTP, _OIP = _Kind("http:HttpEndpoint", HttpOptions), _Kind("oip:OipEndpoint", OipOptions)
-_ONNX_ARRAYS = _Kind("onnx_arrays:OnnxArrayEndpoint", OnnxOptions)
+_ONNX_ARRAYS = _Kind("onnx_arrays:OnnxArrayEndpoint", OnnxArrayOptions)
+_OF_DETECTIONS = option_names(AnswerOptions, DecoderOptions) - option_names(NetworkOptions)
+_HINTS_OF_ARRAYS = {name: f"{name} is for models that answer detections; leave it out" for name in _OF_DETECTIONS}
 _KINDS = {
     "http": _HTTP,
     "https": _HTTP,
@@ -126,7 +129,9 @@ def resolve_endpoint(
         of_endpoint = {name: given.pop(name) for name in list(given) if name not in of_call}
         names = _accepted_names(spec)
         if names is not None:
-            hints = _hints(spec, of_call | names) | dict(getattr(options, "HINTS", {}))
+            names -= _OF_DETECTIONS if of_arrays else set()
+            hints = _hints(spec, of_call | names) | (_HINTS_OF_ARRAYS if of_arrays else {})
+            hints |= getattr(options, "HINTS", {})
             refuse_unknown(of_endpoint, of_call | names, f"a run with {_description(spec)}", hints)
         arguments["endpoint"] = (array_endpoint if of_arrays else endpoint)(spec, **of_endpoint)
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from geotile.core.option import option_names
 from geotile.core.timing import timed
-from geotile.detectors.array_network import ArrayNetwork, array_network, array_options, refuse_options_of_detectors
+from geotile.detectors.array_network import ArrayNetwork, array_network, array_options, check_output_names
 from geotile.endpoints.oip_server import OipServer
 from geotile.errors import ArgumentError, ResponseError
-from geotile.options import OipOptions
+from geotile.options import DecoderOptions, OipOptions
+from geotile.options.endpoint import NetworkOptions
 
 
 class OipArrayEndpoint(OipServer):
@@ -33,7 +35,10 @@ class OipArrayEndpoint(OipServer):
     """
 
     def __init__(self, spec: str, options: OipOptions) -> None:
-        refuse_options_of_detectors(options)
+        for name in option_names(DecoderOptions) - option_names(NetworkOptions):
+            if name in options.changed():
+                raise ArgumentError(f"{name} is for models that answer detections; leave it out")
+        check_output_names(options)
         super().__init__(spec, options)
         self._network: ArrayNetwork | None = None
 

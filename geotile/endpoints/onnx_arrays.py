@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
-from geotile.detectors.array_network import array_network, array_options, refuse_options_of_detectors
+from geotile.detectors.array_network import array_network, array_options, check_output_names
+from geotile.detectors.metadata import read_metadata
 from geotile.detectors.onnx import model_path, open_session_of, read_model, session_key, tensors_of
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
-from geotile.options import OnnxOptions
+from geotile.options.endpoint import OnnxArrayOptions
 
 
-@documents(OnnxOptions)
+@documents(OnnxArrayOptions)
 class OnnxArrayEndpoint(Endpoint):
     """A network that answers a raster or a vector, run in onnxruntime and loaded once in each process.
 
@@ -37,9 +38,9 @@ class OnnxArrayEndpoint(Endpoint):
 
     wants_bytes = remote = False
 
-    @with_options(OnnxOptions).on_init
-    def __init__(self, spec: str, options: OnnxOptions) -> None:
-        refuse_options_of_detectors(options)
+    @with_options(OnnxArrayOptions).on_init
+    def __init__(self, spec: str, options: OnnxArrayOptions) -> None:
+        check_output_names(options)
         self._path, self._options = model_path(spec.partition(":")[2]), options
         self._key = session_key(self._path, options.threads or 1, options.providers)
         session = open_session_of(self._key)  # opened here, so that a wrong model is found before the run
@@ -49,6 +50,8 @@ class OnnxArrayEndpoint(Endpoint):
             )
         except ArgumentError as error:
             raise ArgumentError(f"{self}: {error}") from None
+        names = read_metadata(session.get_modelmeta().custom_metadata_map).names or {}
+        self.class_names = tuple(names[n] for n in sorted(names)) if sorted(names) == list(range(len(names))) else None
         self.batch_size, self.input_yx = self._network.batch_size, self._network.size_yx
         self.sample_shape = (self._network.bands or 3, *(self.input_yx or (512, 512)))
 

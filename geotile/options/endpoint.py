@@ -105,24 +105,31 @@ class ContractOptions(Options):
         "``TargetVariant`` ... Over HTTP they are sent as headers.", type="mapping of str to str", secret=True,
     )  # fmt: skip
 
+    def _check(self) -> None:
+        if self.params:
+            check_headers("params", self.params)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class AnswerOptions(Options):
+    """Answers that are detections."""
+
     max_detections: int = option(
         MAX_DETECTIONS, "Maximum number of features in the answer for a tile; a larger one fails the tile.", type="int",
     )  # fmt: skip
 
     def _check(self) -> None:
         as_int(self.max_detections, "max_detections", 1, unit="detections")
-        if self.params:
-            check_headers("params", self.params)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class HttpOptions(ContractOptions, ClientOptions):
+class HttpOptions(AnswerOptions, ContractOptions, ClientOptions):
     """Options of `geotile.HttpEndpoint`."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class SageMakerOptions(ContractOptions, RetryPolicy):
-    """Options of a ``sagemaker://`` endpoint."""
+class SageMakerClientOptions(ContractOptions, RetryPolicy):
+    """Requests to SageMaker."""
 
     profile: str | None = option(None, "Profile of the AWS configuration.", type="str")
     role_arn: str | None = option(None, "ARN of the role to assume.", type="str")
@@ -142,28 +149,20 @@ class SageMakerOptions(ContractOptions, RetryPolicy):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class DecoderOptions(ScoreOptions):
-    """A network that geotile decodes."""
+class SageMakerOptions(AnswerOptions, SageMakerClientOptions):
+    """Options of a ``sagemaker://`` endpoint."""
 
-    family: str = option(
-        "auto", 'Family of the network, one of `geotile.detectors.FAMILIES`. "auto" takes the one that the metadata of '
-        "the model and its outputs agree on; a model that fits several is refused.", type="str",
-    )  # fmt: skip
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class NetworkOptions(Options):
+    """The inputs and outputs of a network."""
+
     output_names: Mapping[str, str] | None = option(
         None, 'For the family "torchvision": the names of the outputs ``boxes``, ``scores`` and ``labels``, and of '
         "``masks``, ``keypoints`` and ``keypoints_scores`` where there are some. For rasters and vectors: the name of "
         "the ``output``.",
         type="mapping of str to str",
     )  # fmt: skip
-    labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = option(
-        None, "Class names in order or by number, or a file with one name per line. By default the names in the "
-        "metadata of the model, else the class numbers.", type="sequence of str, mapping of int to str, str or path",
-    )  # fmt: skip
-    nms_iou_threshold: float = option(
-        0.5, "IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.",
-        type="float",
-    )  # fmt: skip
-
     mean: Sequence[float] | None = option(
         None, "Mean of red, green and blue in shares of 255: the network gets ``(value / 255 - mean) / std``. By "
         "default that of the family.", type="(float, float, float)",
@@ -174,7 +173,6 @@ class DecoderOptions(ScoreOptions):
     )  # fmt: skip
 
     def _check(self) -> None:
-        check_unit(self.nms_iou_threshold, "nms_iou_threshold")
         if self.mean is not None and not all(0 <= each <= 1 for each in self.mean):
             raise ArgumentError(f"mean must be shares of 255, from 0 to 1; got {self.mean!r}. Divide the values by 255")
         if self.std is not None and not all(0 < each <= 1 for each in self.std):
@@ -184,8 +182,29 @@ class DecoderOptions(ScoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class OnnxOptions(DecoderOptions):
-    """Options of an ``onnx:`` endpoint."""
+class DecoderOptions(NetworkOptions, ScoreOptions):
+    """A network that geotile decodes."""
+
+    family: str = option(
+        "auto", 'Family of the network, one of `geotile.detectors.FAMILIES`. "auto" takes the one that the metadata of '
+        "the model and its outputs agree on; a model that fits several is refused.", type="str",
+    )  # fmt: skip
+    labels: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = option(
+        None, "Class names in order or by number, or a file with one name per line. By default the names in the "
+        "metadata of the model, else the class numbers.", type="sequence of str, mapping of int to str, str or path",
+    )  # fmt: skip
+    nms_iou_threshold: float = option(
+        0.5, "IoU threshold of the non-maximum suppression within a tile, which detectors of some families need.",
+        type="float",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        check_unit(self.nms_iou_threshold, "nms_iou_threshold")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class OnnxArrayOptions(NetworkOptions):
+    """Options of an ``onnx:`` endpoint whose model answers arrays."""
 
     batch_size: int | None = option(
         None, "Maximum number of tiles per call. By default what the model takes; where it takes any number, 8, or 1 "
@@ -207,8 +226,13 @@ class OnnxOptions(DecoderOptions):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class OipOptions(DecoderOptions, ClientOptions):
-    """Options of an ``oip+http://`` endpoint."""
+class OnnxOptions(OnnxArrayOptions, DecoderOptions):
+    """Options of an ``onnx:`` endpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class OipArrayOptions(NetworkOptions, ClientOptions):
+    """Options of an ``oip+http://`` endpoint whose model answers arrays."""
 
     batch_size: int | None = option(
         None, "Maximum number of tiles per request. By default what the model takes; where it takes any number, 8, or "
@@ -222,6 +246,11 @@ class OipOptions(DecoderOptions, ClientOptions):
 
     def _check(self) -> None:
         _check_counts(batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class OipOptions(OipArrayOptions, DecoderOptions):
+    """Options of an ``oip+http://`` endpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

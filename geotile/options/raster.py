@@ -16,6 +16,8 @@ from geotile.errors import ArgumentError
 from geotile.options.image import ImageOptions, ScalingOptions
 from geotile.options.run import AreaOptions, RequestOptions, RunOptions, TilingOptions, ValidityOptions
 
+_HINTS = {"labels": "labels names the classes of detections; name those of the raster with classes="}
+
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RasterOptions(Options):
@@ -92,7 +94,9 @@ class PredictOptions(PredictJobOptions):
 
     CALL: ClassVar[str] = "predict"
     HINTS: ClassVar[dict[str, str]] = {
-        "errors": "predict raises the error of a tile that fails when its pixels are computed; predict_to records them"
+        "errors": "predict raises the error of a tile that fails when its pixels are computed; predict_to records them",
+        **_HINTS,
+        "compute": "predict is lazy always, and computes what .compute() or a slice asks for; leave compute out",
     }
 
 
@@ -136,6 +140,7 @@ class PredictToOptions(PredictJobOptions, PolygonOptions, RunOptions):
     """Options of `geotile.predict_to`."""
 
     CALL: ClassVar[str] = "predict_to"
+    HINTS: ClassVar[dict[str, str]] = _HINTS
     PANEL: ClassVar[str] = "Output"
 
     overwrite: bool = option(False, "Replace an output that exists.", type="bool", in_requests=False)
