@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -12,22 +13,24 @@ import numpy as np
 import shapely
 import xarray as xr
 
-from geotile.core.checks import check_not_negative, check_unit
+from geotile.core.checks import check_not_negative
+from geotile.core.thresholds import Threshold, by_name
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference, georeference_of
 from geotile.planning.plan import result_crs
 from geotile.public import public
 from geotile.results.class_legend import class_names
 from geotile.results.measures import polygon_areas
+from geotile.results.written_raster import raster_at
 from geotile.running.tracing import trace
 
 
 @public
 def polygonize(
-    raster: xr.DataArray,
+    raster: xr.DataArray | str | os.PathLike[str],
     *,
     classes: Sequence[str | int] | None = None,
-    threshold: float | None = None,
+    threshold: float | Mapping[str, float] | None = None,
     min_area_px: float = 0.0,
     min_hole_px: float = 0.0,
     simplify_px: float = 0.0,
@@ -37,13 +40,14 @@ def polygonize(
 
     Parameters
     ----------
-    raster : xarray.DataArray
+    raster : xarray.DataArray, str or path
         As `predict` returns it: (y, x) class numbers, integers; or (band, y, x), of which each band is a class. Its
-        chunks are traced one by one.
+        chunks are traced one by one. Or the path or URI of a GeoTIFF or a Zarr store, as `predict_to` writes it.
     classes : sequence of str or int, optional
         Classes to trace, by name or by number. By default all.
-    threshold : float, optional
-        Score above which a pixel is of the class of its band, 0 to 1; needed for scores.
+    threshold : float or mapping of str to float, optional
+        Score above which a pixel is of the class of its band, 0 to 1; needed for scores. By class as in
+        ``{"road": 0.3, "*": 0.5}``.
     min_area_px : float
         Polygons of fewer pixels are left out, their holes not counted.
     min_hole_px : float
@@ -64,6 +68,8 @@ def polygonize(
     ------
     ArgumentError
         If the raster has other dims or values, or an option cannot be used.
+    ImageOpenError
+        If the raster is a path, and what is there cannot be opened.
 
     Examples
     --------
@@ -76,6 +82,7 @@ def polygonize(
     """
     for name, value in (("min_area_px", min_area_px), ("min_hole_px", min_hole_px), ("simplify_px", simplify_px)):
         check_not_negative(value, name, "pixels")
+    raster = raster_at(raster)
     layers = list(_layers(raster, threshold))
     wanted = _wanted(classes, {number: name for number, name, _ in layers}, raster)
     georeference = georeference_of(_with_band(raster))
@@ -94,18 +101,17 @@ def polygonize(
     return _table(found, georeference, target, min_area_px, min_hole_px, simplify_px)
 
 
-def _layers(raster: xr.DataArray, threshold: float | None) -> Iterator[tuple[int | None, str, da.Array]]:
+def _layers(raster: xr.DataArray, threshold: Threshold | None) -> Iterator[tuple[int | None, str, da.Array]]:
     """Yield the number and the name of each layer, and its values; the number is None for class numbers."""
-    if not isinstance(raster, xr.DataArray) or raster.dims not in (("y", "x"), ("band", "y", "x")):
-        given = raster.dims if isinstance(raster, xr.DataArray) else type(raster).__name__
-        raise ArgumentError(f"raster must be a DataArray with dims (y, x) or (band, y, x); got {given}")
+    if raster.dims not in (("y", "x"), ("band", "y", "x")):
+        raise ArgumentError(f"raster must be a DataArray with dims (y, x) or (band, y, x); got {raster.dims}")
     raster = _as_class_map(raster)
     scores = raster.dtype.kind == "f" or float(raster.attrs.get("scale_factor", 1.0)) != 1.0
     if scores != (threshold is not None):
         if scores:
             raise ArgumentError(
-                "the raster holds scores; give threshold=, from 0 to 1. To read a class map as integers, use "
-                "xarray.open_zarr(..., mask_and_scale=False), or rioxarray.open_rasterio without masked=True"
+                "the raster holds scores; give threshold=, from 0 to 1. For a class map whose integers were read as "
+                "floats, give the path of its file instead"
             )
         raise ArgumentError("threshold would have no effect: the raster holds no scores; leave it out")
     data = raster.data if isinstance(raster.data, da.Array) else da.from_array(raster.data, chunks=(-1,) * raster.ndim)
@@ -116,14 +122,12 @@ def _layers(raster: xr.DataArray, threshold: float | None) -> Iterator[tuple[int
             raise ArgumentError(f"class numbers must be integers; got {raster.dtype}")
         yield None, "", data
         return
-    limit = 0.0
-    if threshold is not None:
-        check_unit(threshold, "threshold")
-        limit = threshold / float(raster.attrs.get("scale_factor", 1.0))
+    names, scale = _band_names(raster), float(raster.attrs.get("scale_factor", 1.0))
+    limits = [0.0] * len(names) if threshold is None else by_name(threshold, names, "threshold")
     nodata = raster.rio.nodata
-    for number, name in enumerate(_band_names(raster)):
+    for number, name in enumerate(names):
         band = data[number]
-        yes = band > limit
+        yes = band > limits[number] / scale
         if nodata is not None and not np.isnan(nodata):
             yes &= band != nodata
         yield number, name, yes.astype(np.uint8)

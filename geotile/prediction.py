@@ -15,6 +15,7 @@ import xarray as xr
 
 from geotile.core.checks import check_path
 from geotile.core.option import with_options
+from geotile.core.redact import redact
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.endpoints.raster import raster_of
 from geotile.errors import ArgumentError
@@ -186,6 +187,7 @@ def predict_into(
         computed, found = time.perf_counter(), None
         if features is not None and report.status != "FAILED":
             found = polygonize(run.stored(), crs=options.crs, **options.of_polygons)
+            report["notes"] = [*report.notes, f"{len(found):,} polygons were written to {redact(features.uri)}"]
         run.end(report)
         if features is not None and found is not None:
             write_or_save(found, features)

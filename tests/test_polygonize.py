@@ -89,6 +89,8 @@ def test_scores_take_a_threshold_and_bands_are_classes():
     both = geotile.polygonize(given, threshold=0.3)
     assert both["label"].tolist() == ["water", "trees"]
     assert geotile.polygonize(given, threshold=0.3, classes=["trees"])["label"].tolist() == ["trees"]
+    each = geotile.polygonize(given, threshold={"water": 0.9, "trees": 0.3})
+    assert each["label"].tolist() == ["trees"]
     several = raster((scores > 0).astype(np.uint8), (2, 8, 8)).assign_coords(band=["water", "trees"])
     assert geotile.polygonize(several).area.tolist() == [300, 300]
 
@@ -96,10 +98,11 @@ def test_scores_take_a_threshold_and_bands_are_classes():
 @pytest.mark.parametrize(
     ("given", "options", "said"),
     [
-        (np.zeros((3, 3)), {}, "must be a DataArray with dims"), (xr.DataArray(np.zeros(3), dims="x"), {}, "must be a DataArray with dims"),
+        (np.zeros((3, 3)), {}, "must be a DataArray with dims .* or the path"), (xr.DataArray(np.zeros(3), dims="x"), {}, "must be a DataArray with dims"),
         (raster(np.zeros((3, 3), np.uint8)), {"threshold": 0.5}, "threshold would have no effect"),
         (raster(np.zeros((2, 3, 3), np.float32)), {}, "holds scores; give threshold="), (raster(np.zeros((3, 3), np.float32)), {"threshold": 0.5}, "must have the dims"),
-        (raster(np.zeros((2, 3, 3), np.float32)), {"threshold": 2}, "threshold must be"), (raster(np.zeros((3, 3), np.uint8)), {"classes": ["x"]}, "classes must be of"),
+        (raster(np.zeros((2, 3, 3), np.float32)), {"threshold": 2}, "threshold must be"), (raster(np.zeros((2, 3, 3), np.float32)), {"threshold": {"0": 0.5}}, "threshold has no number for ..1.."),
+        (raster(np.zeros((2, 3, 3), np.float32)), {"threshold": {"x": 0.5, "*": 1}}, "names classes that do not exist, ..x..; they are"), (raster(np.zeros((3, 3), np.uint8)), {"classes": ["x"]}, "classes must be of"),
         (raster(np.full((3, 3), -1, np.int32)), {}, "class numbers must be 0 to"), (raster(np.full((3, 3), 2**40)), {}, "class numbers must be 0 to"),
         (raster(np.zeros((3, 3), np.uint8)), {"classes": [1.5]}, "classes must be of"), (raster(np.zeros((1, 3, 3), np.uint8)), {}, "can hold class numbers, or one class"),
         (raster(np.zeros((3, 3), np.uint8), class_names=["a"]), {"classes": 5}, "classes must be of"),
@@ -116,12 +119,13 @@ def test_a_run_writes_polygons_beside_its_raster(tmp_path, name):
     path, _ = scene(tmp_path)
     options = {"tile_size": 64, "overlap": 16, "classes": ["dark", "bright"]}
     how = {"min_area_px": 3, "min_hole_px": 2, "simplify_px": 1.5}
-    geotile.predict_to(
+    report = geotile.predict_to(
         path, halves, tmp_path / "a.tif", polygons=tmp_path / name, polygon_classes=["bright"], **how, **options
     )
     want = geotile.polygonize(geotile.predict(path, halves, **options), classes=["bright"], **how)
     found = gpd.read_parquet(tmp_path / name) if name.endswith("parquet") else gpd.read_file(tmp_path / name)
     assert len(want) > 20
+    assert report.notes[-1] == f"{len(want):,} polygons were written to {tmp_path / name}"
     if name.endswith("geojson"):
         want = want.to_crs(4326)
     shapes = [sorted(table.geometry.normalize().values, key=lambda shape: shape.wkt[:60]) for table in (found, want)]

@@ -468,7 +468,7 @@ def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, sai
         (bordered, {"classes": ["a"]}, "classes must have 2 names"), (bordered, {"classes": "ab"}, "classes must be a sequence"),
         (bordered, {"classes": []}, "1 to 65,535 names; got 0"), (bordered, {"classes": ["a", "a"]}, "names that differ"),
         (bordered, {"classes": [str(n) for n in range(65_536)]}, "1 to 65,535 names; got 65,536"),
-        (bordered, {"threshold": {"x": 0.5, "*": 0.1}}, r"classes that the model does not have, \['x'\]; their names are not known"),
+        (bordered, {"threshold": {"x": 0.5, "*": 0.1}}, r"classes that do not exist, \['x'\]; their names are not known"),
         (bordered, {"threshold": {"a": 0.5}, "classes": ["a", "b"]}, r"threshold has no number for \['b'\]"), (bordered, {"threshold": {}}, 'for all other labels under "\\*"'),
         (lambda t: t[0] / 255.0, {"classes": ["water"]}, "2 names, for 0 and 1, since the model answers one score"),
         (bordered, {"threshold": 2}, "threshold must be"),
@@ -884,6 +884,8 @@ def test_polygons_of_a_written_file_are_those_of_the_array(tmp_path):
     for name in ("a.tif", "a.zarr"):
         geotile.predict_to(path, bordered, tmp_path / name, **options)
     files = (
+        tmp_path / "a.tif",
+        str(tmp_path / "a.zarr"),
         rioxarray.open_rasterio(tmp_path / "a.tif"),
         xr.open_zarr(tmp_path / "a.zarr", mask_and_scale=False).prediction,
     )
@@ -892,8 +894,16 @@ def test_polygons_of_a_written_file_are_those_of_the_array(tmp_path):
         assert found["label"].tolist() == want["label"].tolist()
         assert found.geometry.geom_equals(want.geometry).all()
     geotile.predict_to(path, bordered, tmp_path / "s.tif", **options | {"output": "scores"})
-    scores = geotile.polygonize(rioxarray.open_rasterio(tmp_path / "s.tif"), threshold=0.5, min_area_px=20)
-    assert set(scores["label"]) == {"dark", "bright"}
+    geotile.predict_to(path, bordered, tmp_path / "s.zarr", **options | {"output": "scores"})
+    want = geotile.polygonize(geotile.predict(path, bordered, **options | {"output": "scores"}), threshold=0.5)
+    for read in (rioxarray.open_rasterio(tmp_path / "s.tif"), tmp_path / "s.tif", tmp_path / "s.zarr"):
+        scores = geotile.polygonize(read, threshold={"dark": 0.5, "bright": 0.5})
+        assert scores["label"].tolist() == want["label"].tolist()
+        assert set(want["label"]) == {"dark", "bright"}
+        assert scores.geometry.geom_equals(want.geometry).all()
+    (tmp_path / "x.tif").write_text("<VRTDataset/>")
+    with pytest.raises(geotile.ImageOpenError, match=r"cannot open .*x\.tif as a GeoTIFF"):
+        geotile.polygonize(tmp_path / "x.tif")
 
 
 def test_a_disk_that_may_be_too_small_is_said(tmp_path, monkeypatch):

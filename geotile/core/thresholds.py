@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geotile.core.checks import check_unit
@@ -42,6 +42,26 @@ def check_threshold(value: Any, name: str, *, all_named: bool = False) -> Thresh
             f"{dict(value)!r}"
         )
     return dict(value)
+
+
+def by_name(value: Any, names: Sequence[str], argument: str) -> list[float]:
+    """Return a threshold for each of some names; one that is not known is ``"*"``.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a threshold, names something else, or has no number for one of them.
+    """
+    threshold = check_threshold(value, argument, all_named=True)
+    if not isinstance(threshold, Mapping):
+        return [float(threshold)] * len(names)
+    if unknown := sorted(set(threshold) - {*names, ANY}):
+        unnamed = ANY in names
+        known = "their names are not known; give them with classes=" if unnamed else f"they are {list(names)}"
+        raise ArgumentError(f"{argument} names classes that do not exist, {unknown}; {known}")
+    if ANY not in threshold and (left := [name for name in names if name not in threshold]):
+        raise ArgumentError(f'{argument} has no number for {left}; give one, or one for all others under "{ANY}"')
+    return [float(threshold[name if name in threshold else ANY]) for name in names]
 
 
 def lowest(value: Threshold) -> float:

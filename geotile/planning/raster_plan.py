@@ -11,6 +11,7 @@ import numpy as np
 from geotile.blending.form import RasterForm
 from geotile.blending.output_grid import OutputGrid
 from geotile.core.choices import MAX_CLASSES
+from geotile.core.thresholds import ANY, by_name
 from geotile.endpoints.raster import RasterAnswer
 from geotile.errors import ArgumentError
 from geotile.grid.regions import region_chunks
@@ -167,15 +168,7 @@ def _thresholds(
 ) -> tuple[float, ...] | None:
     if threshold is None:
         return (_BINARY,) if planes == 1 else None
-    if not isinstance(threshold, Mapping):
-        return (float(threshold),) * planes
-    names = list(classes or [])[-planes:]
-    if unknown := sorted(set(threshold) - {*names, "*"}):
-        known = f"they are {names}" if names else "their names are not known; give them with classes="
-        raise ArgumentError(f"threshold names classes that the model does not have, {unknown}; {known}")
-    if "*" not in threshold and (left := [name for name in names if name not in threshold]):
-        raise ArgumentError(f'threshold has no number for {left}; give one, or one for all others under "*"')
-    return tuple(float(threshold[name if name in threshold else "*"]) for name in names or ["*"] * planes)
+    return tuple(by_name(threshold, [ANY] * planes if classes is None else classes[-planes:], "threshold"))
 
 
 def describe(form: RasterForm) -> dict[str, Any]:
