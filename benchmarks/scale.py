@@ -68,6 +68,12 @@ def cpu_s() -> float:
     return time.process_time()
 
 
+def user_system_s() -> tuple[float, float]:
+    """Seconds of CPU of this process, its own and the system's."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime, used.ru_stime
+
+
 @contextmanager
 def cluster_of(workers: int, folder: str) -> Iterator[Client]:
     """Start a scheduler and workers of one thread, each a process."""
@@ -114,10 +120,12 @@ def one(side: int, folder: str, computed: bool, alone: bool) -> dict[str, float]
         tasks, sent = len(graph.__dask_graph__()), len(dumps(lazy.dask))
         before = client.run_on_scheduler(cpu_s)
         output = f"{folder}/found-{side}/"
+        used = np.sum(list(client.run(user_system_s).values()), axis=0)
         began = time.perf_counter()
         with get_task_stream(client) as stream:
             report = geotile.detect_to(image, cheap, output, overwrite=True, **JOB)
         seconds = time.perf_counter() - began
+        user, system = np.sum(list(client.run(user_system_s).values()), axis=0) - used
         busy = sum(
             span["stop"] - span["start"]
             for task in stream.data
@@ -130,7 +138,8 @@ def one(side: int, folder: str, computed: bool, alone: bool) -> dict[str, float]
             "client_mb": peak_mb(), "scheduler_mb": client.run_on_scheduler(peak_mb),
             "worker_mb": max(client.run(peak_mb).values()),
             "moved_mb": sum(client.run(lambda dask_worker: dask_worker.transfer_outgoing_bytes_total).values()) / 1e6,
-            "scheduler_cpu_s": client.run_on_scheduler(cpu_s) - before, "busy_s": busy / 2, **read,
+            "scheduler_cpu_s": client.run_on_scheduler(cpu_s) - before, "busy_s": busy / 2,
+            "system": system / (user + system), **read,
         }  # fmt: skip
 
 
@@ -198,7 +207,7 @@ def table(sides: list[int], computed: bool) -> None:
     """Run each image in processes of its own; print a row for each."""
     print(
         f"{'side':>8} {'regions':>8} {'tasks':>7} {'a region':>8} {'graph MB':>8} {'build s':>8} {'wall s':>8} {'Mpx/s':>6} "
-        f"{'/ read':>7} {'client':>7} {'sched.':>7} {'worker MB':>9} {'moved MB':>9} {'idle':>6} {'sched. CPU':>10}"
+        f"{'/ read':>7} {'client':>7} {'sched.':>7} {'worker MB':>9} {'moved MB':>9} {'idle':>6} {'system':>6} {'sched. CPU':>10}"
     )
     for side in sides:
         with tempfile.TemporaryDirectory(prefix="geotile-scale-") as folder:
@@ -212,7 +221,7 @@ def table(sides: list[int], computed: bool) -> None:
             f"{side:>8,} {got['regions']:>8,} {got['tasks']:>7,} {got['tasks'] / got['regions']:>8.1f} {got['graph_mb']:>8.1f} "
             f"{got['build_s']:>8.2f} {got['seconds']:>8.1f} {side**2 / got['seconds'] / 1e6:>6.0f} "
             f"{got['seconds'] / got['alone_s']:>7.2f} {got['client_mb']:>7.0f} {got['scheduler_mb']:>7.0f} "
-            f"{got['worker_mb']:>9.0f} {got['moved_mb']:>9.1f} {idle:>6.1%} {got['scheduler_cpu_s'] / got['seconds']:>10.1%}",
+            f"{got['worker_mb']:>9.0f} {got['moved_mb']:>9.1f} {idle:>6.1%} {got['system']:>6.1%} {got['scheduler_cpu_s'] / got['seconds']:>10.1%}",
             flush=True,
         )
 

@@ -28,9 +28,9 @@ def counted(monkeypatch):
     asked = []
     real = Source._raw
 
-    def raw(self, window, valid):
+    def raw(self, window, valid, out=None):
         asked.append(window)
-        return real(self, window, valid)
+        return real(self, window, valid, out)
 
     monkeypatch.setattr(Source, "_raw", raw)
     return asked

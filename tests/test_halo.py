@@ -83,10 +83,10 @@ def test_no_block_is_decoded_twice(write_tiff, noise, monkeypatch, tile, overlap
     counts, lock = np.zeros((5, 7), int), threading.Lock()
     real = Source.read
 
-    def counted(self, window, valid=False):
+    def counted(self, window, valid=False, out=None):
         with lock:
             counts[window.y0 // 64 : -(-window.y1 // 64), window.x0 // 64 : -(-window.x1 // 64)] += 1
-        return real(self, window, valid)
+        return real(self, window, valid, out)
 
     monkeypatch.setattr(Source, "read", counted)
     report = geotile.detect(
@@ -113,11 +113,11 @@ def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):
     grid = geotile.TileGrid(noise.shape[1:], 100, 50, ((128, 172), (128, 292)))
     real, first = Source.read, threading.Event()
 
-    def fails_once(self, window, valid=False):
+    def fails_once(self, window, valid=False, out=None):
         if not first.is_set():
             first.set()
             raise ImageReadError("broken")
-        return real(self, window, valid)
+        return real(self, window, valid, out)
 
     monkeypatch.setattr(Source, "read", fails_once)
     windows = [grid.read_window(*at) for at in np.ndindex(grid.regions_yx)]

@@ -112,9 +112,9 @@ def reads(monkeypatch):
     """The windows that are read, in order: GDAL decodes every block on them."""
     windows, read = [], Source.read
 
-    def counting(self, window, valid=False):
+    def counting(self, window, valid=False, out=None):
         windows.append(window)
-        return read(self, window, valid)
+        return read(self, window, valid, out)
 
     monkeypatch.setattr(Source, "read", counting)
     return windows

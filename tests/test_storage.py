@@ -156,12 +156,20 @@ def test_what_lies_beside_a_remote_image(shared, tmp_path):
         uri = upload(store, tmp_path / "plain.tif", "beside/plain.tif")
         image = open_image(uri, storage_options=options(store))
         assert isinstance(georeference_of(image).placement, RpcPlacement)
+        assert not looks_alone(image)
         assert georeference_of(open_image(uri, storage_options=options(store), sidecars=False)).placement is None
         upload(store, shared / "formats" / f"{masked}.msk", f"mask/{masked}.msk")
         uri = upload(store, shared / "formats" / masked, f"mask/{masked}")
         for sidecars, seen in ((True, True), (None, False)):
             source = source_of(open_image(uri, storage_options=options(store), sidecars=sidecars).data)
             assert source.masked == seen
+        uri = upload(store, tmp_path / "plain.tif", "alone/plain.tif")
+        assert looks_alone(open_image(uri, storage_options=options(store)))
+
+
+def looks_alone(image):
+    """Whether threads that read pixels open the file without looking for others, which holds the GIL."""
+    return dict(source_of(image.data).location.settings)["GDAL_DISABLE_READDIR_ON_OPEN"] == "EMPTY_DIR"
 
 
 def test_workers_need_nothing_of_their_own(store, monkeypatch, write_tiff, noise, workers):

@@ -37,6 +37,7 @@ from geotile.imagery.pixels import Pixels
 from geotile.imagery.source import Source
 
 KEPT_BYTES = 128 * 2**20  # per process; enough for the halos of a row of regions of 32 MiB
+_MAX_MARGIN = 1.5  # times the pixels of a window, with the blocks that it cuts, are kept, to read straight into them
 _MAX_BLOCK_BYTES = KEPT_BYTES // 8  # larger blocks are whole regions anyway
 
 Key = tuple[Any, ...]  # run, file, whether validity is needed, row and column of the block
@@ -149,10 +150,12 @@ def read_shared(
         block = int(row) + blocks.rows[0], int(column) + blocks.columns[0]
         if (taken := _store.take((*key, *block))) is not None:
             shared[block] = taken
-    canvas = Canvas(source, window)
+    whole = blocks.area(blocks.rows, blocks.columns)
+    is_near = np.prod(whole.shape_yx) < _MAX_MARGIN * np.prod(window.shape_yx)
+    canvas = Canvas(source, whole if is_near else window)
     _read_missing(canvas, blocks, counts, shared, key)
     _paste_shared(canvas, blocks, shared, key)
-    return canvas.pixels()
+    return canvas.pixels(window)
 
 
 def discard_run(run: str) -> None:
@@ -188,7 +191,7 @@ def _read_missing(
     try:
         for rows, columns in _rectangles(missing):
             area = blocks.area((rows[0] + top, rows[1] + top), (columns[0] + left, columns[1] + left))
-            part = source.read(area, key[2])
+            part = source.read(area, key[2], canvas.room(area))
             canvas.paste(part, area)
             for block in [each for each in claimed if _contains(area, blocks.area_of(each))]:
                 own = blocks.area_of(block)

@@ -47,8 +47,17 @@ class Canvas:
         self.values: NDArray[Any] | None = None
         self.valid: NDArray[np.bool_] | None = None
 
+    def room(self, area: Window) -> NDArray[Any] | None:
+        """Return the part of the values to read an area of the file into; None if it must be read elsewhere."""
+        own = self.window
+        if area == own or area.intersection(own) != area or self.source.steps or self.source.resampled:
+            return None
+        if self.values is None:
+            self.values = np.empty((self.source.shape[0], *own.shape_yx), self.source.dtype)
+        return self.values[:, *area.within(own).slices]
+
     def paste(self, part: Pixels, area: Window) -> None:
-        """Copy the pixels of a part that lie in the window."""
+        """Copy the pixels of a part that lie in the window, if they were not read into it."""
         if area == self.window:
             self.values, self.valid = part
             return
@@ -56,13 +65,15 @@ class Canvas:
             self.values = np.empty((self.source.shape[0], *self.window.shape_yx), part.values.dtype)
         own = self.window
         shared = area.intersection(own)
-        self.values[:, *shared.within(own).slices] = part.values[:, *shared.within(area).slices]
+        if not np.may_share_memory(self.values, part.values):
+            self.values[:, *shared.within(own).slices] = part.values[:, *shared.within(area).slices]
         if part.valid is not None:
             if self.valid is None:
                 self.valid = np.ones(own.shape_yx, bool)
             self.valid[shared.within(own).slices] = part.valid[shared.within(area).slices]
 
-    def pixels(self) -> Pixels:
-        """Return the pixels of the window."""
+    def pixels(self, window: Window) -> Pixels:
+        """Return the pixels of a part of the window."""
         assert self.values is not None  # a window contains at least one block
-        return Pixels(self.values, self.valid)
+        inner = window.within(self.window).slices
+        return Pixels(self.values[:, *inner], None if self.valid is None else self.valid[inner])

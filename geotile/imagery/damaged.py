@@ -64,7 +64,7 @@ def read_damaged(
     blocks = Blocks(source, window)
     region = _Damaged(source, blocks, window, tiles, valid, run)
     region.read(blocks.rows, blocks.columns)
-    return region.canvas.pixels(), region.unreadable
+    return region.canvas.pixels(window), region.unreadable
 
 
 @dataclass

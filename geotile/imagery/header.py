@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import rasterio
@@ -50,6 +50,7 @@ class Place:
 
 
 NO_PLACE = Place()
+_WITHOUT_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Header:
     """What is added to the scaled values of each band."""
     colormap: Mapping[int, tuple[int, ...]] | None
     """Colours of the numbers that the only band holds; None if it holds none."""
+    has_sidecars: bool
+    """Whether GDAL takes something from files beside it."""
 
 
 def read_header(
@@ -107,13 +110,17 @@ def read_header(
     if not location.is_remote:
         return _header(location, *how)
     refuse_headers_elsewhere(location)
-    without_sidecars = location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     if not sidecars:
-        header = _header(without_sidecars, *how)
+        header = _header(location.with_settings(**_WITHOUT_SIDECARS), *how)
         if header.place.is_known or sidecars is False:
             return header
     no_listing = "YES" if location.path.startswith("/vsicurl/") else "FALSE"  # a web server cannot list a folder
-    return _header(location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN=no_listing), *how)
+    header = _header(location.with_settings(GDAL_DISABLE_READDIR_ON_OPEN=no_listing), *how)
+    if header.has_sidecars:
+        return header
+    # Threads that read pixels need not look again, which rasterio does with the GIL held, for as long as it takes.
+    alone = header.source.location.with_settings(**_WITHOUT_SIDECARS)
+    return replace(header, source=replace(header.source, location=alone))
 
 
 def _header(
@@ -172,7 +179,7 @@ def _read(
     return Header(
         source=source, place=_place(file), band_names=tuple(names[number - 1] for number in numbers),
         scales=tuple(file.scales[number - 1] for number in numbers), colormap=colormap,
-        offsets=tuple(file.offsets[number - 1] for number in numbers),
+        offsets=tuple(file.offsets[number - 1] for number in numbers), has_sidecars=len(file.files) > 1,
     )  # fmt: skip
 
 

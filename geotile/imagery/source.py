@@ -144,7 +144,7 @@ class Source:
         with self.location.environment():
             dataset(self.file_key)
 
-    def read(self, window: Window, valid: bool = False) -> Pixels:
+    def read(self, window: Window, valid: bool = False, out: NDArray[Any] | None = None) -> Pixels:
         """Return the pixels of a window.
 
         Parameters
@@ -153,6 +153,8 @@ class Source:
             Window of the image in pixels.
         valid : bool
             Whether the validity of the pixels is needed.
+        out : numpy.ndarray, optional
+            (band, y, x) of the file's dtype, where the values may be put; the result says whether they are there.
 
         Raises
         ------
@@ -162,7 +164,7 @@ class Source:
         whole, started = self.to_whole_image(window), time.monotonic()
         try:
             with self.location.environment(), np.errstate(all="ignore"):
-                values, data = self._cells(whole, valid) if self.resampled else self._raw(whole, valid)
+                values, data = self._cells(whole, valid) if self.resampled else self._raw(whole, valid, out)
         except READ_ERRORS as error:
             late = late_note(self.location, started, self.location.total_s)
             failed = self.unreadable(window, redact(error_text(error)) + late)
@@ -237,10 +239,10 @@ class Source:
             return False
         return True
 
-    def _raw(self, window: Window, valid: bool) -> Pixels:
+    def _raw(self, window: Window, valid: bool, out: NDArray[Any] | None = None) -> Pixels:
         """Return a window of the file at full resolution, before all steps."""
         file, area = dataset(self.file_key), rasterio.windows.Window.from_slices(*window.slices)
-        values: NDArray[Any] = file.read(list(self.bands), window=area)
+        values: NDArray[Any] = file.read(list(self.bands), window=area, out=out)
         if not valid:
             return Pixels(values, None)
         data = self._validity(file, values, window=area)

@@ -62,8 +62,11 @@ class ZarrSource(Source):
             values = each(values)
         return Pixels(values, data)
 
-    def _raw(self, window: Window, valid: bool) -> Pixels:
+    def _raw(self, window: Window, valid: bool, out: NDArray[Any] | None = None) -> Pixels:
         values = self._values(window)
+        if out is not None:
+            out[:] = values
+            values = out
         return Pixels(values, has_data(values, self.nodata) if valid else None)
 
     def _values(self, window: Window, step: int = 1) -> NDArray[Any]:
