@@ -233,9 +233,9 @@ def test_the_image_is_read_once(tmp_path, monkeypatch, lazy):
     path, pixels = scene(tmp_path)
     blocks, read = [], Source.read
 
-    def counted(source, window, valid):
+    def counted(source, window, valid, out=None):
         blocks.append((window.y1 - window.y0) * (window.x1 - window.x0))
-        return read(source, window, valid)
+        return read(source, window, valid, out)
 
     with small_chunks(64), dask.config.set(scheduler="threads", num_workers=3):
         monkeypatch.setattr(Source, "read", counted)
