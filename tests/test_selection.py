@@ -35,7 +35,9 @@ def windows_read(monkeypatch):
     """Windows that are read of the file."""
     read, real = [], Source.read
     monkeypatch.setattr(
-        Source, "read", lambda self, window, valid=False, out=None: read.append(window) or real(self, window, valid, out)
+        Source,
+        "read",
+        lambda self, window, valid=False, out=None: read.append(window) or real(self, window, valid, out),
     )
     return read
 

@@ -147,4 +147,6 @@ def as_array(value: Any) -> NDArray[Any]:
 
 def _valid_unicode(text: str) -> str:
     """Return text with U+FFFD in place of what file formats cannot hold: lone surrogates and NUL."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")

@@ -84,7 +84,7 @@ class PartWriter:
         OutputError
             If the part cannot be written.
         """
-        table = self.builder.build(detections)
+        table = self.builder.build(detections, as_text=True)
         if not len(table) and not even_empty:
             return None
         name = f"part-{self.prefix}-r{rows[0]:05d}-{rows[1]:05d}-c{columns[0]:05d}-{columns[1]:05d}.parquet"

@@ -22,6 +22,7 @@ from geotile.results.measures import shape_measures
 from geotile.results.report import lasting
 
 BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,16 @@ class FrameBuilder:
     outside_roi: Literal["drop", "keep"] = "drop"
     """What happens to detections that do not intersect the region of interest."""
 
-    def build(self, detections: Detections) -> gpd.GeoDataFrame:
-        """Return a table of detections, by rank, with geometries in the CRS and boxes in full-resolution pixels."""
+    def build(self, detections: Detections, *, as_text: bool = False) -> gpd.GeoDataFrame:
+        """Return a table of detections, by rank, with geometries in the CRS and boxes in full-resolution pixels.
+
+        Parameters
+        ----------
+        detections : Detections
+            In pixels of the image.
+        as_text : bool, default False
+            Whether class lists are JSON already, for a table that is only written: much faster than lists of dicts.
+        """
         ranked = detections.sorted_by_rank()
         if self.roi is not None and self.outside_roi == "drop":
             ranked = ranked.select(shapely.intersects(self.roi, ranked.image_geometries))
@@ -49,7 +58,7 @@ class FrameBuilder:
         columns = {
             "score": ranked.scores,
             "label": ranked.labels,
-            "classes": _classes(ranked),
+            "classes": _classes_as_text(ranked) if as_text else _classes(ranked),
             "xmin": xmin,
             "ymin": ymin,
             "xmax": xmax,
@@ -89,6 +98,21 @@ def _classes(detections: Detections) -> NDArray[np.object_]:
     for i in np.flatnonzero(column == None):  # noqa: E711 - element by element
         column[i] = [{"iri": detections.labels[i], "score": float(detections.scores[i])}]
     return column
+
+
+def _classes_as_text(detections: Detections) -> NDArray[np.object_]:
+    """Return the class lists of detections as `with_text` would write them."""
+    starts = {label: f'[{{"iri": {_JSON(as_text(label, "label"))}, "score": ' for label in set(detections.labels)}
+    return np.fromiter(
+        (
+            _as_text(given, "classes") if given is not None else f"{starts[label]}{score!r}}}]"
+            for given, label, score in zip(
+                detections.classes, detections.labels, detections.scores.tolist(), strict=True
+            )
+        ),
+        object,
+        len(detections),
+    )
 
 
 @public
@@ -171,18 +195,28 @@ def with_text(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     table = detections.copy()
     for name in [name for name, dtype in table.dtypes.items() if dtype == np.dtype(object)]:
         try:
-            table[name] = pd.array([_as_text(value, name) for value in table[name]], dtype="string")
+            table[name] = _text_column(table[name].to_numpy(object), str(name))
         except ValueError as error:
             raise ArgumentError(f"column {name!r} cannot be written: {error}") from None
     return table
 
 
+def _text_column(values: NDArray[np.object_], name: str) -> Any:
+    """Return values as text, (n,) of pandas' dtype "string"."""
+    if pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
+        return pd.array([_as_text(value, name) for value in values], dtype="string")
+    known = ~pd.isna(values)
+    numbers, texts = pd.factorize(values[known])
+    texts = np.array([as_text(text, name) for text in texts], object)  # without lone surrogates
+    column = np.full(len(values), None, object)
+    column[known] = texts[numbers]
+    return pd.array(column, dtype="string")
+
+
 def _as_text(value: Any, name: str) -> str | None:
     if isinstance(value, str):
-        return as_text(value, name)  # without lone surrogates
-    if is_missing(value):
-        return None
-    return json.dumps(as_json(value, name), allow_nan=False, ensure_ascii=False)
+        return as_text(value, name)
+    return None if is_missing(value) else _JSON(as_json(value, name))
 
 
 def from_text(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
