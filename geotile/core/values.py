@@ -57,6 +57,10 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
     >>> as_json({"area": np.float32(3.5), "when": datetime.date(2024, 1, 1), "share": math.nan}, "properties")
     {'area': 3.5, 'when': '2024-01-01', 'share': None}
     """
+    if type(value) is str:  # the most frequent ones first
+        return _valid_unicode(value)
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     if is_missing(value):
         return None
     if isinstance(value, bool | int):

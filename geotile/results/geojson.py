@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, TextIO
 
 import geopandas as gpd
 import numpy as np
 import shapely
 from affine import Affine
+from numpy.typing import NDArray
 
 from geotile.core.values import as_json
 from geotile.geometry.georeference import WGS84, Georeference
@@ -18,6 +20,7 @@ from geotile.results.frame import BOX_COLUMNS, from_text, image_geometry
 from geotile.results.measures import MEASURES
 
 _COLUMNS = ("score", "label", "classes", *BOX_COLUMNS, "image_geometry", "properties")
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 _LONGITUDE_DIGITS = 7  # about 1 cm; RFC 7946, 11.2 discourages digits beyond the real precision
 
 
@@ -34,30 +37,38 @@ def features(detections: gpd.GeoDataFrame, *, exact: bool = False) -> Iterator[d
         By default coordinates have seven decimals (about 1 cm), and rings are wound as RFC 7946, 3.1.6 requires.
     """
     placed = _on_earth(detections)
-    for i, properties in enumerate(_properties(from_text(detections.copy()))):
-        shape = placed[i] if exact or placed[i] is None else _tidy(placed[i])
+    if not exact:
+        rounded = shapely.transform(placed, lambda xy: xy.round(_LONGITUDE_DIGITS))
+        placed = np.asarray(shapely.orient_polygons(rounded), object)
+    rows = zip(placed, _geometries(placed), _properties(from_text(detections.copy())), strict=True)
+    for shape, geometry, properties in rows:
         feature: dict[str, Any] = {"type": "Feature", "geometry": None}
         if "id" in properties:
             feature["id"] = properties["id"]
         if shape is not None:
-            feature |= {"geometry": shapely.geometry.mapping(shape), "bbox": _bbox(shape)}
+            feature |= {"geometry": geometry, "bbox": _bbox(shape)}
         yield feature | {"properties": properties}
 
 
-def _tidy(shape: Any) -> Any:
-    return shapely.orient_polygons(shapely.transform(shape, lambda xy: xy.round(_LONGITUDE_DIGITS)))
+def _geometries(shapes: NDArray[np.object_]) -> Iterator[dict[str, Any] | None]:
+    """Yield the GeoJSON objects of geometries; None for None."""
+    if not np.isfinite(shapely.get_coordinates(shapes)).all():
+        yield from (None if shape is None else as_json(shapely.geometry.mapping(shape), "geometry") for shape in shapes)
+        return
+    for text in shapely.to_geojson(shapes):
+        yield None if text is None else json.loads(text)
 
 
-def _on_earth(detections: gpd.GeoDataFrame) -> Sequence[Any]:
+def _on_earth(detections: gpd.GeoDataFrame) -> NDArray[np.object_]:
     """Return geometries in longitude and latitude, None for those without a place."""
     if detections.crs is None:
-        return [None] * len(detections)
+        return np.full(len(detections), None, object)
     shapes = detections.geometry.to_numpy(object)
     known = np.flatnonzero([shape is not None and not shape.is_empty for shape in shapes])
     placed = np.full(len(shapes), None, object)
     own = Georeference(AffinePlacement(Affine.identity()), detections.crs.to_wkt())
     placed[known] = own.to_world(shapes[known], WGS84)
-    return list(placed)
+    return placed
 
 
 def _bbox(shape: Any) -> list[float]:
@@ -78,20 +89,25 @@ def _properties(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
     """
     names = set(detections.columns)
     others = [name for name in detections.columns if name not in {*_COLUMNS, detections.geometry.name}]
-    in_pixels = image_geometry(detections) if set(BOX_COLUMNS) <= names else None
-    boxes = None if in_pixels is None else detections[list(BOX_COLUMNS)].to_numpy(np.float64)
-    for i, row in enumerate(detections.to_dict("records")):
+    in_pixels = _in_pixels(detections) if set(BOX_COLUMNS) <= names else repeat({}, len(detections))
+    for row, place in zip(detections.to_dict("records"), in_pixels, strict=True):
         own = row.get("properties") or {}
         properties: dict[str, Any] = {name: row[name] for name in ("label", "score") if name in names}
-        if in_pixels is not None and boxes is not None:
-            shape = shapely.geometry.mapping(in_pixels.iloc[i])
-            properties |= {"imageGeometry": shape, "imageBBox": boxes[i].tolist()}
+        properties |= dict.fromkeys(place)  # in their place among the others
         if row.get("classes") is not None:
             properties["featureClasses"] = row["classes"]
         elif {"label", "score"} <= names and "featureClasses" not in names:  # a table that was read from GeoJSON has it
             properties["featureClasses"] = [{"iri": row["label"], "score": row["score"]}]
         added = {str(name): row[name] for name in others if name not in MEASURES or row[name] == row[name]}
-        yield {name: as_json(value, name) for name, value in (own | added | properties).items()}
+        yield {name: as_json(value, name) for name, value in (own | added | properties).items()} | place
+
+
+def _in_pixels(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the shapes and boxes of detections in pixels of the image."""
+    values = detections[list(BOX_COLUMNS)].to_numpy(np.float64)
+    boxes = values.tolist() if np.isfinite(values).all() else as_json(values, "imageBBox")
+    for geometry, box in zip(_geometries(image_geometry(detections).to_numpy(object)), boxes, strict=True):
+        yield {"imageGeometry": geometry, "imageBBox": box}
 
 
 def write_geojson(detections: gpd.GeoDataFrame, path: str) -> None:
@@ -113,4 +129,4 @@ def write_geojson_lines(detections: gpd.GeoDataFrame, path: str) -> None:
 
 
 def _dump(feature: dict[str, Any], file: TextIO) -> None:
-    file.write(json.dumps(feature, allow_nan=False, ensure_ascii=False))
+    file.write(_JSON(feature))
