@@ -339,7 +339,7 @@ def test_a_job_goes_on_where_it_was_stopped(folder, tmp_path, path, model, small
     geotile.serve(folder, once=True, region_size=64)
     assert {each.status for each in geotile.jobs(folder)} == {"SUCCESS"}
     assert 0 < model.vectors < VECTORS
-    assert 0 < model.requests - model.vectors - asked < tiles - 10
+    assert 0 < model.requests - model.vectors - asked < tiles
     geotile.predict_to(path, model.url, tmp_path / "want.tif", **small_tiles, **RASTER)
     assert content(tmp_path / "out" / "a.tif") == content(tmp_path / "want.tif")
     assert len(gpd.read_parquet(tmp_path / "out" / "v.parquet")) == VECTORS
