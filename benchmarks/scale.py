@@ -34,6 +34,7 @@ from endpoints import Server
 from kills import Cluster
 
 import geotile
+from geotile.grid.regions import auto_bytes
 from geotile.imagery.file_array import source_of
 from geotile.imagery.overlap import map_overlap
 
@@ -252,19 +253,21 @@ def strong_scaling(rounds: int) -> None:
 
 
 def simulate(costs: dict[str, float]) -> None:
-    """Play larger clusters with measured costs; say how busy each part is."""
-    regions = round((SIDE / 3344) ** 2)
+    """Play larger clusters with measured costs, of regions as region_size="auto" makes them; say how busy each part is."""
     print(
-        "costs, measured here: "
+        "costs of a region of 32 MiB, measured here: "
         + ", ".join(f"{name} {value:.4g}" for name, value in costs.items())
-        + f"; {regions:,} regions, a worker has 1 thread\n"
-        f"{'workers':>8} {'wall s':>8} {'of ideal':>8} {'workers busy':>12} {'scheduler busy':>14} {'coordinator busy':>16}"
+        + "; a worker has 1 thread and 8 GiB\n"
+        f"{'workers':>8} {'MiB':>5} {'regions':>8} {'wall s':>8} {'of ideal':>8} {'workers busy':>12} {'scheduler busy':>14} {'coordinator busy':>16}"
     )
     for model_s in (0.0, 0.05):
         print(f"a model of {model_s * 1000:.0f} ms, {costs['in_flight']:.0f} requests in flight a worker:")
-        for workers in (10, 100, 1000):
-            played = play(workers, regions, model_s, costs)
-            print(f"{workers:>8,} {played['wall']:>8.1f} " + " ".join(
+        for workers in (10, 100, 300, 1000):
+            size = auto_bytes(workers, 8 * 2**30) / 2**20
+            regions = round(SIDE**2 * 3 / 2**20 / size)
+            larger = costs | {name: costs[name] * size / 32 for name in ("read_s", "tiles")}
+            played = play(workers, regions, model_s, larger)
+            print(f"{workers:>8,} {size:>5.0f} {regions:>8,} {played['wall']:>8.1f} " + " ".join(
                 f"{played[name]:>{width}.1%}" for name, width in (("ideal", 8), ("workers", 12), ("scheduler", 14), ("coordinator", 16))
             ), flush=True)  # fmt: skip
 

@@ -3,9 +3,11 @@
 import pickle
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from distributed import Client, LocalCluster
 from helpers import crowd
 
 import geotile
@@ -100,3 +102,14 @@ def test_the_public_names():
     assert all(hasattr(geotile, name) for name in geotile.__all__)
     assert sorted(geotile.__all__) == geotile.__all__
     assert {"detect", "detect_to", "endpoint", "nms", "open_image", "plan", "write", "TileGrid"} <= set(geotile.__all__)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("memory", "mib"), [("1GiB", 32), (0, 128)])
+def test_regions_grow_with_the_threads_of_a_cluster(memory, mib):
+    """Each costs the scheduler a millisecond, so that many threads wait for it; they stay within the workers' memory."""
+    image = xr.DataArray(da.zeros((3, 100_000, 100_000), dtype=np.uint8, chunks=(3, 512, 512)), dims=("band", "y", "x"))
+    own = {"n_workers": 1, "threads_per_worker": 64, "processes": False, "dashboard_address": None}
+    with LocalCluster(memory_limit=memory, **own) as cluster, Client(cluster):
+        y, x = geotile.plan(image).grid.chunks
+    assert 0.5 * mib < 3 * y[0] * x[0] / 2**20 <= mib

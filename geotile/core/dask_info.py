@@ -148,9 +148,26 @@ def max_threads_per_host() -> int:
     return max(hosts.values(), default=1)
 
 
+def memory_per_thread() -> float | None:
+    """Return the memory that a worker has for each of its threads, in bytes, the least; None if it has no limit."""
+    client = active_client()
+    if client is None:
+        return None
+    with _saying_that_it_is_gone():
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    shares = [each["memory_limit"] / each["nthreads"] for each in workers if each["memory_limit"] and each["nthreads"]]
+    return min(shares, default=None)
+
+
 def _threads_by_worker(client: Any) -> dict[str, int]:
-    try:
+    with _saying_that_it_is_gone():
         return dict(client.nthreads())
+
+
+@contextmanager
+def _saying_that_it_is_gone() -> Iterator[None]:
+    try:
+        yield
     except (OSError, TimeoutError) as error:
         raise ClusterError(
             f"the Dask cluster does not answer ({type(error).__name__}: {error}). Check that its scheduler is running."

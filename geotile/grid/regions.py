@@ -10,13 +10,17 @@ from dask.utils import parse_bytes
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair, as_pair
-from geotile.core.dask_info import threads
+from geotile.core.dask_info import memory_per_thread, threads
 from geotile.errors import ArgumentError
 from geotile.grid.axis import Axis
 from geotile.grid.tile_grid import TileGrid
 
 _MIN_REGIONS_PER_THREAD = 2  # so that one slow region does not leave the other threads idle
 _AUTO_REGION_BYTES = 32 * 2**20  # larger regions were no faster, and a worker holds one for each thread
+_THREADS = 16  # with more, regions grow: Dask's scheduler takes about 1 ms for each, wherever they are computed
+_LARGEST = 8  # times as large, at most
+_SHARE_OF_MEMORY = 16  # of a worker's memory for each of its threads: the region, its tiles, what is read ahead
+_CHUNK_BYTES = 128 * 2**20  # Dask's default of array.chunk-size; less is the user's word
 _SEQUENTIAL_REGION_BYTES = 2**30
 _MAX_REGIONS = 2**22  # 130 TB in regions of 32 MiB
 _MAX_REGION_BYTES = 2**33
@@ -45,8 +49,9 @@ def plan_grid(
     tile_size, overlap : int or tuple of int
         Side of a tile and minimum overlap of neighbouring tiles in pixels, or (y, x).
     region_size : "auto", int or tuple of int
-        Side of a region in pixels, or (y, x). "auto" aims at 32 MiB per region, or less if Dask's
-        ``array.chunk-size`` is less or if a thread would get fewer than two regions.
+        Side of a region in pixels, or (y, x). "auto" aims at 32 MiB per region, or at more on a cluster of more than 16
+        threads (up to 256 MiB, as far as the workers' memory allows), and at less if Dask's ``array.chunk-size`` is
+        less or if a thread would get fewer than two regions.
     sequential : bool
         Whether the file can only be decoded from the top. "auto" then aims at one region of at most 1 GiB.
 
@@ -105,7 +110,8 @@ def _sequential_size(shape: tuple[int, int, int], itemsize: int) -> Pair:
 def _auto_size(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Pair:
     """Return height and width of a region in pixels: almost square, of the target area, at least one block."""
     (height, width), (tile_y, tile_x) = grid.shape_yx, (axis.tile for axis in grid.axes)
-    limit = min(_AUTO_REGION_BYTES, parse_bytes(dask.config.get("array.chunk-size")))
+    limit, chunk = auto_bytes(threads(), memory_per_thread()), parse_bytes(dask.config.get("array.chunk-size"))
+    limit = limit if chunk >= _CHUNK_BYTES else min(limit, chunk)
     share = height * width * pixel_bytes // (_MIN_REGIONS_PER_THREAD * threads())
     area = max(1, min(limit, share) // pixel_bytes)
     side = int(area**0.5)
@@ -113,6 +119,18 @@ def _auto_size(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.i
     region_x = min(width, max(block_x, side, 2 * tile_x))
     region_y = min(height, max(block_y, area // region_x, 2 * tile_y))
     return region_y, max(region_x, min(width, area // region_y))
+
+
+def auto_bytes(n_threads: int, memory: float | None) -> int:
+    """Return the size of a region in bytes, by the number of threads and the memory of a worker for each of its own.
+
+    Examples
+    --------
+    >>> [auto_bytes(n, memory) // 2**20 for n, memory in ((8, None), (64, None), (300, None), (300, 2**31))]
+    [32, 128, 256, 128]
+    """
+    grown = _AUTO_REGION_BYTES * min(n_threads / _THREADS, _LARGEST)
+    return max(_AUTO_REGION_BYTES, int(grown if memory is None else min(grown, memory / _SHARE_OF_MEMORY)))
 
 
 def region_chunks(length: int, tile: int, overlap: int, block_edges: NDArray[np.int64], region: int) -> tuple[int, ...]:

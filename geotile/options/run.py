@@ -35,8 +35,8 @@ class TilingOptions(Options):
     )  # fmt: skip
     region_size: int | Pair | Literal["auto"] = option(
         "auto", "Side of a region (one Dask task) in pixels, or (y, x), rounded to the file's blocks. "
-        '"auto" aims at 32 MiB.', type='int, (int, int) or "auto"',
-        from_text=from_text.pair_or_auto, metavar="PX|Y,X|auto", in_requests=False,
+        '"auto" aims at 32 MiB, and at up to 256 MiB on clusters of more than 16 threads.',
+        type='int, (int, int) or "auto"', from_text=from_text.pair_or_auto, metavar="PX|Y,X|auto", in_requests=False,
     )  # fmt: skip
     tile_format: TileFormat = option(
         "GTIFF", "Format of the encoded tiles that a URL is sent; callables get the array. JPEG is lossy.",
