@@ -131,7 +131,22 @@ def serve(
     ] = None,
     address: Annotated[
         str | None,
-        _monitoring(help="HOST:PORT at which to serve /healthz, /readyz and /metrics, for example 0.0.0.0:9100."),
+        _monitoring(
+            help="HOST:PORT at which to serve a page of the jobs, /healthz, /readyz and /metrics, for example "
+            "0.0.0.0:9100."
+        ),
+    ] = None,
+    page_token: Annotated[
+        str | None,
+        _monitoring(
+            help="Token with which people can cancel and retry jobs on the page. Others see flags of a process: give "
+            f"{PREFIX}_PAGE_TOKEN or a file of settings.",
+            metavar="TOKEN",
+        ),
+    ] = None,
+    page_host: Annotated[
+        list[str] | None,
+        _monitoring(help="Name of a host in URLs of the page, beside its addresses. Can be repeated.", metavar="NAME"),
     ] = None,
 ) -> None:
     """Run the jobs of a queue, like OversightML's model runner.
@@ -148,7 +163,8 @@ def serve(
     geotile.serve(
         queue, status=status, region_status=region_status, state=state,
         dead_letters=dead_letters, scheduler=scheduler, gateway=gateway,
-        workers=_workers(workers), address=address, max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
+        workers=_workers(workers), address=address, page_token=page_token, page_hosts=page_host or None,
+        max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
         max_backlog=max_backlog, max_attempts=max_attempts, deliveries=deliveries, retry_delay_s=retry_delay_s,
         grace_s=grace_s, concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
         region_size="auto" if region_size is None else region_size, once=once,
