@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -37,10 +38,10 @@ MAX_BYTES = 300_000
 
 
 class Model:
-    """A model that fails for dark tiles, and that keeps tiles of a slow job until they are let go."""
+    """A model that fails for dark tiles, and that keeps the tiles of slow jobs until they are let go."""
 
     def __init__(self):
-        self.go, self.requests, self.lock = threading.Event(), 0, threading.Lock()
+        self.go, self.end, self.requests, self.lock = threading.Event(), threading.Event(), 0, threading.Lock()
 
     def __call__(self, tile):
         with self.lock:
@@ -53,10 +54,14 @@ class Model:
         self.go.wait(60)
         return self(tile)
 
+    def slower(self, tile):
+        self.end.wait(60)
+        return self(tile)
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A service with a job that is done without a tile, two that failed, one that runs and one that waits for it."""
+    """A service with a job that is done without a tile, two that failed, and two that run."""
     root, model = tmp_path_factory.mktemp("page"), Model()
     folder, image = root / "jobs", root / "image.tif"
     pixels = np.random.default_rng(0).integers(41, 256, (3, 300, 420), np.uint8)
@@ -68,21 +73,29 @@ def served(tmp_path_factory):
 
     words = ("--max-attempts", 1, "-O", "retries=0", "-O", "ready_timeout_s=1", "-O", "outage_timeout_s=1")
     environment = os.environ | {"GEOTILE_PAGE_TOKEN": TOKEN, "GEOTILE_PAGE_HOST": "jobs.example"}
-    with ModelServer(model) as quick, ModelServer(model.slow) as slow:
+    with ModelServer(model) as quick, ModelServer(model.slow) as slow, ModelServer(model.slower) as slower:
         submit("found", quick.url, jobName="Ships")
         submit("missing", quick.url, root / "missing.tif")
         submit(HOSTILE, "http://127.0.0.1:9/x", jobName=NAME)
         submit("slow", slow.url)
-        with ServiceProcess(folder, *words, "--max-jobs", 2, env=environment) as service:
+        submit("slower", slower.url)
+        with ServiceProcess(folder, *words, "--max-jobs", 3, env=environment) as service:
             service.model, service.root = model, root
             until(
                 lambda: (
                     statuses(folder)
-                    == {"found": "PARTIAL", "missing": "FAILED", HOSTILE: "FAILED", "slow": "IN_PROGRESS"}
+                    == {
+                        "found": "PARTIAL",
+                        "missing": "FAILED",
+                        HOSTILE: "FAILED",
+                        "slow": "IN_PROGRESS",
+                        "slower": "IN_PROGRESS",
+                    }
                 )
             )
             yield service
             model.go.set()
+            model.end.set()
 
 
 def write_tiff(path, pixels, **more):
@@ -148,12 +161,12 @@ def test_the_list_has_each_job_in_its_group(guest):
     groups = {each.get("data-live").removeprefix("group-"): each for each in page.xpath("//section")}
     assert list(groups) == ["running", "waiting", "failed", "done"]
     rows = {key: [row.text_content() for row in each.xpath(".//tbody/tr")] for key, each in groups.items()}
-    assert [len(each) for each in rows.values()] == [1, 0, 2, 1]
-    assert "0 of 15 (0 %)" in rows["running"][0]
+    assert [len(each) for each in rows.values()] == [2, 0, 2, 1]
+    assert all("0 of 15 (0 %)" in each for each in rows["running"])
     assert "done, some tiles failed" in rows["done"][0]
     assert any("no such image" in each for each in rows["failed"])
     progress = groups["running"].xpath(".//progress")[0]
-    assert (progress.get("value"), progress.get("aria-label")) == ("0", "Tiles done of slow")
+    assert (progress.get("value"), progress.get("aria-label")[:18]) == ("0", "Tiles done of slow")
     assert len(guest.page("?find=SHIP").xpath("//tbody/tr")) == 1
     assert guest.page("?show=failed&page=2").xpath("//nav[@class='pages']/span")[0].text == "Page 1 of 1"
 
@@ -498,3 +511,109 @@ def test_a_picture_is_made_from_an_overview_or_not_at_all(tmp_path, monkeypatch)
     with rasterio.open(tmp_path / "overviews.tif", "r+") as file:
         file.build_overviews([2, 4])
     assert Pictures().get(finished(tmp_path / "overviews.tif", {}, 0), 0, 30).jpeg
+
+
+# --- how it is used: with a keyboard, a screen reader, and in the dark
+
+CONTRASTS = """() => {
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const colour = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const behind = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const [r, g, b, a = 1] = colour(getComputedStyle(each).backgroundColor);
+      if (a === 1) return [r, g, b];
+    }
+    return matchMedia("(prefers-color-scheme: dark)").matches ? [0, 0, 0] : [255, 255, 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.data.trim(), element = walker.currentNode.parentElement;
+    if (!text || !element.checkVisibility() || element.closest("svg, progress")) continue;
+    const [a, b] = [luminance(colour(getComputedStyle(element).color).slice(0, 3)), luminance(behind(element))];
+    found.push([text, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
+  }
+  return found;
+}"""
+OUTLINE = "() => parseFloat(getComputedStyle(document.activeElement).outlineWidth)"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Chromium without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("there is no chromium; on Debian: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def tab_to(page, name):
+    """Press the tabulator until an element with a name has the focus, which must be visible."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        assert page.evaluate(OUTLINE) > 0
+        if page.evaluate("document.activeElement.textContent || document.activeElement.id").strip() == name:
+            return
+    raise AssertionError(f"{name} cannot be reached")
+
+
+def test_a_job_is_cancelled_with_a_keyboard(chromium, served):
+    said, page = [], chromium.new_page()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(served.url)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the link that skips to the content
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.goto(served.url)
+    tab_to(page, "Log in")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/login")
+    page.keyboard.type(TOKEN)
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{served.url}/")
+    tab_to(page, "Cancel job slower")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/job?id=slower&said=cancel")
+    page.evaluate("window.isTheSame = true")
+    tab_to(page, "Refresh")
+    for _ in range(100):
+        page.keyboard.press("Enter")
+        if page.locator("[data-live='status']").inner_text() == "cancelled":
+            break
+        page.wait_for_timeout(100)
+    assert page.evaluate("window.isTheSame && document.activeElement.id") == "refresh"
+    assert page.locator("#news").inner_text() == "Status: cancelled"
+    assert not [each for each in said if "Content Security Policy" in each or "Error" in each]
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_contrast_and_all_controls_have_names(chromium, served, scheme):
+    page = chromium.new_page(color_scheme=scheme)
+    page.goto(f"{served.url}/login")
+    page.fill("#token", TOKEN)
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{served.url}/")
+    for path in ("", job("found"), job(HOSTILE), "login", "job?id=none"):
+        page.goto(f"{served.url}/{path}")
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 5
+        assert not [each for each in contrasts if each[1] < 4.5]
+        tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+        nodes = [(each["role"]["value"], each.get("name", {}).get("value", "")) for each in tree if not each["ignored"]]
+        named = ("link", "button", "textbox", "searchbox", "progressbar", "table", "image", "region", "navigation")
+        assert not [role for role, name in nodes if role in named and not name.strip()]
+        assert {role for role, _ in nodes} >= {"banner", "main", "contentinfo", "heading"}
+        assert page.evaluate("document.documentElement.lang && document.querySelectorAll('h1').length") == 1
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.goto(served.url)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.close()
