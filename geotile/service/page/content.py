@@ -81,7 +81,7 @@ class Content:
         images = list(enumerate(row.record.images))[first : first + _MAX_IMAGES]
         return self._page(
             "job.html", session, row=row, number=number, images=images, first=first, step=_MAX_IMAGES,
-            said=_DONE.get(request.query.get("said", ""), ""), **self._map(row, number),
+            said=_DONE.get(request.query.get("said", ""), "") if row.can_cancel else "", **self._map(row, number),
         )  # fmt: skip
 
     def _map(self, row: Row, number: int) -> dict[str, Any]:
