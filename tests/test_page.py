@@ -168,6 +168,7 @@ def test_the_list_has_each_job_in_its_group(guest):
     progress = groups["running"].xpath(".//progress")[0]
     assert (progress.get("value"), progress.get("aria-label")[:18]) == ("0", "Tiles done of slow")
     assert len(guest.page("?find=SHIP").xpath("//tbody/tr")) == 1
+    assert not guest.page("?find=token%3Dhid").xpath("//tbody/tr")  # or a secret could be guessed part by part
     assert guest.page("?show=failed&page=2").xpath("//nav[@class='pages']/span")[0].text == "Page 1 of 1"
 
 
@@ -442,14 +443,21 @@ def test_of_a_large_output_an_even_sample_is_drawn(tmp_path):
     assert sum(len(each.path) for each in drawing.layers) < 100_000
 
 
-@pytest.mark.parametrize("kind", ["missing", "pipe", "damaged", "secret", "stream"])
+@pytest.mark.parametrize("kind", ["missing", "pipe", "link", "damaged", "secret", "chain", "stream"])
 def test_an_output_that_cannot_be_read_is_a_note(tmp_path, kind):
     path = tmp_path / "a.parquet"
     if kind == "pipe":
         os.mkfifo(path)
+    if kind == "link":
+        path.symlink_to("/etc/hostname")
     if kind == "damaged":
         path.write_bytes(b"PAR1 and more")
-    uri = {"secret": "https://***@host/a.parquet", "stream": "kinesis://found"}.get(kind, str(path))
+    others = {
+        "secret": "https://***@host/a.parquet",
+        "chain": "s3://b/a::http://127.0.0.1/a.parquet",
+        "stream": "kinesis://found",
+    }
+    uri = others.get(kind, str(path))
     found = found_in(Records(Folder.at(tmp_path)), finished("a.tif", {"0-File": uri}, 5), 0)
     assert (len(found.boxes), found.total) == (0, 5)
     assert ("cannot be read" in found.note) is (kind != "stream")
@@ -576,6 +584,7 @@ def test_a_job_is_cancelled_with_a_keyboard(chromium, served):
     tab_to(page, "Log in")
     page.keyboard.press("Enter")
     page.wait_for_url("**/login")
+    page.wait_for_function("document.activeElement.id === 'token'")
     page.keyboard.type(TOKEN)
     page.keyboard.press("Enter")
     page.wait_for_url(f"{served.url}/")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from geotile.checkpoints.checkpoint import Checkpoint, stored_job
 from geotile.core.digest import json_digest
 from geotile.core.redact import redact
-from geotile.core.regular_file import refuse_other_kinds
+from geotile.core.regular_file import open_regular
 from geotile.errors import ArgumentError, OutputError
 from geotile.results.failures import stored_failures
 from geotile.results.frame import BOX_COLUMNS
@@ -98,7 +98,9 @@ def _opened(uri: str) -> Any:
     if "***" in uri:
         raise ArgumentError("its address has a secret, which the record does not hold")
     if "://" not in uri:
-        refuse_other_kinds(uri, os.stat(uri).st_mode)
+        return open_regular(uri, follow=False)
+    if "::" in uri:
+        raise ArgumentError("fsspec would take the :: in its address for a chain of file systems")
     return fsspec.open(uri, "rb")
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from geotile.core.redact import redact
 from geotile.running.progress import clock
 from geotile.service.job_progress import JobFigures, add_progress, job_figures, last_reason
 from geotile.service.records import ENDED, GIVEN_UP, JobRecord, Records
@@ -113,10 +114,22 @@ def groups_of(
     return found
 
 
-def row_of(job: JobRecord, records: Records, queue: str) -> Row:
-    """Return a job with its progress."""
+def row_of(job: JobRecord, records: Records, queue: str, *, of_ended: bool = False) -> Row:
+    """Return a job with its progress.
+
+    Parameters
+    ----------
+    job : JobRecord
+        The record of the job, which is not changed.
+    records : Records
+        The records of the service.
+    queue : str
+        The queue, as for `geotile.serve`.
+    of_ended : bool
+        Whether also a job that failed or was cancelled shows how far it came.
+    """
     record = job.model_copy(deep=True)
-    if record.status not in ENDED:
+    if of_ended or record.status not in ENDED:
         add_progress(records, record)
     reason = last_reason(record)
     state = "waiting for its next attempt" if record.waiting_for else _WORDS[record.status]
@@ -128,9 +141,9 @@ def row_of(job: JobRecord, records: Records, queue: str) -> Row:
 
 
 def matching(jobs: Sequence[JobRecord], text: str) -> Sequence[JobRecord]:
-    """Return the jobs whose id or name contains a text."""
-    wanted = text.casefold()
-    return [each for each in jobs if wanted in each.job_id.casefold() or wanted in each.job_name.casefold()]
+    """Return the jobs whose id or name contains a text, as the page shows them."""
+    wanted = text.casefold()  # with their secrets, these could be guessed part by part
+    return [each for each in jobs if wanted in redact(f"{each.job_id}\n{each.job_name}").casefold()]
 
 
 def when(seconds: float | None) -> str:
