@@ -363,6 +363,30 @@ def test_thousands_of_jobs_are_paged(local):
     assert time.perf_counter() - started < 2
 
 
+def test_long_texts_of_requests_do_not_make_long_pages(local):
+    guest, records = local()
+    image = ImageRecord(
+        image="s3://b/" + 300_000 * "i",
+        outputs={f"{n}-File": 9000 * "o" for n in range(30)},
+        status="SUCCESS",
+        shape_yx=(9, 9),
+    )
+    records.save(
+        JobRecord(
+            job_id="a",
+            job_name=500_000 * "n",
+            endpoint=90_000 * "e",
+            status="FAILED",
+            finished=1.0,
+            images=[image] * 60,
+            reasons=[9000 * "r"] * 30,
+            warnings=[9000 * "w"] * 90,
+        )
+    )
+    assert "a name of 500,000 characters" in guest.page().text_content()
+    assert "and 25 more" in guest.page("job?id=a").text_content()
+
+
 def test_a_page_that_hangs_does_not_hold_up_the_health_check(local, monkeypatch):
     guest, _ = local()
     hang = threading.Event()

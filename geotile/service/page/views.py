@@ -20,7 +20,7 @@ GROUPS = {
 }
 """Title and statuses of each group of jobs, by its name in URLs."""
 _ROWS, _FIRST_ROWS = 50, 10  # of a page, and of a group on the first page
-_MAX_REASON = 300
+_MAX_REASON, _MAX_NAME = 300, 2000
 _WORDS = {
     "QUEUED": "waiting", "IN_PROGRESS": "running", "SUCCESS": "done", "PARTIAL": "done, some tiles failed",
     "FAILED": "failed", "CANCELLED": "cancelled",
@@ -43,6 +43,11 @@ class Row:
     """Whether it can be cancelled."""
     retry_obstacle: str | None
     """Why it cannot be retried; None if it can."""
+
+    @property
+    def name(self) -> str:
+        """Name of the job as the page shows it."""
+        return _shown_name(self.record)
 
     @property
     def has_ended(self) -> bool:
@@ -142,8 +147,14 @@ def row_of(job: JobRecord, records: Records, queue: str, *, of_ended: bool = Fal
 
 def matching(jobs: Sequence[JobRecord], text: str) -> Sequence[JobRecord]:
     """Return the jobs whose id or name contains a text, as the page shows them."""
-    wanted = text.casefold()  # with their secrets, these could be guessed part by part
-    return [each for each in jobs if wanted in redact(f"{each.job_id}\n{each.job_name}").casefold()]
+    wanted = text.casefold()
+    return [each for each in jobs if wanted in f"{redact(each.job_id)}\n{_shown_name(each)}".casefold()]
+
+
+def _shown_name(job: JobRecord) -> str:
+    """Return the name of a job without secrets; only its length where it is longer than any name is."""
+    name = job.job_name
+    return redact(name) if len(name) <= _MAX_NAME else f"a name of {len(name):,} characters"
 
 
 def when(seconds: float | None) -> str:
