@@ -56,6 +56,7 @@ from .results.report import report as report
 from .results.sinks import write as write
 from .running.progress import Progress as Progress
 from .service.request import JobRequest as JobRequest
+from .service.retrying import retry as retry
 from .service.serve import serve as serve
 from .service.submit import cancel as cancel
 from .service.submit import jobs as jobs

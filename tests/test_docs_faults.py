@@ -11,7 +11,7 @@ from geotile.options import DetectToKeywords, EndpointKeywords, HttpOptions, Onn
 HERE = Path(__file__).parent
 TEXT = (HERE.parent / "docs" / "faults.md").read_text()
 ROWS = [line for line in TEXT.splitlines() if line.startswith("| ") and not line.startswith("| What goes")]
-FLAGS = {"allow_endpoint", "allow_image", "allow_output", "option"}
+FLAGS = {"allow_endpoint", "allow_image", "allow_output", "option", "page_host"}
 KNOWN = option_names(DetectToKeywords, EndpointKeywords, HttpOptions, OnnxOptions, ServiceOptions) | FLAGS
 INSIDE = {"timeout", "total_timeout"}  # of storage_options
 

@@ -18,7 +18,7 @@ NAMES = [
     "ServiceError", "SigV4",
     "SoftNms", "TileError", "TileFailure", "TileGrid", "Union", "Window", "cancel", "cast", "detect", "detect_to", "embed", "embed_to", "endpoint", "explore",
     "image_geometry", "jobs",
-    "nms", "open_image", "plan", "plot_classes", "plot_detections", "polygonize", "predict", "predict_to", "report", "rescale", "serve", "stretch", "submit", "write",
+    "nms", "open_image", "plan", "plot_classes", "plot_detections", "polygonize", "predict", "predict_to", "report", "rescale", "retry", "serve", "stretch", "submit", "write",
 ]  # fmt: skip
 
 

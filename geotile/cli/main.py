@@ -1,6 +1,6 @@
 """The command line: ``geotile detect``, ``predict``, ``embed``, ``resume``, ``status``, ``plan``, ``check``, ``demo``.
 
-The service's commands are in `geotile.cli.service`.
+The service's commands are in `geotile.cli.service` and `geotile.cli.jobs`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import geotile
 from geotile.cli.call import check_call, kept_call, stored_call
 from geotile.cli.ending import end, interruptible
 from geotile.cli.flags import with_flags
+from geotile.cli.jobs import jobs, submit
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.rasters import embed, predict
-from geotile.cli.service import jobs, serve, submit
+from geotile.cli.service import serve
 from geotile.cli.settings import PREFIX, given_by
 from geotile.cli.show import err, in_words, out, print_error, print_text, show, show_notes
 from geotile.core.choices import TileFormat

@@ -1,22 +1,16 @@
-"""The service on the command line: ``geotile serve``, ``submit`` and ``jobs``."""
+"""The service on the command line: ``geotile serve``."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import time
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from geotile.cli.options import as_concurrency, service_endpoint_options
-from geotile.cli.settings import PREFIX, Config, SharedConfig, place_of
-from geotile.cli.show import cell, err, print_error, print_table, print_text
+from geotile.cli.settings import PREFIX, Config, place_of
 from geotile.core.redact import redact
-from geotile.errors import ArgumentError, ServiceError
+from geotile.errors import ArgumentError
 from geotile.options.service import check_endpoint_options
 
 _queue = partial(typer.Option, rich_help_panel="Queue")
@@ -137,7 +131,22 @@ def serve(
     ] = None,
     address: Annotated[
         str | None,
-        _monitoring(help="HOST:PORT at which to serve /healthz, /readyz and /metrics, for example 0.0.0.0:9100."),
+        _monitoring(
+            help="HOST:PORT at which to serve a page of the jobs, /healthz, /readyz and /metrics, for example "
+            "0.0.0.0:9100."
+        ),
+    ] = None,
+    page_token: Annotated[
+        str | None,
+        _monitoring(
+            help="Token with which people can cancel and retry jobs on the page. Others see flags of a process: give "
+            f"{PREFIX}_PAGE_TOKEN or a file of settings.",
+            metavar="TOKEN",
+        ),
+    ] = None,
+    page_host: Annotated[
+        list[str] | None,
+        _monitoring(help="Name of a host in URLs of the page, beside its addresses. Can be repeated.", metavar="NAME"),
     ] = None,
 ) -> None:
     """Run the jobs of a queue, like OversightML's model runner.
@@ -154,116 +163,14 @@ def serve(
     geotile.serve(
         queue, status=status, region_status=region_status, state=state,
         dead_letters=dead_letters, scheduler=scheduler, gateway=gateway,
-        workers=_workers(workers), address=address, max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
+        workers=_workers(workers), address=address, page_token=page_token, page_hosts=page_host or None,
+        max_jobs=max_jobs, max_jobs_per_endpoint=max_jobs_per_endpoint,
         max_backlog=max_backlog, max_attempts=max_attempts, deliveries=deliveries, retry_delay_s=retry_delay_s,
         grace_s=grace_s, concurrency=as_concurrency(concurrency), limits=dict(_limit(each) for each in limit or []),
         region_size="auto" if region_size is None else region_size, once=once,
         endpoint_options=_endpoint_options(context, option), allow_endpoints=allow_endpoint or None,
         allow_images=allow_image or None, allow_outputs=allow_output or None,
     )  # fmt: skip
-
-
-def submit(
-    request: Annotated[list[Path], typer.Argument(help="JSON files with one request each.")],
-    queue: Queue,
-    config: SharedConfig = None,
-) -> None:
-    """Check requests and put them into a queue."""
-    import geotile
-
-    for path in request:
-        try:
-            parsed = geotile.submit(path, queue)
-        except geotile.ArgumentError as error:  # its names are fields of JSON, not flags
-            of_file = f"{path}: " if len(request) > 1 else ""
-            print_error(f"{of_file}{error}")
-            raise typer.Exit(2) from None
-        for name in parsed.unknown_fields():
-            print_text(f"{path}: unknown field {name}: it has no effect", err, "yellow")
-        print_text(f"{parsed.job_id}: {len(parsed.image_urls)} images")
-
-
-def jobs(
-    queue: Queue,
-    job_id: Annotated[str | None, typer.Argument(help="Id of a job whose full record to print as JSON.")] = None,
-    state: State = None,
-    config: SharedConfig = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all records as JSON.")] = False,
-    cancel: Annotated[
-        str | None,
-        typer.Option(help="Id of a job to cancel: a running one stops and keeps its finished regions.", metavar="ID"),
-    ] = None,
-) -> None:
-    """List the jobs of a queue, show one, or cancel one.
-
-    Exit status: 1 if the job or the queue does not exist, or the job to cancel has ended.
-    """
-    import geotile
-
-    if cancel is not None:
-        if all(record.job_id != cancel for record in geotile.jobs(queue, state)):
-            raise _no_job(queue, cancel)
-        was = geotile.cancel(cancel, queue, state).status
-        print_text(f"{cancel}: was {was}; the service that has it cancels it within seconds")
-        return
-    records = geotile.jobs(queue, state)
-    if job_id is not None:
-        records = [record for record in records if record.job_id == job_id]
-        if not records:
-            raise _no_job(queue, job_id)
-    if as_json or job_id is not None:
-        contents: Any = [record.model_dump(mode="json") for record in records]
-        typer.echo(json.dumps(contents[0] if job_id is not None else contents, indent=1))
-        return
-    print_table(_table(records))
-    if not records and state is None:
-        print_text(
-            "No records in the folder state/ of the queue; give --state if the service keeps them elsewhere.", err
-        )
-
-
-def _no_job(queue: str, job_id: str) -> ServiceError:
-    shown = redact(queue)
-    return ServiceError(
-        f"the queue {shown} has no job {job_id!r}. List its jobs with: geotile jobs --queue {shlex.quote(shown)}"
-    )
-
-
-def _table(records: list[Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "status", "queued", "images", "attempts", "tiles", "failed", "tiles/s", "left", "detections"):
-        table.add_column(name, justify="left" if name in ("job", "status", "queued") else "right")
-    table.add_column("reason")
-    for record in records:
-        table.add_row(
-            cell(record.job_id), record.status, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.queued)),
-            str(len(record.images)), str(len(record.attempts)), *_progress(record),
-            f"{sum(each.progress.detections if each.progress else each.detections for each in record.images):,}",
-            cell(_last_reason(record)),
-        )  # fmt: skip
-    return table
-
-
-def _progress(record: Any) -> tuple[str, str, str, str]:
-    """Return the tiles of a job, those that failed, and of a running one the tiles per second and the time left."""
-    from geotile.running.progress import clock
-
-    tiles = sum(each.progress.tiles if each.progress else each.tiles for each in record.images)
-    failed = f"{sum(each.progress.failures if each.progress else each.failures for each in record.images):,}"
-    parts = [each.progress for each in record.images if each.progress]
-    if not parts:
-        return f"{tiles:,}", failed, "", ""
-    done = sum(each.progress.done if each.progress else each.tiles for each in record.images)
-    running = [each for each in parts if each.running]
-    if not running:
-        return f"{done:,} of {tiles:,}", failed, "", ""
-    left = "" if running[0].left_s is None else clock(running[0].left_s)
-    return f"{done:,} of {tiles:,}", failed, f"{running[0].tiles_per_s:,.1f}", left
-
-
-def _last_reason(record: Any) -> str:
-    reasons = record.reasons or [each.error for each in record.attempts if each.error]
-    return "; ".join(filter(None, [record.waiting_for, str(reasons[-1]) if reasons else ""]))
 
 
 def _endpoint_options(context: typer.Context, options: list[str] | None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _OF_KUBERNETES = re.compile(  # of each service, in the environment of each pod:
     r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT(_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)?"
 )
 _NAMED = ("limit", "option")  # flags whose values are NAME=VALUE
-_LISTED = ("allow_endpoint", "allow_image", "allow_output")
+_LISTED = ("allow_endpoint", "allow_image", "allow_output", "page_host")
 
 
 def _settings(context: typer.Context, path: str | None) -> str | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFLNK: "a symbolic link", stat.S_IFSOCK: "a socket",
@@ -46,14 +49,35 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int, *, follow: bool =
     Traceback (most recent call last):
     geotile.core.regular_file.NotRegularFileError: [Errno 22] it is a device, not a regular file: '/dev/zero'
     """
-    refuse_other_kinds(path, os.stat(path, follow_symlinks=follow).st_mode)  # a device can act when it is opened
-    flags = _FLAGS if follow else _FLAGS | getattr(os, "O_NOFOLLOW", 0)
-    with open(os.open(path, flags), "rb") as file:
-        refuse_other_kinds(path, os.fstat(file.fileno()).st_mode)  # another one may have taken its place
+    with open_regular(path, follow=follow) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes and not cut:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes", os.fspath(path))
     return content
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[BinaryIO]:
+    """Open a regular file for reading while the block runs, without waiting for anything.
+
+    Parameters
+    ----------
+    path : str or path
+    follow : bool, default True
+        Whether the file may be a symbolic link.
+
+    Raises
+    ------
+    NotRegularFileError
+        If it is something else.
+    OSError
+        If it cannot be opened.
+    """
+    refuse_other_kinds(path, os.stat(path, follow_symlinks=follow).st_mode)  # a device can act when it is opened
+    flags = _FLAGS if follow else _FLAGS | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, flags), "rb") as file:
+        refuse_other_kinds(path, os.fstat(file.fileno()).st_mode)  # another one may have taken its place
+        yield file
 
 
 def refuse_other_kinds(path: str | os.PathLike[str], mode: int) -> None:

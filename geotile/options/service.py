@@ -43,7 +43,16 @@ class ServiceOptions(Options):
         (1, 16), "Minimum and maximum number of workers of the gateway's cluster.", type="(int, int)",
     )  # fmt: skip
     address: str | None = option(
-        None, "``host:port`` at which to serve ``/healthz``, ``/readyz`` and ``/metrics``.", type="str",
+        None, "``host:port`` at which to serve a page of the jobs, ``/healthz``, ``/readyz`` and ``/metrics``.",
+        type="str",
+    )  # fmt: skip
+    page_token: str | None = option(
+        None, "Token with which people can cancel and retry jobs on the page, of at least 16 characters. Without one "
+        "the page is read-only.", type="str", secret=True,
+    )  # fmt: skip
+    page_hosts: Sequence[str] | None = option(
+        None, "Names of hosts in URLs of the page, such as ``jobs.example``. By default, it is served under IP "
+        "addresses, ``localhost``, the name of the machine and that of `address`.", type="sequence of str or str",
     )  # fmt: skip
     max_jobs: int = option(32, "Maximum number of jobs that run at once.", type="int")
     max_jobs_per_endpoint: int = option(
@@ -117,6 +126,7 @@ class ServiceOptions(Options):
         _check_topic("status", self.status)
         _check_topic("region_status", self.region_status)
         check_endpoint_options(self.endpoint_options or {})
+        _check_page_token(self.page_token)
         allowed = self.allow_endpoints or ()
         for place in [allowed] if isinstance(allowed, str) else allowed:
             if isinstance(place, str):
@@ -125,6 +135,7 @@ class ServiceOptions(Options):
 
 ENDPOINT_SECRETS = frozenset({"auth", "bearer", "cert", "headers", "params"})
 """Options of endpoints that must not be sent to an endpoint for which they were not given."""
+_MIN_TOKEN = 16
 _COUNTS = {
     "max_jobs": "jobs",
     "max_jobs_per_endpoint": "jobs",
@@ -142,6 +153,14 @@ def _check_topic(name: str, topic: str | None) -> None:
         raise ArgumentError(
             f"{name} must be sns:// and the ARN of a topic, such as sns://arn:aws:sns:REGION:ACCOUNT:TOPIC; "
             f"got {topic!r}"
+        )
+
+
+def _check_page_token(token: str | None) -> None:
+    if token is not None and len(token) < _MIN_TOKEN:
+        raise ArgumentError(
+            f"page_token must have at least {_MIN_TOKEN} characters; got {len(token)}. Make one with "
+            "`openssl rand -hex 16`"
         )
 
 

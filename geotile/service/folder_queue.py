@@ -19,6 +19,7 @@ from geotile.service.request_checks import MAX_REQUEST_BYTES
 from geotile.service.request_file import printable, read_request
 from geotile.storage.folder import Folder
 
+DONE, FAILED = "done", "failed"
 _POLL_INTERVAL_S = 0.25
 _MAX_WAIT_S = 1.0  # a service that is stopping has to wait this long
 _SETTLE_S = 2.0  # a file that has changed since and is not valid JSON may still be being written
@@ -91,11 +92,11 @@ class FolderQueue:
 
     def complete(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
         """Move a request to ``done/``. What cannot be moved now is tried again by `receive`."""
-        self._finish(delivery, "done", status)
+        self._finish(delivery, DONE, status)
 
     def reject(self, delivery: Delivery, status: Mapping[str, Any]) -> None:
         """Move a request to ``failed/``. What cannot be moved now is tried again by `receive`."""
-        self._finish(delivery, "failed", status)
+        self._finish(delivery, FAILED, status)
 
     def release(self, delivery: Delivery, delay_s: float) -> None:
         """Deliver a request again after `delay_s` seconds."""
@@ -210,7 +211,7 @@ class FolderQueue:
 
     def _move(self, delivery: Delivery, folder: str, status: Mapping[str, Any]) -> None:
         name = delivery.receipt
-        source, stem, number = self.path / name, _stem(name), 1
+        source, stem, number = self.path / name, stem_of(name), 1
         target = stem
         while os.path.lexists(self.path / folder / f"{target}.json"):  # an earlier job's file must not be overwritten
             number += 1
@@ -240,7 +241,7 @@ class FolderQueue:
             raise ServiceError(f"cannot {action} the queue {self.path}: {error}. It is tried again") from None
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """Return a file's name without its suffix, as text, and not too long for one with a number and another suffix."""
     stem = printable(name.removesuffix(".json"))
     if len(os.fsencode(stem)) <= _MAX_STEM:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -86,6 +87,53 @@ def as_image_progress(state: Progress, process: str = "", running: bool = True) 
         left_s=None if state.eta_s is None else round(state.eta_s, 1), process=process,
         running=running,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFigures:
+    """Figures of a job over all its images."""
+
+    tiles: int
+    """Number of tiles."""
+    done: int | None
+    """Number of tiles that are done; None if none of its images is running or was stopped."""
+    failures: int
+    """Number of tiles that failed."""
+    detections: int | None
+    """Number of detections; None if the model answers rasters or vectors."""
+    tiles_per_s: float | None
+    """Tiles per second; None if no image is running."""
+    left_s: float | None
+    """Estimated seconds until the image that is running is done; None if that is not known."""
+
+
+def job_figures(record: JobRecord) -> JobFigures:
+    """Return the figures of a job, whose progress was added by `add_progress`.
+
+    Examples
+    --------
+    >>> from geotile.service.records import ImageRecord
+    >>> figures = job_figures(JobRecord(job_id="a", images=[ImageRecord(image="b.tif", tiles=9, failures=2)]))
+    >>> figures.tiles, figures.done, figures.failures
+    (9, None, 2)
+    """
+    images = record.images
+    parts = [each.progress for each in images if each.progress]
+    running = next((each for each in parts if each.running), None)
+    found = sum(each.progress.detections if each.progress else each.detections for each in images)
+    return JobFigures(
+        tiles=sum(each.progress.tiles if each.progress else each.tiles for each in images),
+        done=sum(each.progress.done if each.progress else each.tiles for each in images) if parts else None,
+        failures=sum(each.progress.failures if each.progress else each.failures for each in images),
+        detections=found if record.task == "detect" else None,
+        tiles_per_s=running.tiles_per_s if running else None, left_s=running.left_s if running else None,
+    )  # fmt: skip
+
+
+def last_reason(record: JobRecord) -> str:
+    """Return why a job failed, or what it waits for and why its last attempt failed; nothing without any."""
+    reasons = record.reasons or [each.error for each in record.attempts if each.error]
+    return "; ".join(filter(None, [record.waiting_for, str(reasons[-1]) if reasons else ""]))
 
 
 def add_progress(records: Records, record: JobRecord) -> None:

@@ -29,7 +29,7 @@ from geotile.service.notifications import Notifier
 from geotile.service.outputs import write_output
 from geotile.service.records import FINISHED, ImageRecord, JobRecord, Records, Status, image_id, read_json
 from geotile.service.run_control import JobCancelled, RunControl, ServiceStopped
-from geotile.service.stored_results import StoredResult
+from geotile.service.stored_results import StoredDetections, StoredResult
 from geotile.service.tasks import TaskName
 from geotile.storage.folder import Folder
 
@@ -120,6 +120,8 @@ class JobRunner:
             self.notifier.notify("IN_PROGRESS", record.job_id, "sending tiles to the model", image_id=full_id)
             result = self._run_model(job, record, number, image, folder)
         stored = stored_result(job.request, number, folder, result, full_id, record.started or 0.0)
+        if isinstance(stored, StoredDetections):
+            image.scale_yx = stored.place.scale_yx
         self._write_outputs(job, record, image, stored, folder)
         image.status = result["status"]
         self.notifier.notify(
@@ -156,6 +158,8 @@ class JobRunner:
         @contextmanager
         def around(run: str, grid: TileGrid) -> Iterator[None]:
             grids.append(grid)
+            image.shape_yx = grid.shape_yx
+            self.records.save(record)
             with (
                 self.control.tracked(run, record.job_id),
                 self.job_context.of_run(run, record.job_id, image_id(record, image)),

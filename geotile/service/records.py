@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -19,6 +18,7 @@ from geotile.core.redact import redact
 from geotile.errors import OutputError
 from geotile.service.queue import Delivery
 from geotile.service.request import JobRequest
+from geotile.service.tasks import TaskName
 from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
@@ -77,6 +77,10 @@ class ImageRecord(BaseModel):
     """URI of the image, without secrets."""
     status: Status = "QUEUED"
     """Status of the image."""
+    shape_yx: tuple[int, int] | None = None
+    """Height and width of the image in pixels; None until a run of it has begun."""
+    scale_yx: tuple[float, float] = (1.0, 1.0)
+    """Pixels of the file per pixel of the image, down and across. Boxes in outputs are in pixels of the file."""
     tiles: int = 0
     """Number of tiles."""
     failed_tiles: list[list[int]] = []
@@ -84,7 +88,7 @@ class ImageRecord(BaseModel):
     failures: int = 0
     """Number of failed tiles."""
     detections: int = 0
-    """Number of detections after merging."""
+    """Number of detections after merging; 0 if the task of the job is another one."""
     pixels_missing: int = 0
     """Number of pixels of a raster that belong to failed tiles and that no other tile has answered."""
     requests: int = 0
@@ -106,6 +110,8 @@ class JobRecord(BaseModel):
     """Id of the job."""
     job_name: str = ""
     """Name of the job."""
+    task: TaskName = "detect"
+    """What the model answers."""
     digest: str = ""
     """Digest of the request, see `JobRequest.digest`."""
     delivery: str = ""
@@ -151,7 +157,7 @@ class Records:
         OutputError
             If the record cannot be read.
         """
-        return self._read(f"{file_name(job_id)}.json")
+        return self.read(f"{file_name(job_id)}.json")
 
     def save(self, record: JobRecord) -> None:
         """Write the record of a job.
@@ -163,16 +169,15 @@ class Records:
         """
         self._records.write(f"{file_name(record.job_id)}.json", record.model_dump_json(indent=1).encode())
 
-    def all(self) -> Iterator[JobRecord]:
-        """Yield all records that are whole."""
-        for name in sorted(self._records.names()):
-            try:
-                record = self._read(name) if name.endswith(".json") else None
-            except DamagedRecord as error:  # the other jobs have nothing to do with it
-                _log.warning("%s", error)
-            else:
-                if record is not None:
-                    yield record
+    def versions(self) -> dict[str, str]:
+        """Return the file name of each record, and a text that differs once it was replaced.
+
+        Raises
+        ------
+        OutputError
+            If the records cannot be listed.
+        """
+        return self._records.versions()
 
     def work_folder(self, job_id: str) -> Folder:
         """Return the folder of a job's checkpoints and results."""
@@ -191,7 +196,16 @@ class Records:
     def _records(self) -> Folder:
         return self.folder.sub("records")
 
-    def _read(self, name: str) -> JobRecord | None:
+    def read(self, name: str) -> JobRecord | None:
+        """Return the record in a file, None if there is none.
+
+        Raises
+        ------
+        DamagedRecord
+            If the file holds something else.
+        OutputError
+            If it cannot be read.
+        """
         data = self._records.read(name)
         try:
             return None if data is None else JobRecord.model_validate_json(data)
@@ -204,8 +218,8 @@ class Records:
 def new_record(request: JobRequest, delivery: Delivery, previous: JobRecord | None = None) -> JobRecord:
     """Return the record of a job that has not started; take start time and finished images from `previous`."""
     return JobRecord(
-        job_id=request.job_id, job_name=request.job_name, digest=request.digest, delivery=delivery.name,
-        endpoint=redact(request.image_processor.endpoint), queued=delivery.sent,
+        job_id=request.job_id, job_name=request.job_name, task=request.task, digest=request.digest,
+        delivery=delivery.name, endpoint=redact(request.image_processor.endpoint), queued=delivery.sent,
         started=previous.started if previous else None,
         images=previous.images if previous else [ImageRecord(image=redact(url)) for url in request.image_urls],
         warnings=[f"unknown field {name}" for name in request.unknown_fields()],

@@ -23,6 +23,8 @@ from geotile.service.loop import Service
 from geotile.service.metrics import Gauge, Gauges, ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.open_queue import open_queue
+from geotile.service.page.access import Access
+from geotile.service.page.app import Page
 from geotile.service.submit import state_folder
 from geotile.service.web import serve_http
 from geotile.traffic import traffic_now
@@ -82,12 +84,23 @@ def serve(queue: str | os.PathLike[str], options: ServiceOptions) -> None:
         stack.callback(cluster.close)
         stack.enter_context(_stopped_by_signals(service))
         if options.address is not None:
+            page = _page(uri, service, options.address)
             url = stack.enter_context(
-                serve_http(options.address, service.health, lambda: service.ready, metrics.registry)
+                serve_http(options.address, service.health, lambda: service.ready, metrics.registry, page)
             )
-            _log.info("health and metrics at %s", url)
+            _log.info("page, health and metrics at %s", url)
         _log.info("serving %s, state in %s", redact(uri), folder.display_name)
         service.run()
+
+
+def _page(queue: str, service: Service, address: str) -> Page:
+    """Return the page of a service."""
+    hosts = service.options.page_hosts or ()
+    access = Access(service.options.page_token, address, [hosts] if isinstance(hosts, str) else hosts)
+    return Page(
+        queue=queue, records=service.records, access=access, health=service.health,
+        waiting=lambda: service.intake.queue_depth,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -14,13 +14,12 @@ from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ServiceError
 from geotile.public import public
 from geotile.service.cancellation import Cancellations
-from geotile.service.folder_queue import FolderQueue
+from geotile.service.job_list import JobList
 from geotile.service.job_progress import add_progress
 from geotile.service.open_queue import open_queue
 from geotile.service.records import ENDED, JobRecord, Records, file_name
 from geotile.service.request import JobRequest
 from geotile.service.request_checks import MAX_REQUEST_BYTES
-from geotile.service.request_file import read_request
 from geotile.storage.folder import Folder
 
 _STATE = "state"
@@ -101,25 +100,10 @@ def jobs(queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = N
     """
     uri = check_path(queue, "queue")
     stored = Records(state_folder(uri, state))
-    records = {record.job_id: record for record in stored.all()}
-    for record in records.values():
+    records = JobList(uri, stored).read()
+    for record in records:
         add_progress(stored, record)
-    if "://" not in uri:
-        if not Path(queue).is_dir():
-            raise ServiceError(f"there is no queue at {queue}; its folder is created by the first submission")
-        for name in FolderQueue(Path(queue).absolute()).names():
-            path = Path(queue) / name
-            try:
-                request, queued = JobRequest.parse(read_request(path)), path.stat().st_mtime
-            except (ArgumentError, OSError):  # incomplete or invalid: the service will report it
-                continue
-            known = records.get(request.job_id)
-            if known is None or (known.status in ENDED and queued > (known.finished or 0.0)):  # submitted again
-                records[request.job_id] = JobRecord(job_id=request.job_id, queued=queued)
-    for job_id in Cancellations(stored.folder).asked():
-        if job_id in records and records[job_id].status == "QUEUED":
-            records[job_id].status = "CANCELLED"
-    return sorted(records.values(), key=lambda record: record.queued)
+    return records
 
 
 @public
@@ -166,8 +150,22 @@ def cancel(
     ['CANCELLED']
     """
     uri = check_path(queue, "queue")
+    records = Records(state_folder(uri, state))
+    return cancel_in(JobList(uri, records), records, job_id)
+
+
+def cancel_in(jobs: JobList, records: Records, job_id: str) -> JobRecord:
+    """Cancel a job of a list, as `cancel` does.
+
+    Raises
+    ------
+    ServiceError
+        If the list has no such job, or it has ended.
+    OutputError
+        If the state folder cannot be written.
+    """
     looked = time.time()
-    record = next((each for each in jobs(uri, state) if each.job_id == job_id), None)
+    record = next((each for each in jobs.read() if each.job_id == job_id), None)
     if record is None:
         raise ServiceError(
             f"the queue has no job {job_id!r}. List its jobs with geotile.jobs; requests in SQS are listed once their "
@@ -175,9 +173,9 @@ def cancel(
         )
     if record.status in ENDED:
         raise ServiceError(f"the job {job_id!r} has ended as {record.status}; there is nothing to cancel")
-    marks = Cancellations(state_folder(uri, state))
+    marks = Cancellations(records.folder)
     marks.ask(job_id)
-    now = Records(marks.state).load(job_id) or record
+    now = records.load(job_id) or record
     if now.status in ENDED and now.status != "CANCELLED" and (now.finished or 0.0) >= looked:
         marks.withdraw(job_id)  # it ended meanwhile; the mark would cancel what is submitted under this name later
         raise ServiceError(f"the job {job_id!r} has ended as {now.status}; there is nothing to cancel")

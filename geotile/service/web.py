@@ -1,4 +1,4 @@
-"""Health checks and metrics of a service over HTTP."""
+"""The page, health checks and metrics of a service over HTTP."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from waitress import create_server, wasyncore
 from geotile.errors import ArgumentError
 from geotile.service.health import Health
 
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _log = logging.getLogger(__name__)
 _LIMITS = {
-    "threads": 4, "connection_limit": 256, "backlog": 1024,  # connections beyond the limit wait in the kernel
+    "threads": 8, "connection_limit": 256, "backlog": 1024,  # connections beyond the limit wait in the kernel
     "channel_timeout": 2, "cleanup_interval": 1,  # seconds without a byte, after which a connection is closed
     "max_request_header_size": 16_384, "max_request_body_size": 16_384,
     "asyncore_use_poll": True,  # select() takes no descriptors above 1,023
@@ -27,9 +28,9 @@ _LIMITS = {
 
 @contextmanager
 def serve_http(
-    address: str, health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry
+    address: str, health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry, page: Application
 ) -> Iterator[str]:  # fmt: skip
-    """Serve ``/healthz``, ``/readyz`` and ``/metrics`` while the block runs.
+    """Serve ``/healthz``, ``/readyz``, ``/metrics`` and the page while the block runs.
 
     Parameters
     ----------
@@ -41,6 +42,8 @@ def serve_http(
         Function without arguments that returns whether the service accepts requests.
     registry : CollectorRegistry
         The metrics.
+    page : callable
+        WSGI application for all other paths.
 
     Yields
     ------
@@ -54,7 +57,7 @@ def serve_http(
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)  # a crowd of connections must not fill the log
     listening, connections = _bound(address), dict[int, Any]()
-    server = create_server(_app(health, is_ready, registry), connections, sockets=[listening], **_LIMITS)
+    server = create_server(_app(health, is_ready, registry, page), connections, sockets=[listening], **_LIMITS)
     closed = threading.Event()
     threading.Thread(target=_serve, args=(server.run, closed), name="geotile-web", daemon=True).start()
     try:
@@ -77,8 +80,8 @@ def _serve(run: Callable[[], None], closed: threading.Event) -> None:
 
 
 def _app(
-    health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry
-) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+    health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry, page: Application
+) -> Application:  # fmt: skip
     metrics = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -86,11 +89,13 @@ def _app(
         if path == "/metrics":
             response: Iterable[bytes] = metrics(environ, start_response)
             return response
-        status, lines = "404 Not Found", list[str]()
+        if path not in ("/healthz", "/readyz"):
+            return page(environ, start_response)
+        lines = list[str]()
         if path == "/healthz":
             late = health.late()
             status, lines = "503 Service Unavailable" if late else "200 OK", late + health.failing()
-        elif path == "/readyz":
+        else:
             status = "200 OK" if is_ready() else "503 Service Unavailable"
         body = "\n".join([status, *lines]).encode()
         start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])

@@ -22,6 +22,7 @@ from geotile.storage.download import within
 from geotile.storage.uris import output_uri
 
 _TOTAL_S = 300.0  # for a file
+_VERSION = ("mtime", "ino", "ETag", "LastModified", "etag", "updated", "last_modified")  # of fsspec's file systems
 T = TypeVar("T")
 Options = tuple[tuple[str, Any], ...]
 
@@ -115,6 +116,23 @@ class Folder:
 
         return self._try("list", "", names)
 
+    def versions(self) -> dict[str, str]:
+        """Return the names of the files directly in the folder, each with a text that differs once it was replaced.
+
+        The text is empty where the file system does not tell.
+
+        Raises
+        ------
+        OutputError
+            If the folder cannot be listed.
+        """
+
+        def versions(files: fsspec.AbstractFileSystem, path: str) -> dict[str, str]:
+            entries = _listed(files, "ls", path) or []
+            return {Path(each["name"]).name: _version(each) for each in entries if each["type"] == "file"}
+
+        return self._try("list", "", versions)
+
     def all_names(self) -> dict[str, int]:
         """Return the names of all files in the folder and its folders, relative to it, and their sizes in bytes.
 
@@ -174,6 +192,12 @@ def is_local(files: fsspec.AbstractFileSystem) -> bool:
     """Return whether a file system is a local one."""
     protocol = files.protocol
     return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def _version(entry: Mapping[str, Any]) -> str:
+    """Return what a listing says of the content of a file: its time and number, or its ETag."""
+    known = [str(entry[name]) for name in _VERSION if entry.get(name) is not None]
+    return " ".join([*known, str(entry["size"])]) if known else ""
 
 
 def _in_time(files: fsspec.AbstractFileSystem, action: str, *arguments: Any, **options: Any) -> Any:
