@@ -7,6 +7,7 @@ from dataclasses import fields
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from helpers import cli, crowd
@@ -363,7 +364,7 @@ def test_the_report_is_found_or_missed_in_words(write_tiff, noise, tmp_path):
     assert "SUCCESS" in repr(geotile.report(found))
     assert "<td>SUCCESS</td>" in geotile.report(found)._repr_html_()
     with pytest.raises(geotile.ArgumentError, match="merge, dissolve, concat"):
-        geotile.report(found.merge(found[["label"]].drop_duplicates().assign(more=1), on="label"))
+        geotile.report(pd.concat([found, pd.DataFrame(found)[["label"]].drop_duplicates()]))
     geotile.write(found, tmp_path / "found.parquet")
     import geopandas as gpd
 
