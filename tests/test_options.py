@@ -159,10 +159,10 @@ def test_values_of_the_image_are_told_by_their_names(shared):
 
 
 def test_a_service_that_runs_once_ends_without_its_cluster(tmp_path, monkeypatch):
-    monkeypatch.setattr("geotile.service.loop._LOST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("geotile.service.loop._LOST_TIMEOUT_S", 3.0)
     monkeypatch.setattr("geotile.service.cluster_connection._RECONNECT_INTERVAL_S", 0.3)
     said = cli("serve", "--queue", tmp_path, "--once", "--scheduler", "tcp://127.0.0.1:1", status=1).stderr
-    assert "Error: no Dask cluster answered at --scheduler tcp://127.0.0.1:1 for 1 s (OSError: " in said
+    assert "Error: no Dask cluster answered at --scheduler tcp://127.0.0.1:1 for 3 s (OSError: " in said
     assert "Traceback" not in said
 
 
