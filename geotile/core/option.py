@@ -280,7 +280,7 @@ def documents(keywords: type[Options] | None = None) -> Callable[[C], C]:
 def _with_parameters(doc: str | None, keywords: type[Options]) -> str | None:
     if doc is None:
         return None  # python -OO
-    return doc.replace("    {options}", textwrap.indent("\n".join(_parameters(keywords)), "    "))
+    return inspect.cleandoc(doc).replace("{options}", "\n".join(_parameters(keywords)))  # Python 3.13 cleans it as well
 
 
 def _parameters(keywords: type[Options]) -> Iterator[str]:

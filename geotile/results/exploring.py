@@ -70,7 +70,7 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
     shown = [name for name in _SHOWN if name in drawn and name != drawn.geometry.name]
     drawn = gpd.GeoDataFrame(drawn[shown], geometry=drawn.geometry)
     for name in shown:
-        if drawn[name].dtype == object:
+        if drawn[name].dtype.kind not in "biuf":  # text has several types in pandas
             drawn[name] = drawn[name].map(lambda text: html.escape(str(text)))  # Leaflet reads text as HTML
     drawn = drawn[~(drawn.geometry.is_empty | drawn.geometry.isna())]
     view = folium.Map(tiles=None if image is not None else "OpenStreetMap", control_scale=True, max_zoom=24)
