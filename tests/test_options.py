@@ -361,7 +361,7 @@ def test_the_report_is_found_or_missed_in_words(write_tiff, noise, tmp_path):
     found = geotile.detect(write_tiff(noise), crowd, tile_size=64, overlap=16)
     assert geotile.report(found) == found.attrs["report"]
     assert "SUCCESS" in repr(geotile.report(found))
-    assert "<td>SUCCESS</td>" in geotile.report(found)._repr_html_()
+    assert ">SUCCESS</td>" in geotile.report(found)._repr_html_()
     with pytest.raises(geotile.ArgumentError, match="merge, dissolve, concat"):
         geotile.report(found.merge(found[["label"]].drop_duplicates().assign(more=1), on="label"))
     geotile.write(found, tmp_path / "found.parquet")

@@ -136,7 +136,7 @@ def plan(
     options: Mapping[str, Any],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=f"Also draw the grid, to a file that ends in {', '.join(_PICTURES)}."),
+        typer.Option("--output", "-o", help=f"Also draw the grid over the image, to {', '.join(_PICTURES)}."),
     ] = None,
 ) -> None:
     """Show what a run over IMAGE would do, without reading a pixel."""
