@@ -36,7 +36,7 @@ def html_card(title: str, *parts: str, state: str = "") -> str:
     colour = COLOURS.get(state, "rgba(128,128,128,0.5)")
     beside = "".join(f"<div>{part}</div>" for part in parts if part)
     return (
-        f"<div style='border-left:4px solid {colour};padding:4px 0 4px 12px;margin:4px 0'>"
+        f"<div class='geotile-card' style='border-left:4px solid {colour};padding:4px 0 4px 12px;margin:4px 0'>"
         f"<div style='font-weight:bold;margin-bottom:4px'>{_shown(title)}</div>"
         f"<div style='display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start'>{beside}</div></div>"
     )
