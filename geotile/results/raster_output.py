@@ -198,7 +198,7 @@ class RasterOutput:
             else:
                 path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out.tif"
             write_cog(store, template, chunk, path)
-            folder.remove(beside)
+            _remove_if_there(folder, beside)
             if not self.folder.is_local:
                 files, target = url_to_fs(self.uri, **dict(self.options))
                 files.put_file(str(path), target)
@@ -236,6 +236,13 @@ def _copy(source: Folder, target: Folder, skip: Sequence[str]) -> None:
             if content is None:
                 raise OutputError(f"{source.display_name}/{name} has disappeared. Run again")
             target.write(name, content)
+
+
+def _remove_if_there(folder: Folder, name: str) -> None:
+    """Remove a file if it exists; object storage may allow to write, and to remove nothing."""
+    files, path = folder.files()
+    if files.exists(f"{path}/{name}"):
+        folder.remove(name)
 
 
 def _remove_tree(folder: Folder, but: str = "") -> None:
