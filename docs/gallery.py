@@ -26,6 +26,9 @@ _ITEM = re.compile(r"^- \[([^\]]+)\]\(\.\./notebooks/([\w-]+)\.ipynb\): ((?:.+\n
 def prepare() -> None:
     """Put the notebooks, with their outputs and their pictures, where Sphinx finds them."""
     RUN.mkdir(exist_ok=True)
+    for old in RUN.glob("*.ipynb"):
+        if not (SOURCES / old.name).exists():
+            old.unlink()
     given = os.environ.get("GEOTILE_NOTEBOOKS")
     for source in sorted(SOURCES.glob("*.ipynb")):
         target = RUN / source.name
