@@ -77,6 +77,8 @@ def test_the_notebooks_find_what_was_painted(programs):
     assert re.search(r"seam: +90 detections, precision 1.00, recall 1.00", shapes)
     assert "3 roofs, 3 were painted" in shapes
     assert "68 vehicles, 68 were painted" in shapes
+    first = "".join(each.get("text", "") for each in outputs(programs["first-steps.ipynb"].result()))
+    assert "precision 1.000, recall 1.000" in first
     service = outputs(programs["service.ipynb"].result())
     assert "SUCCESS north.tif" in "".join(each.get("text", "") for each in service)
 
