@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import rasterio.features
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
-from shapely.affinity import translate
+from rasterio.errors import NotGeoreferencedWarning
 
-from geotile.core.rasterio_env import memory_env
+from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
+
+# rasterio silences its warning of pixels without a transform in a way that lets it through where several threads do so
+# at once. It is ignored from here on, unless somebody has another filter for it.
+warnings.simplefilter("ignore", NotGeoreferencedWarning, append=True)
 
 _BRIGHTNESS_THRESHOLD = 200
 _MIN_BUILDING_WIDTH_PX = 30  # ships and vehicles are narrower
-_SHIFT = Affine.translation(1, 1)  # rasterio warns of pixels without a transform, which other threads could let through
 _CUT_FACTOR = 0.5  # an object that the tile's border cuts scores less than a whole one
 
 
@@ -159,9 +162,9 @@ def _sides(shape: Any) -> tuple[float, float]:
 def _bright_shapes(tile: NDArray[Any]) -> Iterator[Any]:
     mask = (tile.max(axis=0) > _BRIGHTNESS_THRESHOLD).astype(np.uint8)
     if mask.any():
-        with memory_env():
-            outlines = list(rasterio.features.shapes(mask, mask.astype(bool), connectivity=8, transform=_SHIFT))
-        yield from (translate(shapely.geometry.shape(outline), -1, -1) for outline, _ in outlines)
+        with memory_env(), ignore_georeference_warnings():
+            outlines = list(rasterio.features.shapes(mask, mask.astype(bool), connectivity=8))
+        yield from (shapely.geometry.shape(outline) for outline, _ in outlines)
 
 
 def _boxes(shapes: list[Any]) -> NDArray[np.float64]:
