@@ -362,7 +362,7 @@ def test_the_report_is_found_or_missed_in_words(write_tiff, noise, tmp_path):
     found = geotile.detect(write_tiff(noise), crowd, tile_size=64, overlap=16)
     assert geotile.report(found) == found.attrs["report"]
     assert "SUCCESS" in repr(geotile.report(found))
-    assert "<td>SUCCESS</td>" in geotile.report(found)._repr_html_()
+    assert ">SUCCESS</td>" in geotile.report(found)._repr_html_()
     with pytest.raises(geotile.ArgumentError, match="merge, dissolve, concat"):
         geotile.report(pd.concat([found, pd.DataFrame(found)[["label"]].drop_duplicates()]))
     geotile.write(found, tmp_path / "found.parquet")

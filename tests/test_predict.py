@@ -270,7 +270,8 @@ def test_files_hold_what_the_array_holds(tmp_path, output, name):
         assert (file.tags(1) if output == "classes" else dict(enumerate(file.descriptions))) != {}
         if output == "scores":
             assert file.scales == (1 / BYTE_STEPS,) * 2
-    assert sorted(each.name for each in tmp_path.iterdir()) == [name, "scene.tif"]
+    names = ["out.tif.aux.xml"] if output == "classes" else []  # of the classes, for GDAL and QGIS
+    assert sorted(each.name for each in tmp_path.iterdir()) == [name, *names, "scene.tif"]
 
 
 def test_large_outputs_have_overviews(tmp_path):
@@ -699,6 +700,12 @@ def test_object_storage_gets_whole_outputs(tmp_path):
         with rasterio.MemoryFile(files.cat_file(f"{BUCKET}/predictions/a.tif")) as memory, memory.open() as file:
             np.testing.assert_array_equal(file.read(1), want)
         assert {each.split("/")[2] for each in files.find(f"{BUCKET}/predictions")} == {"a.zarr", "a.tif"}
+        names = f"{BUCKET}/predictions/a.tif.aux.xml"  # beside it, and gone with what is replaced
+        for classes in (["dark", "bright"], None):
+            more = {"classes": classes, "overwrite": True}
+            geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/a.tif", **job, **more)
+            files.invalidate_cache()
+            assert (b"<Category>bright<" in files.cat_file(names)) if classes else not files.exists(names)
         stored = xr.open_zarr(f"s3://{BUCKET}/predictions/a.zarr", storage_options=options, mask_and_scale=False)
         np.testing.assert_array_equal(stored.prediction, want)
 

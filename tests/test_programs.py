@@ -10,10 +10,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from site_builder import built_site, check_links
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # a test may wait for those that were started before
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+import gallery  # noqa: E402 - of the documentation
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BENCHMARKS = {
     "local": ("compare.py", "local", "--size", "1024", "--rounds", "1"),
@@ -29,7 +33,7 @@ BENCHMARKS = {
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """Futures of all programs by name: what a benchmark printed, or the cells of a notebook."""
+    """Futures of all programs by name: what a benchmark printed, or a notebook that was run."""
     programs = {path.name: partial(run_notebook, path, tmp_path_factory.mktemp(path.stem)) for path in NOTEBOOKS}
     programs["mypy"] = partial(run, "-m", "mypy")
     folder = tmp_path_factory.mktemp("benchmarks")
@@ -49,19 +53,48 @@ def run(*words) -> str:
     return done.stdout
 
 
-def run_notebook(path, folder) -> list:
-    from nbclient import NotebookClient
-
+def run_notebook(path, folder):
+    """Run a notebook as the build of the site does."""
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
-    return notebook.cells
+    return gallery.run(path, folder)
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_notebooks_run_and_carry_no_outputs(path, programs):
-    cells = programs[path.name].result()
-    assert "image/png" in cells[-1].outputs[-1].get("data", {})  # each ends in a picture
+def test_notebooks_run_and_end_in_a_picture(path, programs):
+    notebook = programs[path.name].result()
+    assert "image/png" in notebook.cells[-1].outputs[-1].get("data", {})
+    said = [each["text"] for each in outputs(notebook) if each["output_type"] == "stream"]
+    assert not [text for text in said if "Traceback" in text or "Warning: " in text]  # also of clusters that close
+
+
+def test_the_notebooks_find_what_was_painted(programs):
+    shapes = "".join(each.get("text", "") for each in outputs(programs["shapes.ipynb"].result()))
+    assert re.search(r"seam: +90 detections, precision 1.00, recall 1.00", shapes)
+    assert "3 roofs, 3 were painted" in shapes
+    assert "68 vehicles, 68 were painted" in shapes
+    first = "".join(each.get("text", "") for each in outputs(programs["first-steps.ipynb"].result()))
+    assert "precision 1.000, recall 1.000" in first
+    service = outputs(programs["service.ipynb"].result())
+    assert "SUCCESS north.tif" in "".join(each.get("text", "") for each in service)
+
+
+def test_the_site_shows_the_notebooks_that_were_run(programs, tmp_path):
+    done = tmp_path / "done"
+    done.mkdir()
+    for path in NOTEBOOKS:
+        nbformat.write(programs[path.name].result(), done / path.name)
+    site = built_site(tmp_path, done)
+    shown = (site / "gallery.html").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        assert f'src="_images/{path.stem}.png"' in shown
+        page = (site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
+        assert page.count('<div class="output') >= 2
+    check_links(site)
 
 
 def test_mypy_strict(programs):

@@ -140,7 +140,7 @@ def plan(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help=f"Also draw the grid, to a file that ends in {', '.join(_PICTURES)}.",
+            "--output", "-o", help=f"Also draw the grid over the image, to {', '.join(_PICTURES)}.",
             autocompletion=file_named(*_PICTURES),
         ),
     ] = None,
