@@ -20,8 +20,8 @@ from geotile.cli.call import check_call, kept_call, stored_call
 from geotile.cli.completion import file_named, whole_words
 from geotile.cli.ending import end, interruptible
 from geotile.cli.flags import with_flags
-from geotile.cli.jobs import jobs, submit
 from geotile.cli.help import help_page
+from geotile.cli.jobs import jobs, submit
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.rasters import embed, predict
 from geotile.cli.service import serve
