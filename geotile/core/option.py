@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from geotile.core.option_info import OptionInfo
@@ -112,7 +112,12 @@ def described(group: type[Options]) -> dict[str, OptionInfo]:
 
 def option_names(*groups: type[Options] | None) -> set[str]:
     """Return the names of the options of groups."""
-    return {each.name for group in groups if group is not None for each in fields(group)}
+    return set(_names(groups))
+
+
+@cache
+def _names(groups: tuple[Any, ...]) -> frozenset[str]:
+    return frozenset(each.name for group in groups if group is not None for each in fields(group))
 
 
 def refuse_unknown(
