@@ -26,6 +26,7 @@ BENCHMARKS = {
     "burst": ("serve.py", "burst", "--requests", "8", "--latency", "0.01"),
     "efficiency": ("endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"),
     "scale": ("scale.py", "one", "--side", "8192", "--no-alone"),
+    "writing": ("writing.py", "--rows", "2_000", "--rounds", "1"),
     "chaos": ("chaos.py", "--seconds", "10"),
     "scale computed": ("scale.py", "one", "--side", "8192", "--computed"),
 }
@@ -111,6 +112,12 @@ def test_comparisons_run_small(which, programs):
 def test_the_service_benchmarks_run_small(programs):
     assert re.search(r"^folder +1 +1 +1 +[1-9]\d+ +0 ", programs["kills"].result(), re.MULTILINE)
     assert re.search(r"^fast, beside the slow ones +4 ", programs["burst"].result(), re.MULTILINE)
+
+
+def test_the_benchmark_of_writing_runs_small(programs):
+    printed = programs["writing"].result().splitlines()
+    assert [line.split(",")[0] for line in printed] == ["GeoParquet", ".geojson", ".fgb"]
+    assert re.search(r" \d+% of its speed, \d+% without building$", printed[0])
 
 
 def test_no_request_is_lost_in_chaos(programs):
