@@ -80,7 +80,9 @@ def text(rows: int, rounds: int, builder: FrameBuilder, folder: Path) -> None:
     for ending, ready in ((".geojson", with_text(table).to_crs(4326)), (".fgb", with_text(table))):
         one = cpu_s(lambda e=ending: geotile.write(table, folder / f"a{e}", overwrite=True), rounds)
         other = cpu_s(lambda e=ending, t=ready: pyogrio.write_dataframe(t, folder / f"b{e}"), rounds)
-        print(f"{ending}, {len(table):,} rows: geotile {one:.2f} s, pyogrio with a table that is ready {other:.2f} s: {one / other:.2f} x")
+        print(
+            f"{ending}, {len(table):,} rows: geotile {one:.2f} s, pyogrio with a table that is ready {other:.2f} s: {one / other:.2f} x"
+        )
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ BENCHMARKS = {
     "burst": ("serve.py", "burst", "--requests", "8", "--latency", "0.01"),
     "efficiency": ("endpoints.py", "efficiency", "--rounds", "1", "--sizes", "2048"),
     "scale": ("scale.py", "one", "--side", "8192", "--no-alone"),
+    "adaptive": ("adaptive.py", "--size", "1024", "--every", "2", "--latency", "0.3"),
     "writing": ("writing.py", "--rows", "2_000", "--rounds", "1"),
     "chaos": ("chaos.py", "--seconds", "10"),
     "scale computed": ("scale.py", "one", "--side", "8192", "--computed"),
@@ -112,6 +113,10 @@ def test_comparisons_run_small(which, programs):
 def test_the_service_benchmarks_run_small(programs):
     assert re.search(r"^folder +1 +1 +1 +[1-9]\d+ +0 ", programs["kills"].result(), re.MULTILINE)
     assert re.search(r"^fast, beside the slow ones +4 ", programs["burst"].result(), re.MULTILINE)
+
+
+def test_workers_that_come_and_go_change_no_row(programs):
+    assert re.match(r"SUCCESS: 121 tiles .* [1-9]\d* workers went, the same [1-9]", programs["adaptive"].result())
 
 
 def test_the_benchmark_of_writing_runs_small(programs):
