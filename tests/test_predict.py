@@ -902,9 +902,10 @@ def test_polygons_of_a_written_file_are_those_of_the_array(tmp_path):
         assert found.geometry.geom_equals(want.geometry).all()
     geotile.predict_to(path, bordered, tmp_path / "s.tif", **options | {"output": "scores"})
     geotile.predict_to(path, bordered, tmp_path / "s.zarr", **options | {"output": "scores"})
-    want = geotile.polygonize(geotile.predict(path, bordered, **options | {"output": "scores"}), threshold=0.5)
+    scores = geotile.predict(path, bordered, **options | {"output": "scores"})
+    want = geotile.polygonize(scores, threshold=0.5, min_area_px=20)
     for read in (rioxarray.open_rasterio(tmp_path / "s.tif"), tmp_path / "s.tif", tmp_path / "s.zarr"):
-        scores = geotile.polygonize(read, threshold={"dark": 0.5, "bright": 0.5})
+        scores = geotile.polygonize(read, threshold={"dark": 0.5, "bright": 0.5}, min_area_px=20)
         assert scores["label"].tolist() == want["label"].tolist()
         assert set(want["label"]) == {"dark", "bright"}
         assert scores.geometry.geom_equals(want.geometry).all()

@@ -12,6 +12,8 @@ import nbformat
 import pytest
 from site_builder import built_site, check_links
 
+import geotile
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # a test may wait for those that were started before
 
 ROOT = Path(__file__).parents[1]
@@ -85,12 +87,16 @@ def test_the_notebooks_find_what_was_painted(programs):
     assert "SUCCESS north.tif" in "".join(each.get("text", "") for each in service)
 
 
-def test_the_site_shows_the_notebooks_that_were_run(programs, tmp_path):
+def test_the_site_builds_and_shows_all_public_names_and_the_notebooks_that_were_run(programs, tmp_path):
     done = tmp_path / "done"
     done.mkdir()
     for path in NOTEBOOKS:
         nbformat.write(programs[path.name].result(), done / path.name)
     site = built_site(tmp_path, done)
+    assert (site / "searchindex.js").stat().st_size > 10_000
+    for name in geotile.__all__:
+        page = (site / f"reference/generated/geotile.{name}.html").read_text(encoding="utf-8")
+        assert f"geotile.{name}" in page
     shown = (site / "gallery.html").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
         assert f'src="_images/{path.stem}.png"' in shown
