@@ -166,3 +166,6 @@ def test_labels_of_polygons_have_the_colours_of_the_map():
     frame = gpd.GeoDataFrame({"label": ["road", "car"], "class": [3, 7]}, geometry=[shapely.box(0, 0, 1, 1)] * 2)
     assert frame_colours(frame) == {"car": as_hex(colour(7)), "road": as_hex(colour(3))}
     assert len(set(frame_colours(gpd.GeoDataFrame({"label": list("abcdefghij")})).values())) == 10
+    for own in (["x", "y"], [np.nan, 1.0], [1, 1], [-1, 2]):  # a user's column, not that of a map of classes
+        frame = gpd.GeoDataFrame({"label": ["car", "ship"], "class": own})
+        assert frame_colours(frame) == {"car": "#ff3864", "ship": "#00d1ff"}

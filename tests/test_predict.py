@@ -468,6 +468,7 @@ def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, sai
         (lambda t: t / 1.0, {"output": "scores"}, "scores must be from 0 to 1; got 0 to 2.*activation='softmax'"),
         (bordered, {"classes": ["a"]}, "classes must have 2 names"), (bordered, {"classes": "ab"}, "classes must be a sequence"),
         (bordered, {"classes": []}, "1 to 65,535 names; got 0"), (bordered, {"classes": ["a", "a"]}, "names that differ"),
+        (bordered, {"classes": ["a\ud800", "b"]}, "without control characters and lone surrogates"),
         (bordered, {"classes": [str(n) for n in range(65_536)]}, "1 to 65,535 names; got 65,536"),
         (bordered, {"threshold": {"x": 0.5, "*": 0.1}}, r"classes that do not exist, \['x'\]; their names are not known"),
         (bordered, {"threshold": {"a": 0.5}, "classes": ["a", "b"]}, r"threshold has no number for \['b'\]"), (bordered, {"threshold": {}}, 'for all other labels under "\\*"'),

@@ -56,7 +56,17 @@ def frame_colours(found: gpd.GeoDataFrame) -> dict[str, str]:
     Polygons of a map of classes, which have the column ``class``, have the colours of the map.
     """
     labels = sorted(set(found["label"].astype(str)))
-    if "class" not in found:
+    pairs = _class_of_each(found)
+    if pairs is None:
         return label_colours(labels)
-    numbers = dict(zip(found["label"].astype(str), found["class"], strict=True))
-    return {label: as_hex(colour(int(numbers[label]))) for label in labels}
+    return {label: as_hex(colour(pairs[label])) for label in labels}
+
+
+def _class_of_each(found: gpd.GeoDataFrame) -> dict[str, int] | None:
+    """Return the class number of each label; None if the frame is not one of polygons of a map of classes."""
+    if "class" not in found or found["class"].dtype.kind not in "iu":
+        return None
+    pairs = set(zip(found["label"].astype(str), found["class"].astype(int), strict=True))
+    numbers = {number for _, number in pairs}
+    is_map = len(pairs) == len(dict(pairs)) == len(numbers) and min(numbers, default=0) >= 0
+    return dict(pairs) if is_map else None
