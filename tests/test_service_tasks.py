@@ -431,7 +431,7 @@ def test_each_task_has_its_default_format():
     assert formats(task="embed") == ["parquet", "parquet", "parquet"]
 
 
-@pytest.mark.parametrize("page", ["service.md", "rasters-and-embeddings.md"])
+@pytest.mark.parametrize("page", ["service.md", "embeddings.md"])
 def test_requests_of_the_documentation_are_taken(page):
     text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
     (body,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
