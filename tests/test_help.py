@@ -48,7 +48,7 @@ def test_a_command_shows_its_options():
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("image", "did you mean 'images'?"), ("Cluster", "did you mean 'clusters'?"), ("moon", "there are installation, first-run")],
+    [("image", "did you mean 'images'?"), ("Cluster", "did you mean 'clusters'?"), ("weather", "there are installation, first-run")],
 )  # fmt: skip
 def test_an_unknown_topic_names_the_nearest(given, said):
     assert f"no help about '{given}'; {said}" in cli("help", given, status=2).stderr
