@@ -195,7 +195,8 @@ def _table(
     shapes = np.array([shape for _, _, shape in found] + [None], object)[:-1]
     if len(shapes):
         shapes = shapely.normalize(shapes)  # rings begin at a corner, so that what follows does not depend on the seams
-        shapes = np.asarray(shapely.simplify(shapes, 0, preserve_topology=True), object)  # the seams leave vertices
+        shapes = shapely.simplify(shapes, 0, preserve_topology=True)  # the seams leave vertices
+        shapes = np.asarray(shapely.normalize(shapes), object)  # and with them another order of the holes
         shapes = np.array([_without_holes(shape, min_hole) for shape in shapes] + [None], object)[:-1]
     large = shapely.area(shapes) >= min_area
     shapes = np.asarray(shapely.simplify(shapes[large], tolerance), object) if tolerance else shapes[large]

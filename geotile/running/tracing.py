@@ -7,7 +7,7 @@ the tree unites it with those of the neighbouring chunks, and lets go of what en
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -73,7 +73,28 @@ def _trace_block(
     polygons = np.array([shape for shape, _ in rings] + [None], object)[:-1]
     moved = np.asarray(shapely.transform(polygons, lambda xy: xy + np.array([x0, y0])), object)
     numbers = np.array([value for _, value in rings], np.int64)
-    return _split((x0, y0, x0 + values.shape[1], y0 + values.shape[0]), moved, numbers, shape)
+    node = _split((x0, y0, x0 + values.shape[1], y0 + values.shape[0]), moved, numbers, shape)
+    return replace(node, open=_with_vertices(node.open, node.box))
+
+
+def _with_vertices(polygons: NDArray[np.object_], box: tuple[int, int, int, int]) -> NDArray[np.object_]:
+    """Return polygons with a vertex at each pixel along the borders of a rectangle.
+
+    Polygons on both sides of a seam then have the same edges there, and uniting them is dropping these edges, which
+    takes time in proportion to their number: general unions of areas with thousands of holes do not.
+    """
+    if not len(polygons):
+        return polygons
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
+    low, high = np.array(box[:2]), np.array(box[2:])
+    step = np.diff(xy, axis=0)
+    on_border = ((xy[:-1] == xy[1:]) & ((xy[:-1] == low) | (xy[:-1] == high))).any(axis=1)
+    pieces = np.where(on_border & (ring[:-1] == ring[1:]), np.abs(step).max(axis=1, initial=0), 1).astype(np.int64)
+    first = np.append(np.repeat(np.arange(len(pieces)), pieces), len(xy) - 1)
+    along = np.append(np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces), 0)
+    moved = xy[first] + np.sign(np.append(step, [[0, 0]], axis=0))[first] * along[:, None]
+    return np.asarray(shapely.polygons(shapely.linearrings(moved, indices=ring[first]), indices=owner), object)
 
 
 def _split(
@@ -105,7 +126,7 @@ def _combine(nested: Any, axis: Any, keepdims: bool, *, shape: tuple[int, int]) 
     united: list[Any] = []
     values: list[int] = []
     for value in np.unique(numbers):
-        whole = shapely.get_parts(shapely.union_all(parts[numbers == value]))
+        whole = shapely.get_parts(shapely.coverage_union_all(parts[numbers == value]))
         united += list(whole)
         values += [int(value)] * len(whole)
     found = _split(box, np.array([*united, None], object)[:-1], np.array(values, np.int64), shape)
