@@ -56,6 +56,7 @@ def around(request, tmp_path, monkeypatch):
 RUNNING = [page for page in docs.PAGES if any(block.language in docs.RUN for block in docs.blocks(page))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.stem)
 def test_the_blocks_of_a_page_run_and_print_what_it_shows(page, around, tmp_path):
     text = "".join(block.text for block in docs.blocks(page) if block.language in docs.RUN)
