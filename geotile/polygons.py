@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import dask.array as da
@@ -105,8 +105,11 @@ def _layers(raster: xr.DataArray, threshold: Threshold | None) -> Iterator[tuple
     """Yield the number and the name of each layer, and its values; the number is None for class numbers."""
     if raster.dims not in (("y", "x"), ("band", "y", "x")):
         raise ArgumentError(f"raster must be a DataArray with dims (y, x) or (band, y, x); got {raster.dims}")
+    if 0 in raster.shape:
+        raise ArgumentError(f"raster must have at least one pixel; got the shape {raster.shape}")
+    scale = _scale(raster)
     raster = _as_class_map(raster)
-    scores = raster.dtype.kind == "f" or float(raster.attrs.get("scale_factor", 1.0)) != 1.0
+    scores = raster.dtype.kind == "f" or scale != 1.0
     if scores != (threshold is not None):
         if scores:
             raise ArgumentError(
@@ -122,7 +125,7 @@ def _layers(raster: xr.DataArray, threshold: Threshold | None) -> Iterator[tuple
             raise ArgumentError(f"class numbers must be integers; got {raster.dtype}")
         yield None, "", data
         return
-    names, scale = _band_names(raster), float(raster.attrs.get("scale_factor", 1.0))
+    names = _band_names(raster)
     limits = [0.0] * len(names) if threshold is None else by_name(threshold, names, "threshold")
     nodata = raster.rio.nodata
     for number, name in enumerate(names):
@@ -133,13 +136,21 @@ def _layers(raster: xr.DataArray, threshold: Threshold | None) -> Iterator[tuple
         yield number, name, yes.astype(np.uint8)
 
 
+def _scale(raster: xr.DataArray) -> float:
+    given = raster.attrs.get("scale_factor", 1.0)
+    number = float(given) if isinstance(given, Real | np.number) else np.nan
+    if not 0 < number < np.inf:
+        raise ArgumentError(f"the attribute scale_factor of the raster must be a number above 0; got {given!r}")
+    return number
+
+
 def _as_class_map(raster: xr.DataArray) -> xr.DataArray:
     """Return a raster of one band that holds class numbers, as a GeoTIFF has them, without its band."""
     if raster.ndim == 2 or len(raster) > 1 or raster.dtype.kind == "f":
         return raster
     if raster.attrs.get("long_name") in ("class", ("class",), ["class"]):
         return raster.isel(band=0, drop=True)
-    if float(raster.attrs.get("scale_factor", 1.0)) == 1.0:
+    if _scale(raster) == 1.0:
         raise ArgumentError(
             "a raster of one band can hold class numbers, or one class. Drop the band for class numbers: "
             "raster.squeeze('band', drop=True)"

@@ -177,6 +177,9 @@ def _check_command(command: str) -> None:
 def _parse(words: list[str]) -> None:
     """Parse arguments by geotile's own command line: unknown commands, flags and values raise a usage error."""
     group: Any = typer.main.get_command(app)
+    if words[:1] and words[0].startswith("-"):
+        assert words[0] in {flag for parameter in group.params for flag in parameter.opts}, words[0]
+        return
     with group.make_context("geotile", list(words), resilient_parsing=True) as context:
         name, command, rest = group.resolve_command(context, list(words))
         assert command is not None, f"geotile has no command {words[0]}"

@@ -198,6 +198,7 @@ def compressed(body, times=1, encoding="gzip"):
         (OK + b"\r\n[" + b"[]," * 2**22, "JSON values"), (OK + b"\r\n[" + b'{"a":1},' * 2**21, "JSON values"),
         (OK + b"\r\n" + b"[" * 2**22, "JSON values"), (OK + b"\r\n" + b"[" * 100_000, "nested too deeply"),
     ],
+    ids=["gzip", "deflate", "gzip twice", "gzip 100 times", "empty lists", "objects", "open lists", "depth"],
 )  # fmt: skip
 def test_an_answer_takes_no_more_memory_than_is_allowed(reply, said):
     import tracemalloc

@@ -8,7 +8,7 @@ from pathlib import Path
 import dask
 import documentation as docs
 import documentation_parts as parts
-import draw
+import page_pictures
 import pytest
 
 from geotile.core.choices import MERGE_NAMES
@@ -61,12 +61,12 @@ RUNNING = [page for page in docs.PAGES if any(block.language in docs.RUN for blo
 def test_the_blocks_of_a_page_run_and_print_what_it_shows(page, around, tmp_path):
     text = "".join(block.text for block in docs.blocks(page) if block.language in docs.RUN)
     names = docs.run(page, around(text))
-    if page.stem in draw.PICTURES:
-        draw.save(page.stem, names, PICTURES or tmp_path, dots_per_inch=110 if PICTURES else 20)
+    if page.stem in page_pictures.PICTURES:
+        page_pictures.save(page.stem, names, PICTURES or tmp_path, dots_per_inch=110 if PICTURES else 20)
 
 
 def test_pictures_are_small_and_drawn_from_pages():
-    for page in draw.PICTURES:
+    for page in page_pictures.PICTURES:
         assert (DOCS / "images" / f"{page}.jpg").stat().st_size < 150_000
 
 
@@ -110,7 +110,7 @@ def test_a_page_of_a_task_runs_and_has_a_picture(name):
 
 def test_every_page_is_in_the_contents():
     named = {*HOW_TO, "how-to"}
-    for index in ("index.md", "reference/index.md"):
+    for index in ("index.md", "start.md", "reference/index.md"):
         named |= set(re.findall(r"^([\w/-]+)$", (DOCS / index).read_text(encoding="utf-8"), re.MULTILINE))
     assert {path.stem for path in DOCS.glob("*.md")} - named <= {"index", "deploy", "security", "from-oversightml"}
 

@@ -138,7 +138,7 @@ def test_past_outage_timeout_the_run_ends_with_what_it_has():
         labels, report, seconds = run(url, outage_timeout_s=2, concurrency=2)
     show("outage without end", report, seconds)
     assert report.status == "PARTIAL"
-    assert 6 <= len(labels) <= 8
+    assert 6 <= len(labels) <= 9  # one more may be in flight
     assert len(labels) + len(report.failures) == 16
     assert "outage_timeout_s=2 s" in report.failures[-1].reason
     assert report.requests < 100

@@ -164,9 +164,14 @@ def test_the_demo_needs_nothing_but_its_extra(tmp_path):
 def test_the_demo_takes_the_users_own(shared, tmp_path):
     models = shared / "models"
     result = run_demo(
-        tmp_path, shared / "imagery" / "2_planes.tiff", models / "nanodet_m.onnx", labels=models / "coco.names"
+        tmp_path,
+        shared / "imagery" / "2_planes.tiff",
+        models / "nanodet_m.onnx",
+        options={"labels": models / "coco.names"},
     )
     assert "aeroplane" in set(result.detections["label"])
     assert all(path.exists() for path in result.files)
     with pytest.raises(geotile.ArgumentError, match="--model"):
         run_demo(tmp_path, shared / "imagery" / "2_planes.tiff")
+    with pytest.raises(geotile.ArgumentError, match="--model"):
+        run_demo(tmp_path, options={"family": "yolox"})

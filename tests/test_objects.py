@@ -247,7 +247,7 @@ def test_one_bad_row_leaves_the_good_ones():
     [
         (np.float32(3.5), 3.5), (np.int64(3), 3), (np.bool_(True), True), (math.nan, None), (math.inf, None), (np.nan, None),
         (np.array([1, 2]), [1, 2]), (Tensor([1.5]), [1.5]), ({1: (2, {3})}, {"1": [2, [3]]}), ("\ud800a", "\ufffda"),
-        (pd.NA, None), (pd.NaT, None), (np.datetime64("NaT"), None), (np.timedelta64("NaT"), None), (np.timedelta64(90, "s"), "P0DT0H1M30S"), ("a\0b", "a\ufffdb"), (np.array(["2024-01-01", "NaT"], "M8[D]"), ["2024-01-01", None]),
+        (pd.NA, None), (pd.NaT, None), (np.datetime64("NaT", "s"), None), (np.timedelta64("NaT", "s"), None), (np.timedelta64(90, "s"), "P0DT0H1M30S"), ("a\0b", "a\ufffdb"), (np.array(["2024-01-01", "NaT"], "M8[D]"), ["2024-01-01", None]),
         (np.ma.masked_equal([1, 2], 2), [1, None]), (np.ma.masked, None), (pd.array([1, None], "Int64"), [1, None]),
         (datetime.date(2024, 1, 1), "2024-01-01"), (np.datetime64("2024-01-01"), "2024-01-01"), (10**30, 10**30), (b"a"[0], 97),
     ],

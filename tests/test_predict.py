@@ -270,7 +270,8 @@ def test_files_hold_what_the_array_holds(tmp_path, output, name):
         assert (file.tags(1) if output == "classes" else dict(enumerate(file.descriptions))) != {}
         if output == "scores":
             assert file.scales == (1 / BYTE_STEPS,) * 2
-    assert sorted(each.name for each in tmp_path.iterdir()) == [name, "scene.tif"]
+    names = ["out.tif.aux.xml"] if output == "classes" else []  # of the classes, for GDAL and QGIS
+    assert sorted(each.name for each in tmp_path.iterdir()) == [name, *names, "scene.tif"]
 
 
 def test_large_outputs_have_overviews(tmp_path):
@@ -467,6 +468,7 @@ def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, sai
         (lambda t: t / 1.0, {"output": "scores"}, "scores must be from 0 to 1; got 0 to 2.*activation='softmax'"),
         (bordered, {"classes": ["a"]}, "classes must have 2 names"), (bordered, {"classes": "ab"}, "classes must be a sequence"),
         (bordered, {"classes": []}, "1 to 65,535 names; got 0"), (bordered, {"classes": ["a", "a"]}, "names that differ"),
+        (bordered, {"classes": ["a\ud800", "b"]}, "without control characters and lone surrogates"),
         (bordered, {"classes": [str(n) for n in range(65_536)]}, "1 to 65,535 names; got 65,536"),
         (bordered, {"threshold": {"x": 0.5, "*": 0.1}}, r"classes that do not exist, \['x'\]; their names are not known"),
         (bordered, {"threshold": {"a": 0.5}, "classes": ["a", "b"]}, r"threshold has no number for \['b'\]"), (bordered, {"threshold": {}}, 'for all other labels under "\\*"'),
@@ -699,6 +701,12 @@ def test_object_storage_gets_whole_outputs(tmp_path):
         with rasterio.MemoryFile(files.cat_file(f"{BUCKET}/predictions/a.tif")) as memory, memory.open() as file:
             np.testing.assert_array_equal(file.read(1), want)
         assert {each.split("/")[2] for each in files.find(f"{BUCKET}/predictions")} == {"a.zarr", "a.tif"}
+        names = f"{BUCKET}/predictions/a.tif.aux.xml"  # beside it, and gone with what is replaced
+        for classes in (["dark", "bright"], None):
+            more = {"classes": classes, "overwrite": True}
+            geotile.predict_to(path, bordered, f"s3://{BUCKET}/predictions/a.tif", **job, **more)
+            files.invalidate_cache()
+            assert (b"<Category>bright<" in files.cat_file(names)) if classes else not files.exists(names)
         stored = xr.open_zarr(f"s3://{BUCKET}/predictions/a.zarr", storage_options=options, mask_and_scale=False)
         np.testing.assert_array_equal(stored.prediction, want)
 
@@ -895,9 +903,10 @@ def test_polygons_of_a_written_file_are_those_of_the_array(tmp_path):
         assert found.geometry.geom_equals(want.geometry).all()
     geotile.predict_to(path, bordered, tmp_path / "s.tif", **options | {"output": "scores"})
     geotile.predict_to(path, bordered, tmp_path / "s.zarr", **options | {"output": "scores"})
-    want = geotile.polygonize(geotile.predict(path, bordered, **options | {"output": "scores"}), threshold=0.5)
+    scores = geotile.predict(path, bordered, **options | {"output": "scores"})
+    want = geotile.polygonize(scores, threshold=0.5, min_area_px=20)
     for read in (rioxarray.open_rasterio(tmp_path / "s.tif"), tmp_path / "s.tif", tmp_path / "s.zarr"):
-        scores = geotile.polygonize(read, threshold={"dark": 0.5, "bright": 0.5})
+        scores = geotile.polygonize(read, threshold={"dark": 0.5, "bright": 0.5}, min_area_px=20)
         assert scores["label"].tolist() == want["label"].tolist()
         assert set(want["label"]) == {"dark", "bright"}
         assert scores.geometry.geom_equals(want.geometry).all()

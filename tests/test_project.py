@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -113,3 +114,41 @@ def test_modules_import_alone():
 def test_the_citation_has_the_version():
     text = (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^version: (.+)$", text, re.MULTILINE)[1] == geotile.__version__
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [("github-workflows", ".github/workflows/tests.yml"), ("citation-file-format", "CITATION.cff")],
+)
+def test_files_have_the_form_that_their_readers_expect(schema, path):
+    run("check_jsonschema", "--builtin-schema", f"vendor.{schema}", path)
+
+
+def test_the_workflow_runs_what_exists():
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]
+    said = "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for path in re.findall(r"^\.ci/\w+", said, re.MULTILINE):
+        assert os.access(ROOT / path, os.X_OK), path
+    assert {".ci/run", ".ci/floors"} <= set(re.findall(r"^\.ci/\w+", said, re.MULTILINE))
+    assert set(re.findall(r"\[(\w+)\]", said)) <= set(extras)
+    assert jobs["newest"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert all("timeout-minutes" in job for job in jobs.values())
+
+
+def test_the_hooks_before_a_commit_run():
+    """Each is a command of the tools that the tests use; pre-commit itself only calls them."""
+    yaml = pytest.importorskip("yaml")
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    for hook in hooks:
+        program = hook["entry"].split()[0]
+        assert hook["language"] == "system"
+        assert (Path(sys.executable).with_name(program)).exists(), program
+
+
+def test_the_installation_page_has_each_extra():
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/installation.md").read_text(), re.MULTILINE)
+    assert extras - set(listed) == {"bench", "deploy", "docs"}  # of those who work on geotile
+    assert len(listed) == len(set(listed) & extras)

@@ -226,7 +226,7 @@ FLOATS = [tensor("out", "FP32", -1, 2, -1, -1)]
 @pytest.mark.parametrize(
     ("inputs", "outputs", "options", "said"),
     [
-        (PICTURES, FLOATS, {"family": "yolov8"}, "family is for models that answer detections"), (PICTURES, FLOATS, {"labels": ["a"]}, "labels is for"),
+        (PICTURES, FLOATS, {"family": "yolov8"}, "family is for models that answer detections"), (PICTURES, FLOATS, {"labels": ["a"]}, "labels names the classes of detections"),
         (PICTURES, FLOATS, {"output_names": {"boxes": "b"}}, "output_names must name the one that is read"),
         (PICTURES, FLOATS, {"output_names": {"output": "b"}}, r"has the outputs \['out'\]"), (PICTURES, [], {}, "declares no outputs"),
         ([], FLOATS, {}, r"must have one input \(n, band, y, x\).*; got \[\]"), (PICTURES * 2, FLOATS, {}, "must have one input"),

@@ -1,34 +1,28 @@
-"""The documentation builds without a warning, and each public name has a page."""
+"""What the documentation is made of; `test_programs.py` builds the site, with notebooks that were run."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
+import runpy
 
-import pytest
-
-import geotile
-
-ROOT = Path(__file__).parents[1]
+from site_builder import ROOT
 
 
-@pytest.mark.slow
-def test_the_site_builds_and_has_all_public_names(tmp_path):
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "searchindex.js").stat().st_size > 10_000
-    for name in geotile.__all__:
-        page = (tmp_path / f"reference/generated/geotile.{name}.html").read_text(encoding="utf-8")
-        assert f"geotile.{name}" in page
-    _check_links(tmp_path)
+def test_the_gallery_has_each_notebook():
+    named = re.findall(r"\.\./notebooks/([\w-]+\.ipynb)", (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
-def _check_links(site):
-    """Check that links lead to files of the site, and that nothing is loaded from elsewhere."""
-    for page in (each for each in site.rglob("*.html") if "_static" not in each.parts):
-        text = page.read_text(encoding="utf-8")
-        for link in re.findall(r'(?:href|src)="([^"#?]+)', text):
-            if "://" not in link and not link.startswith(("mailto:", "data:")):
-                assert (page.parent / link).exists(), (page, link)
-        assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://[^"]+', text), page
+def test_the_diagrams_are_those_that_the_script_draws(tmp_path, monkeypatch):
+    draw = runpy.run_path(str(ROOT / "docs" / "images" / "draw.py"))
+    for name in ("tile_ownership", "halo", "exposed", "tree", "seams", "concurrency"):
+        monkeypatch.setitem(draw[name].__globals__, "HERE", tmp_path)
+        draw[name]()
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert len(drawn) == 6
+    for name, text in drawn.items():
+        assert text == (ROOT / "docs" / "images" / name).read_text(encoding="utf-8")
+
+
+def test_the_example_of_the_design_pages_prints_what_it_shows(capsys):
+    text = (ROOT / "docs" / "design" / "tiles.md").read_text(encoding="utf-8")
+    exec(compile(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0], "tiles.md", "exec"), {})
+    assert capsys.readouterr().out == re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0]

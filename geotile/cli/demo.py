@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,7 +48,7 @@ def run_demo(
     size: int = 4096,
     tile_size: int | None = None,
     overlap: int | None = None,
-    labels: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> DemoResult:
     """Run `detect` end to end and write its result and a plot.
@@ -66,8 +66,8 @@ def run_demo(
         Side of the painted scene in pixels.
     tile_size, overlap : int, optional
         Tile size and overlap in pixels. By default 512 and 128 for the scene, 256 and 64 for the user's own image.
-    labels : str or path, optional
-        File with the class names of the user's own model, where the model does not name them.
+    options : mapping of str to object, optional
+        Options of the user's own model, such as ``family`` and ``labels``.
     progress : bool
         Whether a bar is shown in a terminal.
 
@@ -78,9 +78,10 @@ def run_demo(
     Raises
     ------
     ArgumentError
-        If an image is given without a model, or a model without an image, or the folder cannot be created.
+        If an image is given without a model, or a model or its options without an image, or the folder cannot be
+        created.
     """
-    if (image is None) != (model is None):
+    if (image is None) != (model is None) or (options and model is None):
         raise ArgumentError("the demo needs both an image and a model, or neither; give IMAGE with --model MODEL.onnx")
     missing = [name for name in ("matplotlib", "zarr") if find_spec(name) is None]
     if missing:
@@ -94,20 +95,18 @@ def run_demo(
     except OSError as error:
         raise ArgumentError(f"folder must be a folder that can be written; got '{target}' ({error.strerror})") from None
     truth = None
-    detector: Callable[[Any], Any] = scene_detector
     if image is None:
         scene = make_scene(target / "scene.tif", size)
         image, truth = scene.path, scene.truth
-    else:
-        from geotile.detectors import OnnxDetector
-
-        detector = OnnxDetector(str(model), labels)
     tiling: dict[str, Any] = {
         "tile_size": tile_size or (256 if truth is None else 512),
         "overlap": (64 if truth is None else 128) if overlap is None else overlap,
     }
-    with ModelServer(detector) as server:
-        detections = detect(image, server.url, progress=progress, **tiling)
+    if truth is None:
+        detections = detect(image, f"onnx:{model}", progress=progress, **tiling, **(options or {}))
+    else:
+        with ModelServer(scene_detector) as server:
+            detections = detect(image, server.url, progress=progress, **tiling)
     work = plan(image, **tiling)
     files = _write_files(detections, work, target)
     if truth is not None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
+from geotile.cli.completion import VALUES
 from geotile.core.option import Options, described, option_names
 from geotile.core.option_info import OptionInfo
 from geotile.errors import ArgumentError
@@ -158,7 +159,7 @@ def _parameter(name: str, info: OptionInfo, hint: Any, default: Any, panel: str)
     kind: Any = (list[str] if info.repeatable else str) | None if text else _plain(hint)
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if bool in (kind, *get_args(kind)) else flag, help=_help(info), metavar=info.metavar,
-        rich_help_panel=panel, show_default=default is not None,
+        rich_help_panel=panel, show_default=default is not None, autocompletion=VALUES.get(name),
     )  # fmt: skip
     return inspect.Parameter(
         name,

@@ -17,8 +17,10 @@ import typer
 
 import geotile
 from geotile.cli.call import check_call, kept_call, stored_call
+from geotile.cli.completion import file_named, whole_words
 from geotile.cli.ending import end, interruptible
 from geotile.cli.flags import with_flags
+from geotile.cli.help import help_page
 from geotile.cli.jobs import jobs, submit
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, SecretValues, client_at, endpoint_options
 from geotile.cli.rasters import embed, predict
@@ -33,7 +35,6 @@ from geotile.options import DetectToOptions, PlanOptions
 app = typer.Typer(
     help="Run models over satellite and aerial images of any size: detections, class maps, vectors.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -72,6 +73,7 @@ def detect(
             "--output", "-o",
             rich_help_panel="Output",
             help="Output: .geojson, .geojsonl, .parquet, .fgb or .gpkg; or a folder/ of GeoParquet parts.",
+            autocompletion=file_named(".geojson", ".geojsonl", ".parquet", ".fgb", ".gpkg"),
         ),
     ],
     options: Mapping[str, Any],
@@ -137,9 +139,12 @@ def plan(
     options: Mapping[str, Any],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=f"Also draw the grid, to a file that ends in {', '.join(_PICTURES)}."),
+        typer.Option(
+            "--output", "-o", help=f"Also draw the grid over the image, to {', '.join(_PICTURES)}.",
+            autocompletion=file_named(*_PICTURES),
+        ),
     ] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Show what a run over IMAGE would do, without reading a pixel."""
     if output is not None:
         _check_picture(output)
@@ -178,7 +183,7 @@ def check(
 def demo(
     image: Annotated[str | None, typer.Argument(help="Your own image. Default: a painted scene.")] = None,
     model: Annotated[str | None, typer.Option(help="ONNX model for your own image.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="File with the model's class names, one per line.")] = None,
+    option: EndpointOption = None,
     folder: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("geotile-demo"),
     size: Annotated[int, typer.Option(help="Side of the painted scene in pixels.", min=512)] = 4096,
     tile_size: Annotated[
@@ -195,9 +200,9 @@ def demo(
     """
     from geotile.cli.demo import run_demo
 
-    started = time.perf_counter()
+    started, options = time.perf_counter(), endpoint_options(option)
     with err.status("detecting") if err.is_terminal else err:
-        result = run_demo(folder, image, model, size=size, tile_size=tile_size, overlap=overlap, labels=labels)
+        result = run_demo(folder, image, model, size=size, tile_size=tile_size, overlap=overlap, options=options)
     rows = result.report.rows()
     if result.precision is not None and result.recall is not None:
         rows |= {"precision": f"{result.precision:.3f}", "recall": f"{result.recall:.3f}"}
@@ -207,6 +212,7 @@ def demo(
         typer.echo(path)
 
 
+app.command("help", rich_help_panel=_LOOK)(help_page)
 for command in (predict, embed):
     app.command(rich_help_panel=_RUN)(command)
 app.command(rich_help_panel=_SERVICE, context_settings={"auto_envvar_prefix": PREFIX})(serve)
@@ -222,7 +228,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
     warnings.simplefilter("ignore", FailedTilesWarning)  # the failed tiles are listed
     try:
-        status = app(standalone_mode=False) or 0
+        with whole_words():
+            status = app(prog_name="geotile", standalone_mode=False) or 0
     except _UsageError as error:
         text = error.format_message().replace(": Value error, ", ": ")  # a prefix of pydantic's
         print_error(text + given_by(getattr(error, "ctx", None), getattr(error, "param", None)))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from geotile.cli.completion import endpoint_option
 from geotile.core import from_text
 from geotile.core.option import described
 from geotile.core.option_types import TYPES
@@ -33,7 +34,7 @@ EndpointOption = Annotated[
     typer.Option(
         "--option", "-O", help="Option of the endpoint, such as family=yolov8 or retries=2. Pairs and lists "
         "have commas (timeout_s=5,60), mappings as well (params=TargetModel=cars,TargetVariant=b). May be repeated.",
-        metavar="NAME=VALUE", rich_help_panel=_ENDPOINT,
+        metavar="NAME=VALUE", rich_help_panel=_ENDPOINT, autocompletion=endpoint_option,
     ),
 ]  # fmt: skip
 SecretValues = Annotated[

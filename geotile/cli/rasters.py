@@ -9,6 +9,7 @@ import typer
 
 import geotile
 from geotile.cli.call import stored_call
+from geotile.cli.completion import file_named
 from geotile.cli.ending import end, interruptible
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, client_at, endpoint_options
@@ -30,6 +31,7 @@ def predict(
             "--output", "-o",
             rich_help_panel="Output",
             help="Output: .tif (a Cloud Optimized GeoTIFF) or .zarr (Zarr 3).",
+            autocompletion=file_named(".tif", ".zarr"),
         ),
     ],
     options: Mapping[str, Any],
@@ -59,6 +61,7 @@ def embed(
             "--output", "-o",
             rich_help_panel="Output",
             help="Output: .parquet (GeoParquet), or a folder/ of parts.",
+            autocompletion=file_named(".parquet"),
         ),
     ],
     options: Mapping[str, Any],

@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from geotile.core.option_info import OptionInfo
@@ -112,7 +112,12 @@ def described(group: type[Options]) -> dict[str, OptionInfo]:
 
 def option_names(*groups: type[Options] | None) -> set[str]:
     """Return the names of the options of groups."""
-    return {each.name for group in groups if group is not None for each in fields(group)}
+    return set(_names(groups))
+
+
+@cache
+def _names(groups: tuple[Any, ...]) -> frozenset[str]:
+    return frozenset(each.name for group in groups if group is not None for each in fields(group))
 
 
 def refuse_unknown(
@@ -280,7 +285,7 @@ def documents(keywords: type[Options] | None = None) -> Callable[[C], C]:
 def _with_parameters(doc: str | None, keywords: type[Options]) -> str | None:
     if doc is None:
         return None  # python -OO
-    return doc.replace("    {options}", textwrap.indent("\n".join(_parameters(keywords)), "    "))
+    return inspect.cleandoc(doc).replace("{options}", "\n".join(_parameters(keywords)))  # Python 3.13 cleans it as well
 
 
 def _parameters(keywords: type[Options]) -> Iterator[str]:

@@ -91,7 +91,7 @@ def is_missing(value: Any) -> bool:
 
     Examples
     --------
-    >>> is_missing(math.nan), is_missing(pd.NaT), is_missing(np.datetime64("NaT")), is_missing("")
+    >>> is_missing(math.nan), is_missing(pd.NaT), is_missing(np.datetime64("NaT", "s")), is_missing("")
     (True, True, True, False)
     """
     if value is None or value is pd.NA or value is pd.NaT or value is np.ma.masked:

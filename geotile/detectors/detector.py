@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,8 @@ class Detector:
         score_threshold: float | None = None, nms_iou_threshold: float = 0.5, mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None, metadata: ModelMetadata = NO_METADATA,
     ) -> None:  # fmt: skip
+        if find_spec("PIL") is None:
+            raise ArgumentError("tiles are resized for a network by Pillow: pip install 'geotile[onnx]'")
         self.inputs, self.outputs, self.metadata = list(inputs), list(outputs), metadata
         check_inputs(self.inputs, metadata)
         given = class_names(labels)

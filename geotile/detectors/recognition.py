@@ -79,8 +79,8 @@ def recognise(
         return Recognised(name, _class_count(found, metadata, labels))
     if len(fitting) > 1:
         raise ArgumentError(
-            f"the outputs ({network.listed()}) fit several families: {_shown(fitting)}. Give family, or labels with "
-            "one name per class where that decides"
+            f"the outputs ({network.listed()}) fit several families: {_shown(fitting)}. Give family=NAME, or "
+            "labels=NAMES with one name per class where that decides"
         )
     if candidates:
         raise _wrong_names(network, candidates, labels if named else metadata.names, "labels" if named else "metadata")
@@ -134,7 +134,7 @@ def _check_known_size(
         reason = "the input has no fixed size, and the model has no metadata" if dynamic else "they fit by chance"
         fits = f"; {_shown(candidates)} would fit" if candidates else ""
         raise ArgumentError(
-            f"the family cannot be inferred from the outputs ({network.listed()}): {reason}{fits}. Give family, "
+            f"the family cannot be inferred from the outputs ({network.listed()}): {reason}{fits}. Give family=NAME, "
             f"one of {', '.join(map(repr, sorted(FAMILIES)))}"
         )
 
@@ -184,5 +184,5 @@ def _no_family(
         )
     listed = ", ".join(map(repr, sorted(FAMILIES)))
     return ArgumentError(
-        f"the family cannot be inferred from the outputs ({network.listed()}). Give family, one of {listed}"
+        f"the family cannot be inferred from the outputs ({network.listed()}). Give family=NAME, one of {listed}"
     )

@@ -17,6 +17,7 @@ from geotile.endpoints.answer import Answer
 from geotile.endpoints.array_check import array_answer
 from geotile.endpoints.objects import decode_object
 from geotile.endpoints.plausible import doubts
+from geotile.endpoints.shown import check_html, endpoint_html
 from geotile.errors import ArgumentError, EndpointError, GeotileError, ResponseError
 from geotile.grid.tile_grid import Window
 from geotile.merging.detections import Detections
@@ -212,6 +213,9 @@ class Endpoint(ABC):
         )
         return Check(ok=True, message=message, seconds=seconds, detections=answer.detections, warnings=warnings)
 
+    def _repr_html_(self) -> str:
+        return endpoint_html(self)
+
 
 def invoke_endpoint(endpoint: Endpoint, tiles: Sequence[Any], content_type: str) -> list[Any]:
     """Send one request to any endpoint: return one item per tile, or raise a GeotileError."""
@@ -260,6 +264,9 @@ class Check:
 
     def __repr__(self) -> str:
         return f"<geotile.Check: {self.message}>"
+
+    def _repr_html_(self) -> str:
+        return check_html(self)
 
 
 _REMEDIES = {

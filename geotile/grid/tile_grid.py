@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair, as_int, as_pair
+from geotile.core.html_table import html_card, html_table
 from geotile.errors import ArgumentError
 from geotile.grid.axis import Axis, join_thin_regions
+from geotile.grid.drawing import grid_legend, grid_svg
 from geotile.public import public
 
 
@@ -256,6 +258,22 @@ class TileGrid:
         y0, y1 = self.axes[0].interior(*rows)
         x0, x1 = self.axes[1].interior(*columns)
         return Interior(x0, y0, x1, y1)
+
+    def _repr_html_(self) -> str:
+        return html_card("geotile.TileGrid", html_table(self._rows()), grid_svg(self) + grid_legend(self))
+
+    def _rows(self) -> list[tuple[str, str]]:
+        def pixels(yx: Pair) -> str:
+            return f"{yx[1]:,} x {yx[0]:,} px"
+
+        y, x = self.axes
+        return [
+            ("image", pixels(self.shape_yx)),
+            ("tiles", f"{self.n_tiles:,} ({self.tiles_yx[1]:,} x {self.tiles_yx[0]:,}) of {pixels((y.tile, x.tile))}"),
+            ("overlap", f"at least {pixels((y.overlap, x.overlap))}"),
+            ("regions", f"{self.n_regions:,} ({self.regions_yx[1]:,} x {self.regions_yx[0]:,})"),
+            ("halo", f"up to {pixels(self.depth_yx)}"),
+        ]
 
 
 @lru_cache(maxsize=16)

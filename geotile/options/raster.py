@@ -77,6 +77,9 @@ def _check_classes(classes: Any) -> None:
         raise ArgumentError(f"classes must be a sequence of names, in the order of their numbers; got {classes!r}")
     if not 1 <= len(classes) <= MAX_CLASSES:
         raise ArgumentError(f"classes must be 1 to {MAX_CLASSES:,} names; got {len(classes):,}")
+    for name in classes:
+        if not name.isprintable():
+            raise ArgumentError(f"classes must have names without control characters and lone surrogates; got {name!r}")
     if len(set(classes)) < len(classes):
         raise ArgumentError(f"classes must have names that differ; got {list(classes)!r}")
 

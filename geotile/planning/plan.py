@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
+from geotile.core.html_table import html_card, html_table
 from geotile.core.option import with_options
 from geotile.encoding.encoder import Encoder
 from geotile.endpoints import endpoint as as_endpoint
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference, georeference_of, wkt_of
+from geotile.grid.drawing import grid_legend, grid_svg
 from geotile.grid.regions import plan_grid
 from geotile.grid.tile_grid import TileGrid
 from geotile.imagery.masks import nodata_of
@@ -28,7 +29,7 @@ from geotile.planning.advice import advice_on, megabytes
 from geotile.planning.model_input import fitted_to_model, size_notes, tile_and_overlap
 from geotile.planning.opened_image import ImageLike, OpenedImage, opened_image
 from geotile.planning.request_size import check_request_size
-from geotile.planning.roi import intersecting_tiles, roi_in_pixels
+from geotile.planning.roi import intersecting_tiles, roi_in_pixels, roi_outlines
 from geotile.public import public
 
 if TYPE_CHECKING:
@@ -138,7 +139,10 @@ class Plan:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the regions and tiles of the image in image pixels.
+        """Draw the regions and tiles over the image, in image pixels.
+
+        The picture of the image is made from its overviews. An image that would have to be read in full, a large file
+        without overviews or a computed array, is not drawn.
 
         Parameters
         ----------
@@ -148,10 +152,15 @@ class Plan:
         Returns
         -------
         matplotlib.axes.Axes
-        """
-        from geotile.results.plotting import draw_grid
 
-        return draw_grid(self.grid, ax)
+        Raises
+        ------
+        ImageReadError
+            If the file cannot be read.
+        """
+        from geotile.results.plotting import draw_plan
+
+        return draw_plan(self.image, self.grid, self.selected, self._outlines(), ax)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the plan as names and values for people."""
@@ -177,11 +186,11 @@ class Plan:
         return "\n".join(["<geotile.Plan>", *(f"{name:>12}  {value}" for name, value in self.rows())])
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in self.rows()
-        )
-        return f"<table>{cells}</table>"
+        drawing = grid_svg(self.grid, self._outlines()) + grid_legend(self.grid, roi=self.roi is not None)
+        return html_card("geotile.Plan", html_table(self.rows()), drawing)
+
+    def _outlines(self) -> list[NDArray[np.float64]]:
+        return [] if self.roi is None else roi_outlines(self.roi, self.grid.shape_yx)
 
 
 @public

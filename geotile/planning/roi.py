@@ -21,6 +21,7 @@ from geotile.geometry.georeference import WGS84, Georeference, is_degrees, wkt_o
 from geotile.grid.tile_grid import TileGrid
 
 _EDGE_PARTS = 64  # of the longer side of the image, whose projection may be curved
+_DRAWN_POINTS = 1_000
 _MARGIN = 0.05  # around the image, in shares of its size
 
 
@@ -141,6 +142,29 @@ def intersecting_tiles(grid: TileGrid, shape: Any) -> NDArray[np.bool_]:
         intersects &= ~shapely.touches(shape, boxes)
     selected[np.ix_(rows, columns)] = intersects
     return selected
+
+
+def roi_outlines(roi: Any, shape_yx: tuple[int, int]) -> list[NDArray[np.float64]]:
+    """Return the outlines of a region of interest in an image, simplified for a small drawing.
+
+    Parameters
+    ----------
+    roi : shapely geometry
+        In image pixels. Of more than 1,000 points the convex hull is drawn.
+    shape_yx : tuple of int
+        Height and width of the image in pixels.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        Each (n, 2) float64, xy in image pixels.
+    """
+    inside = shapely.intersection(roi, shapely.box(0, 0, shape_yx[1], shape_yx[0]))
+    drawn = shapely.simplify(inside, max(shape_yx) / 500)
+    if shapely.get_num_coordinates(drawn) > _DRAWN_POINTS:
+        drawn = shapely.simplify(shapely.convex_hull(inside), max(shape_yx) / 500)
+    rings = [shapely.boundary(part) if shapely.get_dimensions(part) == 2 else part for part in shapely.get_parts(drawn)]
+    return [shapely.get_coordinates(line) for line in shapely.get_parts(rings)]
 
 
 def _geometry(roi: Any) -> tuple[Any, str]:

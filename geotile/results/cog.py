@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -12,6 +13,7 @@ import rasterio.shutil
 import xarray as xr
 
 from geotile.core.rasterio_env import ignore_georeference_warnings
+from geotile.core.xml_text import without_control_characters
 from geotile.grid.tile_grid import Window
 from geotile.results.class_legend import colour
 from geotile.results.raster_store import RasterStore
@@ -80,6 +82,21 @@ def _describe(file: Any, template: xr.DataArray, names: Sequence[str] | None) ->
         file.write_colormap(1, {number: (*colour(number), 255) for number in range(255)} | {255: (0, 0, 0, 0)})
     if "scale_factor" in template.attrs:
         file.scales = (template.attrs["scale_factor"],) * file.count
+
+
+def category_file(template: xr.DataArray) -> bytes | None:
+    """Return the file that GDAL reads beside a map of classes, ``.aux.xml``: their names, for the legend of QGIS.
+
+    A GeoTIFF has no place of its own for them but tags, which programs do not show. None if there are no names.
+    """
+    names = template.attrs.get("class_names")
+    if names is None or template.attrs["long_name"] != "class" or "band" in template.dims:
+        return None
+    root = ElementTree.Element("PAMDataset")
+    categories = ElementTree.SubElement(ElementTree.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
+    for name in names:
+        ElementTree.SubElement(categories, "Category").text = without_control_characters(str(name))
+    return ElementTree.tostring(root, encoding="unicode").encode()
 
 
 def _windows(height: int, width: int, chunk: int) -> Iterator[Window]:

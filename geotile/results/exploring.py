@@ -15,8 +15,8 @@ from geotile.geometry.georeference import georeference_of
 from geotile.imagery.array_check import check_array
 from geotile.imagery.file_array import source_of
 from geotile.public import public
-from geotile.results.class_legend import colour
-from geotile.results.plotting import label_colours, rgb
+from geotile.results.class_legend import colour, frame_colours, label_colours
+from geotile.results.plotting import rgb
 
 if TYPE_CHECKING:
     import folium
@@ -70,13 +70,13 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
     shown = [name for name in _SHOWN if name in drawn and name != drawn.geometry.name]
     drawn = gpd.GeoDataFrame(drawn[shown], geometry=drawn.geometry)
     for name in shown:
-        if drawn[name].dtype == object:
+        if drawn[name].dtype.kind not in "biuf":  # text has several types in pandas
             drawn[name] = drawn[name].map(lambda text: html.escape(str(text)))  # Leaflet reads text as HTML
     drawn = drawn[~(drawn.geometry.is_empty | drawn.geometry.isna())]
     view = folium.Map(tiles=None if image is not None else "OpenStreetMap", control_scale=True, max_zoom=24)
     picture = None if image is None else _picture(image).add_to(view)
     names = drawn["label"].astype(str) if "label" in shown else drawn.geometry.geom_type
-    colours = label_colours(sorted(set(names)))
+    colours = frame_colours(drawn) if "label" in shown else label_colours(sorted(set(names)))
     for name in sorted(set(names)):
         _layer(drawn[names == name], f"{name or 'detection'} ({int((names == name).sum())})", colours[name]).add_to(
             view

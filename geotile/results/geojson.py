@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 from typing import Any, TextIO
 
@@ -13,7 +13,8 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
-from geotile.core.values import as_json
+from geotile.core.values import as_json, is_missing
+from geotile.errors import ArgumentError
 from geotile.geometry.georeference import WGS84, Georeference
 from geotile.geometry.placement import AffinePlacement
 from geotile.results.frame import BOX_COLUMNS, from_text, image_geometry
@@ -91,7 +92,10 @@ def _properties(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
     others = [name for name in detections.columns if name not in {*_COLUMNS, detections.geometry.name}]
     in_pixels = _in_pixels(detections) if set(BOX_COLUMNS) <= names else repeat({}, len(detections))
     for row, place in zip(detections.to_dict("records"), in_pixels, strict=True):
-        own = row.get("properties") or {}
+        own = {} if is_missing(row.get("properties")) else row["properties"]
+        if not isinstance(own, Mapping):
+            raise ArgumentError(f"the column properties must hold mappings; got {own!r}")
+        own = dict(own)
         properties: dict[str, Any] = {name: row[name] for name in ("label", "score") if name in names}
         properties |= dict.fromkeys(place)  # in their place among the others
         if row.get("classes") is not None:

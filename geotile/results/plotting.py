@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
@@ -14,34 +15,63 @@ from geotile.errors import ArgumentError
 from geotile.grid.tile_grid import TileGrid, Window
 from geotile.imagery.array_check import check_array
 from geotile.public import public
-from geotile.results.class_legend import class_names, colour
+from geotile.results.class_legend import as_hex, class_names, colour, frame_colours
 from geotile.results.frame import image_geometry
+from geotile.results.overview import overview
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_REGION, _TILE = "#ffd23f", "#ffffff"  # colours of the grid
+_REGION, _TILE, _ROI = "#ffd23f", "#ffffff", "#ff3864"  # colours of the grid
+_MAX_TILES = 10_000  # that are drawn
 _SIDE_PX = 1600  # approximate size of a drawn image
 
 
-def draw_grid(grid: TileGrid, ax: Axes | None = None, tile_alpha: float = 0.6) -> Axes:
-    """Draw tiles (thin) and regions (bold) in image pixels, on the given axes or on those of a new figure."""
-    ax, is_new = (ax, False) if ax is not None else (_new_axes(), True)
+def draw_grid(grid: TileGrid, ax: Axes, selected: NDArray[np.bool_] | None = None, tile_alpha: float = 0.6) -> None:
+    """Draw tiles (thin) and regions (bold) in image pixels.
+
+    Of more than 10,000 tiles none is drawn. `selected`, (tiles down, tiles across) bool, are the tiles to draw.
+    """
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
     height, width = grid.shape_yx
-    tiles = [Rectangle((w.x0, w.y0), w.x1 - w.x0, w.y1 - w.y0) for _, w in grid.tiles()]
-    line = "#6c8ebf" if is_new else _TILE
-    ax.add_collection(PatchCollection(tiles, facecolor="none", edgecolor=line, linewidth=0.5, alpha=tile_alpha))
+    if _has_tiles_to_draw(grid):
+        wanted = np.ones(grid.tiles_yx, bool) if selected is None else selected
+        windows = [window for (_, window), is_wanted in zip(grid.tiles(), wanted.flat, strict=True) if is_wanted]
+        tiles = [Rectangle((w.x0, w.y0), w.x1 - w.x0, w.y1 - w.y0) for w in windows]
+        ax.add_collection(PatchCollection(tiles, facecolor="none", edgecolor=_TILE, linewidth=0.5, alpha=tile_alpha))
     for y in grid.axes[0].edges:
         ax.axhline(y, color=_REGION, linewidth=1.6)
     for x in grid.axes[1].edges:
         ax.axvline(x, color=_REGION, linewidth=1.6)
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
-    if is_new:
-        ax.set_title(f"{grid.n_tiles} tiles, {grid.n_regions} regions")
+
+
+def draw_plan(
+    image: xr.DataArray, grid: TileGrid, selected: NDArray[np.bool_] | None, outlines: Iterable[NDArray[np.float64]],
+    ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw a grid, and the outlines of a region of interest, over a small picture of the image."""
+    ax = ax if ax is not None else _new_axes()
+    height, width = grid.shape_yx
+    picture = overview(image, _SIDE_PX)
+    if picture is None:
+        ax.set_facecolor("#33475b")
+    else:
+        ax.imshow(rgb(picture), extent=(0, width, height, 0), interpolation="nearest")
+    draw_grid(grid, ax, selected)
+    for line in outlines:
+        ax.plot(*line.T, color=_ROI, linewidth=2)
+    wanted = "" if selected is None else f"{int(selected.sum()):,} of "
+    left_out = "" if _has_tiles_to_draw(grid) else ", too many to draw"
+    ax.set_title(f"{wanted}{grid.n_tiles:,} tiles{left_out}, {grid.n_regions:,} regions")
+    ax.tick_params(labelsize=7)
     return ax
+
+
+def _has_tiles_to_draw(grid: TileGrid) -> bool:
+    return grid.n_tiles <= _MAX_TILES
 
 
 @public
@@ -141,16 +171,12 @@ def plot_classes(
         pixels[known & (numbers == number)] = (*colour(int(number)), 255)
     ax.imshow(pixels, extent=_extent(raster), interpolation="nearest")
     names = class_names(raster)
-    patches = [Patch(color=_hex(colour(n)), label=names[n] if n < len(names) else str(n)) for n in map(int, present)]
+    patches = [Patch(color=as_hex(colour(n)), label=names[n] if n < len(names) else str(n)) for n in map(int, present)]
     ax.legend(handles=patches, loc="upper right", framealpha=0.9)
     if polygons is not None:
         polygons.boundary.plot(ax=ax, color="black", linewidth=0.8)
     ax.tick_params(labelsize=7)
     return ax
-
-
-def _hex(rgb: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
 def _extent(raster: xr.DataArray) -> tuple[float, float, float, float]:
@@ -173,8 +199,8 @@ def _draw_shapes(detections: gpd.GeoDataFrame, view: Window, ax: Axes) -> None:
     """
     from matplotlib.collections import LineCollection
 
-    colours = label_colours(sorted(set(detections["label"])))
-    shapes, labels = image_geometry(detections).to_numpy(), detections["label"].to_numpy()
+    colours = frame_colours(detections)
+    shapes, labels = image_geometry(detections).to_numpy(), detections["label"].astype(str).to_numpy()
     visible = shapely.intersects(shapes, shapely.box(view.x0, view.y0, view.x1, view.y1))
     for label in sorted(set(labels[visible])):
         mine = shapes[visible & (labels == label)]
@@ -205,12 +231,6 @@ def rgb(image: Any) -> NDArray[np.uint8]:
         low, high = np.nanpercentile(pixels, (2, 98))
         pixels = (pixels - low) / max(high - low, 1e-12) * 255
     return np.clip(np.nan_to_num(np.moveaxis(pixels, 0, -1)), 0, 255).astype(np.uint8)
-
-
-def label_colours(labels: list[str]) -> dict[str, str]:
-    """Return a colour for each label."""
-    palette = ["#ff3864", "#00d1ff", "#b6ff00", "#ff9f1c", "#c77dff", "#2ec4b6"]
-    return {label: palette[i % len(palette)] for i, label in enumerate(labels)}
 
 
 def _columns(detections: object) -> str:

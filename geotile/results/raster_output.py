@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from geotile.core.checks import Pair, check_path
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
-from geotile.results.cog import write_cog
+from geotile.results.cog import category_file, write_cog
 from geotile.results.raster_store import BLOCKS, ROOT, RasterStore
 from geotile.storage.atomic import draft, draft_path, put_on_disk, remove, replace, restore
 from geotile.storage.folder import Folder, Options
@@ -185,15 +185,25 @@ class RasterOutput:
         target.remove(_MARK)
 
     def _end_cog(self, store: RasterStore, template: xr.DataArray, chunk: int) -> None:
-        if self.folder.is_local:
-            with draft(Path(self.uri), "cog", "out.tif") as path:
-                write_cog(store, template, chunk, path)
-            return
-        with tempfile.TemporaryDirectory() as place:
-            path = Path(place) / "out.tif"
+        """Write the COG, then the names of its classes beside it.
+
+        GDAL keeps names and statistics beside a file: those of a file that is replaced are removed first, so at no time
+        do names lie beside a file that they are not about.
+        """
+        parent, _, name = self.uri.rpartition("/")
+        folder, beside = Folder(parent or "/", self.options), f"{name}.aux.xml"
+        with ExitStack() as stack:
+            if self.folder.is_local:
+                path = stack.enter_context(draft(Path(self.uri), "cog", "out.tif"))
+            else:
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out.tif"
             write_cog(store, template, chunk, path)
-            files, target = url_to_fs(self.uri, **dict(self.options))
-            files.put_file(str(path), target)
+            _remove_if_there(folder, beside)
+            if not self.folder.is_local:
+                files, target = url_to_fs(self.uri, **dict(self.options))
+                files.put_file(str(path), target)
+        if (names := category_file(template)) is not None:
+            folder.write(beside, names)
 
     def check_free(self) -> None:
         """Check that nothing is in the way of the output.
@@ -226,6 +236,13 @@ def _copy(source: Folder, target: Folder, skip: Sequence[str]) -> None:
             if content is None:
                 raise OutputError(f"{source.display_name}/{name} has disappeared. Run again")
             target.write(name, content)
+
+
+def _remove_if_there(folder: Folder, name: str) -> None:
+    """Remove a file if it exists; object storage may allow to write, and to remove nothing."""
+    files, path = folder.files()
+    if files.exists(f"{path}/{name}"):
+        folder.remove(name)
 
 
 def _remove_tree(folder: Folder, but: str = "") -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from string import Formatter
 from typing import Any, Literal
 
+from geotile.core.html_table import html_card, html_details, html_table
 from geotile.errors import ArgumentError
 from geotile.public import public
 from geotile.results.failures import Record, TileFailure
 
 Status = Literal["SUCCESS", "PARTIAL", "FAILED"]
-_LISTED = 5  # failed tiles that a repr lists
+_LISTED, _LISTED_HTML = 5, 20  # failed tiles that a repr lists
+_STATES = {"SUCCESS": "good", "PARTIAL": "doubtful", "FAILED": "bad"}
 _ROWS = {
     "status": "{status}",
     "image": "{image}",
@@ -162,11 +163,12 @@ class Report(Record):
         return "\n".join(["<geotile.Report>", *(f"{name:>{width}}  {value}" for name, value in rows.items())])
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in self.rows().items()
-        )
-        return f"<table>{cells}</table>"
+        failed = [(f"tile {each.tile}", each.reason) for each in self.failures[:_LISTED_HTML]]
+        if len(self.failures) > _LISTED_HTML:
+            failed.append(("...", f"and {len(self.failures) - _LISTED_HTML:,} more"))
+        below = html_details(f"{len(self.failures):,} failed tiles", html_table(failed)) if failed else ""
+        table = html_table(self.rows(failed_tiles=False).items())
+        return html_card("geotile.Report", table + below, state=_STATES.get(self.get("status", ""), ""))
 
 
 @public

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,12 +17,12 @@ from fsspec.core import url_to_fs
 
 from geotile.core.checks import check_path
 from geotile.core.redact import redact
-from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, GeotileError, OutputError
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput, write_part
-from geotile.results.frame import BOX_COLUMNS, image_geometry, with_text, write_parquet
+from geotile.results.frame import write_parquet
 from geotile.results.geojson import write_geojson, write_geojson_lines
+from geotile.results.ogr_files import write_flatgeobuf, write_geopackage
 from geotile.storage.atomic import draft
 from geotile.storage.folder import Folder, Options, is_local
 from geotile.storage.lease import lease
@@ -265,33 +264,12 @@ def _check_columns(detections: gpd.GeoDataFrame) -> None:
         raise ArgumentError(f"the columns of detections must have names of their own; {double} occur twice")
 
 
-def _ogr(driver: str) -> Callable[[gpd.GeoDataFrame, str], None]:
-    def write_ogr(detections: gpd.GeoDataFrame, path: str) -> None:
-        table = with_text(detections)
-        if set(BOX_COLUMNS) <= set(table.columns):
-            table["image_geometry"] = image_geometry(detections).to_wkt(rounding_precision=-1)
-        nowhere = table.geometry.isna() | table.geometry.is_empty
-        layer = {"SPATIAL_INDEX": "NO"} if driver == "FlatGeobuf" and nowhere.any() else {}  # its index holds no nulls
-        if driver == "GPKG":
-            layer["FID"] = _fid_name({str(name).lower() for name in table.columns})
-        with ignore_warnings(UserWarning):  # pyogrio warns of a layer without a CRS, which an image may lack
-            table.to_file(path, driver=driver, engine="pyogrio", layer="detections", **layer)
-
-    return write_ogr
-
-
-def _fid_name(taken: set[str]) -> str:
-    """Return a name for the row ids of a GeoPackage, which are not a column of the table."""
-    names = itertools.chain(["fid"], (f"fid_{number}" for number in itertools.count(1)))
-    return next(name for name in names if name not in taken)
-
-
 _WRITERS: dict[str, Callable[[gpd.GeoDataFrame, str], None]] = {
     ".geojson": write_geojson,
     ".geojsonl": write_geojson_lines,
     ".parquet": write_parquet,
-    ".fgb": _ogr("FlatGeobuf"),
-    ".gpkg": _ogr("GPKG"),
+    ".fgb": write_flatgeobuf,
+    ".gpkg": write_geopackage,
 }
 
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from geotile.core.cancellation import is_abandoned
 from geotile.core.dask_info import active_client, this_worker
+from geotile.core.html_table import html_bar, html_card
 from geotile.public import public
 
 _SEND_INTERVAL_S = 0.5  # between the reports of a worker
@@ -74,12 +75,17 @@ class Progress:
         return (self.tiles - self.done) * self.seconds / done_now if done_now > 0 else None
 
     def __str__(self) -> str:
-        eta = "" if self.eta_s is None else f", {clock(self.eta_s)} to go"
+        eta = "" if self.eta_s is None or self.done >= self.tiles else f", {clock(self.eta_s)} to go"
         found = f"{self.detections:,} detections, " if self.detections else ""  # models of rasters find none
         return (
             f"{self.done:,} of {self.tiles:,} tiles, {self.requests_per_s:,.1f} requests/s, "
             f"{found}{self.failures:,} failed{eta}"
         )
+
+    def _repr_html_(self) -> str:
+        state = "doubtful" if self.failures else "good"
+        text = f"<div style='font-variant-numeric:tabular-nums'>{self}</div>"
+        return html_card(f"geotile: {clock(self.seconds)}", html_bar(self.done / max(1, self.tiles), state) + text)
 
 
 class Reporter:
@@ -229,65 +235,6 @@ def progress_listener(run: str, callbacks: list[ProgressCallback], tiles: int, k
         del _listeners[run]
         if client is not None:
             client.unsubscribe_topic(run)
-
-
-@contextmanager
-def progress_display(progress: bool | ProgressCallback | None) -> Iterator[list[ProgressCallback]]:
-    """Return the callbacks of a `progress` option: the callable, or for True a bar in a terminal or a notebook."""
-    if not progress:
-        yield []
-    elif progress is not True:
-        yield [progress]
-    elif (cell := _notebook_cell()) is not None:
-        yield [cell]
-    else:
-        with _bar() as bar:
-            yield [bar]
-
-
-def _notebook_cell() -> ProgressCallback | None:
-    """Return a callback that shows progress in the cell of a notebook, None outside of notebooks."""
-    try:
-        from IPython.core.getipython import get_ipython
-        from IPython.display import HTML, display
-    except ImportError:
-        return None
-    shell = get_ipython()  # type: ignore[no-untyped-call]
-    if shell is None or type(shell).__name__ != "ZMQInteractiveShell":
-        return None
-    handle = display(HTML(""), display_id=True)  # type: ignore[no-untyped-call]
-
-    def show(state: Progress) -> None:
-        handle.update(HTML(as_html(state)))  # type: ignore[no-untyped-call]
-
-    return show
-
-
-def as_html(state: Progress) -> str:
-    """Return progress as HTML: a bar and a line of text."""
-    return (
-        f"<progress value='{state.done}' max='{max(1, state.tiles)}' style='width:24em'></progress> "
-        f"<span style='font-family:monospace'>{state}</span>"
-    )
-
-
-@contextmanager
-def _bar() -> Iterator[ProgressCallback]:
-    """Show a bar on standard error if it is a terminal; return its callback."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    columns: list[Any] = [TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")]
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task("tiles", total=None, text="")
-
-        def show(state: Progress) -> None:
-            text = str(state).partition("tiles, ")[2]
-            bars.update(task, total=state.tiles, completed=state.done, text=text)
-
-        yield show
 
 
 def clock(seconds: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from geotile.running.progress import ProgressCallback, progress_display, progress_listener
+from geotile.running.progress import ProgressCallback, progress_listener
+from geotile.running.progress_display import progress_display
 from geotile.running.status import status_writer
 from geotile.storage.folder import Folder
 

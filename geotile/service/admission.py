@@ -73,22 +73,22 @@ def _admit(request: JobRequest, options: Mapping[str, Any]) -> int:
     model = asked_for(request.task, endpoint_of(request, options))
     check_places(request)
     job, tiles, places = request.options(), 0, list[NamedPlace]()
-    for number, url in enumerate(request.image_urls):
+    for url in request.image_urls:
         opened = opened_image(url, job.part(ImageOptions), job)
         places += opened.places
         work = planned(opened, job, job, model)
-        _check_results(request, number, work, job)
+        _check_results(request, work, job)
         tiles += work.requests
     check_apart(places, request.places())  # again, since the assets of STAC items are known only now
     return tiles
 
 
-def _check_results(request: JobRequest, number: int, work: Plan, job: TaskOptions) -> None:
+def _check_results(request: JobRequest, work: Plan, job: TaskOptions) -> None:
     """Check that the formats of the outputs can hold the results of an image, as far as is known before the run."""
     if isinstance(job, DetectToOptions):
-        check_formats(request, number, prepare(work, job).sample())
+        check_formats(request, work.image, prepare(work, job).sample())
     elif isinstance(job, EmbedToOptions):
-        check_formats(request, number, embedding_table(work, job).sample(work.grid.shape_yx))
+        check_formats(request, work.image, embedding_table(work, job).sample(work.grid.shape_yx))
     else:
         zarr_module()
 

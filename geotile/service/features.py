@@ -10,6 +10,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
+import xarray as xr
 from numpy.typing import NDArray
 
 from geotile.core.redact import redact
@@ -34,7 +35,11 @@ class ImagePlace:
     @classmethod
     def of(cls, url: str, options: ImageOptions) -> ImagePlace:
         """Return the place of an image, from its header."""
-        image = opened(url, options)
+        return cls.of_image(opened(url, options))
+
+    @classmethod
+    def of_image(cls, image: xr.DataArray) -> ImagePlace:
+        """Return the place of an image that is open."""
         return cls(georeference_of(image), scale_yx(image))
 
     def degrees(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:

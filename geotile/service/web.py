@@ -99,7 +99,7 @@ def _app(
             status = "200 OK" if is_ready() else "503 Service Unavailable"
         body = "\n".join([status, *lines]).encode()
         start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
-        return [body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,13 @@ import numpy as np
 import rasterio.features
 import shapely
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 
 from geotile.core.rasterio_env import ignore_georeference_warnings, memory_env
+
+# rasterio silences its warning of pixels without a transform in a way that lets it through where several threads do so
+# at once. It is ignored from here on, unless somebody has another filter for it.
+warnings.simplefilter("ignore", NotGeoreferencedWarning, append=True)
 
 _BRIGHTNESS_THRESHOLD = 200
 _MIN_BUILDING_WIDTH_PX = 30  # ships and vehicles are narrower

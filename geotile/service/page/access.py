@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 _SESSION_S = 8 * 3600
@@ -81,7 +80,7 @@ class Access:
         if origin is None:
             return fetch_site is not None
         if fetch_site is None:  # the browser does not know better, since the page has no TLS
-            return urlsplit(origin).netloc.lower() == host.lower()
+            return _netloc_of(origin) == host.lower()
         return origin != "null"
 
     def login(self, token: str) -> str | None:
@@ -93,11 +92,12 @@ class Access:
 
     def session(self, cookies: str) -> Session | None:
         """Return the session that a header ``Cookie`` proves, None without one."""
-        try:
-            value = SimpleCookie(cookies).get(_COOKIE)
-        except CookieError:
-            return None
-        content, _, signature = (value.value if value is not None else "").rpartition(".")
+        pairs = (each.strip().partition("=") for each in cookies.split(";"))  # other programs' cookies may be anything
+        found = (self._session(value) for name, _, value in pairs if name == _COOKIE)
+        return next((session for session in found if session is not None), None)
+
+    def _session(self, cookie: str) -> Session | None:
+        content, _, signature = cookie.rpartition(".")
         expiry, _, nonce = content.partition(".")
         if self.token is None or not hmac.compare_digest(
             signature.encode(), self._signature("session", content).encode()
@@ -128,6 +128,14 @@ def _name_of(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _netloc_of(origin: str) -> str | None:
+    """Return ``host:port`` of an origin in lower case, None if it is not one."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _is_ip(name: str) -> bool:

@@ -1,0 +1,117 @@
+"""``geotile help``: the how-to pages in the terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import geotile
+from geotile.cli.show import out, print_text, show
+from geotile.errors import ArgumentError
+
+_INDEXES = ("start", "how-to")  # pages with a table of the others
+_ROW = re.compile(r"^\| \[[^\]]+\]\(([\w-]+)\.md\) \| (.+) \|$", re.MULTILINE)
+_LINK = re.compile(r"(?<!!)\[([^\[\]]+)\]\((?!https?://)([^)\s]+)\)")
+_PICTURE = re.compile(r"^!\[[^\]]*\]\([^)]*\)\n+", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^```\{[^`]*```\n*", re.MULTILINE)
+
+
+def topics() -> dict[str, str]:
+    """Return the pages that `geotile help` shows, in the order of the documentation.
+
+    Returns
+    -------
+    dict of str to str
+        What each page is about, by its name.
+
+    Examples
+    --------
+    >>> topics()["images"]
+    'S3, bands, RPCs, NITF, 16 bits, SAR, a region of interest'
+    """
+    return {name: line for index in _INDEXES for name, line in _ROW.findall(_read(index))}
+
+
+def page(topic: str) -> str:
+    """Return a page as Markdown without what only the site can show.
+
+    Parameters
+    ----------
+    topic : str
+        One of `topics`.
+
+    Returns
+    -------
+    str
+        The page. Links to other pages name the command that shows them.
+
+    Examples
+    --------
+    >>> page("images").splitlines()[0]
+    '# Open images'
+    """
+    known = topics()
+
+    def link(found: re.Match[str]) -> str:
+        name = Path(found[2].partition("#")[0]).stem
+        return f"{found[1]} (`geotile help {name}`)" if name in known else found[1]
+
+    return _LINK.sub(link, _PICTURE.sub("", _DIRECTIVE.sub("", _read(topic)))).rstrip() + "\n"
+
+
+def help_page(
+    context: typer.Context,
+    topic: Annotated[
+        str | None,
+        typer.Argument(
+            help="A page or a command. Default: a list of the pages.",
+            autocompletion=lambda incomplete: [each for each in topics().items() if each[0].startswith(incomplete)],
+        ),
+    ] = None,
+) -> None:
+    """Show a page of the documentation: how to open images, use a model, run on a cluster ..."""
+    known = topics()
+    if topic is None:
+        show(known.items())
+        print_text("\nShow one with: geotile help TOPIC. Options of a command: geotile help COMMAND")
+    elif topic in known:
+        _show_page(topic)
+    else:
+        _show_command(context, topic, [*known])
+
+
+def _read(name: str) -> str:
+    """Return the text of a page: from the installed package, or from `docs/` in a checkout."""
+    package = Path(geotile.__file__).parent
+    installed = package / "pages"
+    return ((installed if installed.is_dir() else package.parent / "docs") / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _show_page(topic: str) -> None:
+    """Show a page in a pager; print it as it was written where the output is not a terminal."""
+    text = page(topic)
+    if not out.is_terminal:
+        print_text(text.rstrip("\n"))
+        return
+    from rich.markdown import Markdown
+
+    os.environ.setdefault("LESS", "-FRX")  # keep colours, and do not wait at the end of a short page, as git does
+    with out.pager(styles=True):
+        out.print(Markdown(text, hyperlinks=False))
+
+
+def _show_command(context: typer.Context, name: str, pages: list[str]) -> None:
+    """Show the options of a command; refuse a name that is neither a page nor a command."""
+    program = context.find_root()
+    commands = getattr(program.command, "commands", {})
+    if name not in commands:
+        near = get_close_matches(name.lower(), [*pages, *commands], n=1, cutoff=0.5)
+        remedy = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(pages)}"
+        raise ArgumentError(f"no help about '{name}'; {remedy}")
+    with type(context)(commands[name], info_name=name, parent=program) as inner:
+        typer.echo(inner.get_help())
