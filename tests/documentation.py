@@ -31,7 +31,8 @@ from helpers import cli
 from geotile.cli.main import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ELSEWHERE = ("README.md", "SECURITY.md", "benchmarks/README.md", "deploy/README.md", "deploy/from-oversightml.md")
+PAGES = [*(ROOT / name for name in ELSEWHERE), *sorted((ROOT / "docs").rglob("*.md"))]
 RUN, CHECKED, DATA = ("python", "bash", "sql"), ("py", "sh"), ("json", "toml")
 LANGUAGES = {*RUN, *CHECKED, *DATA, "dockerfile", "text"}
 UsageError: Any = typer.BadParameter.__base__

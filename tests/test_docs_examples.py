@@ -56,6 +56,7 @@ def around(request, tmp_path, monkeypatch):
 RUNNING = [page for page in docs.PAGES if any(block.language in docs.RUN for block in docs.blocks(page))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.stem)
 def test_the_blocks_of_a_page_run_and_print_what_it_shows(page, around, tmp_path):
     text = "".join(block.text for block in docs.blocks(page) if block.language in docs.RUN)
@@ -71,6 +72,9 @@ def test_pictures_are_small_and_drawn_from_pages():
 
 @pytest.mark.parametrize("page", docs.PAGES, ids=lambda page: str(page.relative_to(docs.ROOT)))
 def test_blocks_that_do_not_run_are_checked(page):
+    assert not re.search(r"^ +```|^~~~", page.read_text(encoding="utf-8"), re.MULTILINE), (
+        "a block that would not be found"
+    )
     for block in docs.blocks(page):
         assert block.language in docs.LANGUAGES, f"{block.page}:{block.line}"
         docs.check(block)

@@ -68,7 +68,7 @@ def embeddings(names: Names) -> Figure:
     for k, (ax, tile) in enumerate(zip(axes, names["alike"], strict=True)):
         row = found.loc[tile]
         pixels = image[:, int(row.ymin) : int(row.ymax), int(row.xmin) : int(row.xmax)]
-        show(ax, pixels, f"tile {tile}" if k == 0 else f"tile {tile}: {unit[tile] @ unit[9]:.3f}")
+        show(ax, pixels, f"tile {tile}" if k == 0 else f"tile {tile}: {unit[tile] @ unit[20]:.3f}")
     return figure
 
 
