@@ -19,7 +19,7 @@ _DOCS = Path(__file__).parents[1]
 def command_line(names: Names) -> Figure:
     text = (_DOCS / "command-line.md").read_text(encoding="utf-8")
     commands, output = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)[0] for kind in ("bash", "text"))
-    plan, check, _ = (f"$ {line}" for line in commands.splitlines())
+    plan, check = (f"$ {line}" for line in commands.splitlines()[:2])
     lines = output.splitlines()
     k = next(k for k, line in enumerate(lines) if line.startswith("http"))
     shown = [plan, *lines[:k], "", check, lines[k]]
