@@ -168,7 +168,10 @@ class ImageProcessor(RequestModel):
     @model_validator(mode="after")
     def _check_url(self) -> ImageProcessor:
         if self.type == "HTTP_ENDPOINT" and not self.name.startswith(("http://", "https://")):
-            raise ValueError(f"the name of an HTTP_ENDPOINT must be its URL; got {redact(self.name)!r}")
+            raise ValueError(
+                f"the name of an HTTP_ENDPOINT must be its URL; got {redact(self.name)!r}. For a file (onnx:) or a "
+                'server of tensors (oip+http:) give "type": "GEOTILE_ENDPOINT"'
+            )
         return self
 
 
