@@ -70,7 +70,7 @@ def found_in(records: Records, record: JobRecord, number: int) -> Found:
     image = record.images[number]
     failed = image.failed_tiles
     if record.task != "detect":
-        return Found(failed=failed, note="The outputs of this job are not detections, so only its tiles are drawn.")
+        return Found(failed=failed, note="The outputs of this job are not detections, so only failed tiles are drawn.")
     if image.status in FINISHED:
         return _of_outputs(image, failed)
     return _of_checkpoint(records.work_folder(record.job_id).sub(str(number)).sub("checkpoint"), failed)

@@ -136,7 +136,7 @@ def row_of(job: JobRecord, records: Records, queue: str, *, of_ended: bool = Fal
     record = job.model_copy(deep=True)
     if of_ended or record.status not in ENDED:
         add_progress(records, record)
-    reason = last_reason(record)
+    reason = "" if record.status == "SUCCESS" else last_reason(record)  # of attempts before, which nobody looks for
     state = "waiting for its next attempt" if record.waiting_for else _WORDS[record.status]
     return Row(
         record=record, figures=job_figures(record), state=state,
