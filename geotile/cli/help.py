@@ -32,7 +32,7 @@ def topics() -> dict[str, str]:
     Examples
     --------
     >>> topics()["images"]
-    'S3, bands, RPCs, NITF, 16 bits, SAR, a region of interest'
+    'lazily, from a path or a URL: bands, parts of it, coarser versions'
     """
     return {name: line for index in _INDEXES for name, line in _ROW.findall(_read(index))}
 
@@ -53,7 +53,7 @@ def page(topic: str) -> str:
     Examples
     --------
     >>> page("images").splitlines()[0]
-    '# Open images'
+    '# Open an image'
     """
     known = topics()
 
