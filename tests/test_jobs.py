@@ -1,11 +1,20 @@
 """The list of a queue's jobs, and jobs that are submitted again."""
 
+import io
+
 import pytest
 from helpers import cli
 
 import geotile
+from geotile.options import ServiceOptions
 from geotile.service import job_list
+from geotile.service.backlog import Job
+from geotile.service.folder_queue import FolderQueue
 from geotile.service.job_list import JobList
+from geotile.service.logs import JobContext
+from geotile.service.loop import Service
+from geotile.service.metrics import ServiceMetrics
+from geotile.service.notifications import Notifier
 from geotile.service.records import ImageRecord, JobRecord, Records
 from geotile.service.submit import state_folder
 
@@ -88,3 +97,50 @@ def test_rasters_have_no_number_of_detections(tmp_path):
     record_of(tmp_path, "a", "SUCCESS", 10.0, task="predict", images=[ImageRecord(image="a.tif", tiles=4)])
     row = cli("jobs", "--queue", tmp_path).stdout.splitlines()[1].split()
     assert row[-2:] == ["4", "0"]  # tiles and failed tiles
+
+
+def service_at(queue, said) -> tuple[Service, Job]:
+    """A service, and the job that it holds already."""
+    notifier, options = Notifier(stream=said), ServiceOptions(max_attempts=1)
+    service = Service(FolderQueue(queue), state_folder(queue, None), notifier, options, ServiceMetrics(), JobContext())
+    (delivery,) = service.queue.receive(1, 0.0)
+    return service, Job(request=geotile.JobRequest.parse(delivery.body), delivery=delivery)
+
+
+def run(service, job):
+    service.backlog.running.append(job)
+    service._run_job(job)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+@pytest.mark.parametrize("then", ["runs", "inspects", "cancels"])
+def test_a_job_that_ended_in_one_service_is_not_run_by_another_that_holds_its_request(tmp_path, end, then):
+    geotile.submit(REQUEST | {"imageUrls": [str(tmp_path / "missing.tif")]}, tmp_path)
+    said = io.StringIO()
+    (first, job), (second, held) = service_at(tmp_path, said), service_at(tmp_path, said)
+    if end == "cancelled":
+        geotile.cancel("a", tmp_path)
+    run(first, job)
+    (before,), lines = geotile.jobs(tmp_path), said.getvalue()
+    assert before.status == end.upper()
+    if then == "runs":
+        run(second, held)
+    elif then == "inspects":
+        second.backlog.inspecting["a"] = held
+        second.intake._inspect(held)
+    else:
+        second._cancel_or_release(held)
+    assert (geotile.jobs(tmp_path), said.getvalue()) == ([before], lines)
+    assert sorted(each.name for each in (tmp_path / "failed").iterdir()) == ["a.json", "a.status.json"]
+    assert len(second.backlog) == 0
+    geotile.retry("a", tmp_path)
+    assert [each.name for each in second.queue.receive(1, 0.0)] == ["a.json"]  # submitted again, it is delivered
+
+
+def test_a_request_that_was_replaced_before_its_job_starts_is_delivered_as_it_is_now(tmp_path):
+    geotile.submit(REQUEST, tmp_path)
+    service, held = service_at(tmp_path, io.StringIO())
+    (tmp_path / "a.json").write_text("{}")
+    run(service, held)
+    assert not (tmp_path / "failed").exists()
+    assert [each.body for each in service.queue.receive(1, 0.0)] == [b"{}"]

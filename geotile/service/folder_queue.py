@@ -102,6 +102,20 @@ class FolderQueue:
         """Deliver a request again after `delay_s` seconds."""
         self._hidden_until[delivery.receipt] = time.monotonic() + delay_s
 
+    def is_in_queue(self, delivery: Delivery) -> bool:
+        """Return whether the file of a request is still there, with the same content.
+
+        Raises
+        ------
+        ServiceError
+            If the folder cannot be read.
+        """
+        with self._errors("read"):
+            try:
+                return not self._is_replaced(delivery)
+            except FileNotFoundError:  # another process has ended its job
+                return False
+
     def send(self, name: str, body: bytes) -> None:
         """Write a request to ``<name>.json``.
 

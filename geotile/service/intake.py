@@ -200,14 +200,16 @@ class Intake:
                 self.backlog.add(job)
                 self.backlog.changed.notify_all()
                 return
-        if error is not None:
+        if error is not None and not self.lifecycle.drop_if_gone(job):
             self.lifecycle.record_admission_failure(job, error)
         for delivery in job.duplicates:
             self.lifecycle.release_with_backoff(delivery)
 
     def _inspection_result(self, job: Job) -> tuple[bool, GeotileError | None]:
-        """Check a job; return whether it had finished before, and the error if one occurred."""
+        """Check a job; return whether it had ended before, and the error if one occurred."""
         try:
+            if self.lifecycle.drop_if_gone(job):
+                return True, None
             record = self.records.load(job.request.job_id)
             if record is not None and self.lifecycle.resolve_if_finished(job, record):
                 return True, None

@@ -62,6 +62,17 @@ class JobLifecycle:
         self._waiting: dict[str, Delivery] = {}  # requests that wait in the queue for the next attempt at their job
         self._not_counted: set[tuple[str, float]] = set()  # attempts that are in the record, since the disk is full
 
+    def drop_if_gone(self, job: Job) -> bool:
+        """Drop a job whose request has left the queue, since another process has ended it; return whether it had.
+
+        Before a job starts, call it while holding the lease of the job: a process that ends a job holds it until the
+        request has left the queue.
+        """
+        if self.queue.is_in_queue(job.delivery):
+            return False
+        self.release(job.delivery, 0.0)  # if another request has taken its place, that one is delivered
+        return True
+
     def start(self, job: Job) -> JobRecord | None:
         """Start an attempt and return the job's record; return None if the job must not run."""
         record = self.records.load(job.request.job_id) or new_record(job.request, job.delivery)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import AbstractContextManager
 
 from geotile.errors import GeotileError, OutputError
 from geotile.options import ServiceOptions
@@ -208,17 +209,25 @@ class Service:
 
     def _cancel_or_release(self, job: Job) -> None:
         try:
-            self.lifecycle.cancel(job)
-        except Exception:  # the state cannot be written; the mark stays, so it is cancelled at its next delivery
+            with self._lease_of(job):
+                if not self.lifecycle.drop_if_gone(job):
+                    self.lifecycle.cancel(job)
+            for delivery in job.duplicates:
+                self.lifecycle.release_with_backoff(delivery)
+        except Exception:  # another process has the job, or the state cannot be written; the mark stays for later
             for delivery in job.deliveries():
                 self.lifecycle.release_with_backoff(delivery)
             raise
+
+    def _lease_of(self, job: Job) -> AbstractContextManager[None]:
+        job_id = job.request.job_id
+        return lease(self.records.work_folder(job_id), JOB_LEASE, f"the job {job_id}")
 
     def _run_job(self, job: Job) -> None:
         """Run a job in a thread of its own, under the lease of its folder."""
         job_id = job.request.job_id
         try:
-            with lease(self.records.work_folder(job_id), JOB_LEASE, f"the job {job_id}"):
+            with self._lease_of(job):
                 self._attempt(job)
         except OutputError as error:  # another process holds the lease, or the state cannot be written
             _log.warning("%s", error, extra={"job_id": job_id})
@@ -238,6 +247,8 @@ class Service:
             self.lifecycle.release_with_backoff(delivery)
 
     def _attempt(self, job: Job) -> None:
+        if self.lifecycle.drop_if_gone(job):
+            return
         if self.cancellations.is_asked(job.request.job_id):
             self.lifecycle.cancel(job)
             return

@@ -52,6 +52,9 @@ class Queue(Protocol):
     def release(self, delivery: Delivery, delay_s: float) -> None:
         """Return a request to the queue, which delivers it again after `delay_s` seconds."""
 
+    def is_in_queue(self, delivery: Delivery) -> bool:
+        """Return whether a delivered request is still in the queue, True where the queue cannot tell."""
+
     def send(self, name: str, body: bytes) -> None:
         """Put a request into the queue."""
 
