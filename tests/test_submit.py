@@ -229,7 +229,7 @@ def test_options_without_effect_are_refused(given, text):
 
 def record_of(queue, job_id, status, finished):
     records = Records(state_folder(queue, None))
-    records.save(JobRecord(job_id=job_id, status=status, queued=finished - 9, finished=finished))
+    records.save(JobRecord(job_id=job_id, status=status, queued=max(0.0, finished - 9), finished=finished))
     return records
 
 

@@ -101,7 +101,7 @@ def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
         rows = _job_rows(folder, job) | ({} if status is None else status_rows(status))
         finds_nothing = {"raster", "length"} & set(job["identity"]["tiles"])
         return {name: text for name, text in rows.items() if name != "detections" or not finds_nothing}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # files of another program
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:  # files of another program
         raise ArgumentError(
             f"{folder.display_name} does not hold the files of a geotile checkpoint ({type(error).__name__}: {error}). "
             "Check the path"
@@ -152,7 +152,7 @@ def read_status(folder: Folder) -> dict[str, Any] | None:
     data = folder.read(STATUS)
     try:
         status = json.loads(data) if data else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(status, dict) and status.get("state") == "running" and not is_leased(folder, LEASE):
         status["state"] = "died"

@@ -7,12 +7,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 
-from geotile.service.records import ENDED, Records, file_name, read_json
+from pydantic import BaseModel
+
+from geotile.service.records import ENDED, DamagedRecord, Records, Time, file_name
 from geotile.storage.folder import Folder
+
+
+class _Mark(BaseModel):
+    job_id: str
+    asked: Time
 
 
 @dataclass(frozen=True)
@@ -23,8 +29,8 @@ class Cancellations:
 
     def ask(self, job_id: str) -> None:
         """Mark a job as one that is to be cancelled."""
-        mark = json.dumps({"job_id": job_id, "asked": time.time()})
-        self._folder.write(f"{file_name(job_id)}.json", mark.encode())
+        mark = _Mark(job_id=job_id, asked=time.time())
+        self._folder.write(f"{file_name(job_id)}.json", mark.model_dump_json().encode())
 
     def withdraw(self, job_id: str) -> None:
         """Remove the mark of a job."""
@@ -41,16 +47,21 @@ class Cancellations:
 
     def _asked(self, name: str) -> str | None:
         """Return the id of the job that a mark stands for; None without one. The mark of a job that has ended goes."""
-        try:
-            mark = read_json(self._folder, name) or {}
-            job_id, asked = str(mark["job_id"]), float(mark["asked"])
-        except (ValueError, KeyError, TypeError):  # there is none, or it was written by somebody else
+        data = self._folder.read(name)
+        if data is None:
             return None
-        record = Records(self.state).load(job_id)
-        if record is not None and record.status in ENDED and (record.finished or 0.0) >= asked:
+        try:
+            mark = _Mark.model_validate_json(data)
+        except ValueError:  # it was written by somebody else
+            return None
+        try:
+            record = Records(self.state).load(mark.job_id)
+        except DamagedRecord:  # it does not tell that the job has ended; the list of jobs reports it
+            return mark.job_id
+        if record is not None and record.status in ENDED and (record.finished or 0.0) >= mark.asked:
             self._folder.remove(name)
             return None
-        return job_id
+        return mark.job_id
 
     @property
     def _folder(self) -> Folder:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from geotile.errors import OutputError
 from geotile.running.progress import Progress, ProgressCallback
 from geotile.running.status import read_status
 from geotile.service.metrics import Gauge, Gauges
 from geotile.service.notifications import Notifier
 from geotile.service.records import FINISHED, JOB_LEASE, ImageProgress, JobRecord, Records, image_id
+from geotile.storage.folder import Folder
 from geotile.storage.lease import is_leased
 
+_log = logging.getLogger(__name__)
 _LINE_INTERVAL_S = 10.0
 _GAUGES: dict[str, tuple[str, Callable[[ImageProgress], float]]] = {
     "job_tiles": ("Tiles of the image that a job is running", lambda now: now.tiles),
@@ -142,11 +146,20 @@ def add_progress(records: Records, record: JobRecord) -> None:
     if record.status not in FINISHED:
         for number, image in enumerate(record.images):
             if image.status not in FINISHED and image.status != "QUEUED":
-                status = read_status(folder.sub(str(number)).sub("checkpoint"))
-                image.progress = None if status is None else _from_status(status)
+                image.progress = _stored_progress(folder.sub(str(number)).sub("checkpoint"))
     if record.status == "IN_PROGRESS" and not is_leased(folder, JOB_LEASE):
         has_died = bool(record.attempts) and record.attempts[-1].error is None
         record.waiting_for = "waiting; its process has ended" if has_died else "waiting for its next attempt"
+
+
+def _stored_progress(checkpoint: Folder) -> ImageProgress | None:
+    """Return the progress of an image that its run has stored; None if there is none that can be read."""
+    try:
+        status = read_status(checkpoint)
+    except OutputError as error:  # the other jobs have nothing to do with it
+        _log.warning("%s", error)
+        return None
+    return None if status is None else _from_status(status)
 
 
 def _from_status(status: dict[str, Any]) -> ImageProgress | None:
@@ -156,5 +169,5 @@ def _from_status(status: dict[str, Any]) -> ImageProgress | None:
         return as_image_progress(
             state, f"{status['process']} on {status['host']}", running=status["state"] == "running"
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError):  # of another version
+    except (KeyError, TypeError, ValueError, OverflowError):  # of another version, or damaged
         return None

@@ -196,16 +196,25 @@ class Service:
 
     def _cancel_jobs(self) -> None:
         self._stopped.wait(_CANCEL_INTERVAL_S if self.records.folder.is_local else _REMOTE_CANCEL_INTERVAL_S)
+        errors: list[Exception] = []
         for job_id in self.cancellations.asked():
-            with self.backlog.changed:
-                job = self.backlog.find(job_id)
-                has_not_started = job is not None and self.backlog.remove_pending(job)
-            if job is not None and has_not_started:
-                self._cancel_or_release(job)
-            elif job is not None:
-                self.control.cancel(job_id)
-            else:
-                self.lifecycle.wake(job_id)
+            try:
+                self._cancel_job(job_id)
+            except Exception as error:  # the other jobs are cancelled all the same
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _cancel_job(self, job_id: str) -> None:
+        with self.backlog.changed:
+            job = self.backlog.find(job_id)
+            has_not_started = job is not None and self.backlog.remove_pending(job)
+        if job is not None and has_not_started:
+            self._cancel_or_release(job)
+        elif job is not None:
+            self.control.cancel(job_id)
+        else:
+            self.lifecycle.wake(job_id)
 
     def _cancel_or_release(self, job: Job) -> None:
         try:
@@ -214,7 +223,7 @@ class Service:
                     self.lifecycle.cancel(job)
             for delivery in job.duplicates:
                 self.lifecycle.release_with_backoff(delivery)
-        except Exception:  # another process has the job, or the state cannot be written; the mark stays for later
+        except Exception:  # another process has it, or the state cannot be written: it is cancelled when delivered again
             for delivery in job.deliveries():
                 self.lifecycle.release_with_backoff(delivery)
             raise

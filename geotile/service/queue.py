@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+MAX_TIME_S = 253_402_300_799.0
+"""End of the year 9999, in seconds since 1970."""
+
 
 @dataclass(kw_only=True)
 class Delivery:
@@ -24,6 +27,10 @@ class Delivery:
     """Why the request cannot be read; None if it was."""
     is_new_submission: bool = False
     """Whether the queue delivers each request only once, so that a known name means that it was submitted again."""
+
+    def __post_init__(self) -> None:
+        """Limit the time to those that a record may have: a file can have any."""
+        self.sent = min(max(0.0, self.sent), MAX_TIME_S)
 
 
 class Queue(Protocol):

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field
@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from geotile.core.digest import digest
 from geotile.core.redact import redact
 from geotile.errors import OutputError
-from geotile.service.queue import Delivery
+from geotile.service.queue import MAX_TIME_S, Delivery
 from geotile.service.request import JobRequest
 from geotile.service.tasks import TaskName
 from geotile.storage.folder import Folder
@@ -30,6 +30,14 @@ ENDED = (*FINISHED, *GIVEN_UP)
 JOB_LEASE = "lease"
 """Name of the lease in the folder of a job."""
 _MAX_NAME_LENGTH = 100
+_MAX_SIDE_PX = 2**40
+
+Time = Annotated[float, Field(ge=0, le=MAX_TIME_S, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Side = Annotated[int, Field(gt=0, le=_MAX_SIDE_PX)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Window = Annotated[list[Annotated[int, Field(ge=-_MAX_SIDE_PX, le=_MAX_SIDE_PX)]], Field(min_length=4, max_length=4)]
 
 
 class DamagedRecord(OutputError):
@@ -39,7 +47,7 @@ class DamagedRecord(OutputError):
 class Attempt(BaseModel):
     """One attempt at a job."""
 
-    started: float
+    started: Time
     """Start time, in seconds since 1970."""
     host: str
     """Name of the machine."""
@@ -52,17 +60,17 @@ class Attempt(BaseModel):
 class ImageProgress(BaseModel):
     """Progress of an image that is running, or how far it had come when it was stopped."""
 
-    tiles: int
+    tiles: Count
     """Number of tiles."""
-    done: int
+    done: Count
     """Number of tiles that are done, including those kept from an earlier attempt."""
-    failures: int
+    failures: Count
     """Number of tiles that failed in this attempt."""
-    detections: int
+    detections: Count
     """Number of detections in this attempt before merging."""
-    tiles_per_s: float
+    tiles_per_s: Finite
     """Tiles per second in this attempt."""
-    left_s: float | None
+    left_s: Finite | None
     """Estimated seconds until the image is done; None before the first tile is done."""
     process: str = ""
     """Process that runs it, and its machine."""
@@ -77,24 +85,24 @@ class ImageRecord(BaseModel):
     """URI of the image, without secrets."""
     status: Status = "QUEUED"
     """Status of the image."""
-    shape_yx: tuple[int, int] | None = None
+    shape_yx: tuple[Side, Side] | None = None
     """Height and width of the image in pixels; None until a run of it has begun."""
-    scale_yx: tuple[float, float] = (1.0, 1.0)
+    scale_yx: tuple[Scale, Scale] = (1.0, 1.0)
     """Pixels of the file per pixel of the image, down and across. Boxes in outputs are in pixels of the file."""
-    tiles: int = 0
+    tiles: Count = 0
     """Number of tiles."""
-    failed_tiles: list[list[int]] = []
+    failed_tiles: Annotated[list[Window], Field(max_length=1000)] = []
     """Windows ``[y0, y1, x0, x1]`` of the first 100 failed tiles, in image pixels."""
-    failures: int = 0
+    failures: Count = 0
     """Number of failed tiles."""
-    detections: int = 0
+    detections: Count = 0
     """Number of detections after merging; 0 if the task of the job is another one."""
-    pixels_missing: int = 0
+    pixels_missing: Count = 0
     """Number of pixels of a raster that belong to failed tiles and that no other tile has answered."""
-    requests: int = 0
+    requests: Count = 0
     """Number of requests sent, over all attempts that did not end with the death of their process. Those that were in
     flight when an attempt was stopped do not count."""
-    seconds: float = 0.0
+    seconds: Finite = 0.0
     """Processing time in seconds, over the same attempts."""
     outputs: dict[str, str] = {}
     """URI of each written output, by the number and type of the output."""
@@ -120,11 +128,11 @@ class JobRecord(BaseModel):
     """Endpoint of the model, without secrets."""
     status: Status = "QUEUED"
     """Status of the job."""
-    queued: float = Field(default_factory=time.time)
+    queued: Time = Field(default_factory=time.time)
     """Time at which the request was submitted, in seconds since 1970."""
-    started: float | None = None
+    started: Time | None = None
     """Start time of the first attempt, in seconds since 1970."""
-    finished: float | None = None
+    finished: Time | None = None
     """Time at which the job succeeded or was rejected, in seconds since 1970."""
     attempts: list[Attempt] = []
     """All counted attempts."""
