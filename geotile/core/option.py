@@ -20,7 +20,7 @@ from functools import cache, wraps
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from geotile.core.option_info import OptionInfo
-from geotile.core.option_types import TYPES
+from geotile.core.option_types import TYPES, is_choice, same
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 
@@ -82,7 +82,7 @@ class Options:
         hidden = {each.name for each in fields(self) if not each.repr}
         for name, info in described(type(self)).items():
             value = getattr(self, name)
-            if info.choices and not any(_is_choice(value, each) for each in info.choices):
+            if info.choices and not any(is_choice(value, each) for each in info.choices):
                 allowed = ", ".join(map(repr, info.choices))
                 raise ArgumentError(f"{name} must be one of {allowed}; got {redact(repr(value))}")
             if value is None and defaults[name] is None:
@@ -101,7 +101,7 @@ class Options:
     def changed(self) -> dict[str, Any]:
         """Return the values that differ from their defaults, by name."""
         values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
-        return {name: value for name, (value, default) in values.items() if not _same(value, default)}
+        return {name: value for name, (value, default) in values.items() if not same(value, default)}
 
 
 def described(group: type[Options]) -> dict[str, OptionInfo]:
@@ -295,11 +295,3 @@ def _parameters(keywords: type[Options]) -> Iterator[str]:
         default = "optional" if defaults[name] is None else f"default {defaults[name]!r}"
         yield f"{name} : {info.type_text}, {default}"
         yield textwrap.fill(info.doc, 100, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
-
-
-def _same(value: Any, default: Any) -> bool:
-    return value is default or (type(value) is type(default) and bool(value == default))
-
-
-def _is_choice(value: Any, choice: Any) -> bool:
-    return value is choice or (isinstance(value, type(choice)) and bool(value == choice))

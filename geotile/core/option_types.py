@@ -118,3 +118,13 @@ TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def _is(value: Any, text: str) -> bool:
     return isinstance(value, str) and value == text
+
+
+def same(value: Any, default: Any) -> bool:
+    """Return whether a value is the default, of the same type."""
+    return value is default or (type(value) is type(default) and bool(value == default))
+
+
+def is_choice(value: Any, choice: Any) -> bool:
+    """Return whether a value is one of the allowed ones; True is no 1."""
+    return value is choice or (isinstance(value, type(choice)) and bool(value == choice))
