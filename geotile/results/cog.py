@@ -87,7 +87,7 @@ def _describe(file: Any, template: xr.DataArray, names: Sequence[str] | None) ->
 def category_file(template: xr.DataArray) -> bytes | None:
     """Return the file that GDAL reads beside a map of classes, ``.aux.xml``: their names, for the legend of QGIS.
 
-    A GeoTIFF has no place of its own for them but tags, which programs do not show. None if there are no names.
+    A GeoTIFF can hold the names only as tags, and programs do not show tags. None if there are no names.
     """
     names = template.attrs.get("class_names")
     if names is None or template.attrs["long_name"] != "class" or "band" in template.dims:

@@ -109,12 +109,7 @@ class Folder:
         OutputError
             If the folder cannot be listed.
         """
-
-        def names(files: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
-            entries = _listed(files, "ls", path) or []
-            return {Path(each["name"]).name: int(each["size"] or 0) for each in entries if each["type"] == "file"}
-
-        return self._try("list", "", names)
+        return {Path(each["name"]).name: int(each["size"] or 0) for each in self._entries()}
 
     def versions(self) -> dict[str, str]:
         """Return the names of the files directly in the folder, each with a text that differs once it was replaced.
@@ -126,12 +121,15 @@ class Folder:
         OutputError
             If the folder cannot be listed.
         """
+        return {Path(each["name"]).name: _version(each) for each in self._entries()}
 
-        def versions(files: fsspec.AbstractFileSystem, path: str) -> dict[str, str]:
-            entries = _listed(files, "ls", path) or []
-            return {Path(each["name"]).name: _version(each) for each in entries if each["type"] == "file"}
+    def _entries(self) -> list[dict[str, Any]]:
+        """Return what the file system says of each file directly in the folder."""
 
-        return self._try("list", "", versions)
+        def entries(files: fsspec.AbstractFileSystem, path: str) -> list[dict[str, Any]]:
+            return [each for each in _listed(files, "ls", path) or [] if each["type"] == "file"]
+
+        return self._try("list", "", entries)
 
     def all_names(self) -> dict[str, int]:
         """Return the names of all files in the folder and its folders, relative to it, and their sizes in bytes.
