@@ -223,7 +223,7 @@ class Service:
                     self.lifecycle.cancel(job)
             for delivery in job.duplicates:
                 self.lifecycle.release_with_backoff(delivery)
-        except Exception:  # another process has it, or the state cannot be written: it is cancelled when delivered again
+        except Exception:  # another process has it, or the state cannot be written: it is cancelled at its next turn
             for delivery in job.deliveries():
                 self.lifecycle.release_with_backoff(delivery)
             raise
