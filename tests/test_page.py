@@ -1,8 +1,10 @@
 """The page of a service: what it shows, who may do what, what it costs, and how it is used with a keyboard."""
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 from pathlib import Path
@@ -401,6 +403,37 @@ def test_a_page_that_hangs_does_not_hold_up_the_health_check(local, monkeypatch)
         hang.set()
         for each in threads:
             each.join()
+
+
+DRIPS = (b"a", b"a", b"GET /page.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+BEGINNINGS = (
+    b"GET / HTTP/1.1\r\nX: ", b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 16000\r\n\r\n", DRIPS[2],
+)  # fmt: skip
+
+
+def test_connections_that_are_slow_on_purpose_do_not_hold_up_the_health_check(local):
+    guest, _ = local()
+    address, stop = ("127.0.0.1", int(guest.url.rpartition(":")[2])), threading.Event()
+    slow = [socket.create_connection(address) for _ in range(330)]
+
+    def drip():
+        texts = BEGINNINGS
+        while not stop.wait(0.5):
+            for number, each in enumerate(slow):
+                with contextlib.suppress(OSError):  # it was closed
+                    each.sendall(texts[number % 3])
+            texts = DRIPS
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        time.sleep(1.0)
+        assert requests.get(f"{guest.url}/healthz", timeout=10).status_code == 200
+    finally:
+        stop.set()
+        thread.join()
+        for each in slow:
+            each.close()
 
 
 def test_a_queue_in_sqs_says_what_it_cannot_do(local):
