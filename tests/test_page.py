@@ -389,6 +389,25 @@ def test_long_texts_of_requests_do_not_make_long_pages(local):
     assert "and 25 more" in guest.page("job?id=a").text_content()
 
 
+@pytest.mark.parametrize("character", ["'", "&", "\U0001f6f0", "a"])
+def test_a_page_of_a_job_is_small_whatever_its_texts_become_as_html(local, character):
+    guest, records = local()
+    image = ImageRecord(
+        image=f"/data/{600 * character}.tif", status="PARTIAL", shape_yx=(1000, 1000), failures=100,
+        failed_tiles=[[n, n + 1, n, n + 1] for n in range(100)],
+        outputs={f"{n}-File": f"/out/{400 * character}{n}.parquet" for n in range(5)},
+    )  # fmt: skip
+    records.save(
+        JobRecord(
+            job_id=33 * character, job_name=2000 * character, endpoint=2000 * character, status="PARTIAL", finished=2.0,
+            warnings=20 * [600 * character], reasons=10 * [3000 * character], images=50 * [image],
+        )
+    )  # fmt: skip
+    for name in ("", "?show=done", f"job?id={quote(33 * character)}"):
+        assert requests.get(f"{guest.url}/{name}", timeout=20).ok
+        assert len(requests.get(f"{guest.url}/{name}", timeout=20).content) < MAX_BYTES
+
+
 def test_a_page_that_hangs_does_not_hold_up_the_health_check(local, monkeypatch):
     guest, _ = local()
     hang = threading.Event()
