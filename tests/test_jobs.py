@@ -137,6 +137,18 @@ def test_a_job_that_ended_in_one_service_is_not_run_by_another_that_holds_its_re
     assert [each.name for each in second.queue.receive(1, 0.0)] == ["a.json"]  # submitted again, it is delivered
 
 
+def test_a_job_that_another_service_runs_is_cancelled_by_that_one(tmp_path):
+    geotile.submit(REQUEST, tmp_path)
+    said = io.StringIO()
+    (first, job), (second, held) = service_at(tmp_path, said), service_at(tmp_path, said)
+    geotile.cancel("a", tmp_path)
+    with first._lease_of(job):
+        second._cancel_or_release(held)
+    assert (second.records.load("a"), said.getvalue(), (tmp_path / "a.json").exists()) == (None, "", True)
+    run(first, job)
+    assert first.records.load("a").status == "CANCELLED"
+
+
 def test_a_request_that_was_replaced_before_its_job_starts_is_delivered_as_it_is_now(tmp_path):
     geotile.submit(REQUEST, tmp_path)
     service, held = service_at(tmp_path, io.StringIO())

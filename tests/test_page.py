@@ -1,8 +1,10 @@
 """The page of a service: what it shows, who may do what, what it costs, and how it is used with a keyboard."""
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 from pathlib import Path
@@ -393,6 +395,25 @@ def test_long_texts_of_requests_do_not_make_long_pages(local):
     assert "and 25 more" in guest.page("job?id=a").text_content()
 
 
+@pytest.mark.parametrize("character", ["'", "&", "\U0001f6f0", "a"])
+def test_a_page_of_a_job_is_small_whatever_its_texts_become_as_html(local, character):
+    guest, records = local()
+    image = ImageRecord(
+        image=f"/data/{600 * character}.tif", status="PARTIAL", shape_yx=(1000, 1000), failures=100,
+        failed_tiles=[[n, n + 1, n, n + 1] for n in range(100)],
+        outputs={f"{n}-File": f"/out/{400 * character}{n}.parquet" for n in range(5)},
+    )  # fmt: skip
+    records.save(
+        JobRecord(
+            job_id=33 * character, job_name=2000 * character, endpoint=2000 * character, status="PARTIAL", finished=2.0,
+            warnings=20 * [600 * character], reasons=10 * [3000 * character], images=50 * [image],
+        )
+    )  # fmt: skip
+    for name in ("", "?show=done", f"job?id={quote(33 * character)}"):
+        assert requests.get(f"{guest.url}/{name}", timeout=20).ok
+        assert len(requests.get(f"{guest.url}/{name}", timeout=20).content) < MAX_BYTES
+
+
 def test_a_page_that_hangs_does_not_hold_up_the_health_check(local, monkeypatch):
     guest, _ = local()
     hang = threading.Event()
@@ -407,6 +428,37 @@ def test_a_page_that_hangs_does_not_hold_up_the_health_check(local, monkeypatch)
         hang.set()
         for each in threads:
             each.join()
+
+
+DRIPS = (b"a", b"a", b"GET /page.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+BEGINNINGS = (
+    b"GET / HTTP/1.1\r\nX: ", b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 16000\r\n\r\n", DRIPS[2],
+)  # fmt: skip
+
+
+def test_connections_that_are_slow_on_purpose_do_not_hold_up_the_health_check(local):
+    guest, _ = local()
+    address, stop = ("127.0.0.1", int(guest.url.rpartition(":")[2])), threading.Event()
+    slow = [socket.create_connection(address) for _ in range(330)]
+
+    def drip():
+        texts = BEGINNINGS
+        while not stop.wait(0.5):
+            for number, each in enumerate(slow):
+                with contextlib.suppress(OSError):  # it was closed
+                    each.sendall(texts[number % 3])
+            texts = DRIPS
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        time.sleep(1.0)
+        assert requests.get(f"{guest.url}/healthz", timeout=10).status_code == 200
+    finally:
+        stop.set()
+        thread.join()
+        for each in slow:
+            each.close()
 
 
 def test_a_queue_in_sqs_says_what_it_cannot_do(local):

@@ -240,6 +240,32 @@ def test_a_job_that_fails_is_tried_again_and_then_given_up(folder, tmp_path, pat
     assert alike(features_of((tmp_path / "out" / "a.geojson").read_text()), wanted(path, crowd))
 
 
+def test_an_image_that_has_changed_starts_from_its_beginning_once_its_job_is_submitted_again(
+    folder, tmp_path, path, write_tiff, noise
+):
+    other = write_tiff(noise[::-1], name="other.tif")
+    with ModelServer(broken) as model:
+        outputs = [{"type": "File", "path": str(tmp_path / "out")}]
+        geotile.submit(request("a", [path, other], model.url, outputs), folder)
+        geotile.serve(folder, once=True, **QUICK | {"max_attempts": 1})
+        model.model = crowd
+        write_tiff(noise[:, ::-1])
+        geotile.retry("a", folder)
+        geotile.serve(folder, once=True, **QUICK)
+        (record,) = geotile.jobs(folder)
+        assert (record.status, len(record.attempts)) == ("FAILED", 1)
+        assert "the image file has changed. Submit the request again to start this image" in record.reasons[0]
+        assert [(each.status, each.is_outdated) for each in record.images] == [("FAILED", True), ("SUCCESS", False)]
+        asked = model.requests
+        geotile.retry("a", folder)
+        geotile.serve(folder, once=True, **QUICK)
+    (record,) = geotile.jobs(folder)
+    assert record.status == "SUCCESS"
+    assert not record.images[0].is_outdated
+    assert model.requests - asked == record.images[0].tiles  # the other image is done
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
 def test_a_poison_tile_makes_a_job_partial(folder, tmp_path, path, capsys):
     with ModelServer(poison) as model:
         geotile.submit(request("a", [path, path], model.url, [{"type": "File", "path": str(tmp_path / "out")}]), folder)

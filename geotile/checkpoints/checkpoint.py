@@ -39,6 +39,13 @@ _PART = re.compile(r"(\d+)-(\d+)\.(?:parquet|npz)")  # of detections, or of vect
 Identity = Mapping[str, Any]
 
 
+class OtherJobError(ArgumentError):
+    """A checkpoint is that of another job."""
+
+    found: str = ""
+    """What distinguishes the two jobs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """The place where the finished regions of a run are stored. Pickles: the workers write to it."""
@@ -221,15 +228,17 @@ def _known_fields(part: Any, known: Mapping[str, Any]) -> Any:
     return {name: part[name] for name in known if name in part} if isinstance(part, dict) else part
 
 
-def _other_job(folder: Folder, stored: Identity, current: Identity) -> ArgumentError:
+def _other_job(folder: Folder, stored: Identity, current: Identity) -> OtherJobError:
     try:
         found = differences(stored, current)[:5]
     except (AttributeError, TypeError):  # a part is not a mapping
         found = ["its identity has changed"]
-    return ArgumentError(
+    error = OtherJobError(
         f"{folder.display_name} is the checkpoint of another job: {'; '.join(found)}. Pass the same "
         "arguments again, or choose a new folder."
     )
+    error.found = "; ".join(found)
+    return error
 
 
 def _foreign(folder: Folder, error: Exception, remedy: str) -> ArgumentError:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import dask
 
+from geotile.checkpoints.checkpoint import OtherJobError
 from geotile.core.redact import redact
 from geotile.errors import EndpointError, GeotileError, OutputError, ServiceError
 from geotile.grid.tile_grid import TileGrid
@@ -28,7 +29,7 @@ from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.outputs import write_output
 from geotile.service.records import FINISHED, ImageRecord, JobRecord, Records, Status, image_id, read_json
-from geotile.service.run_control import JobCancelled, RunControl, ServiceStopped
+from geotile.service.run_control import JobCancelled, OutdatedRegions, RunControl, ServiceStopped
 from geotile.service.stored_results import StoredDetections, StoredResult
 from geotile.service.tasks import TaskName
 from geotile.storage.folder import Folder
@@ -82,6 +83,8 @@ class JobRunner:
 
         Raises
         ------
+        OutdatedRegions
+            If nothing failed but images whose finished regions are those of another version of them.
         GeotileError
             If an image or an output fails. Finished regions and written outputs are kept.
         ServiceStopped, JobCancelled
@@ -106,8 +109,8 @@ class JobRunner:
                     _log.warning("job %s: %s", record.job_id, error, extra={"job_id": record.job_id})
                     errors.append(error)
                 self.records.save(record)
-        if errors:
-            raise errors[0]
+        if errors:  # another attempt may help, unless all say that it cannot
+            raise next((each for each in errors if not isinstance(each, OutdatedRegions)), errors[0])
         return "PARTIAL" if any(image.status == "PARTIAL" for image in record.images) else "SUCCESS"
 
     def _run_image(self, job: Job, record: JobRecord, number: int, image: ImageRecord) -> None:
@@ -133,8 +136,17 @@ class JobRunner:
         self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder
     ) -> dict[str, Any]:  # fmt: skip
         """Run an image into the folder of its job; write and return ``result.json``."""
+        if image.is_outdated:  # it was submitted again, although its finished regions are those of another version
+            self.records.clear_image(record.job_id, number)
+            image.is_outdated = False
         try:
             report, grid = self._report_of_run(job, record, number, image, folder)
+        except OtherJobError as error:
+            image.is_outdated = True
+            raise OutdatedRegions(
+                f"the finished regions of {image.image} cannot be used: {error.found}. Submit the request again to "
+                "start this image from its beginning, or submit it with another jobId"
+            ) from None
         except BaseException:
             _update_unfinished(image, self.progress.take_last(record.job_id))
             raise

@@ -23,6 +23,7 @@ from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.queue import Delivery, Queue
 from geotile.service.records import FINISHED, GIVEN_UP, JobRecord, Records, Status, image_id, new_attempt, new_record
+from geotile.service.run_control import OutdatedRegions
 
 _log = logging.getLogger(__name__)
 _MAX_RETRY_DELAY_S = 900.0
@@ -147,7 +148,7 @@ class JobLifecycle:
             return
         reason = redact(str(error)) or type(error).__name__
         record.attempts[-1].error = reason
-        if len(record.attempts) >= self.max_attempts:
+        if len(record.attempts) >= self.max_attempts or isinstance(error, OutdatedRegions):
             self.reject(job.delivery, record, reason)
             return
         self.records.save(record)

@@ -32,7 +32,7 @@ from geotile.service.records import JOB_LEASE, Records
 from geotile.service.run_control import JobCancelled, RunControl, ServiceStopped
 from geotile.service.sqs import SqsQueue
 from geotile.storage.folder import Folder
-from geotile.storage.lease import lease
+from geotile.storage.lease import is_leased, lease
 from geotile.storage.lease_holder import renewal_age_s
 
 _log = logging.getLogger(__name__)
@@ -217,16 +217,19 @@ class Service:
             self.lifecycle.wake(job_id)
 
     def _cancel_or_release(self, job: Job) -> None:
+        """Cancel a job that has not started here, unless another process runs it, which cancels it then."""
         try:
-            with self._lease_of(job):
-                if not self.lifecycle.drop_if_gone(job):
-                    self.lifecycle.cancel(job)
-            for delivery in job.duplicates:
-                self.lifecycle.release_with_backoff(delivery)
-        except Exception:  # another process has it, or the state cannot be written: the mark stays for later
+            is_elsewhere = is_leased(self.records.work_folder(job.request.job_id), JOB_LEASE)
+            if not is_elsewhere:
+                with self._lease_of(job):
+                    if not self.lifecycle.drop_if_gone(job):
+                        self.lifecycle.cancel(job)
+        except Exception:  # the state cannot be written; the mark stays, so it is cancelled at its next delivery
             for delivery in job.deliveries():
                 self.lifecycle.release_with_backoff(delivery)
             raise
+        for delivery in job.deliveries() if is_elsewhere else job.duplicates:
+            self.lifecycle.release_with_backoff(delivery)
 
     def _lease_of(self, job: Job) -> AbstractContextManager[None]:
         job_id = job.request.job_id

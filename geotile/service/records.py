@@ -106,6 +106,9 @@ class ImageRecord(BaseModel):
     """Processing time in seconds, over the same attempts."""
     outputs: dict[str, str] = {}
     """URI of each written output, by the number and type of the output."""
+    is_outdated: bool = False
+    """Whether its finished regions are those of another version of the image or of the model. If the request is
+    submitted again, the image starts from its beginning."""
     progress: ImageProgress | None = None
     """Progress of the latest attempt at an image that is not done, as `geotile.jobs` finds it. It is not stored in the
     record."""
@@ -193,12 +196,11 @@ class Records:
 
     def clear(self, job_id: str) -> None:
         """Remove a job's checkpoints and results, which are in its outputs by then."""
-        files, path = self.work_folder(job_id).files()
-        try:
-            if files.exists(path):
-                files.rm(path, recursive=True)
-        except Exception as error:  # each file system has its own exceptions; files that remain do no harm
-            _log.warning("%s was not removed: %s", self.work_folder(job_id).display_name, redact(str(error)))
+        _remove(self.work_folder(job_id))
+
+    def clear_image(self, job_id: str, number: int) -> None:
+        """Remove the checkpoint and the results of an image of a job."""
+        _remove(self.work_folder(job_id).sub(str(number)))
 
     @property
     def _records(self) -> Folder:
@@ -237,6 +239,15 @@ def new_record(request: JobRequest, delivery: Delivery, previous: JobRecord | No
 def new_attempt() -> Attempt:
     """Return an attempt of this process that begins now."""
     return Attempt(started=time.time(), host=socket.gethostname(), process=os.getpid())
+
+
+def _remove(folder: Folder) -> None:
+    files, path = folder.files()
+    try:
+        if files.exists(path):
+            files.rm(path, recursive=True)
+    except Exception as error:  # each file system has its own exceptions; files that remain do no harm
+        _log.warning("%s was not removed: %s", folder.display_name, redact(str(error)))
 
 
 def image_id(record: JobRecord, image: ImageRecord) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from geotile.errors import GeotileError
+from geotile.errors import GeotileError, ServiceError
 from geotile.traffic import stop_run_everywhere
 
 
@@ -17,6 +17,10 @@ class ServiceStopped(GeotileError):
 
 class JobCancelled(GeotileError):
     """Somebody has cancelled the job."""
+
+
+class OutdatedRegions(ServiceError):
+    """The finished regions of an image cannot be used, since the image or the model has changed."""
 
 
 @dataclass

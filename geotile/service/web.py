@@ -6,7 +6,8 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -17,7 +18,8 @@ from geotile.service.health import Health
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _log = logging.getLogger(__name__)
-_LIMITS = {
+_AGE_S, _CROWDED_AGE_S, _DOWNLOAD_S = 10.0, 2.0, 60.0  # of connections; many leave no place for /healthz
+_LIMITS: dict[str, Any] = {
     "threads": 8, "connection_limit": 256, "backlog": 1024,  # connections beyond the limit wait in the kernel
     "channel_timeout": 2, "cleanup_interval": 1,  # seconds without a byte, after which a connection is closed
     "max_request_header_size": 16_384, "max_request_body_size": 16_384,
@@ -58,6 +60,7 @@ def serve_http(
     logging.getLogger("waitress").setLevel(logging.ERROR)  # a crowd of connections must not fill the log
     listening, connections = _bound(address), dict[int, Any]()
     server = create_server(_app(health, is_ready, registry, page), connections, sockets=[listening], **_LIMITS)
+    server.maintenance = partial(_close_slow, server, server.maintenance)
     closed = threading.Event()
     threading.Thread(target=_serve, args=(server.run, closed), name="geotile-web", daemon=True).start()
     try:
@@ -67,6 +70,28 @@ def serve_http(
         closed.set()
         server.trigger.pull_trigger(lambda: wasyncore.close_all(connections))
         server.task_dispatcher.shutdown()
+
+
+def _close_slow(server: Any, close_silent: Callable[[float], None], now: float) -> None:
+    """Close connections that are older than clients need: drips of bytes keep them from being silent.
+
+    Parameters
+    ----------
+    server : waitress server
+        The server, which calls this once a second.
+    close_silent : callable
+        What it does by itself at the time `now`: it closes connections on which nothing has happened.
+    now : float
+        Seconds since 1970.
+    """
+    close_silent(now)
+    age_s = _CROWDED_AGE_S if len(server.active_channels) > _LIMITS["connection_limit"] // 2 else _AGE_S
+    for channel in server.active_channels.values():
+        limit_s = _DOWNLOAD_S if channel.total_outbufs_len else age_s
+        if not channel.requests and now - channel.creation_time > limit_s:
+            channel.will_close = True
+            with suppress(OSError):  # the client has closed it
+                channel.socket.shutdown(socket.SHUT_RDWR)  # whoever reads nothing would keep it open
 
 
 def _serve(run: Callable[[], None], closed: threading.Event) -> None:

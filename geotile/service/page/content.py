@@ -20,7 +20,7 @@ from geotile.service.page.mapping import image_map
 from geotile.service.page.picture import Pictures
 from geotile.service.page.requests import Request
 from geotile.service.page.responses import Response, templates
-from geotile.service.page.views import GROUPS, Row, grouped, groups_of, matching, row_of, when, whole
+from geotile.service.page.views import GROUPS, Row, grouped, groups_of, matching, row_of, short, when, whole
 from geotile.service.records import JobRecord, Records
 
 _LIST_AGE_S = 1.0
@@ -56,7 +56,9 @@ class Content:
         self._health, self._waiting, self._has_token = health, waiting, has_token
         self._pictures, self._lock = Pictures(), threading.Lock()
         self._read_at, self._jobs = -math.inf, list[JobRecord]()
-        self._templates = templates(when=when, grouped=grouped, quoted=lambda text: Markup(quote(text, safe="")))
+        self._templates = templates(
+            when=when, grouped=grouped, short=short, quoted=lambda text: Markup(quote(text, safe=""))
+        )
 
     def jobs(self, request: Request, session: Session | None) -> Response:
         """Return the list of jobs: the first ones of each kind, or a page of one kind."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
+
+from markupsafe import escape
 
 from geotile.core.redact import redact
 from geotile.running.progress import clock
@@ -173,6 +176,19 @@ def grouped(number: int | None) -> str:
     ('1,234,567', '')
     """
     return "" if number is None else f"{number:,}"
+
+
+def short(text: str, most: int) -> str:
+    """Return a text that has at most `most` bytes as HTML; the end of a longer one is left out.
+
+    >>> short("a & b", 9), short("a & b & c", 11)
+    ('a & b', 'a & …')
+    """
+    sizes = accumulate(len(escape(each).encode(errors="replace")) for each in text[: most + 1])
+    ends = list(takewhile(lambda size: size <= most, sizes))
+    if len(ends) == len(text):
+        return text
+    return text[: sum(end <= most - len("…".encode()) for end in ends)] + "…"
 
 
 def whole(text: str, default: int) -> int:
