@@ -872,6 +872,41 @@ def test_one_tile_that_fails_does_not_stop_the_run_even_if_it_is_the_first(tmp_p
     assert [each.tile for each in report.failures] == [first]
 
 
+@pytest.mark.parametrize("status", [400, 500, 503])
+def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_path, status):
+    path, pixels = scene(tmp_path, (150, 170))
+    asked = []
+
+    def answer(body):
+        asked.append(body)
+        if body == asked[0]:
+            return status, {"Content-Type": "text/plain"}, b"out of memory"
+        with rasterio.MemoryFile(body) as memory, memory.open() as file:
+            return 200, {"Content-Type": "application/x-npy"}, encoded("application/x-npy", file.read() // 128)
+
+    options = {"tile_size": 48, "overlap": 16, "retries": 1, "backoff_s": 0.01, "concurrency": 2}
+    with raster_server(answer) as url, pytest.warns(geotile.FailedTilesWarning, match="1 of"):
+        report = geotile.predict_to(path, url, tmp_path / "a.zarr", **options)
+    assert len(report.failures) == 1
+    assert f"HTTP {status}" in report.failures[0].reason
+
+
+def test_a_server_that_fails_for_a_moment_is_asked_again(tmp_path):
+    path, pixels = scene(tmp_path, (150, 170))
+    left = [6]  # failures: more than tiles that are tried
+
+    def answer(body):
+        left[0] -= 1
+        if left[0] >= 0:
+            return 500, {"Content-Type": "text/plain"}, b"starting"
+        with rasterio.MemoryFile(body) as memory, memory.open() as file:
+            return 200, {"Content-Type": "application/x-npy"}, encoded("application/x-npy", file.read() // 128)
+
+    with raster_server(answer) as url:
+        report = geotile.predict_to(path, url, tmp_path / "a.zarr", tile_size=48, overlap=16, retries=3, backoff_s=0.01)
+    assert (report.status, report.requests) == ("SUCCESS", report.tiles + 1 + 6)
+
+
 def test_missing_pixels_are_those_of_the_region_of_interest(tmp_path):
     path, _ = scene(tmp_path, (150, 170))
     roi = gpd.GeoSeries([shapely.box(5e5, 5e6 - 10, 5e5 + 10, 5e6)], crs=32631)

@@ -102,6 +102,9 @@ def first_answer(
 ) -> FirstAnswer[Answered]:  # fmt: skip
     """Ask the model for the tile in the middle of what is wanted, and for others if it fails for that one.
 
+    Each is asked once, and if the model answers none of them, with retries: a model that always fails for one tile
+    answers another one at once, and a model that is overloaded or restarts answers later.
+
     Parameters
     ----------
     plan : Plan
@@ -119,17 +122,29 @@ def first_answer(
         If the tile cannot be read.
     """
     failed: list[EndpointError] = []
+    worth_retrying: list[tuple[Tile, RegionPixels]] = []
+
+    def ask(tile: Tile, pixels: RegionPixels, retries: int | None) -> FirstAnswer[Answered] | None:
+        try:
+            outcome, sent_yx = _ask(job, tile, pixels, retries), job.sent_shape_yx(tile)
+            content = read(outcome.answers[0], sent_yx)
+            return FirstAnswer(content, sent_yx, outcome.attempts + sum(each.attempts for each in failed))
+        except EndpointError as error:
+            failed.append(error)
+            return None
+
     with hooks.around(job.run, plan.grid), cancelling(job.run):
         begin_run(job.run)
         for tile, pixels in _some_tiles(plan, job):
-            try:
-                outcome, sent_yx = _ask(job, tile, pixels), job.sent_shape_yx(tile)
-                content = read(outcome.answers[0], sent_yx)
-                return FirstAnswer(content, sent_yx, outcome.attempts + sum(each.attempts for each in failed))
-            except EndpointError as error:
-                failed.append(error)
-                if error.retryable:  # it was retried, so the model does not answer at all
-                    raise
+            if answer := ask(tile, pixels, 0):
+                return answer
+            if failed[-1].retryable:
+                worth_retrying.append((tile, pixels))
+        for tile, pixels in worth_retrying:
+            if answer := ask(tile, pixels, None):
+                return answer
+            if failed[-1].retryable:  # after all retries: the model does not answer at all
+                raise failed[-1]
         raise failed[0]
 
 
@@ -172,23 +187,23 @@ def kept_answer(job: Mapping[str, Any] | None) -> FirstAnswer[RasterAnswer] | No
     return None if form is None else FirstAnswer(RasterAnswer.of_form(form), tuple(form["sent"]), 0)
 
 
-def _ask(job: TileJob, tile: Tile, region: RegionPixels) -> RequestOutcome:
+def _ask(job: TileJob, tile: Tile, region: RegionPixels, retries: int | None) -> RequestOutcome:
     pixels = cut(region, tile, job)
     body = job.encoder.encode(pixels, tile.window) if job.endpoint.wants_bytes else pixels
     if job.traffic is None:
         return RequestOutcome(invoke_endpoint(job.endpoint, [body], job.encoder.content_type), 1)
     if (client := active_client()) is None:
-        return send_one(job, body)
-    outcome: RequestOutcome = client.submit(send_one, job, body, pure=False).result()
+        return send_one(job, body, retries)
+    outcome: RequestOutcome = client.submit(send_one, job, body, retries, pure=False).result()
     return outcome
 
 
-def send_one(job: TileJob, body: Any) -> RequestOutcome:
+def send_one(job: TileJob, body: Any, retries: int | None = None) -> RequestOutcome:
     """Send one tile, within the limit of its run and of the group. Call it where the run asks the model."""
     assert job.traffic is not None
     gate = gate_of(job.run, job.traffic, job.endpoint.ready)
     with gate.expecting(1), working_for(job.run), waiting_elsewhere():
-        return send_with_retries(job.endpoint, gate, lambda: [body], job.encoder.content_type)
+        return send_with_retries(job.endpoint, gate, lambda: [body], job.encoder.content_type, retries)
 
 
 def _some_tiles(plan: Plan, job: TileJob) -> Iterator[tuple[Tile, RegionPixels]]:

@@ -27,7 +27,7 @@ class RequestOutcome:
 
 
 def send_with_retries(
-    endpoint: Endpoint, gate: Gate, prepare: Callable[[], Sequence[Any]], content_type: str
+    endpoint: Endpoint, gate: Gate, prepare: Callable[[], Sequence[Any]], content_type: str, retries: int | None = None
 ) -> RequestOutcome:  # fmt: skip
     """Send one tile, or one batch: wait for a slot, send the request, and retry it if that is worthwhile.
 
@@ -44,6 +44,8 @@ def send_with_retries(
         Returns the tiles as `Endpoint.invoke` takes them. It is called for each attempt, so that a request
         that waits holds no memory.
     content_type : str
+    retries : int, optional
+        Maximum number of retries. By default the endpoint's ``retry_policy.retries``.
 
     Returns
     -------
@@ -54,7 +56,8 @@ def send_with_retries(
     EndpointError
         The last failure; its ``attempts`` is the number of requests that were sent.
     """
-    request = _Request(endpoint, gate, prepare, content_type)
+    retries = endpoint.retry_policy.retries if retries is None else retries
+    request = _Request(endpoint, gate, prepare, content_type, retries)
     try:
         # This loop does not use tenacity: which attempts count depends on other requests too, and each Retrying
         # holds a threading.local, whose destruction in the garbage collector deadlocks Python 3.11
@@ -81,6 +84,7 @@ class _Request:
     gate: Gate
     prepare: Callable[[], Sequence[Any]]
     content_type: str
+    retries: int
     attempts: int = 0
     _tile_failures: int = 0  # failures that count for the tile, not for the model
     _outages: int = 0
@@ -136,10 +140,9 @@ class _Request:
         """Return whether the request must not be retried."""
         if self.gate.stop_reason:
             return True
-        retries = self.endpoint.retry_policy.retries
-        if self._tile_failures <= retries:
+        if self._tile_failures <= self.retries:
             return False
-        all_fail = retries > 0 and self.gate.no_response_since(self._previously_failed_at)
+        all_fail = self.retries > 0 and self.gate.no_response_since(self._previously_failed_at)
         # The tile is at fault if it failed again although the model had just been probed successfully.
         tile_at_fault = self._failed_trials >= _MIN_FAILED_TRIALS and (self.gate.is_only_request or not error.throttled)
         if all_fail and not tile_at_fault and not error.local:
