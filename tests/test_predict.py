@@ -4,7 +4,7 @@ import math
 import time
 from types import SimpleNamespace
 
-import dask
+import dask.sizeof
 import fsspec
 import geopandas as gpd
 import numpy as np
@@ -21,10 +21,14 @@ from rasters import bordered, encoded, noise, raster_server, scene, small_chunks
 
 import geotile
 from geotile.blending.form import BYTE_STEPS, SCORE_STEPS, VALUE_STEPS
+from geotile.blending.output_grid import OutputGrid
+from geotile.blending.trim import TrimCanvas
 from geotile.endpoints.raster import RasterAnswer
-from geotile.grid.tile_grid import TileGrid
+from geotile.grid.tile_grid import TileGrid, Window
+from geotile.imagery.region_pixels import ArrayRegion
 from geotile.imagery.source import Source
 from geotile.results.raster_output import RasterOutput
+from geotile.running.raster import RasterPart, Strip
 from geotile.testing.server import decode_tile
 
 
@@ -641,6 +645,16 @@ def test_a_cluster_gives_the_same_bytes(tmp_path):
     np.testing.assert_array_equal(xr.open_zarr(tmp_path / "a.zarr", mask_and_scale=False).prediction, want)
 
 
+def test_dask_knows_the_size_of_what_tasks_return():
+    """Dask places a task where its largest inputs are; of objects whose size it does not know it moves any."""
+    canvas = TrimCanvas(Window(0, 512, 0, 512), 1, np.dtype("uint8"), OutputGrid(TileGrid((512, 512), 64, 0), 1, 1))
+    part = RasterPart(
+        canvas=canvas, failures=(), tiles=0, requests=0, retries=0, without_data=0, cancelled=False, timing={}
+    )
+    for result in (part, Strip(canvas, False, ()), ArrayRegion(canvas.values, canvas.window, None)):
+        assert dask.sizeof.sizeof(result) >= canvas.values.nbytes
+
+
 def test_the_report_counts_the_time_that_it_takes_to_write(tmp_path, monkeypatch):
     path, _ = scene(tmp_path)
     end = RasterOutput.end
@@ -874,7 +888,7 @@ def test_one_tile_that_fails_does_not_stop_the_run_even_if_it_is_the_first(tmp_p
 
 @pytest.mark.parametrize("status", [400, 500, 503])
 def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_path, status):
-    path, pixels = scene(tmp_path, (150, 170))
+    path, _ = scene(tmp_path, (150, 170))
     asked = []
 
     def answer(body):
@@ -892,7 +906,7 @@ def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_pat
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(tmp_path):
-    path, pixels = scene(tmp_path, (150, 170))
+    path, _ = scene(tmp_path, (150, 170))
     left = [6]  # failures: more than tiles that are tried
 
     def answer(body):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.core.memory import Measured
 from geotile.grid.tile_grid import Window
 
 
@@ -38,7 +39,7 @@ class Answer(NamedTuple):
     """(y, x) bool, the pixels that have a value; None for all."""
 
 
-class Canvas(ABC):
+class Canvas(Measured, ABC):
     """Values of a window that tiles are added to, and other canvases."""
 
     window: Window

@@ -136,9 +136,9 @@ class RasterForm:
             result = self._means(values, np.ones_like(values[0], np.int64) if weights is None else weights, SCORE_STEPS)
         else:
             result = _as_bytes(values, None if weights is None else np.maximum(weights, 1))
-        out = np.empty(result.shape, self.dtype)
-        out[...] = result
-        out[..., ~blended.seen] = self.nodata
+        out = np.asarray(result, self.dtype)
+        if not blended.seen.all():
+            np.copyto(out, self.nodata, where=~blended.seen, casting="unsafe")
         return out
 
     def _classes(self, values: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geotile.core.cancellation import cancel_reason
+from geotile.core.memory import Measured
 from geotile.errors import ImageReadError
 from geotile.grid.tile_grid import Tile, TileGrid, Window
 from geotile.imagery.block_cache import read_shared
@@ -67,7 +68,7 @@ class NoPixels:
 
 
 @dataclass(frozen=True)
-class ArrayRegion:
+class ArrayRegion(Measured):
     """A region of a computed array, its halo included."""
 
     values: NDArray[Any]

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geotile.core.memory import Measured
 from geotile.core.thresholds import Threshold
 from geotile.merging.ranking import by_label, label_codes, ranking
 
@@ -17,7 +18,7 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Detections:
+class Detections(Measured):
     """Table of detections with one column per field and one row per detection, all of length n."""
 
     boxes: NDArray[np.float64]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from geotile.core.checks import Pair
 from geotile.core.choices import EmbeddingDtype, Tokens
+from geotile.core.memory import Measured
 from geotile.core.timing import Timing, sum_timings, take_timings
 from geotile.endpoints.embedding import embedding_of
 from geotile.errors import ResponseError
@@ -86,7 +87,7 @@ class EmbeddingJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingNode:
+class EmbeddingNode(Measured):
     """The rows of one region, or of a rectangle of regions."""
 
     rows: Pair

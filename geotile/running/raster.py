@@ -29,6 +29,7 @@ from geotile.blending.form import RasterForm
 from geotile.blending.output_grid import OutputGrid
 from geotile.core.cancellation import is_abandoned
 from geotile.core.checks import Pair
+from geotile.core.memory import Measured
 from geotile.core.timing import Timing, sum_timings, take_timings, timed
 from geotile.endpoints.raster import RasterAnswer, raster_of
 from geotile.errors import ResponseError
@@ -105,7 +106,7 @@ class RasterJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RasterPart:
+class RasterPart(Measured):
     """What the tiles of a group say."""
 
     canvas: Canvas
@@ -120,7 +121,7 @@ class RasterPart:
 
 
 @dataclass(frozen=True)
-class Strip:
+class Strip(Measured):
     """What a part says of a neighbouring region."""
 
     canvas: Canvas
@@ -131,7 +132,7 @@ class Strip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class Block(Measured):
     """A region of the output."""
 
     row: int

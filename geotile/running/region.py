@@ -18,6 +18,7 @@ from geotile.checkpoints.checkpoint import Checkpoint
 from geotile.checkpoints.region_answer import RegionAnswer
 from geotile.core.cancellation import is_abandoned
 from geotile.core.checks import Pair
+from geotile.core.memory import Measured
 from geotile.core.metrics import count
 from geotile.core.timing import Timing, sum_timings, take_timings, timed
 from geotile.errors import OutputError
@@ -74,7 +75,7 @@ class RegionJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node:
+class Node(Measured):
     """A node of the merging tree: the result of one region, or of a rectangle of regions."""
 
     rows: Pair

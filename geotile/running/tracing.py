@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from rasterio.features import shapes as traced
 
 from geotile.core.dask_info import compute_options
+from geotile.core.memory import Measured
 from geotile.errors import ArgumentError
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Node:
+class _Node(Measured):
     """Polygons of a rectangle of a raster."""
 
     box: tuple[int, int, int, int]
