@@ -20,6 +20,7 @@ from object_store import BUCKET, KEYS, object_store
 from rasters import bordered, encoded, noise, raster_server, scene, small_chunks
 
 import geotile
+from geotile.blending.canvas import Answer
 from geotile.blending.form import BYTE_STEPS, SCORE_STEPS, VALUE_STEPS
 from geotile.blending.output_grid import OutputGrid
 from geotile.blending.trim import TrimCanvas
@@ -647,12 +648,14 @@ def test_a_cluster_gives_the_same_bytes(tmp_path):
 
 def test_dask_knows_the_size_of_what_tasks_return():
     """Dask places a task where its largest inputs are; of objects whose size it does not know it moves any."""
-    canvas = TrimCanvas(Window(0, 512, 0, 512), 1, np.dtype("uint8"), OutputGrid(TileGrid((512, 512), 64, 0), 1, 1))
+    values, everywhere = np.zeros((1, 512, 512), np.uint8), Window(0, 512, 0, 512)
+    canvas = TrimCanvas(everywhere, 1, values.dtype, OutputGrid(TileGrid((512, 512), 512, 0), 1, 1))
+    canvas.add([Answer(0, everywhere, values, None)])
     part = RasterPart(
         canvas=canvas, failures=(), tiles=0, requests=0, retries=0, without_data=0, cancelled=False, timing={}
     )
-    for result in (part, Strip(canvas, False, ()), ArrayRegion(canvas.values, canvas.window, None)):
-        assert dask.sizeof.sizeof(result) >= canvas.values.nbytes
+    for result in (part, Strip(canvas, False, ()), ArrayRegion(values, everywhere, None)):
+        assert dask.sizeof.sizeof(result) >= values.nbytes
 
 
 def test_the_report_counts_the_time_that_it_takes_to_write(tmp_path, monkeypatch):

@@ -22,8 +22,8 @@ class Blended:
     """(plane, y, x): sums of weight times value, or values."""
     weights: NDArray[Any] | None
     """(y, x), integers, sums of the weights; None if the values are those of one tile."""
-    seen: NDArray[np.bool_]
-    """(y, x) bool, the pixels that a tile has answered."""
+    seen: NDArray[np.bool_] | None
+    """(y, x) bool, the pixels that a tile has answered; None for all."""
 
 
 class Answer(NamedTuple):

@@ -137,7 +137,7 @@ class RasterForm:
         else:
             result = _as_bytes(values, None if weights is None else np.maximum(weights, 1))
         out = np.asarray(result, self.dtype)
-        if not blended.seen.all():
+        if blended.seen is not None:
             np.copyto(out, self.nodata, where=~blended.seen, casting="unsafe")
         return out
 

@@ -26,4 +26,4 @@ class Measured:
 
     def __sizeof__(self) -> int:
         """Return the size of the object and of its attributes in bytes."""
-        return object.__sizeof__(self) + sum(map(sizeof, vars(self).values()))
+        return int(object.__sizeof__(self) + sum(map(sizeof, vars(self).values())))

@@ -217,14 +217,21 @@ def _outside(job: RasterJob, window: Window) -> NDArray[np.bool_]:
     return np.asarray(geometry_mask([job.roi], window.shape_yx, to_image))
 
 
-def _missing(seen: NDArray[np.bool_], window: Window, failed: Sequence[Window]) -> int:
-    """Return the number of pixels of failed tiles that no tile has answered."""
+def _missing(
+    seen: NDArray[np.bool_] | None, outside: NDArray[np.bool_] | None, window: Window, failed: Sequence[Window]
+) -> int:  # fmt: skip
+    """Return the number of pixels of failed tiles that no tile has answered and that are wanted."""
+    if seen is None or not failed:
+        return 0
     missing = np.zeros(seen.shape, bool)
     for each in failed:
         inside = shared(window, each)
         if inside is not None:
             missing[inside.within(window).slices] = True
-    return int((missing & ~seen).sum())
+    missing &= ~seen
+    if outside is not None:
+        missing &= ~outside
+    return int(missing.sum())
 
 
 def asked_again(block: Block, part: RasterPart) -> Block:
@@ -252,10 +259,9 @@ def blend_block(
     for each in (*(part.canvas for part in asked), *(strip.canvas for strip in given)):
         canvas.include(each)
     blended = canvas.blended()
-    values, wanted = job.form.finish(blended), np.ones(window.shape_yx, bool)
-    if job.roi is not None:
-        wanted = ~_outside(job, window)
-        values[..., ~wanted] = job.form.nodata
+    values, outside = job.form.finish(blended), None if job.roi is None else _outside(job, window)
+    if outside is not None:
+        values[..., outside] = job.form.nodata
     failed = [each for part in parts for each in _failed_windows(job, part)]
     failed += [each for strip in given for each in strip.failed if shared(window, each)]
     block = Block(
@@ -266,7 +272,7 @@ def blend_block(
         without_data=sum(part.without_data for part in parts),
         cancelled=any(part.cancelled for part in parts) or any(strip.cancelled for strip in given),
         is_touched=bool(failed),
-        missing=_missing(blended.seen | ~wanted, window, failed) if failed else 0,
+        missing=_missing(blended.seen, outside, window, failed),
         timing=sum_timings(*(part.timing for part in parts), {"merge": time.thread_time() - started}),
     )  # fmt: skip
     if job.store is None:
