@@ -184,13 +184,15 @@ def predict_into(
         if features is not None:
             features.try_out(_sample(run.template, options, features))
         report = run.compute(options, hooks)
-        computed, found = time.perf_counter(), None
-        if features is not None and report.status != "FAILED":
-            found = polygonize(run.stored(), crs=options.crs, **options.of_polygons)
-            report["notes"] = [*report.notes, f"{len(found):,} polygons were written to {redact(features.uri)}"]
+        computed = time.perf_counter()
         run.end(report)
-        if features is not None and found is not None:
-            write_or_save(found, features)
+        try:
+            if features is not None and report.status != "FAILED":
+                found = polygonize(run.stored(), crs=options.crs, **options.of_polygons)
+                write_or_save(found, features)
+                report["notes"] = [*report.notes, f"{len(found):,} polygons were written to {redact(features.uri)}"]
+        finally:
+            run.discard()
     report["seconds"] += time.perf_counter() - computed
     return report
 

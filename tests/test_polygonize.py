@@ -187,6 +187,25 @@ def test_polygons_without_a_crs_are_not_geojson(tmp_path):
     assert gpd.read_parquet(tmp_path / "p.parquet").crs is None
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.zarr"])
+def test_the_raster_is_there_if_its_polygons_cannot_be_written(tmp_path, name, monkeypatch):
+    path, _ = scene(tmp_path, (100, 120))
+
+    trace = geotile.polygons.trace
+
+    def full(data, *rest):
+        if data.size > 1:  # one pixel is tried before the run
+            raise OSError("disk full")
+        return trace(data, *rest)
+
+    monkeypatch.setattr(geotile.polygons, "trace", full)
+    with pytest.raises(OSError, match="disk full"):
+        geotile.predict_to(path, halves, tmp_path / name, polygons=tmp_path / "p.parquet", tile_size=64, overlap=16)
+    monkeypatch.undo()
+    assert len(geotile.polygonize(tmp_path / name)) > 0
+    assert sorted(each.name for each in tmp_path.iterdir() if "geotile" in each.name) == []
+
+
 def test_polygons_of_a_run_that_was_stopped_are_those_of_the_whole(tmp_path):
     path, _ = scene(tmp_path)
     options = {"tile_size": 64, "overlap": 16, "checkpoint": tmp_path / "done", "polygons": tmp_path / "p.parquet"}

@@ -101,7 +101,7 @@ class RasterOutput:
         self, store: RasterStore, files: dict[str, bytes], template: xr.DataArray, chunk: int, kept: bool,
         regions_yx: Pair,
     ) -> None:  # fmt: skip
-        """Make the output of the stored blocks.
+        """Make the output of the stored blocks, which a Zarr store takes with it unless they are kept.
 
         Parameters
         ----------
@@ -130,8 +130,6 @@ class RasterOutput:
                 self._end_zarr(store, files, kept)
             else:
                 self._end_cog(store, template, chunk)
-                if not kept:
-                    self.discard()
         except (OSError, RasterioError, OutputError) as error:
             reason, place = redact(str(error)).rstrip("."), store.folder.display_name
             where = "" if place in reason else f". The blocks are in {place}"

@@ -126,12 +126,14 @@ class RasterRun:
         return self._report(job, blocks, list(kept.values()), started)
 
     def stored(self) -> xr.DataArray:
-        """Return the result, which is read lazily from where its blocks are."""
+        """Return the result, which is read lazily from where its blocks are once the run has ended."""
         chunks = self.prepared.job.out.chunks
+        moved = self.checkpoint is None and self.sinks[0].is_zarr
+        store = replace(self.store, folder=self.sinks[0].folder) if moved else self.store
 
         def read(block_info: Any = None) -> NDArray[Any]:
             (y0, y1), (x0, x1) = block_info[None]["array-location"][-2:]
-            return self.store.read(Window(y0, y1, x0, x1))
+            return store.read(Window(y0, y1, x0, x1))
 
         bands = () if self.template.ndim == 2 else ((len(self.template),),)
         data = dask.array.map_blocks(read, chunks=(*bands, *chunks), dtype=self.template.dtype)
@@ -145,7 +147,10 @@ class RasterRun:
                     self.store, self.files, self.template, self.prepared.raster.chunk, self.checkpoint is not None,
                     self._grid.regions_yx,
                 )  # fmt: skip
-        elif self.checkpoint is None:
+
+    def discard(self) -> None:
+        """Remove the blocks that the outputs were made of, but those of a checkpoint."""
+        if self.checkpoint is None:
             self.sinks[0].discard()
 
     def _kept(self, retry_failed: bool) -> dict[Pair, dict[str, Any]]:
