@@ -119,7 +119,8 @@ def test_a_raster_job_writes_what_predict_to_writes(folder, tmp_path, path, mode
     second = tmp_path / "second.tif"
     second.write_bytes((tmp_path / "scene.tif").read_bytes())
     outputs = [file(tmp_path / "out"), file(tmp_path / "out", format="zarr"), file(tmp_path / "more", format="tif")]
-    said = request("a", [path, str(second)], model.url, outputs, task="predict", geotile=RASTER)
+    options = RASTER | {"output": "classes"}
+    said = request("a", [path, str(second)], model.url, outputs, task="predict", geotile=options)
     (tmp_path / "request.json").write_text(json.dumps(said))
     assert "a: 2 images" in cli("submit", tmp_path / "request.json", "--queue", folder).stdout
     geotile.serve(folder, once=True)
@@ -128,12 +129,13 @@ def test_a_raster_job_writes_what_predict_to_writes(folder, tmp_path, path, mode
     assert asked == sum(each.requests for each in record.images) == 2 * (TILES + 1)
     assert record.images[1].outputs["1-File"] == str(tmp_path / "out" / "a-second.tif.zarr")
     for name in ("want.tif", "want.zarr"):
-        geotile.predict_to(path, model.url, tmp_path / name, **TILING, **RASTER)
+        geotile.predict_to(path, model.url, tmp_path / name, **TILING, **options)
     for image in ("scene.tif", "second.tif"):
+        assert content(tmp_path / "out" / f"a-{image}.tif.aux.xml") == content(tmp_path / "want.tif.aux.xml")
         assert content(tmp_path / "out" / f"a-{image}.tif") == content(tmp_path / "want.tif")
         assert content(tmp_path / "more" / f"a-{image}.tif") == content(tmp_path / "want.tif")
         assert content(tmp_path / "out" / f"a-{image}.zarr") == content(tmp_path / "want.zarr")
-    assert len(os.listdir(tmp_path / "out")) == 4
+    assert len(os.listdir(tmp_path / "out")) == 6
     assert not list((folder / "state" / "work").iterdir())
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["status"] for line in lines] == ["STARTED", "STARTED", *2 * ["IN_PROGRESS", "SUCCESS"], "SUCCESS"]

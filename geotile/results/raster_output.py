@@ -188,20 +188,26 @@ class RasterOutput:
         GDAL keeps names and statistics beside a file: those of a file that is replaced are removed first, so at no time
         do names lie beside a file that they are not about.
         """
-        parent, _, name = self.uri.rpartition("/")
-        folder, beside = Folder(parent or "/", self.options), f"{name}.aux.xml"
         with ExitStack() as stack:
             if self.folder.is_local:
                 path = stack.enter_context(draft(Path(self.uri), "cog", "out.tif"))
             else:
                 path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out.tif"
             write_cog(store, template, chunk, path)
-            _remove_if_there(folder, beside)
+            self.put_names(None)
             if not self.folder.is_local:
                 files, target = url_to_fs(self.uri, **dict(self.options))
                 files.put_file(str(path), target)
-        if (names := category_file(template)) is not None:
-            folder.write(beside, names)
+        self.put_names(category_file(template))
+
+    def put_names(self, content: bytes | None) -> None:
+        """Write the file of the classes' names beside a COG, or remove the one that is there."""
+        parent, _, name = self.uri.rpartition("/")
+        folder, beside = Folder(parent or "/", self.options), f"{name}.aux.xml"
+        if content is None:
+            _remove_if_there(folder, beside)
+        else:
+            folder.write(beside, content)
 
     def check_free(self) -> None:
         """Check that nothing is in the way of the output.

@@ -57,11 +57,17 @@ def write_output(
     uri = output.uri(stored.name)
     if isinstance(output, FileOutput):
         os.makedirs(os.path.dirname(uri), exist_ok=True)
-    if isinstance(stored, StoredRaster) and output.format == "zarr":
-        RasterOutput(uri, True, tuple(sorted(options.items()))).put_store(stored.store)
+    place = tuple(sorted(options.items()))
+    file = Output(uri, overwrite=True, options=place, owner=stored.image_id)
+    if not isinstance(stored, StoredRaster):
+        file.put(lambda path: stored.write(output.format, path))
+    elif output.format == "zarr":
+        RasterOutput(uri, True, place).put_store(stored.store)
     else:
-        sink = Output(uri, overwrite=True, options=tuple(sorted(options.items())), owner=stored.image_id)
-        sink.put(lambda path: stored.write(output.format, path))
+        raster = RasterOutput(uri, True, place)
+        raster.put_names(None)  # at no time do names lie beside a file that they are not about
+        file.put(lambda path: stored.write(output.format, path))
+        raster.put_names(stored.names)
     return redact(uri)
 
 

@@ -104,6 +104,11 @@ class StoredRaster(StoredResult):
         """The raster as a Zarr store."""
         return self.folder.sub(self.file_name("zarr"))
 
+    @property
+    def names(self) -> bytes | None:
+        """The file of the classes' names that lies beside a COG; None without names."""
+        return self.folder.read(f"{self.file_name('tif')}.aux.xml")
+
     def write(self, format: Format, path: str) -> None:
         """Copy the raster as a file."""
         files, place = self.folder.files()
