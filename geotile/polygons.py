@@ -152,8 +152,8 @@ def _as_class_map(raster: xr.DataArray) -> xr.DataArray:
         return raster.isel(band=0, drop=True)
     if _scale(raster) == 1.0:
         raise ArgumentError(
-            "a raster of one band can hold class numbers, or one class. Drop the band for class numbers: "
-            "raster.squeeze('band', drop=True)"
+            "a raster of one band can hold class numbers, or one class, and this one does not say which. For class "
+            "numbers give an array without the band: rioxarray.open_rasterio(path).squeeze('band', drop=True)"
         )
     return raster
 
