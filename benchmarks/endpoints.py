@@ -2,7 +2,8 @@
 
 ``python benchmarks/endpoints.py efficiency``, ``python benchmarks/endpoints.py auto``, and
 ``python benchmarks/endpoints.py rate --against CHECKOUT``: 10,000 tiles of a sparse image with this code and that of another
-checkout of this repository, in turns, each run in a process of its own. The model is a server in a
+checkout of this repository, in turns, each run in a process of its own. ``python benchmarks/endpoints.py tls``: tiles
+over HTTP, over HTTPS, and bodies of their size by a loop of ``requests.Session.post`` over HTTPS. The model is a server in a
 process of its own on 127.0.0.1 that waits and finds nothing: k slots, a queue, refusals (503) beyond it.
 """
 
@@ -13,11 +14,13 @@ import asyncio
 import json
 import multiprocessing
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +39,7 @@ class Model:
 
     def __init__(self, latency_s: float, slots: int, queue: int) -> None:
         self.latency_s, self.slots, self.queue = latency_s, slots, queue
-        self.busy, self.waiting, self.answered, self.refused = 0, [], 0, 0
+        self.busy, self.waiting, self.answered, self.refused, self.connections = 0, [], 0, 0, 0
 
     async def reply(self) -> tuple[int, bytes]:
         if self.busy >= self.slots:
@@ -60,6 +63,7 @@ class Model:
             self.waiting.pop(0).set_result(None)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while line := await reader.readline():
                 method, path, _ = line.split()
@@ -68,7 +72,8 @@ class Model:
                     if header.lower().startswith(b"content-length:"):
                         length = int(header.split(b":")[1])
                 await reader.readexactly(length)
-                status, body = 200, f'{{"answered": {self.answered}, "refused": {self.refused}}}'.encode()
+                counts = {"answered": self.answered, "refused": self.refused, "connections": self.connections}
+                status, body = 200, json.dumps(counts).encode()
                 if method == b"POST":
                     status, body = await self.reply()
                 elif path.startswith(b"/slots/"):
@@ -82,9 +87,15 @@ class Model:
             writer.close()
 
 
-def serve(pipe, latency_s: float, slots: int, queue: int) -> None:
+def serve(pipe, latency_s: float, slots: int, queue: int, certificate: str | None) -> None:
+    context = None
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+
     async def run() -> None:
-        server = await asyncio.start_server(Model(latency_s, slots, queue).serve, "127.0.0.1", 0, backlog=1024)
+        model = Model(latency_s, slots, queue)
+        server = await asyncio.start_server(model.serve, "127.0.0.1", 0, backlog=1024, ssl=context)
         pipe.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -92,16 +103,23 @@ def serve(pipe, latency_s: float, slots: int, queue: int) -> None:
 
 
 class Server:
-    def __init__(self, latency_s: float, slots: int = 10**6, queue: int = 0) -> None:
+    def __init__(
+        self,
+        latency_s: float,
+        slots: int = 10**6,
+        queue: int = 0,
+        certificate: str | None = None,
+        verify: str | bool = True,
+    ) -> None:
         here, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=serve, args=(there, latency_s, slots, queue), daemon=True)
+        self.process = context.Process(target=serve, args=(there, latency_s, slots, queue, certificate), daemon=True)
         self.process.start()
-        self.root = f"http://127.0.0.1:{here.recv()}"
+        self.root, self.verify = f"http{'s' if certificate else ''}://127.0.0.1:{here.recv()}", verify
         self.url = f"{self.root}/invocations"
 
     def ask(self, path: str) -> dict[str, int]:
-        return requests.get(self.root + path, timeout=10).json()
+        return requests.get(self.root + path, timeout=10, verify=self.verify).json()
 
     def __enter__(self):
         return self
@@ -186,9 +204,56 @@ def rate(folder: Path, rounds: int, checkouts: list[Path], tiles: int) -> None:
         print(f"{best[here] / best[checkout]:.2f} x the rate of {checkout.resolve().name}, best of {rounds}")
 
 
-def one_rate(image: str, url: str) -> None:
+def tls(folder: Path, rounds: int, tiles: int) -> None:
+    """Compare HTTP with HTTPS, and HTTPS with a loop of `requests`: tiles a second, CPU a tile, connections."""
+    import trustme
+
+    authority, side = trustme.CA(), int(tiles**0.5 + 0.5) * 448 + 64
+    trusted, certificate, path = folder / "ca.pem", folder / "certificate.pem", folder / "sparse.tif"
+    authority.cert_pem.write_to_path(trusted)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    profile = {"driver": "GTiff", "tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate"}
+    with rasterio.open(path, "w", width=side, height=side, count=3, dtype="uint8", SPARSE_OK=True, **profile):
+        pass
+    best: dict[str, float] = {}
+    print("                  tiles/s   CPU ms  connections")
+    for _ in range(rounds):
+        for name in ("http", "https", "requests, https"):
+            secure = {"certificate": str(certificate), "verify": str(trusted)} if "https" in name else {}
+            with Server(0.0, **secure) as server:
+                words = [sys.executable, __file__, "one-rate" if name != "requests, https" else "one-loop"]
+                words += ["--url", server.url, "--image", str(path), "--verify", str(trusted)]
+                done = subprocess.run(words, capture_output=True, text=True, check=True)
+                got, connections = json.loads(done.stdout.splitlines()[-1]), server.ask("/count")["connections"] - 1
+            best[name] = max(best.get(name, 0.0), got["rate"])
+            print(f"{name:<16} {got['rate']:8.1f} {got['cpu']:8.2f} {connections:12}", flush=True)
+    print(f"https: {best['https'] / best['http']:.2f} x the rate of http, ", end="")
+    print(f"{best['https'] / best['requests, https']:.2f} x that of a loop of requests; best of {rounds}")
+
+
+def one_loop(image: str, url: str, verify: str) -> None:
+    """Post bodies of a tile's size from 32 threads, one session each; print what it took as JSON."""
+    body, local = bytes(3 * 512 * 512 + 500), threading.local()
+    with rasterio.open(image) as file:
+        count = ((file.width - 64) // 448) * ((file.height - 64) // 448)
+
+    def post(_: int) -> None:
+        if not hasattr(local, "session"):
+            local.session = requests.Session()
+        local.session.post(url, data=body, verify=verify).json()
+
+    cpu, wall = time.process_time(), time.perf_counter()
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(post, range(count)))
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    print(json.dumps({"rate": count / wall, "cpu": 1000 * cpu / count}))
+
+
+def one_rate(image: str, url: str, verify: str | None) -> None:
     """Run the code that is imported once; print what it took as JSON."""
     job = {"tile_size": 512, "overlap": 64, "concurrency": 32, "skip_nodata": False}
+    if url.startswith("https"):
+        job["verify"] = verify
     geotile.detect(xr.DataArray(np.zeros((3, 512, 512), np.uint8), dims=("band", "y", "x")), url, **job)
     cpu, wall = time.process_time(), time.perf_counter()
     report = geotile.detect(image, url, **job).attrs["report"]
@@ -252,7 +317,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.getLogger("geotile").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["efficiency", "auto", "rate", "one-rate"])
+    parser.add_argument("which", choices=["efficiency", "auto", "rate", "tls", "one-rate", "one-loop"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 16384])
     parser.add_argument("--seconds", type=float, default=180)
@@ -263,6 +328,7 @@ if __name__ == "__main__":
     parser.add_argument("--tiles", type=int, default=10_000)
     parser.add_argument("--url")
     parser.add_argument("--image")
+    parser.add_argument("--verify")
     given = parser.parse_args()
     if given.which == "efficiency":
         with tempfile.TemporaryDirectory() as folder:
@@ -270,7 +336,12 @@ if __name__ == "__main__":
     elif given.which == "rate":
         with tempfile.TemporaryDirectory() as folder:
             rate(Path(folder), given.rounds, given.against, given.tiles)
+    elif given.which == "tls":
+        with tempfile.TemporaryDirectory() as folder:
+            tls(Path(folder), given.rounds, given.tiles)
     elif given.which == "one-rate":
-        one_rate(given.image, given.url)
+        one_rate(given.image, given.url, given.verify)
+    elif given.which == "one-loop":
+        one_loop(given.image, given.url, given.verify)
     else:
         auto(given.seconds, given.latency, given.stories, given.queues)
