@@ -32,6 +32,7 @@ from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.sinks import Output, write_or_save
+from geotile.running.cluster import checking_late_workers
 from geotile.running.embedding import EmbeddingJob, EmbeddingNode, EmbeddingReader, embedding_tree
 from geotile.running.embedding_checkpoint import EmbeddingCheckpoint, embedding_settings
 from geotile.running.embedding_table import EmbeddingTable, write_vectors
@@ -188,6 +189,7 @@ class _Run:
             hooks.around(self.job.run, self.job.grid),
             watched(self.job.run, options.progress, self.plan.requests, kept, checkpoint_folder(options)),
             cancelling(self.job.run),
+            checking_late_workers(self.job.run, self.job.tiles.endpoint, self.plan.source),
             own.get("pool") or nullcontext(),
         ):
             begin_run(self.job.run)

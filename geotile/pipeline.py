@@ -24,7 +24,7 @@ from geotile.results.sinks import Output, write_or_save
 from geotile.running.hooks import RunHooks
 from geotile.running.prepare import checkpoint_folder, prepare, region_job, separate_outputs
 from geotile.running.region import map_regions
-from geotile.running.run import Run, leased, naming_how_to_resume, task_priority
+from geotile.running.run import Run, leased, naming_how_to_resume
 from geotile.running.start import ready_endpoint
 from geotile.running.tree import reduction
 from geotile.storage.folder import Folder
@@ -207,4 +207,4 @@ def _run(
             regions = map_overlap(image, source, job.grid, job.run)
             nodes = map_regions(regions, job, from_file=source is not None)
             tree = reduction(nodes, job.grid, job.merge, job.writer)
-            yield Run(summary=summary, job=job, tree=tree, builder=prepared.builder, priority=task_priority(source))
+            yield Run(summary=summary, job=job, tree=tree, builder=prepared.builder, source=source)

@@ -148,6 +148,49 @@ def test_a_worker_with_another_python_is_named():
     assert f"runs Python 3.99, and this process runs Python {here}" in run_with_worker(other)
 
 
+class UntilLeft:
+    """A model whose tiles after the first ones wait until the worker that has joined has left."""
+
+    def __init__(self, flag):
+        self.flag, self.asked = flag, 0
+
+    def __call__(self, tile):
+        self.asked += 1
+        deadline = time.monotonic() + 60
+        while self.asked > 9 and not self.flag.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return crowd(tile)
+
+
+def test_a_worker_that_joins_and_cannot_do_the_run_leaves_at_once(path, want, tmp_path):
+    late, said, flag = [], [], tmp_path / "left"
+
+    def join():
+        other = NO_GEOTILE.replace("raise metadata.PackageNotFoundError(name)", 'return "0.0.1"')
+        code = f"{other}\nfrom distributed.cli.dask_worker import main\nmain()"
+        command = [sys.executable, "-c", code, cluster.scheduler_address, "--no-nanny", "--no-dashboard"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as worker:
+            try:
+                said.append(worker.communicate(timeout=50)[1])
+            finally:
+                worker.kill()
+                flag.touch()
+
+    def on_progress(progress):
+        if not late and progress.done:
+            late.append(threading.Thread(target=join))
+            late[0].start()
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        assert geotile.detect(path, UntilLeft(flag), progress=on_progress, **JOB).to_csv() == want
+        late[0].join()
+        assert f"it has geotile 0.0.1, and the run needs {geotile.__version__}" in said[0]
+        assert len(client.nthreads()) == 1
+
+
 def test_a_model_that_workers_cannot_load_is_named(path, workers, tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def model(tile):\n    return [], []\n")
     monkeypatch.syspath_prepend(str(tmp_path))

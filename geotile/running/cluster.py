@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from typing import Any
 from uuid import uuid4
 
 from geotile.core.dask_info import active_client
-from geotile.core.rasterio_env import READ_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
 from geotile.imagery.source import Source
@@ -23,7 +22,7 @@ _log = logging.getLogger(__name__)
 def check_cluster(model: Any, source: Source | None, folders: Iterable[Folder]) -> None:
     """Check that the workers can do a run: their Python, geotile, the model, the image and the folders.
 
-    Workers that join later are not checked; their tasks fail with errors of their own.
+    Workers that join during the run are checked by `checking_late_workers`.
 
     Parameters
     ----------
@@ -50,6 +49,26 @@ def check_cluster(model: Any, source: Source | None, folders: Iterable[Folder]) 
         _check_image(client, source)
     for folder in folders:
         _check_folder(client, folder)
+
+
+@contextmanager
+def checking_late_workers(run: str, model: Any, source: Source | None) -> Iterator[None]:
+    """Check workers that join the cluster while the block runs, before they get a task; those that fail leave it."""
+    client = active_client()
+    if client is None:
+        yield
+        return
+    from geotile.running.late_workers import LateWorkers
+
+    local = source if source is not None and not source.location.is_remote else None
+    plugin = LateWorkers(run, model, local, frozenset(client.nthreads()))
+    with suppress(OSError):  # a worker that was told has just left
+        client.register_plugin(plugin)
+    try:
+        yield
+    finally:
+        with suppress(OSError, TimeoutError, ValueError):  # the scheduler may have gone, or another one have come
+            client.unregister_worker_plugin(plugin.name)
 
 
 def call_on_workers(function: Callable[[str], None], run: str) -> None:
@@ -105,6 +124,8 @@ def _answers(client: Any, function: Any, *args: Any) -> Iterator[tuple[str, Any]
 def _check_model(client: Any, model: Any) -> None:
     from distributed.protocol.pickle import dumps
 
+    from geotile.running.late_workers import load_failure
+
     try:
         data = dumps(model)
     except Exception as error:  # a user's object may raise anything
@@ -112,7 +133,7 @@ def _check_model(client: Any, model: Any) -> None:
             f"{model} cannot be sent to workers ({type(error).__name__}: {redact(str(error))}). Give a function that "
             "builds the model there, with factory=True"
         ) from None
-    for address, failure in client.run(_load_failure, data, on_error="return").items():
+    for address, failure in client.run(load_failure, data, on_error="return").items():
         if isinstance(failure, str):
             raise ArgumentError(
                 f"the Dask worker {address} cannot load {model}: {failure}. Install its module there, or upload it "
@@ -120,34 +141,16 @@ def _check_model(client: Any, model: Any) -> None:
             )
 
 
-def _load_failure(data: bytes) -> str | None:
-    """Return why a pickled model cannot be loaded here, None if it can."""
-    from distributed.protocol.pickle import loads
-
-    try:
-        loads(data)
-    except Exception as error:  # the module of a user's model may raise anything
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
 def _check_image(client: Any, source: Source) -> None:
     """Check that workers can open a local file."""
-    for address, failure in client.run(_open_failure, source, on_error="return").items():
+    from geotile.running.late_workers import open_failure
+
+    for address, failure in client.run(open_failure, source, on_error="return").items():
         if isinstance(failure, str):
             raise ArgumentError(
                 f"the Dask worker {address} cannot open {source.location.display_name}: {failure}. Put the image where "
                 "the whole cluster can read it, such as s3://"
             )
-
-
-def _open_failure(source: Source) -> str | None:
-    """Return why a file cannot be opened here, None if it can."""
-    try:
-        source.check()
-    except READ_ERRORS as error:
-        return redact(str(error))
-    return None
 
 
 def _check_folder(client: Any, folder: Folder) -> None:

@@ -29,6 +29,7 @@ from geotile.results.failures import TileFailure
 from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import RasterStore, store_files
 from geotile.results.report import Report
+from geotile.running.cluster import checking_late_workers
 from geotile.running.hooks import RunHooks
 from geotile.running.raster import Block, RasterJob
 from geotile.running.raster_array import raster_template
@@ -179,6 +180,7 @@ class RasterRun:
         with (
             watched(job.run, options.progress, tiles, tiles - asked_tiles(job, ~done), self.checkpoint),
             cancelling(job.run),
+            checking_late_workers(job.run, job.tiles.endpoint, self.prepared.plan.source),
         ):
             begin_run(job.run)
             own = compute_options(ahead=job.tiles.traffic is not None)

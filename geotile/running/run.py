@@ -26,7 +26,7 @@ from geotile.merging.detections import concat
 from geotile.results.frame import FrameBuilder
 from geotile.results.report import Report
 from geotile.results.run_report import detection_counts, make_report, warn_of_failures
-from geotile.running.cluster import call_on_workers
+from geotile.running.cluster import call_on_workers, checking_late_workers
 from geotile.running.progress import ProgressCallback
 from geotile.running.region import Node, RegionJob
 from geotile.running.watching import watched
@@ -67,8 +67,8 @@ class Run:
     """0-d, the root `Node` of the merging tree."""
     builder: FrameBuilder
     """Builder of the result's rows."""
-    priority: Callable[[Any], int] | None = None
-    """Function from a task's key to its priority on a cluster; None leaves the order to Dask."""
+    source: Source | None
+    """File that the image is read from; None for a computed array."""
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -91,11 +91,12 @@ class Run:
         """
         run = self.job.run
         annotations: dict[str, Any] = {"geotile": {"run": run, "image": self.summary.image}}
-        if self.priority is not None:
-            annotations["priority"] = self.priority
+        if (priority := task_priority(self.source)) is not None:
+            annotations["priority"] = priority
         checkpoint = self.checkpoint
         kept, status = (0, None) if checkpoint is None else (self._count_kept_tiles(checkpoint), checkpoint.folder)
-        with watched(run, progress, self.summary.wanted_tiles, kept, status), cancelling(run):
+        late = checking_late_workers(run, self.job.tiles.endpoint, self.source)
+        with watched(run, progress, self.summary.wanted_tiles, kept, status), cancelling(run), late:
             begin_run(run)
             while True:
                 finished = self._count_finished()
