@@ -37,7 +37,7 @@ from geotile.running.hooks import RunHooks
 from geotile.running.prepare import checkpoint_folder, separate_outputs, with_stored_regions
 from geotile.running.progress import run_name
 from geotile.running.raster import RasterJob, RasterReader
-from geotile.running.raster_array import notes_of_place, raster_template
+from geotile.running.raster_array import raster_template
 from geotile.running.raster_graph import block_values, raster_blocks
 from geotile.running.raster_run import PreparedRaster, RasterRun
 from geotile.running.raster_start import first_answer, kept_answer, ready_for_rasters, resumed_job, tile_job
@@ -180,7 +180,7 @@ def predict_into(
             folders=[checkpoint or sinks[0].drafts], checkpoint=checkpoint, hooks=hooks,
             outputs=outputs,
         )  # fmt: skip
-        run = RasterRun.of(prepared, endpoint, options, sinks, checkpoint).with_note_of_space()
+        run = RasterRun.of(prepared, endpoint, options, sinks, checkpoint).with_notes()
         if features is not None:
             features.try_out(_sample(run.template, options, features))
         report = run.compute(options, hooks)
@@ -244,9 +244,7 @@ def prepared_raster(
     if stored is not None and options.region_size == "auto":
         raster = raster.with_grid(with_stored_regions(raster.grid, stored))
     selected = None if plan.roi is None else intersecting_tiles(raster.grid, plan.roi)  # its tiles may be other ones
-    plan = replace(
-        plan, grid=raster.grid, selected=selected, notes=(*plan.notes, *notes_of_place(plan.encoder.georeference))
-    )
+    plan = replace(plan, grid=raster.grid, selected=selected)
     if raster.out.down > 1 and tiles.pad_value is None:
         tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
     reader = RasterReader(form=raster.form, grid=raster.out, first=first.content.without_values())

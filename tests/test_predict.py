@@ -13,6 +13,7 @@ import rasterio
 import shapely
 import xarray as xr
 from distributed import Client, LocalCluster
+from documentation_parts import write_satellite
 from helpers import cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -857,7 +858,14 @@ def test_nodata_of_an_answer_is_nodata(tmp_path):
         np.testing.assert_array_equal(np.isnan(heights[0]), pixels[0] > 128)
 
 
-def test_images_that_points_place_give_rasters_without_a_place(tmp_path):
+def assert_same_areas(found, want):
+    assert found.crs.equals(want.crs, ignore_axis_order=True)
+    assert shapely.equals_exact(found.geometry.array, want.geometry.array, 1e-9).all()
+    np.testing.assert_allclose(found["area_m2"], want["area_m2"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_images_that_points_place_give_rasters_with_the_same_points(tmp_path, factor):
     points = [
         rasterio.control.GroundControlPoint(r, c, 5e5 + c, 5e6 - r) for r, c in ((0, 0), (0, 99), (99, 0), (99, 99))
     ]
@@ -865,12 +873,40 @@ def test_images_that_points_place_give_rasters_without_a_place(tmp_path):
     with rasterio.open(path, "w", driver="GTiff", count=1, height=100, width=100, dtype="uint8") as file:
         file.write(noise(1, (1, 100, 100)))
         file.gcps = points, rasterio.crs.CRS.from_epsg(32631)
-    found = geotile.predict(path, bordered, tile_size=64, overlap=8)
-    assert found.rio.crs is None
-    report = geotile.predict_to(path, bordered, tmp_path / "a.tif", tile_size=64, overlap=8)
-    assert "are in pixels of the image" in report.notes[-1]
-    with rasterio.open(tmp_path / "a.tif") as file:
-        assert file.crs is None
+
+    def halves(tile):
+        return (tile[0, ::factor, ::factor] > 128).astype(np.uint8)
+
+    options = {"tile_size": 64, "overlap": 8}
+    lazy = geotile.predict(path, halves, **options)
+    want = geotile.polygonize(lazy)
+    assert want.crs.to_epsg() == 32631
+    np.testing.assert_allclose(want.total_bounds, [5e5, 5e6 - 100, 5e5 + 100, 5e6])
+    for name in ("a.tif", "a.zarr"):
+        report = geotile.predict_to(path, halves, tmp_path / name, polygons=tmp_path / f"{name}.parquet", **options)
+        assert len(report.notes) == 1  # that polygons were written
+        assert_same_areas(gpd.read_parquet(tmp_path / f"{name}.parquet"), want)
+        assert_same_areas(geotile.polygonize(tmp_path / name), want)
+    part = geotile.polygonize(lazy[50 // factor :, 50 // factor :])
+    np.testing.assert_allclose(part.total_bounds, [5e5 + 50, 5e6 - 100, 5e5 + 100, 5e6 - 50])
+
+
+def test_images_that_polynomials_place_give_geotiffs_with_the_same_polynomials(tmp_path):
+    write_satellite(tmp_path)
+    path, options = tmp_path / "satellite.ntf", {"tile_size": 512, "overlap": 32}
+
+    def bright(tile):
+        return (tile[0] > 200).astype(np.uint8)
+
+    want = geotile.polygonize(geotile.predict(path, bright, **options), classes=[1])
+    assert want.total_bounds.round(1).tolist() == [4.4, 51.9, 4.4, 51.9]
+    report = geotile.predict_to(path, bright, tmp_path / "a.tif", **options)
+    assert report.notes == []
+    read = geotile.polygonize(tmp_path / "a.tif", classes=[1])
+    assert_same_areas(read, want)
+    report = geotile.predict_to(path, bright, tmp_path / "a.zarr", **options)
+    assert "cannot hold them: it is in pixels of the image" in report.notes[-1]
+    assert geotile.polygonize(tmp_path / "a.zarr").crs is None
 
 
 def test_one_tile_that_fails_does_not_stop_the_run_even_if_it_is_the_first(tmp_path):

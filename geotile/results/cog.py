@@ -14,6 +14,8 @@ import xarray as xr
 
 from geotile.core.rasterio_env import ignore_georeference_warnings
 from geotile.core.xml_text import without_control_characters
+from geotile.geometry.georeference import PLACEMENT
+from geotile.geometry.placement import GcpPlacement, RpcPlacement
 from geotile.grid.tile_grid import Window
 from geotile.results.class_legend import colour
 from geotile.results.raster_store import RasterStore
@@ -44,8 +46,11 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
         "sparse_ok": True, "num_threads": "ALL_CPUS",
     }  # fmt: skip
     place = template.coords.get("spatial_ref")
+    placement = None if place is None else place.encoding.get(PLACEMENT)
     if place is not None and "GeoTransform" in place.attrs:
         profile["transform"] = template.rio.transform(recalc=False)
+    if placement is not None:
+        del profile["crs"]  # it is that of the points
     names = template.attrs.get("class_names")
     with ignore_georeference_warnings(), rasterio.open(plain, "w", **profile) as file:
         for window in _windows(height, width, chunk):
@@ -54,6 +59,10 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
             y0, y1, x0, x1 = window
             file.write(values, window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
         _describe(file, template, names)
+        if isinstance(placement, GcpPlacement):
+            file.gcps = placement.gcps, template.rio.crs
+        elif isinstance(placement, RpcPlacement):
+            file.rpcs = placement.rpc
     is_class = template.attrs["long_name"] == "class"
     with ignore_georeference_warnings():
         _copy_as_cog(plain, path, is_class)

@@ -28,6 +28,7 @@ from geotile.core.checks import Pair
 from geotile.core.redact import redact
 from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, OutputError
+from geotile.geometry.georeference import PLACEMENT
 from geotile.grid.tile_grid import Window
 from geotile.results.block_report import read_report
 from geotile.results.raster_chunks import LEVEL, ChunkEncoder
@@ -79,6 +80,10 @@ def store_files(template: xr.DataArray, chunk: int) -> dict[str, bytes]:
     whole.encoding.pop("grid_mapping", None)
     if "band" in whole.coords and whole["band"].dtype.kind == "U":
         whole = whole.assign_coords(band=whole["band"].astype(object))  # Zarr 3 specifies no strings of fixed length
+    if "spatial_ref" in whole.coords and PLACEMENT in whole["spatial_ref"].encoding:
+        held = "gcps" in whole["spatial_ref"].attrs  # polynomials are not, so the CRS says nothing of the pixels
+        kept = {"spatial_ref": whole["spatial_ref"].drop_encoding()} if held else {}
+        whole = whole.drop_vars("spatial_ref").assign_coords(kept)
     if "spatial_ref" in whole.coords:
         whole.attrs["grid_mapping"] = "spatial_ref"
     with ignore_warnings(UserWarning):  # consolidated metadata are not part of Zarr 3, and xarray writes and reads them

@@ -12,6 +12,8 @@ from rasterio.errors import RasterioError
 from geotile.core.checks import check_path
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
+from geotile.geometry.georeference import PLACEMENT
+from geotile.imagery.open import opened as open_file
 from geotile.imagery.zarr import is_zarr, open_zarr
 from geotile.options import ImageOptions
 
@@ -50,4 +52,10 @@ def raster_at(raster: Any) -> xr.DataArray:
     except RasterioError as error:
         raise ImageOpenError(f"cannot open {redact(place)} as a GeoTIFF: {redact(str(error))}") from None
     assert isinstance(opened, xr.DataArray)
-    return opened
+    if not opened.rio.transform().is_identity:
+        return opened
+    spatial_ref = (placed := open_file(place, ImageOptions()))["spatial_ref"]
+    if PLACEMENT not in spatial_ref.encoding:
+        return opened
+    # rioxarray leaves out the points or polynomials
+    return opened.assign_coords(y=placed["y"], x=placed["x"], spatial_ref=spatial_ref)

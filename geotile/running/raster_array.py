@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import xarray as xr
 from affine import Affine
 
 from geotile.blending.form import BYTE_STEPS
-from geotile.geometry.georeference import Georeference
+from geotile.core.redact import redact
+from geotile.geometry.georeference import PLACEMENT, Georeference
+from geotile.geometry.placement import AffinePlacement, GcpPlacement, RpcPlacement
 from geotile.planning.plan import Plan
 from geotile.planning.raster_plan import RasterPlan
 
@@ -46,8 +49,25 @@ def raster_template(plan: Plan, raster: RasterPlan, data: Any) -> xr.DataArray:
         array = array.rio.write_crs(plan.encoder.georeference.crs)
     if transform is not None:
         array = array.rio.write_transform(transform)
+    if plan.encoder.georeference.placement is not None and transform is None:
+        array = _placed(array, plan.encoder.georeference.for_pixels(Affine.scale(out.down / out.up)))
     whole: xr.DataArray = array.rio.write_nodata(form.nodata)
     return whole
+
+
+def _placed(array: xr.DataArray, georeference: Georeference) -> xr.DataArray:
+    """Return an array with the ground control points, polynomials or model that place it, as `open_image` has them."""
+    placement = georeference.placement
+    numbers = {dim: (dim, np.arange(array.sizes[dim]) + 0.5, {"units": "pixel"}) for dim in ("y", "x")}
+    array = array.assign_coords(numbers)
+    if isinstance(placement, GcpPlacement) and georeference.crs is not None:
+        array = array.rio.write_gcps(placement.gcps, georeference.crs)
+    elif georeference.crs is not None:
+        array = array.rio.write_crs(georeference.crs)
+    else:
+        array = array.assign_coords(spatial_ref=xr.Variable((), 0))
+    array["spatial_ref"].encoding[PLACEMENT] = placement
+    return array
 
 
 def scaled_transform(georeference: Georeference, up: int, down: int) -> Affine | None:
@@ -56,8 +76,15 @@ def scaled_transform(georeference: Georeference, up: int, down: int) -> Affine |
     return None if transform is None else transform @ Affine.scale(down / up)
 
 
-def notes_of_place(georeference: Georeference) -> list[str]:
-    """Return a note if a raster cannot have the place of its image."""
-    if georeference.placement is None or georeference.transform is not None:
+def notes_of_place(georeference: Georeference, uris: Sequence[str]) -> list[str]:
+    """Return a note for each output that cannot hold what places its image on the ground.
+
+    A GeoTIFF holds ground control points and RPCs, a Zarr store the points alone. The model of a SICD is held by
+    neither.
+    """
+    placement = georeference.placement
+    if placement is None or isinstance(placement, AffinePlacement | GcpPlacement):
         return []
-    return ["ground control points or RPCs place the image, so the raster and its polygons are in pixels of the image"]
+    lost = [uri for uri in uris if uri.lower().endswith(".zarr") or not isinstance(placement, RpcPlacement)]
+    kind = "RPCs" if isinstance(placement, RpcPlacement) else "a sensor model"
+    return [f"{kind} place the image, and {redact(uri)} cannot hold them: it is in pixels of the image" for uri in lost]

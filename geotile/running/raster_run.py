@@ -32,7 +32,7 @@ from geotile.results.report import Report
 from geotile.running.cluster import checking_late_workers
 from geotile.running.hooks import RunHooks
 from geotile.running.raster import Block, RasterJob
-from geotile.running.raster_array import raster_template
+from geotile.running.raster_array import notes_of_place, raster_template
 from geotile.running.raster_graph import asked_tiles, listed_blocks, raster_blocks
 from geotile.running.raster_report import raster_report
 from geotile.running.raster_start import FirstAnswer, tile_settings
@@ -107,13 +107,13 @@ class RasterRun:
         store = RasterStore(folder=folder, array=files["prediction/zarr.json"], is_new=is_new)
         return cls(prepared=prepared, sinks=sinks, store=store, files=files, template=template, checkpoint=checkpoint)
 
-    def with_note_of_space(self) -> RasterRun:
-        """Return the run with a note in its report, and warn, if the disk may be too small for its blocks."""
-        note = note_of_space(self.store.folder, self.template.nbytes)
-        if note is None:
-            return self
-        warnings.warn(note, UserWarning, stacklevel=2)
-        plan = replace(self.prepared.plan, notes=(*self.prepared.plan.notes, note))
+    def with_notes(self) -> RasterRun:
+        """Return the run with notes in its report: what outputs cannot hold, and whether the disk may be too small."""
+        notes = notes_of_place(self.prepared.plan.encoder.georeference, [sink.uri for sink in self.sinks])
+        if (note := note_of_space(self.store.folder, self.template.nbytes)) is not None:
+            warnings.warn(note, UserWarning, stacklevel=2)
+            notes.append(note)
+        plan = replace(self.prepared.plan, notes=(*self.prepared.plan.notes, *notes))
         return replace(self, prepared=replace(self.prepared, plan=plan))
 
     def compute(self, options: PredictToOptions, hooks: RunHooks) -> Report:
