@@ -295,7 +295,8 @@ def test_hosts_that_are_not_known_get_no_page(guest):
         ("[::1]:9100", 200),
         ("a@b", 421),
     ):
-        assert guest.get(guest.url, headers={"Host": host}, timeout=20).status_code == status
+        for path in ("", "metrics"):
+            assert guest.get(f"{guest.url}/{path}", headers={"Host": host}, timeout=20).status_code == status
     for path in ("healthz", "readyz"):  # on one connection, where a body after HEAD would be the next answer
         assert guest.head(f"{guest.url}/{path}", timeout=20).status_code == 200
         assert guest.get(f"{guest.url}/{path}", headers={"Host": "evil.example"}, timeout=20).status_code == 200
@@ -355,7 +356,7 @@ def local(tmp_path):
         arguments = {"token": None, "waiting": lambda: 7.0} | more
         access = Access(arguments["token"], "127.0.0.1:0")
         page = Page(queue=str(queue), records=records, access=access, health=Health(), waiting=arguments["waiting"])
-        server = serve_http("127.0.0.1:0", Health(), lambda: True, CollectorRegistry(), page)
+        server = serve_http("127.0.0.1:0", Health(), lambda: True, CollectorRegistry(), page, access.knows_host)
         servers.append(server)
         return Browser(server.__enter__()), records
 
@@ -588,6 +589,21 @@ def test_a_checkpoint_is_drawn_region_by_region(tmp_path, served):
     assert "before merging" in found.note
     (tmp_path / "work" / "a" / "0" / "checkpoint" / "job.json").write_text("{}")
     assert "cannot be read" in found_in(records, JobRecord(job_id="a", images=[image]), 0).note
+
+
+def test_a_label_keeps_its_colour():
+    def colours(labels):
+        drawing = image_map(
+            ImageRecord(image="a", shape_yx=(9, 9)), Found(boxes=np.ones((len(labels), 4)), labels=labels)
+        )
+        return {each.name: each.colour for each in drawing.layers}
+
+    six = ["a", "b", "b", "c", "d", "e", "f"]
+    assert sorted(colours(six).values()) == [0, 1, 2, 3, 4, 5]
+    assert colours(six) == colours([*six, "a", "a", "f"])
+    assert colours(["b"]) == {"b": colours(["b", "b"])["b"]}
+    many = colours([*six, "g", *"abcde"])
+    assert len(set(many.values())) == len(many) == 6
 
 
 def test_shapes_of_strange_numbers_stay_small():
