@@ -749,4 +749,9 @@ def test_all_text_has_contrast_and_all_controls_have_names(chromium, served, sch
     page.set_viewport_size({"width": 320, "height": 640})
     page.goto(served.url)
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    reasons = page.locator("td.reason bdi").all()
+    assert len(reasons) >= 3
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 320 for box in (each.bounding_box() for each in reasons))
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    assert {each["role"]["value"] for each in tree if not each["ignored"]} >= {"table", "row", "rowheader", "cell"}
     page.close()
