@@ -22,12 +22,25 @@ issues: some tiles of a run failed, and the others were answered.
 
 from __future__ import annotations
 
+from geotile.printable import printable
 from geotile.public import public
 
 
 @public
 class GeotileError(Exception):
-    """Base class of all errors that geotile raises on purpose."""
+    r"""Base class of all errors that geotile raises on purpose.
+
+    A message may quote what others wrote, such as a server or the metadata of a file. So control characters in it, and
+    others that people do not see, are written as escapes.
+
+    Examples
+    --------
+    >>> print(GeotileError("the server says \x1b[2J"))
+    the server says \x1b[2J
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message, "\n\t"))
 
 
 @public

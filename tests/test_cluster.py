@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
 import subprocess
 import sys
@@ -24,6 +25,9 @@ from geotile.imagery.file_array import source_of
 from geotile.running.cluster import check_cluster
 from geotile.storage.folder import Folder
 from geotile.testing import ModelServer
+from geotile.traffic import TrafficSettings, begin_run, end_traffic, waiting_for
+from geotile.traffic.coordinator import GateReport
+from geotile.traffic.limit import Tally
 
 pytestmark = pytest.mark.slow
 
@@ -204,6 +208,22 @@ def test_a_model_that_workers_cannot_load_is_named(path, workers, tmp_path, monk
         lock = threading.Lock()
         with pytest.raises(geotile.ArgumentError, match=r"cannot be sent to workers .*factory=True"):
             geotile.detect(path, lambda tile: lock and ([], []), **JOB)
+
+
+def test_the_scheduler_says_why_a_run_waits(workers):
+    settings = TrafficSettings(concurrency=4, ready_timeout_s=60, outage_timeout_s=60)
+    report = GateReport(
+        process="p", worker=None, wanted=1, in_flight=0, tally=Tally(failed=9), consecutive_failures=9,
+        last_failure="connection refused", all_throttled=False, probe_result=None, suspects_outage=True,
+    )  # fmt: skip
+    with workers.as_current():
+        begin_run("run-that-waits")
+        assert waiting_for("run-that-waits") == ""
+        message = pickle.dumps((settings, report))
+        workers.sync(workers.scheduler.geotile_traffic, run="run-that-waits", message=message)
+        assert waiting_for("run-that-waits") == "waiting for the model: connection refused"
+        end_traffic("run-that-waits")
+        assert waiting_for("run-that-waits") == ""
 
 
 def test_an_image_that_workers_do_not_see_is_named(path, workers):

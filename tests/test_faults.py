@@ -117,11 +117,13 @@ def test_one_in_ten_fails_at_random():
 
 
 def test_an_outage_of_five_seconds_costs_five_seconds():
-    again, retries = [], 8
+    again, retries, states = [], 8, []
     image = xr.DataArray(numbered(15, 16), dims=("band", "y", "x"))
     with misbehaving(outage(again, after=40, seconds=5)) as (url, _):
         began = time.perf_counter()
-        found = geotile.detect(image, url, **JOB | {"region_size": 256, "backoff_s": 0.3}, retries=retries)
+        found = geotile.detect(
+            image, url, **JOB | {"region_size": 256, "backoff_s": 0.3}, retries=retries, progress=states.append
+        )
         seconds = time.perf_counter() - began
         again[0].shutdown()
         again[0].server_close()
@@ -129,6 +131,9 @@ def test_an_outage_of_five_seconds_costs_five_seconds():
     show(f"five-second outage, {retries} retries", report, seconds)
     assert (report.status, len(found), report.outages) == ("SUCCESS", 240, 1)
     assert report.outage_s > 3
+    reasons = [each.waiting_for for each in states]
+    assert any(re.match(rf"waiting for the model: {url} did not respond: connection refused", each) for each in reasons)
+    assert (states[-1].done, states[-1].waiting_for) == (240, "")
     assert report.retries < 120  # nobody hammered it
     assert seconds < 10
 

@@ -258,7 +258,7 @@ def test_properties_are_json(value, wanted):
     assert as_json(value, "p") == wanted
 
 
-@pytest.mark.parametrize("value", [object(), b"bytes", 3j, {"a": object()}, {(1, 2): 3}])
+@pytest.mark.parametrize("value", [object(), slice(3), 3j, {"a": object()}, {(1, 2): 3}])
 def test_what_json_cannot_hold_is_refused(value):
     with pytest.raises(ValueError, match=r"must be text|cannot be written as JSON"):
         as_json(value, "p")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 import requests
-from helpers import crowd
+from helpers import cli, crowd
 from prometheus_client import CollectorRegistry
 from service_process import ServiceProcess, request, until
 
@@ -166,6 +167,7 @@ def test_the_list_has_each_job_in_its_group(guest):
     assert [len(each) for each in rows.values()] == [2, 0, 2, 1]
     assert all("0 of 15 (0 %)" in each for each in rows["running"])
     assert "done, some tiles failed" in rows["done"][0]
+    assert re.search(r"1 failed tile: http\S+ returned HTTP 500: ValueError: poison", rows["done"][0])
     assert any("no such image" in each for each in rows["failed"])
     progress = groups["running"].xpath(".//progress")[0]
     assert (progress.get("value"), progress.get("aria-label")[:18]) == ("0", "Tiles done of slow")
@@ -202,6 +204,8 @@ def test_a_map_has_the_picture_the_detections_and_the_failed_tiles(guest, served
     assert f"All {len(features)} detections are drawn" in page.text_content()
     assert "failed tiles (1)" in page.text_content()
     assert "0–128" in page.xpath("//details")[0].text_content()
+    (notice,) = page.xpath("//div[@class='notice']")
+    assert re.match(r"Why tiles failed\s+1 tile: http\S+ returned HTTP 500: ValueError: poison", notice.text_content())
     (picture,) = page.xpath("//*[local-name()='image']/@href")
     answer = guest.get(f"{guest.url}/{picture}", timeout=20)
     assert (answer.headers["Content-Type"], answer.content[:2]) == ("image/jpeg", b"\xff\xd8")
@@ -211,7 +215,7 @@ def test_a_map_has_the_picture_the_detections_and_the_failed_tiles(guest, served
 
 def test_jobs_without_a_map_say_why(guest):
     assert "The map is drawn once a run of the image has begun" in guest.page(job("missing")).text_content()
-    assert "There are no detections to draw" in guest.page(job("slow")).text_content()
+    assert "once a region is finished; none is yet" in guest.page(job("slow")).text_content()
     assert "no job with this id" in guest.page(job("none"), status=404).text_content()
     assert guest.get(f"{guest.url}/picture?id=missing&image=0", timeout=20).status_code == 404
 
@@ -291,7 +295,8 @@ def test_hosts_that_are_not_known_get_no_page(guest):
         ("[::1]:9100", 200),
         ("a@b", 421),
     ):
-        assert guest.get(guest.url, headers={"Host": host}, timeout=20).status_code == status
+        for path in ("", "metrics"):
+            assert guest.get(f"{guest.url}/{path}", headers={"Host": host}, timeout=20).status_code == status
     for path in ("healthz", "readyz"):  # on one connection, where a body after HEAD would be the next answer
         assert guest.head(f"{guest.url}/{path}", timeout=20).status_code == 200
         assert guest.get(f"{guest.url}/{path}", headers={"Host": "evil.example"}, timeout=20).status_code == 200
@@ -305,15 +310,37 @@ def test_a_job_is_cancelled_and_retried_and_nothing_is_paid_twice(operator, serv
     assert "cancelled" in operator.page(answer.headers["Location"]).text_content()
     until(lambda: statuses(served.folder)["slow"] == "CANCELLED")
     assert "there is nothing to cancel" in operator.form("cancel?id=slow", csrf=operator.csrf()).text
+    first = same_figures(operator, served.folder)
+    assert first == {"Tiles": "0 of 15", "Failed tiles": "0", "Detections": "0"}
     model.go.set()
     (action,) = until(lambda: operator.page(job("slow")).xpath("//form[starts-with(@action, 'retry')]/@action"))
     assert operator.form(action, csrf=operator.csrf()).headers["Location"] == "job?id=slow&said=retry"
     until(lambda: statuses(served.folder)["slow"] == "PARTIAL")
     assert model.requests - before <= 15 + 4  # tiles, and those that were in flight
     assert "it is done, without some tiles" in operator.page(job("slow")).text_content()
+    assert same_figures(operator, served.folder)["Tiles"] == "15"
+    (record,) = (each for each in geotile.jobs(served.folder) if each.job_id == "slow")
+    assert record.queued <= record.started <= record.finished
     text = operator.form("retry?id=slow", csrf=operator.csrf()).text
     assert "cannot be retried" in text
     assert any('"the page: cancel from 127.0.0.1"' in line for line in served.logs)
+
+
+def same_figures(browser, folder) -> dict[str, str]:
+    """The figures of the slow job, which its page, the list and ``geotile jobs`` must agree on."""
+
+    def text(element):  # the bar of progress has a text of its own, for browsers that do not draw it
+        return element.text_content().strip().rpartition("\n")[2].partition(" (")[0]
+
+    terms = {each.find("dt").text: text(each.find("dd")) for each in browser.page(job("slow")).xpath("//dl/div")}
+    terms |= {name.removesuffix(" before merging"): value for name, value in terms.items()}
+    found = {name: terms[name] for name in ("Tiles", "Failed tiles", "Detections")}
+    row = browser.page().xpath("//tr[@data-key='slow']")[0]
+    listed = {each.get("data-label"): text(each) for each in row.xpath("td")}
+    assert [listed[name] for name in ("Tiles", "Failed", "Detections")] == list(found.values())
+    line = next(each for each in cli("jobs", "--queue", folder).stdout.splitlines() if each.startswith("slow "))
+    assert re.search(r"  {Tiles} +{Failed tiles} +{Detections}( |$)".format(**found), line), line
+    return found
 
 
 # --- what it costs
@@ -329,7 +356,7 @@ def local(tmp_path):
         arguments = {"token": None, "waiting": lambda: 7.0} | more
         access = Access(arguments["token"], "127.0.0.1:0")
         page = Page(queue=str(queue), records=records, access=access, health=Health(), waiting=arguments["waiting"])
-        server = serve_http("127.0.0.1:0", Health(), lambda: True, CollectorRegistry(), page)
+        server = serve_http("127.0.0.1:0", Health(), lambda: True, CollectorRegistry(), page, access.knows_host)
         servers.append(server)
         return Browser(server.__enter__()), records
 
@@ -564,6 +591,21 @@ def test_a_checkpoint_is_drawn_region_by_region(tmp_path, served):
     assert "cannot be read" in found_in(records, JobRecord(job_id="a", images=[image]), 0).note
 
 
+def test_a_label_keeps_its_colour():
+    def colours(labels):
+        drawing = image_map(
+            ImageRecord(image="a", shape_yx=(9, 9)), Found(boxes=np.ones((len(labels), 4)), labels=labels)
+        )
+        return {each.name: each.colour for each in drawing.layers}
+
+    six = ["a", "b", "b", "c", "d", "e", "f"]
+    assert sorted(colours(six).values()) == [0, 1, 2, 3, 4, 5]
+    assert colours(six) == colours([*six, "a", "a", "f"])
+    assert colours(["b"]) == {"b": colours(["b", "b"])["b"]}
+    many = colours([*six, "g", *"abcde"])
+    assert len(set(many.values())) == len(many) == 6
+
+
 def test_shapes_of_strange_numbers_stay_small():
     boxes = np.array([[-1e300, 0, 1e300, 5], [0, 0, 1e-9, 2]])
     found = Found(boxes=boxes, labels=[500 * "x", "b"])
@@ -707,4 +749,9 @@ def test_all_text_has_contrast_and_all_controls_have_names(chromium, served, sch
     page.set_viewport_size({"width": 320, "height": 640})
     page.goto(served.url)
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    reasons = page.locator("td.reason bdi").all()
+    assert len(reasons) >= 3
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 320 for box in (each.bounding_box() for each in reasons))
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    assert {each["role"]["value"] for each in tree if not each["ignored"]} >= {"table", "row", "rowheader", "cell"}
     page.close()

@@ -1,10 +1,17 @@
 """No secret of a URL is in a text that people read, and the rest of the text stays."""
 
+import pickle
+import warnings
+
+import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import geotile
 from geotile.core.redact import redact, redact_answer
+from geotile.printable import printable
 
 PLACES = [
     "https://me:{}@host/a.tif", "https://{}@host/a.tif", "https://{}:@host/a.tif", "https://me:p/{}@host/a",
@@ -99,3 +106,33 @@ def test_other_texts_stay(text):
 )
 def test_names_and_the_rest_of_a_message_stay(text, shown):
     assert redact(text) == shown
+
+
+UNSEEN = "\x1b[31m\u202e\u200b\u061c\u2066\ufeff\xad\u2060\U000e0041\x9b\u2028\ud800"
+
+
+@pytest.mark.filterwarnings("ignore:1 of 1 tiles failed")
+def test_characters_that_people_do_not_see_are_escaped_in_what_quotes_others(caplog):
+    def model(tile):
+        raise ValueError(UNSEEN)
+
+    caplog.set_level("INFO", "geotile")
+    image = xr.DataArray(np.ones((1, 8, 8), np.uint8), dims=("band", "y", "x"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        report = geotile.report(geotile.detect(image, model, tile_size=8, overlap=0))
+    with pytest.raises(geotile.EndpointError) as raised:
+        geotile.predict(image, model, tile_size=8, overlap=0)
+    said = [
+        str(report),
+        report.failures[0].reason,
+        *(str(each.message) for each in told),
+        caplog.text,
+        str(raised.value),
+    ]
+    for text in said:
+        assert r"\x1b[31m\u202e\u200b\u061c\u2066\ufeff\xad\u2060\U000e0041\x9b\u2028\ud800" in text
+        assert text.replace("\n", "").isprintable()
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (type(again), str(again)) == (type(raised.value), str(raised.value))
+    assert printable("می\u200cخواهم") == "می\u200cخواهم"

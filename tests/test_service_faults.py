@@ -361,6 +361,7 @@ def test_a_job_whose_model_does_not_answer_shows_that_it_waits(folder, said, tmp
         ServiceProcess(folder, before=often, stdout=lines),
     ):
         geotile.submit(said("a", model.url), folder)
+        geotile.submit(said("b", "http://127.0.0.1:9/x"), folder)
 
         def told():
             return [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines() if '"progress"' in line]
@@ -369,6 +370,10 @@ def test_a_job_whose_model_does_not_answer_shows_that_it_waits(folder, said, tmp
         assert {each["progress"]["done"] for each in told()} == {0}
         status = folder / "state" / "work" / "a" / "0" / "checkpoint" / "status.json"
         until(lambda: json.loads(status.read_text())["seconds"] > 3)
+        record = until(lambda: next((each for each in geotile.jobs(folder) if each.waiting_for), None))
+        reason = "waiting for the model: http://127.0.0.1:9/x did not respond: connection refused"
+        assert (record.job_id, record.status, record.waiting_for[: len(reason)]) == ("b", "IN_PROGRESS", reason)
+        assert reason in cli("jobs", "--queue", folder).stdout
 
 
 def figures(folder):

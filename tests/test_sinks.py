@@ -1,15 +1,22 @@
 """Outputs: whole or not at all, read back by other readers."""
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from uuid import UUID
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow.parquet
+import pyogrio
 import pytest
+import shapely
 import xarray as xr
 from helpers import crowd
 
@@ -60,6 +67,75 @@ def test_geojson_is_rfc_7946_with_osmls_properties(detections, tmp_path):
     assert set(feature["properties"]) >= {"imageGeometry", "imageBBox", "featureClasses", "label", "score"}
     assert feature["properties"]["imageBBox"] == detections[["xmin", "ymin", "xmax", "ymax"]].iloc[0].tolist()
     assert len(feature["bbox"]) == 4
+
+
+def table(**columns):
+    shapes = [shapely.box(0, 0, 1, 1), shapely.box(0, 0, 2, 2)]
+    return gpd.GeoDataFrame({"score": [0.5, 0.4], "label": ["x", "y"], **columns}, geometry=shapes, crs=4326)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".geojson", ".gpkg", ".fgb"])
+@pytest.mark.parametrize(
+    ("values", "read"),
+    [
+        (pd.array(["a\ud800\0b", None], dtype="string[python]"), "a\ufffd\ufffdb"),
+        (pd.Categorical(["a\ud800\0b", "y"]), "a\ufffd\ufffdb"),
+        ([b"ab\xff", None], "ab\ufffd"),
+        ([UUID(int=7), None], "00000000-0000-0000-0000-000000000007"),
+        ([Decimal("1.5"), None], 1.5),
+        (pd.PeriodIndex(["2020", "2021"], freq="Y").astype(object), "2020"),
+    ],
+)
+def test_values_of_any_kind_are_written_by_each_format_or_by_none(tmp_path, values, read, suffix):
+    path = tmp_path / f"a{suffix}"
+    geotile.write(table(extra=values), path)
+    rows = (
+        gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path, layer=pyogrio.list_layers(path)[0, 0])
+    )
+    assert str(rows.set_index("label").loc["x", "extra"]) == str(read)
+
+
+@pytest.mark.parametrize(
+    ("names", "suffix", "said"),
+    [
+        (["a\ud800"], ".parquet", "without lone surrogates and NUL"),
+        (["a\0b"], ".geojson", "without lone surrogates and NUL"),
+        (["Label"], ".gpkg", "differ in more than case; got 'label' and 'Label'"),
+        (["fid", "FID"], ".gpkg", "differ in more than case; got 'fid' and 'FID'"),
+    ],
+)
+def test_names_that_a_format_cannot_hold_are_refused(tmp_path, names, suffix, said):
+    with pytest.raises(geotile.ArgumentError, match=said):
+        geotile.write(table(**dict.fromkeys(names, 1)), tmp_path / f"a{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_geopackage_has_columns_of_any_other_name(tmp_path):
+    given = table(geom=1, GEOM_1=2, fid=3)
+    geotile.write(given, tmp_path / "a.gpkg")
+    assert gpd.read_file(tmp_path / "a.gpkg", layer="detections")[["geom", "GEOM_1", "fid"]].iloc[0].tolist() == [
+        1,
+        2,
+        3,
+    ]
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.gpkg")) as database:
+        assert list(database.execute("SELECT f_geometry_column FROM layer_styles")) == [("geom_2",)]
+        assert list(database.execute("SELECT column_name FROM gpkg_geometry_columns")) == [("geom_2",)]
+    geotile.write(table(**{"class": 1}).drop(columns="score"), tmp_path / "b.gpkg")
+    assert pyogrio.list_layers(tmp_path / "b.gpkg")[0, 0] == "polygons"
+
+
+def test_empty_polygons_have_no_ring_in_geojson(tmp_path):
+    empty = ["POLYGON EMPTY", "GEOMETRYCOLLECTION (POLYGON EMPTY, POINT (1 1))"]
+    frame = table(image_geometry=empty, xmin=0.0, ymin=0.0, xmax=1.0, ymax=1.0)
+    geotile.write(frame, tmp_path / "a.geojson")
+    features = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    assert [each["properties"]["imageGeometry"] for each in features] == [
+        {"type": "Polygon", "coordinates": []},
+        {"type": "GeometryCollection", "geometries": [
+            {"type": "Polygon", "coordinates": []}, {"type": "Point", "coordinates": [1.0, 1.0]},
+        ]},
+    ]  # fmt: skip
 
 
 def test_parquet_is_geoparquet_1_1_with_a_bbox_column(detections, tmp_path):

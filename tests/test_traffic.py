@@ -142,6 +142,7 @@ def test_the_circuit_opens_probes_tries_and_closes():
     assert not circuit.start_probe(1.7)  # one at a time
     circuit.record_probe(1.8, "refused")
     assert (circuit.state, circuit.outages, circuit.start_probe(1.9)) == ("open", 1, False)
+    assert circuit.waiting_for == "waiting for the model: refused"
     assert circuit.start_probe(2.1)
     circuit.record_probe(2.1, None)
     assert circuit.state == "trial"
@@ -151,6 +152,7 @@ def test_the_circuit_opens_probes_tries_and_closes():
     circuit.record_probe(3, None)
     circuit.record_response(3.5, 0.1)
     assert (circuit.state, round(circuit.open_s, 1), circuit.stop_reason) == ("closed", 1.9, None)
+    assert circuit.waiting_for == ""
     circuit.record_failures(10, 9, False, "reset")
     circuit.record_failures(11, 1, False, "reset")
     assert (circuit.start_probe(11), circuit.start_probe(75), circuit.stop_reason.split(";")[0]) == (

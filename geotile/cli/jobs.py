@@ -115,7 +115,11 @@ def _figures(record: Any) -> tuple[str, str, str, str, str]:
     from geotile.service.job_progress import job_figures
 
     now = job_figures(record)
-    tiles = f"{now.tiles:,}" if now.done is None else f"{now.done:,} of {now.tiles:,}"
+    tiles = _number(now.tiles) if now.done is None else f"{now.done:,} of {now.tiles:,}"
     rate = "" if now.tiles_per_s is None else f"{now.tiles_per_s:,.1f}"
     left = "" if now.left_s is None else clock(now.left_s)
-    return tiles, f"{now.failures:,}", rate, left, "" if now.detections is None else f"{now.detections:,}"
+    return tiles, _number(now.failures), rate, left, _number(now.detections)
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"

@@ -146,7 +146,10 @@ def serve(
     ] = None,
     page_host: Annotated[
         list[str] | None,
-        _monitoring(help="Name of a host in URLs of the page, beside its addresses. Can be repeated.", metavar="NAME"),
+        _monitoring(
+            help="Name of a host in URLs of the page and metrics, beside its addresses. Can be repeated.",
+            metavar="NAME",
+        ),
     ] = None,
 ) -> None:
     """Run the jobs of a queue, like OversightML's model runner.

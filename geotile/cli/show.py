@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geotile.cli.flags import in_flags
-from geotile.core.printable import printable
+from geotile.printable import printable
 
 if TYPE_CHECKING:
     from geotile.results.report import Report

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from geotile.core.digest import digest
-from geotile.core.printable import printable
+from geotile.printable import printable
 
 _PORT = r"\d{1,5}(?:[/?#\s'\")\],;.]|$)"
 # Each repetition that can begin in many places of a text has a maximum, since time would grow with the square of it.

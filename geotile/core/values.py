@@ -6,7 +6,9 @@ import datetime
 import math
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pandas as pd
@@ -43,7 +45,7 @@ def as_text(value: Any, name: str) -> str:
 
 
 def as_json(value: Any, name: str, depth: int = 0) -> Any:
-    """Return a property as JSON has it: numpy scalars and arrays, dates and mappings of any kind are converted.
+    """Return a property as JSON has it: numpy scalars and arrays, dates, bytes and mappings of any kind are converted.
 
     NaN and infinity become None, since JSON has no such numbers; so do pandas' NA and NaT, and masked values.
 
@@ -75,6 +77,10 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
         return {as_text(key, "property's name"): as_json(each, name, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [as_json(each, name, depth + 1) for each in value]
+    if isinstance(value, Decimal):
+        return float(value) if value.is_finite() else None
+    if isinstance(value, bytes | bytearray | PurePath | UUID | pd.Interval | pd.Period):
+        return as_text(value if isinstance(value, bytes | bytearray) else str(value), name)
     if isinstance(value, datetime.timedelta | np.timedelta64):
         return pd.Timedelta(value).isoformat()
     if isinstance(value, datetime.date | datetime.time | np.datetime64):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
+from geotile.printable import printable
+
 _lock = Lock()
 
 
@@ -33,8 +35,11 @@ def ignore_warnings(category: type[Warning]) -> Iterator[None]:
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside geotile that led here, so that Python shows the user's own call."""
+    """Warn at the line outside geotile that led here, so that Python shows the user's own call.
+
+    The message may quote what others wrote; control characters in it are written as escapes.
+    """
     level, frame = 1, sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("geotile", "contextlib"):
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]  # None above the first frame
-    warnings.warn(message, category, stacklevel=level)
+    warnings.warn(printable(message, "\n\t"), category, stacklevel=level)

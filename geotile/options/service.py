@@ -51,8 +51,8 @@ class ServiceOptions(Options):
         "the page is read-only.", type="str", secret=True,
     )  # fmt: skip
     page_hosts: Sequence[str] | None = option(
-        None, "Names of hosts in URLs of the page, such as ``jobs.example``. By default, it is served under IP "
-        "addresses, ``localhost``, the name of the machine and that of `address`.", type="sequence of str or str",
+        None, "Names of hosts in URLs of the page and of ``/metrics``, such as ``jobs.example``, beside IP addresses, "
+        "``localhost``, the name of the machine and that of `address`.", type="sequence of str or str",
     )  # fmt: skip
     max_jobs: int = option(32, "Maximum number of jobs that run at once.", type="int")
     max_jobs_per_endpoint: int = option(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from geotile.grid.tile_grid import Tile, Window
 from geotile.public import public
+
+_MAX_REASON = 300  # characters of a reason that is counted
 
 
 class Record(dict[str, Any]):
@@ -91,6 +94,19 @@ def _is_failure(value: Any) -> bool:
     window = value["window"]
     numbers = [value["tile"], *window] if isinstance(window, list) and len(window) == 4 else [None]
     return all(type(each) is int for each in numbers) and isinstance(value["reason"], str)
+
+
+def counted_reasons(failures: Iterable[TileFailure], most: int = 5) -> list[tuple[str, int]]:
+    """Return the most frequent reasons of failed tiles, shortened, and the number of tiles of each.
+
+    Examples
+    --------
+    >>> failures = [TileFailure(tile=each, window=[0, 9, 0, 9], reason="HTTP 500") for each in range(3)]
+    >>> counted_reasons(failures)
+    [('HTTP 500', 3)]
+    """
+    counts = Counter(each.reason[:_MAX_REASON] for each in failures)
+    return counts.most_common(most)
 
 
 def failure_text(tile: int, window: Sequence[int], reason: str, verb: str = "") -> str:

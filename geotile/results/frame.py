@@ -187,18 +187,28 @@ def parquet_bytes(detections: gpd.GeoDataFrame) -> io.BytesIO:
 def with_text(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Return a table whose columns of objects are text, which every format can store: JSON for nested values.
 
+    Text has neither lone surrogates nor NUL, which formats cannot hold.
+
     Raises
     ------
     ArgumentError
         If a value cannot be written as JSON.
     """
     table = detections.copy()
-    for name in [name for name, dtype in table.dtypes.items() if dtype == np.dtype(object)]:
+    for name in [name for name, dtype in table.dtypes.items() if _may_need_text(dtype)]:
         try:
             table[name] = _text_column(table[name].to_numpy(object), str(name))
         except ValueError as error:
             raise ArgumentError(f"column {name!r} cannot be written: {error}") from None
     return table
+
+
+def _may_need_text(dtype: Any) -> bool:
+    """Return whether values of a dtype are objects, or text that was not checked."""
+    if isinstance(dtype, pd.CategoricalDtype):
+        texts = [each for each in dtype.categories if isinstance(each, str)]
+        return any(as_text(each, "category") != each for each in texts)
+    return dtype == np.dtype(object) or isinstance(dtype, pd.StringDtype)
 
 
 def _text_column(values: NDArray[np.object_], name: str) -> Any:
@@ -216,7 +226,8 @@ def _text_column(values: NDArray[np.object_], name: str) -> Any:
 def _as_text(value: Any, name: str) -> str | None:
     if isinstance(value, str):
         return as_text(value, name)
-    return None if is_missing(value) else _JSON(as_json(value, name))
+    plain = as_json(value, name)
+    return plain if plain is None or isinstance(plain, str) else _JSON(plain)
 
 
 def from_text(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:

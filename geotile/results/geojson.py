@@ -56,8 +56,25 @@ def _geometries(shapes: NDArray[np.object_]) -> Iterator[dict[str, Any] | None]:
     if not np.isfinite(shapely.get_coordinates(shapes)).all():
         yield from (None if shape is None else as_json(shapely.geometry.mapping(shape), "geometry") for shape in shapes)
         return
+    has_empty = shapely.is_empty(shapely.get_parts(shapes)).any() or shapely.is_empty(shapes).any()
     for text in shapely.to_geojson(shapes):
-        yield None if text is None else json.loads(text)
+        geometry = None if text is None else json.loads(text)
+        yield _without_empty_rings(geometry) if has_empty and geometry is not None else geometry
+
+
+def _without_empty_rings(geometry: dict[str, Any]) -> dict[str, Any]:
+    """Return a GeoJSON object in which empty polygons have no ring: one of no points is not valid (RFC 7946, 3.1.6).
+
+    >>> _without_empty_rings({"type": "Polygon", "coordinates": [[]]})
+    {'type': 'Polygon', 'coordinates': []}
+    """
+    if geometry["type"] == "GeometryCollection":
+        return geometry | {"geometries": [_without_empty_rings(each) for each in geometry["geometries"]]}
+    if geometry["type"] == "Polygon":
+        return geometry | {"coordinates": [ring for ring in geometry["coordinates"] if ring]}
+    if geometry["type"] == "MultiPolygon":
+        return geometry | {"coordinates": [each for each in geometry["coordinates"] if any(each)]}
+    return geometry
 
 
 def _on_earth(detections: gpd.GeoDataFrame) -> NDArray[np.object_]:

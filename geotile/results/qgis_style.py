@@ -21,7 +21,7 @@ _OTHER = "#9aa0a6"
 _KINDS = {0: "marker", 1: "line", 2: "fill"}  # of symbols, by the dimension of the geometry
 
 
-def add_style(path: str, layer: str, found: gpd.GeoDataFrame) -> None:
+def add_style(path: str, layer: str, found: gpd.GeoDataFrame, geometry: str) -> None:
     """Add the default style of a layer to a GeoPackage.
 
     Parameters
@@ -31,10 +31,12 @@ def add_style(path: str, layer: str, found: gpd.GeoDataFrame) -> None:
     layer : str
     found : geopandas.GeoDataFrame
         The rows of the layer, with a column ``label``.
+    geometry : str
+        Name of the column of geometries.
     """
     now = pd.Timestamp.now("UTC").floor("ms")
     row = {
-        "f_table_catalog": "", "f_table_schema": "", "f_table_name": layer, "f_geometry_column": "geom",
+        "f_table_catalog": "", "f_table_schema": "", "f_table_name": layer, "f_geometry_column": geometry,
         "styleName": "labels", "styleQML": style_qml(found), "styleSLD": "", "useAsDefault": True,
         "description": "A colour for each label, by geotile", "owner": "", "ui": "", "update_time": now,
     }  # fmt: skip

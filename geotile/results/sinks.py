@@ -17,12 +17,13 @@ from fsspec.core import url_to_fs
 
 from geotile.core.checks import check_path
 from geotile.core.redact import redact
+from geotile.core.values import as_text
 from geotile.errors import ArgumentError, GeotileError, OutputError
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput, write_part
 from geotile.results.frame import write_parquet
 from geotile.results.geojson import write_geojson, write_geojson_lines
-from geotile.results.ogr_files import write_flatgeobuf, write_geopackage
+from geotile.results.ogr_files import check_names, write_flatgeobuf, write_geopackage
 from geotile.storage.atomic import draft
 from geotile.storage.folder import Folder, Options, is_local
 from geotile.storage.lease import lease
@@ -208,9 +209,9 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     detections : geopandas.GeoDataFrame
         Detections as `detect` returns them.
     output : str or path
-        Path or fsspec URI of a file, whose suffix sets the format: ``.geojson`` (RFC 7946: WGS 84, with OSML's
-        properties; ``geometry`` is null if the image has no CRS), ``.geojsonl``, ``.parquet`` (GeoParquet 1.1 with a
-        bbox column), ``.fgb`` (which orders rows by place) or ``.gpkg``; or of a folder, ending in ``/``, for a
+        Path or fsspec URI of a file, whose suffix sets the format: ``.geojson`` (RFC 7946: WGS 84 without heights, with
+        OSML's properties; ``geometry`` is null if the image has no CRS), ``.geojsonl``, ``.parquet`` (GeoParquet 1.1
+        with a bbox column), ``.fgb`` (which orders rows by place) or ``.gpkg``; or of a folder, ending in ``/``, for a
         GeoParquet dataset.
     overwrite : bool
         Whether an output that exists is replaced.
@@ -218,8 +219,8 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
     Raises
     ------
     ArgumentError
-        If the detections are not a GeoDataFrame with a geometry and columns that have unique names, or the output is
-        not a path.
+        If the detections are not a GeoDataFrame with a geometry and columns that have unique names of their own (in a
+        GeoPackage also without regard to case), a value cannot be written, or the output is not a path.
     OutputError
         If the output exists or cannot be written.
 
@@ -243,6 +244,8 @@ def write(detections: gpd.GeoDataFrame, output: str | os.PathLike[str] | Output,
             dataset.commit([write_part(dataset.drafts, "part-0.parquet", detections)])
         return
     sink = output if isinstance(output, Output) else Output.reserve(output, overwrite=overwrite)
+    if _suffix(sink.uri) == ".gpkg":
+        check_names(list(detections.columns))
     sink.put(lambda draft: sink.writer(detections, draft))
 
 
@@ -260,6 +263,11 @@ def _check_columns(detections: gpd.GeoDataFrame) -> None:
     names = list(detections.columns)
     if odd := [name for name in names if not isinstance(name, str)]:
         raise ArgumentError(f"the columns of detections must have names that are text; got {odd[0]!r}. Rename them")
+    if odd := [name for name in names if as_text(name, "name") != name]:
+        raise ArgumentError(
+            "the columns of detections must have names without lone surrogates and NUL, which files cannot hold; got "
+            f"{odd[0]!r}. Rename them"
+        )
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise ArgumentError(f"the columns of detections must have names of their own; {double} occur twice")
 

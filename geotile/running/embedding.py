@@ -23,6 +23,7 @@ from geotile.imagery.region_pixels import Region
 from geotile.results.dataset import PART_ROWS, Part, write_part
 from geotile.results.failures import TileFailure
 from geotile.running.embedding_table import EmbeddingTable, vectors_parquet
+from geotile.running.progress import Counts, progress_reporter
 from geotile.running.tile_job import TileContent, TileJob
 from geotile.running.tiles import ask_model
 from geotile.storage.folder import Folder
@@ -140,7 +141,12 @@ def embedding_tree(regions: da.Array, job: EmbeddingJob) -> da.Array:
 def _embed_region(region: Region, job: EmbeddingJob, block_id: tuple[int, int, int]) -> EmbeddingNode:
     _, row, column = block_id
     kept = None if job.checkpoint is None else job.checkpoint.load(row, column)
-    return _asked_region(region, job, row, column) if kept is None else kept
+    if kept is None:
+        return _asked_region(region, job, row, column)
+    reporter = progress_reporter(job.run)
+    reporter(Counts(failures=len(kept.failures)))
+    reporter.flush()
+    return kept
 
 
 def _asked_region(region: Region, job: EmbeddingJob, row: int, column: int) -> EmbeddingNode:

@@ -15,6 +15,7 @@ from geotile.core.cancellation import is_abandoned
 from geotile.core.dask_info import active_client, this_worker
 from geotile.core.html_table import html_bar, html_card
 from geotile.public import public
+from geotile.traffic import waiting_for
 
 _SEND_INTERVAL_S = 0.5  # between the reports of a worker
 _SHOW_INTERVAL_S = 0.1  # between two calls of a callback
@@ -60,13 +61,15 @@ class Progress:
     requests: int = 0
     """Number of requests sent in this run."""
     detections: int = 0
-    """Number of detections in this run before merging."""
+    """Number of detections so far before merging, including those of kept tiles."""
     failures: int = 0
-    """Number of tiles that failed in this run."""
+    """Number of tiles that failed so far, including kept ones that are not sent again."""
     seconds: float = 0.0
     """Seconds since the run started."""
     requests_per_s: float = 0.0
     """Rate of requests over the last ten seconds."""
+    waiting_for: str = ""
+    """Why no requests are sent, such as a model that does not answer; empty while they are."""
 
     @property
     def eta_s(self) -> float | None:
@@ -79,7 +82,7 @@ class Progress:
         found = f"{self.detections:,} detections, " if self.detections else ""  # models of rasters find none
         return (
             f"{self.done:,} of {self.tiles:,} tiles, {self.requests_per_s:,.1f} requests/s, "
-            f"{found}{self.failures:,} failed{eta}"
+            f"{found}{self.failures:,} failed{eta}{', waiting for the model' if self.waiting_for else ''}"
         )
 
     def _repr_html_(self) -> str:
@@ -143,6 +146,8 @@ class _Tracker:
 
     run: str
     callback: ProgressCallback
+    waiting_for: Callable[[str], str]
+    """Function that returns why a run sends no requests."""
     state: Progress
     started: float = field(default_factory=time.monotonic)
     shown_at: float = 0.0
@@ -164,6 +169,7 @@ class _Tracker:
                 detections=state.detections + counts.detections,
                 failures=state.failures + counts.failures,
                 kept=state.kept + counts.kept,
+                waiting_for="",
             )
             if now - self.shown_at >= _SHOW_INTERVAL_S:
                 self._show(now)
@@ -171,10 +177,14 @@ class _Tracker:
     def tick_until(self, finished: Event) -> None:
         """Show the state once a second also while no tile ends, so that seconds and rates are those of now."""
         while not finished.wait(_TICK_S):
+            if time.monotonic() - self.shown_at < _TICK_S or is_abandoned(self.run):
+                continue
+            reason = self.waiting_for(self.run)  # without the lock, since a scheduler may be asked
             with self.lock:
                 now = time.monotonic()
                 if now - self.shown_at < _TICK_S or is_abandoned(self.run):
                     continue
+                self.state = replace(self.state, waiting_for=reason)
                 try:
                     self._show(now)
                 except Exception:  # of a user's callback; it ends the run with the next tile
@@ -185,7 +195,7 @@ class _Tracker:
         with self.lock:
             if is_abandoned(self.run):
                 return
-            self.state = replace(self.state, done=self.state.tiles)
+            self.state = replace(self.state, done=self.state.tiles, waiting_for="")
             self._show(time.monotonic())
 
     def _show(self, now: float) -> None:
@@ -220,7 +230,7 @@ def progress_listener(run: str, callbacks: list[ProgressCallback], tiles: int, k
         for callback in callbacks:
             callback(state)
 
-    tracker, finished = _Tracker(run, call_all, Progress(tiles=tiles, done=kept, kept=kept)), Event()
+    tracker, finished = _Tracker(run, call_all, waiting_for, Progress(tiles=tiles, done=kept, kept=kept)), Event()
     _listeners[run] = tracker.add
     client = active_client()
     if client is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from geotile.results.raster_store import RasterStore, store_files
 from geotile.results.report import Report
 from geotile.running.cluster import checking_late_workers
 from geotile.running.hooks import RunHooks
+from geotile.running.progress import Counts, progress_reporter
 from geotile.running.raster import Block, RasterJob
 from geotile.running.raster_array import notes_of_place, raster_template
 from geotile.running.raster_graph import asked_tiles, listed_blocks, raster_blocks
@@ -166,7 +167,7 @@ class RasterRun:
     def _grid(self) -> TileGrid:
         return self.prepared.job.grid
 
-    def _computed(self, job: RasterJob, kept: Container[Pair], options: PredictToOptions) -> list[Block]:
+    def _computed(self, job: RasterJob, kept: Mapping[Pair, dict[str, Any]], options: PredictToOptions) -> list[Block]:
         done = np.zeros(job.grid.regions_yx, bool)
         for row, column in np.ndindex(done.shape):
             done[row, column] = (row, column) in kept
@@ -182,6 +183,7 @@ class RasterRun:
             cancelling(job.run),
             checking_late_workers(job.run, job.tiles.endpoint, self.prepared.plan.source),
         ):
+            progress_reporter(job.run)(Counts(failures=sum(len(each["failures"]) for each in kept.values())))
             begin_run(job.run)
             own = compute_options(ahead=job.tiles.traffic is not None)
             try:

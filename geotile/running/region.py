@@ -151,8 +151,8 @@ def run_region(region: Region, job: RegionJob, block_id: tuple[int, int, int]) -
     started = time.perf_counter()
     kept = None if job.checkpoint is None else job.checkpoint.load(row, column)
     tiles = job.missing_tiles(row, column, kept)
-    if kept is not None and job.checkpoint and job.checkpoint.retry_failed:
-        _report_kept(job, len(job.wanted_tiles(row, column)) - len(tiles))
+    if kept is not None and job.checkpoint:
+        _report_kept(job, kept, tiles, len(job.wanted_tiles(row, column)) - len(tiles))
     pixels = region.read(tiles, job.tiles.need_valid)
     results = [result for _, result in ask_model(pixels, job.tiles, tiles)]
     answer = _combined(kept, results, tiles)
@@ -194,10 +194,20 @@ def _combined(kept: RegionAnswer | None, results: list[TileResult], asked: Seque
     )
 
 
-def _report_kept(job: RegionJob, tiles: int) -> None:
-    """Report the tiles that are not asked again: which ones failed is known only when a region has been loaded."""
+def _report_kept(job: RegionJob, kept: RegionAnswer, asked: Sequence[Tile], tiles: int) -> None:
+    """Report what a kept region holds, which is known only when it has been loaded.
+
+    Its tiles have been counted before, unless those that failed are asked again.
+    """
+    again = {tile.number for tile in asked}
+    uncounted = tiles if job.checkpoint is not None and job.checkpoint.retry_failed else 0
     reporter = progress_reporter(job.run)
-    reporter(Counts(tiles=tiles, kept=tiles))
+    reporter(
+        Counts(
+            tiles=uncounted, kept=uncounted, detections=len(kept.detections),
+            failures=sum(failure.tile not in again for failure in kept.failures),
+        )
+    )  # fmt: skip
     reporter.flush()
 
 

@@ -130,11 +130,13 @@ def status_rows(status: Mapping[str, Any]) -> dict[str, str]:
     age_s = max(0.0, time.time() - float(status["at"]))
     rows = {
         "state": f"{status['state']} (process {status['process']} on {status['host']}, {age_s:,.0f} s ago)",
-        "tiles": f"{progress.done:,} of {progress.tiles:,}, {progress.failures:,} failed in this run",
+        "tiles": f"{progress.done:,} of {progress.tiles:,}, {progress.failures:,} failed",
         "requests": f"{progress.requests:,} in this run, {progress.requests_per_s:,.1f}/s",
-        "detections": f"{progress.detections:,} in this run, before merging",
+        "detections": f"{progress.detections:,} before merging",
         "running for": clock(progress.seconds),
     }
+    if status["state"] == "running" and progress.waiting_for:
+        rows["waiting for"] = progress.waiting_for
     if status["state"] == "running" and progress.eta_s is not None:
         rows["to go"] = clock(progress.eta_s)
     return rows

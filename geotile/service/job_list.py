@@ -20,7 +20,7 @@ from geotile.errors import ArgumentError, ServiceError
 from geotile.service.cancellation import Cancellations
 from geotile.service.folder_queue import FolderQueue
 from geotile.service.queue import Delivery
-from geotile.service.records import ENDED, DamagedRecord, JobRecord, Records, new_record
+from geotile.service.records import ENDED, DamagedRecord, JobRecord, Records, new_record, submitted_again
 from geotile.service.request import JobRequest
 from geotile.service.request_file import read_request
 
@@ -67,7 +67,7 @@ class JobList:
             for waiting in self._read_waiting():
                 known = records.get(waiting.job_id)
                 if known is None or (known.status in ENDED and waiting.queued > (known.finished or 0.0)):
-                    records[waiting.job_id] = waiting  # new, or submitted again
+                    records[waiting.job_id] = waiting if known is None else submitted_again(waiting, known)
         for job_id in Cancellations(self._records.folder).asked():
             if job_id in records and records[job_id].status == "QUEUED":
                 records[job_id] = records[job_id].model_copy(update={"status": "CANCELLED"})

@@ -16,13 +16,14 @@ from geotile.checkpoints.checkpoint import OtherJobError
 from geotile.core.redact import redact
 from geotile.errors import EndpointError, GeotileError, OutputError, ServiceError
 from geotile.grid.tile_grid import TileGrid
+from geotile.results.failures import counted_reasons
 from geotile.results.report import Report
 from geotile.running.hooks import RunHooks
 from geotile.running.progress import Progress
 from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
 from geotile.service.image_run import result_of, run_image, stored_result
-from geotile.service.job_progress import JobProgress
+from geotile.service.job_progress import JobProgress, as_image_progress
 from geotile.service.json_words import speaking_json
 from geotile.service.logs import JobContext
 from geotile.service.metrics import ServiceMetrics
@@ -93,6 +94,7 @@ class JobRunner:
         try:
             return self._run_images(job, record)
         finally:
+            record.waiting_for = ""
             self.progress.end(record.job_id)
 
     def _run_images(self, job: Job, record: JobRecord) -> Status:
@@ -138,7 +140,7 @@ class JobRunner:
         """Run an image into the folder of its job; write and return ``result.json``."""
         if image.is_outdated:  # it was submitted again, although its finished regions are those of another version
             self.records.clear_image(record.job_id, number)
-            image.is_outdated = False
+            image.is_outdated, image.progress = False, None
         try:
             report, grid = self._report_of_run(job, record, number, image, folder)
         except OtherJobError as error:
@@ -170,7 +172,7 @@ class JobRunner:
         @contextmanager
         def around(run: str, grid: TileGrid) -> Iterator[None]:
             grids.append(grid)
-            image.shape_yx = grid.shape_yx
+            image.shape_yx, record.waiting_for = grid.shape_yx, ""
             self.records.save(record)
             with (
                 self.control.tracked(run, record.job_id),
@@ -178,9 +180,7 @@ class JobRunner:
             ):
                 yield
 
-        hooks = RunHooks(
-            group=request.endpoint_key, around=around, waiting=lambda: self.control.raise_if_stopped(record.job_id)
-        )
+        hooks = RunHooks(group=request.endpoint_key, around=around, waiting=lambda reason: self._wait(record, reason))
         settings: dict[str, Any] = {
             "concurrency": self.limits.get(processor.name, self.concurrency), "region_size": self.region_size,
             "progress": self.progress.callback(record, number),
@@ -189,6 +189,13 @@ class JobRunner:
             model = endpoint_of(request, self.endpoint_options)
             report = run_image(request, number, model, folder, image.failures > 0, settings, hooks)
         return report, grids[-1]
+
+    def _wait(self, record: JobRecord, reason: str) -> None:
+        """Record why a job waits before its run has begun; raise an error if it is to be stopped."""
+        self.control.raise_if_stopped(record.job_id)
+        if record.waiting_for != reason:
+            record.waiting_for = reason
+            self.records.save(record)
 
     def _notify_of_failed_regions(self, record: JobRecord, image: ImageRecord, report: Report, grid: TileGrid) -> None:
         """Send a status for each region that has failed tiles."""
@@ -243,13 +250,15 @@ def _update_unfinished(image: ImageRecord, last: Progress | None) -> None:
     """Copy the last figures of a run that has not ended into an image's record."""
     if last is not None:
         image.tiles = last.tiles
+        image.progress = as_image_progress(last, running=False)
         image.requests += last.requests
         image.seconds += round(last.seconds, 3)
 
 
 def _update_image(image: ImageRecord, report: Report) -> None:
     """Copy the figures of a run into an image's record."""
-    image.tiles, image.failures = report.tiles, len(report.failures)
+    image.tiles, image.failures, image.progress = report.tiles, len(report.failures), None
+    image.failure_reasons = {redact(reason): tiles for reason, tiles in counted_reasons(report.failures)}
     image.failed_tiles = [failure.window for failure in report.failures[:_MAX_FAILED_TILES]]
     image.detections = report.get("detections_after", 0)
     image.pixels_missing = report.get("pixels_missing", 0)

@@ -19,6 +19,7 @@ from geotile.errors import ClusterError, GeotileError, OutputError, ServiceError
 from geotile.service.admission import is_disk_full, is_permanent
 from geotile.service.backlog import Job
 from geotile.service.health import Health
+from geotile.service.job_progress import add_progress
 from geotile.service.metrics import ServiceMetrics
 from geotile.service.notifications import Notifier
 from geotile.service.queue import Delivery, Queue
@@ -88,7 +89,7 @@ class JobLifecycle:
             return None
         is_first = record.started is None
         record.started, record.status = record.started or time.time(), "IN_PROGRESS"
-        record.delivery = job.delivery.name
+        record.delivery, record.waiting_for = job.delivery.name, ""
         record.attempts.append(new_attempt())
         self.records.save(record)
         if is_first:
@@ -103,7 +104,7 @@ class JobLifecycle:
             return record
         if not is_same_request:
             self.records.clear(job.request.job_id)
-        return new_record(job.request, job.delivery, record if is_same_request else None)
+        return new_record(job.request, job.delivery, record)
 
     def resolve_if_finished(self, job: Job, record: JobRecord) -> bool:
         """Remove the request from the queue if its job has finished; return whether it had."""
@@ -163,7 +164,7 @@ class JobLifecycle:
         try:
             record = self.records.load(job.request.job_id)
             if record is None or record.status in GIVEN_UP:
-                record = new_record(job.request, job.delivery)
+                record = new_record(job.request, job.delivery, record)
             if is_permanent(error):
                 self.reject(job.delivery, record, redact(str(error)))
             else:
@@ -187,7 +188,8 @@ class JobLifecycle:
     ) -> None:
         """Set the status FAILED and move the request to the dead letters, with the error of each attempt."""
         record.reasons = [each.error for each in record.attempts if each.error] or [reason]
-        record.status, record.finished, record.delivery = status, time.time(), delivery.name
+        add_progress(self.records, record)  # the record of a job that has ended has its last figures
+        record.status, record.finished, record.delivery, record.waiting_for = status, time.time(), delivery.name, ""
         for image in record.images:
             if image.status not in FINISHED:
                 image.status = status

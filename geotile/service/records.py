@@ -67,11 +67,13 @@ class ImageProgress(BaseModel):
     failures: Count
     """Number of tiles that failed in this attempt."""
     detections: Count
-    """Number of detections in this attempt before merging."""
+    """Number of detections before merging, in this attempt and in tiles kept from an earlier one."""
     tiles_per_s: Finite
     """Tiles per second in this attempt."""
     left_s: Finite | None
     """Estimated seconds until the image is done; None before the first tile is done."""
+    waiting_for: str = ""
+    """Why no tiles are sent; empty while they are."""
     process: str = ""
     """Process that runs it, and its machine."""
     running: bool = True
@@ -95,6 +97,8 @@ class ImageRecord(BaseModel):
     """Windows ``[y0, y1, x0, x1]`` of the first 100 failed tiles, in image pixels."""
     failures: Count = 0
     """Number of failed tiles."""
+    failure_reasons: Annotated[dict[str, Count], Field(max_length=10)] = {}
+    """Number of failed tiles by reason, of the most frequent reasons."""
     detections: Count = 0
     """Number of detections after merging; 0 if the task of the job is another one."""
     pixels_missing: Count = 0
@@ -110,8 +114,7 @@ class ImageRecord(BaseModel):
     """Whether its finished regions are those of another version of the image or of the model. If the request is
     submitted again, the image starts from its beginning."""
     progress: ImageProgress | None = None
-    """Progress of the latest attempt at an image that is not done, as `geotile.jobs` finds it. It is not stored in the
-    record."""
+    """Progress of the latest attempt at an image that is not done."""
 
 
 class JobRecord(BaseModel):
@@ -132,7 +135,7 @@ class JobRecord(BaseModel):
     status: Status = "QUEUED"
     """Status of the job."""
     queued: Time = Field(default_factory=time.time)
-    """Time at which the request was submitted, in seconds since 1970."""
+    """Time at which the request was submitted first, in seconds since 1970."""
     started: Time | None = None
     """Start time of the first attempt, in seconds since 1970."""
     finished: Time | None = None
@@ -146,7 +149,7 @@ class JobRecord(BaseModel):
     warnings: list[str] = []
     """Warnings about the request."""
     waiting_for: str = ""
-    """Why a job that has started is not running, as `geotile.jobs` finds it. It is not stored in the record."""
+    """Why a job that has started sends no tiles."""
 
     def duration_s(self) -> float:
         """Return the seconds from the first start to the end, or to now if the job has not finished."""
@@ -226,14 +229,24 @@ class Records:
 
 
 def new_record(request: JobRequest, delivery: Delivery, previous: JobRecord | None = None) -> JobRecord:
-    """Return the record of a job that has not started; take start time and finished images from `previous`."""
-    return JobRecord(
+    """Return the record of a job that has not started, with what an earlier submission of the request has left."""
+    new = JobRecord(
         job_id=request.job_id, job_name=request.job_name, task=request.task, digest=request.digest,
         delivery=delivery.name, endpoint=redact(request.image_processor.endpoint), queued=delivery.sent,
-        started=previous.started if previous else None,
-        images=previous.images if previous else [ImageRecord(image=redact(url)) for url in request.image_urls],
+        images=[ImageRecord(image=redact(url)) for url in request.image_urls],
         warnings=[f"unknown field {name}" for name in request.unknown_fields()],
     )  # fmt: skip
+    return new if previous is None else submitted_again(new, previous)
+
+
+def submitted_again(new: JobRecord, previous: JobRecord) -> JobRecord:
+    """Return a new record of a job with the times and images of an earlier submission of the same request."""
+    if new.digest != previous.digest:
+        return new
+    images = [
+        each if each.status in FINISHED else each.model_copy(update={"status": "QUEUED"}) for each in previous.images
+    ]
+    return new.model_copy(update={"queued": previous.queued, "started": previous.started, "images": images})
 
 
 def new_attempt() -> Attempt:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from geotile.core.printable import printable as without_control
 from geotile.core.regular_file import NotRegularFileError, read_regular
 from geotile.errors import ArgumentError
+from geotile.printable import printable as without_control
 from geotile.service.request_checks import MAX_REQUEST_BYTES
 
 

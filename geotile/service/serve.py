@@ -84,19 +84,26 @@ def serve(queue: str | os.PathLike[str], options: ServiceOptions) -> None:
         stack.callback(cluster.close)
         stack.enter_context(_stopped_by_signals(service))
         if options.address is not None:
-            page = _page(uri, service, options.address)
+            access = _access(options.address, options)
+            page = _page(uri, service, access)
             url = stack.enter_context(
-                serve_http(options.address, service.health, lambda: service.ready, metrics.registry, page)
-            )
+                serve_http(
+                    options.address, service.health, lambda: service.ready, metrics.registry, page, access.knows_host
+                )
+            )  # fmt: skip
             _log.info("page, health and metrics at %s", url)
         _log.info("serving %s, state in %s", redact(uri), folder.display_name)
         service.run()
 
 
-def _page(queue: str, service: Service, address: str) -> Page:
+def _access(address: str, options: ServiceOptions) -> Access:
+    """Return who may read and use the page of a service."""
+    hosts = options.page_hosts or ()
+    return Access(options.page_token, address, [hosts] if isinstance(hosts, str) else hosts)
+
+
+def _page(queue: str, service: Service, access: Access) -> Page:
     """Return the page of a service."""
-    hosts = service.options.page_hosts or ()
-    access = Access(service.options.page_token, address, [hosts] if isinstance(hosts, str) else hosts)
     return Page(
         queue=queue, records=service.records, access=access, health=service.health,
         waiting=lambda: service.intake.queue_depth,

@@ -15,6 +15,7 @@ from waitress import create_server, wasyncore
 
 from geotile.errors import ArgumentError
 from geotile.service.health import Health
+from geotile.service.page.app import UNKNOWN_HOST
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ _LIMITS: dict[str, Any] = {
 
 @contextmanager
 def serve_http(
-    address: str, health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry, page: Application
+    address: str, health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry, page: Application,
+    knows_host: Callable[[str], bool],
 ) -> Iterator[str]:  # fmt: skip
     """Serve ``/healthz``, ``/readyz``, ``/metrics`` and the page while the block runs.
 
@@ -46,6 +48,9 @@ def serve_http(
         The metrics.
     page : callable
         WSGI application for all other paths.
+    knows_host : callable
+        Function that returns whether the service is known under a header ``Host``. Under others it gives only the
+        status of ``/healthz`` and ``/readyz``.
 
     Yields
     ------
@@ -59,7 +64,9 @@ def serve_http(
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)  # a crowd of connections must not fill the log
     listening, connections = _bound(address), dict[int, Any]()
-    server = create_server(_app(health, is_ready, registry, page), connections, sockets=[listening], **_LIMITS)
+    server = create_server(
+        _app(health, is_ready, registry, page, knows_host), connections, sockets=[listening], **_LIMITS
+    )
     server.maintenance = partial(_close_slow, server, server.maintenance)
     closed = threading.Event()
     threading.Thread(target=_serve, args=(server.run, closed), name="geotile-web", daemon=True).start()
@@ -105,21 +112,24 @@ def _serve(run: Callable[[], None], closed: threading.Event) -> None:
 
 
 def _app(
-    health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry, page: Application
+    health: Health, is_ready: Callable[[], bool], registry: CollectorRegistry, page: Application,
+    knows_host: Callable[[str], bool],
 ) -> Application:  # fmt: skip
     metrics = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        if path == "/metrics":
+        path, is_known = environ.get("PATH_INFO", ""), knows_host(environ.get("HTTP_HOST", ""))
+        if path == "/metrics" and is_known:
             response: Iterable[bytes] = metrics(environ, start_response)
             return response
-        if path not in ("/healthz", "/readyz"):
+        if path not in ("/healthz", "/readyz", "/metrics"):
             return page(environ, start_response)
         lines = list[str]()
-        if path == "/healthz":
+        if path == "/metrics":
+            status, lines = "421 Misdirected Request", [UNKNOWN_HOST]
+        elif path == "/healthz":
             late = health.late()
-            status, lines = "503 Service Unavailable" if late else "200 OK", late + health.failing()
+            status, lines = "503 Service Unavailable" if late else "200 OK", (late + health.failing()) * is_known
         else:
             status = "200 OK" if is_ready() else "503 Service Unavailable"
         body = "\n".join([status, *lines]).encode()

@@ -14,11 +14,12 @@ process itself, or on Dask's scheduler.
 from geotile.traffic.coordinator import TrafficSettings
 from geotile.traffic.gate import Gate
 from geotile.traffic.gates import gate_of
-from geotile.traffic.link import begin_run, end_traffic, stop_run_everywhere, traffic_now
+from geotile.traffic.link import begin_run, end_traffic, stop_run_everywhere, traffic_now, waiting_for
 from geotile.traffic.retry import RequestOutcome, send_with_retries
 from geotile.traffic.start import as_concurrency, threads_for, traffic_settings, wait_until_ready
 
 __all__ = [
     "Gate", "RequestOutcome", "TrafficSettings", "as_concurrency", "begin_run", "end_traffic", "gate_of",
     "send_with_retries", "stop_run_everywhere", "threads_for", "traffic_now", "traffic_settings", "wait_until_ready",
+    "waiting_for",
 ]  # fmt: skip

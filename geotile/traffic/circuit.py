@@ -22,6 +22,16 @@ _MIN_FAILING_S = 0.5  # time over which they must occur; three times the latency
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.25, 30.0
 _PAUSE_SHARE = 0.25  # pause between two probes, as a share of the time since the outage began
 _PROBE_LOST_S = 60.0  # a probe without a result after this time is lost, because its process died
+_MAX_REASON = 300  # characters
+
+
+def waiting_for_model(failure: str) -> str:
+    """Return that a model is waited for, with the message of its last failure, shortened.
+
+    >>> waiting_for_model("connection refused")
+    'waiting for the model: connection refused'
+    """
+    return f"waiting for the model: {failure[:_MAX_REASON]}".removesuffix(": ")
 
 
 @dataclass
@@ -57,6 +67,11 @@ class Circuit:
         """Close the circuit for new runs, so that they do not pay for the time that earlier ones have waited."""
         self._failures = 0
         self._close(now)
+
+    @property
+    def waiting_for(self) -> str:
+        """Why no requests are sent; empty while they are, and once the run has given up on the model."""
+        return waiting_for_model(self.last_failure) if self.state != "closed" and not self.stop_reason else ""
 
     @property
     def gives_up_at(self) -> float:

@@ -12,6 +12,7 @@ from uuid import uuid4
 from geotile.core.cancellation import cancel_run, working_for
 from geotile.core.daemon_pool import DaemonPool
 from geotile.errors import EndpointError, EndpointUnreachable
+from geotile.printable import printable
 from geotile.traffic.coordinator import Allowance, GateReport
 from geotile.traffic.limit import Tally
 
@@ -273,5 +274,5 @@ class Gate:
         except EndpointError as error:
             return str(error)
         except Exception as error:  # a user's endpoint can raise anything; it counts as a model that is not ready
-            return f"{type(error).__name__}: {error}"
+            return printable(f"{type(error).__name__}: {error}")
         return None

@@ -73,6 +73,17 @@ def end_traffic(run: str) -> Traffic:
     return traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)
 
 
+def waiting_for(run: str) -> str:
+    """Return why a run sends no requests; an empty text if it does, or if that is not known."""
+    client = active_client()
+    if client is None:
+        return local_registry.waiting_for(run)
+    with suppress(OSError, TimeoutError):  # the scheduler is gone; the run's own error reports that
+        reason: str = client.sync(client.scheduler.geotile_waiting_for, run=run, callback_timeout=_STOP_TIMEOUT_S)
+        return reason
+    return ""
+
+
 def traffic_now() -> dict[str, tuple[int, int]]:
     """Return the number of requests in flight and the limit, for each group and each run without a group."""
     client = active_client()

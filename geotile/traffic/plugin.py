@@ -26,6 +26,7 @@ class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is no
         scheduler.handlers["geotile_traffic"] = self.update
         scheduler.handlers["geotile_traffic_end"] = self.finish
         scheduler.handlers["geotile_traffic_now"] = self.in_flight_and_limits
+        scheduler.handlers["geotile_waiting_for"] = self.waiting_for
         scheduler.handlers["geotile_begin"] = self.register
         scheduler.handlers["geotile_stop"] = self.stop
 
@@ -45,6 +46,10 @@ class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is no
     async def in_flight_and_limits(self) -> bytes:
         """Return the numbers of requests in flight and the limits, pickled."""
         return pickle.dumps(self.registry.in_flight_and_limits())
+
+    async def waiting_for(self, run: str) -> str:
+        """Return why a run sends no requests."""
+        return self.registry.waiting_for(run)
 
     async def stop(self, run: str, reason: str) -> None:
         """Stop a run in all workers."""

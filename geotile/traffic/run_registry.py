@@ -65,6 +65,12 @@ class RunRegistry:
             outage_s=round(after.outage_s - before.outage_s, 3),
         )  # fmt: skip
 
+    def waiting_for(self, run: str) -> str:
+        """Return why a run sends no requests; an empty text if it does, or has not sent a report."""
+        with self._lock:
+            entry = self._runs.get(run)
+            return "" if entry is None else entry.coordinator.circuit.waiting_for
+
     def in_flight_and_limits(self) -> dict[str, tuple[int, int]]:
         """Return the number of requests in flight and the limit, for each group and each run without a group."""
         with self._lock:

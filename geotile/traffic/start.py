@@ -11,6 +11,7 @@ from geotile.core.checks import as_int
 from geotile.core.dask_info import active_client, max_threads_per_host, processes, threads
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError
+from geotile.traffic.circuit import waiting_for_model
 from geotile.traffic.coordinator import TrafficSettings
 from geotile.traffic.limit import AutoLimit
 from geotile.traffic.link import open_traffic
@@ -73,14 +74,14 @@ def threads_for(model: Endpoint, concurrency: int | Literal["auto"]) -> int:
     return threads_here if concurrency == "auto" else max(1, min(concurrency // processes(), threads_here))
 
 
-def wait_until_ready(model: Endpoint, waiting: Callable[[], None] | None = None) -> Endpoint:
+def wait_until_ready(model: Endpoint, waiting: Callable[[str], None] | None = None) -> Endpoint:
     """Wait for a model that is still starting; return the endpoint that the run uses.
 
     Parameters
     ----------
     model : Endpoint
     waiting : callable, optional
-        Called every second; what it raises ends the wait.
+        Called every second with the reason of the wait; what it raises ends the wait.
 
     Raises
     ------
@@ -100,14 +101,15 @@ def wait_until_ready(model: Endpoint, waiting: Callable[[], None] | None = None)
                 raise
             if pause == _FIRST_PAUSE_S:
                 _log.warning("waiting up to %g s (ready_timeout_s) for the model: %s", limit, error)
-        _sleep(pause, waiting)
+            reason = waiting_for_model(str(error))
+        _sleep(pause, reason, waiting)
         pause = min(2 * pause, _MAX_PAUSE_S)
 
 
-def _sleep(seconds: float, waiting: Callable[[], None] | None) -> None:
+def _sleep(seconds: float, reason: str, waiting: Callable[[str], None] | None) -> None:
     """Sleep, and call a function that may end the sleep with an error before each step."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if waiting is not None:
-            waiting()
+            waiting(reason)
         time.sleep(min(left, _MAX_STEP_S))

@@ -2,7 +2,7 @@
 
 ::
 
-    GET  ./  job  picture  login  page.css  page.js     everybody who reaches the address
+    GET  ./  job  picture  login  and files             everybody who reaches the address
     POST login  logout  cancel  retry                   with the token: a session, and a form of it
 """
 
@@ -26,10 +26,13 @@ from geotile.service.records import Records
 
 _log = logging.getLogger(__name__)
 AT_ONCE = 4  # requests that read the state; the other threads of the server are left for /healthz
-_TYPES = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
-_UNKNOWN_HOST = (
-    "The page is not known under this name of a host. Ask for it by the address of the machine, or start the service "
-    "with --page-host and the name.\n"
+_FILES = {
+    "page.css": ("page.css", "text/css; charset=utf-8"), "page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "favicon.ico": ("icon.svg", "image/svg+xml"),  # browsers ask for this name wherever they have found none
+}  # fmt: skip
+UNKNOWN_HOST = (
+    "The service is not known under this name of a host. Ask for it by the address of the machine, or start it with "
+    "--page-host and the name.\n"
 )
 
 
@@ -69,15 +72,16 @@ class Page:
         return [] if request.method == "HEAD" else [response.body]
 
     def _answer(self, request: Request, client: str) -> Response:
-        allowed = ["POST"] * (request.name in FORMS) + ["GET", "HEAD"] * (request.name in (*self._pages, *_TYPES))
+        allowed = ["POST"] * (request.name in FORMS) + ["GET", "HEAD"] * (request.name in (*self._pages, *_FILES))
         if not allowed:
             return _plain("404 Not Found", "404 Not Found")
         if request.method not in allowed:
             return _plain("405 Method Not Allowed", "405 Method Not Allowed", ("Allow", ", ".join(allowed)))
         if not self._access.knows_host(request.headers.get("host", "")):
-            return _plain("421 Misdirected Request", _UNKNOWN_HOST)
-        if request.name in _TYPES:
-            return Response(body=_static(request.name), type=_TYPES[request.name])
+            return _plain("421 Misdirected Request", UNKNOWN_HOST)
+        if request.name in _FILES:
+            name, media_type = _FILES[request.name]
+            return Response(body=_static(name), type=media_type)
         if not self._permits.acquire(blocking=False):
             return _plain("503 Service Unavailable", "There are too many requests; try again.", ("Retry-After", "2"))
         try:

@@ -77,7 +77,7 @@ class Content:
         job = self._find(request.query.get("id", ""))
         if job is None:
             return self.message("404 Not Found", "No such job", "The queue has no job with this id.", session)
-        row = row_of(job, self.records, self.queue, of_ended=True)
+        row = row_of(job, self.records, self.queue)
         number = whole(request.query.get("image", ""), 0)
         number = min(number, max(0, len(job.images) - 1))
         first = number // _MAX_IMAGES * _MAX_IMAGES

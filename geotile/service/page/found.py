@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fsspec
@@ -26,7 +26,7 @@ from geotile.core.digest import json_digest
 from geotile.core.redact import redact
 from geotile.core.regular_file import open_regular
 from geotile.errors import ArgumentError, OutputError
-from geotile.results.failures import stored_failures
+from geotile.results.failures import TileFailure, counted_reasons, stored_failures
 from geotile.results.frame import BOX_COLUMNS
 from geotile.service.records import FINISHED, ImageRecord, JobRecord, Records
 from geotile.storage.folder import Folder
@@ -36,6 +36,7 @@ _MAX_FAILED = 1000
 _MAX_PARTS = 48  # row groups, or regions
 _MAX_REGION_BYTES = 16 * 2**20
 _BLOCKS, _BLOCK_BYTES = 64, 65_536  # of a GeoJSON file that is larger than all of them
+_NO_REGION = "Detections are drawn region by region, once a region is finished; none is yet."
 _REGION_COLUMNS = ("x0", "y0", "x1", "y1")
 
 
@@ -51,6 +52,8 @@ class Found:
     """Number of all detections; None if that is not known."""
     failed: Sequence[Sequence[int]] = ()
     """Windows ``[y0, y1, x0, x1]`` of failed tiles, in image pixels."""
+    reasons: Sequence[tuple[str, int]] = ()
+    """The most frequent reasons of failed tiles, and the number of tiles of each."""
     note: str = ""
     """What the map does not show, for people."""
 
@@ -68,15 +71,15 @@ def found_in(records: Records, record: JobRecord, number: int) -> Found:
         Number of the image.
     """
     image = record.images[number]
-    failed = image.failed_tiles
+    failed = Found(failed=image.failed_tiles, reasons=list(image.failure_reasons.items()))
     if record.task != "detect":
-        return Found(failed=failed, note="The outputs of this job are not detections, so only failed tiles are drawn.")
+        return replace(failed, note="The outputs of this job are not detections, so only failed tiles are drawn.")
     if image.status in FINISHED:
         return _of_outputs(image, failed)
     return _of_checkpoint(records.work_folder(record.job_id).sub(str(number)).sub("checkpoint"), failed)
 
 
-def _of_outputs(image: ImageRecord, failed: Sequence[Sequence[int]]) -> Found:
+def _of_outputs(image: ImageRecord, failed: Found) -> Found:
     """Return the detections of the first output that can be read."""
     uris = [each for each in image.outputs.values() if each.endswith((".parquet", ".geojson"))]
     reasons: list[str] = []
@@ -88,9 +91,9 @@ def _of_outputs(image: ImageRecord, failed: Sequence[Sequence[int]]) -> Found:
             reasons.append(f"{uri} cannot be read: {redact(str(error)) or type(error).__name__}")
             continue
         scaled = boxes / np.array([image.scale_yx[1], image.scale_yx[0]] * 2)
-        return _sampled(scaled, labels, total=image.detections, failed=failed)
+        return _sampled(scaled, labels, replace(failed, total=image.detections))
     note = "; ".join(reasons) or "No output of this image can be read again, so its detections are not drawn."
-    return Found(total=image.detections, failed=failed, note=note)
+    return replace(failed, total=image.detections, note=note)
 
 
 def _opened(uri: str) -> Any:
@@ -137,30 +140,34 @@ def _lines(file: Any) -> Iterator[bytes]:
         yield from file.read(_BLOCK_BYTES).split(b"\n")[1:-1]
 
 
-def _of_checkpoint(folder: Folder, failed: Sequence[Sequence[int]]) -> Found:
+def _of_checkpoint(folder: Folder, failed: Found) -> Found:
     """Return detections of regions that are finished."""
     try:
         job = stored_job(folder)
         if job is None:
-            return Found(failed=failed)
+            return failed
         parts = Checkpoint(folder=folder, digest=json_digest(job["identity"])).parts
         sizes = {name: size for name, size in parts.names().items() if name.endswith(".parquet")}
         names = sorted(name for name, size in sizes.items() if size <= _MAX_REGION_BYTES)
         chosen = [names[each] for each in _evenly(len(names), _MAX_PARTS)]
         contents = [pq.ParquetFile(io.BytesIO(data)) for name in chosen if (data := parts.read(name)) is not None]
         boxes, labels = _columns([each.read([*_REGION_COLUMNS, "label"]) for each in contents], _REGION_COLUMNS)
-        windows = [window for each in contents for window in _failed_windows(each)]
+        failures = [failure for each in contents for failure in _failures(each)]
     except (ArgumentError, OutputError, pa.ArrowException, ValueError, KeyError) as error:
-        return Found(failed=failed, note=f"The finished regions cannot be read: {redact(str(error))}")
-    note = "Detections of finished regions, before merging."
+        return replace(failed, note=f"The finished regions cannot be read: {redact(str(error))}")
+    if not failed.failed:
+        failed = Found(failed=[each.window for each in failures], reasons=counted_reasons(failures))
+    note = "Detections of finished regions, before merging." if sizes else _NO_REGION
     if len(chosen) < len(sizes):
         note += f" {len(chosen):,} of {len(sizes):,} regions were looked at."
-    return _sampled(boxes, labels, len(labels) if len(chosen) == len(sizes) else None, failed or windows, note)
+    return _sampled(
+        boxes, labels, replace(failed, total=len(labels) if sizes and len(chosen) == len(sizes) else None, note=note)
+    )  # fmt: skip
 
 
-def _failed_windows(content: pq.ParquetFile) -> list[list[int]]:
+def _failures(content: pq.ParquetFile) -> tuple[TileFailure, ...]:
     notes = json.loads((content.schema_arrow.metadata or {})[b"geotile"])
-    return [each.window for each in stored_failures(notes["failures"])]
+    return stored_failures(notes["failures"])
 
 
 def _columns(tables: Sequence[pa.Table], names: Sequence[str]) -> tuple[NDArray[np.float64], list[str]]:
@@ -169,14 +176,12 @@ def _columns(tables: Sequence[pa.Table], names: Sequence[str]) -> tuple[NDArray[
     return np.concatenate(boxes).astype(np.float64) if boxes else np.empty((0, 4)), labels
 
 
-def _sampled(
-    boxes: NDArray[np.float64], labels: Sequence[str], total: int | None, failed: Sequence[Sequence[int]],
-    note: str = "",
-) -> Found:  # fmt: skip
+def _sampled(boxes: NDArray[np.float64], labels: Sequence[str], found: Found) -> Found:
+    """Return what was found with some of its detections."""
     finite = np.flatnonzero(np.isfinite(boxes).all(axis=1))
     chosen = finite[_evenly(len(finite), MAX_SHAPES)] if len(finite) else finite
     drawn = [labels[each] for each in chosen.tolist()]
-    return Found(boxes=boxes[chosen], labels=drawn, total=total, failed=failed[:_MAX_FAILED], note=note)
+    return replace(found, boxes=boxes[chosen], labels=drawn, failed=found.failed[:_MAX_FAILED])
 
 
 def _evenly(count: int, most: int) -> list[int]:

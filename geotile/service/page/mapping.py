@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from geotile.core.digest import digest
 from geotile.service.page.found import Found
 from geotile.service.records import ImageRecord
 
@@ -27,6 +28,8 @@ class Layer:
     """Number of boxes that are drawn."""
     path: str
     """Outlines of the boxes, as the attribute ``d`` of a path."""
+    colour: int
+    """Number of its colour, from 0 to 5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +84,33 @@ def _layers(found: Found, scale: float) -> Iterable[Layer]:
     labels = np.array(found.labels, object)
     frequent = [label for label, _ in Counter(found.labels).most_common()]
     own = frequent if len(frequent) <= _MAX_LABELS else frequent[: _MAX_LABELS - 1]
+    colours = _colours(own)
+    free = next((each for each in range(_MAX_LABELS) if each not in colours.values()), 0)
     groups = [([label], label or "detection") for label in own]
     if len(own) < len(frequent):
         groups.append((frequent[len(own) :], f"{len(frequent) - len(own):,} other labels"))
     for members, name in groups:
         mine = np.isin(labels, members)
         shown = name if len(name) <= _MAX_LABEL_LENGTH else f"{name[:_MAX_LABEL_LENGTH]}…"
-        yield Layer(name=shown, count=int(mine.sum()), path=_path(found.boxes[mine] * scale))
+        colour = colours[members[0]] if len(members) == 1 and members[0] in colours else free
+        yield Layer(name=shown, count=int(mine.sum()), path=_path(found.boxes[mine] * scale), colour=colour)
+
+
+def _colours(labels: Sequence[str]) -> dict[str, int]:
+    """Return the number of a colour for each of at most six labels.
+
+    It follows from the label, so that a label keeps it while others become more frequent, and in other images; of
+    labels that would have the same one, the later in alphabetical order has the next.
+
+    >>> _colours(["ship", "car"]) == _colours(["car", "ship"])
+    True
+    """
+    found: dict[str, int] = {}
+    for label in sorted(labels):
+        first = int(digest(label.encode(errors="surrogatepass"), 8), 16)
+        numbers = ((first + step) % _MAX_LABELS for step in range(_MAX_LABELS))
+        found[label] = next(each for each in numbers if each not in found.values())
+    return found
 
 
 def _path(boxes: NDArray[np.float64]) -> str:

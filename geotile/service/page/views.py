@@ -11,8 +11,8 @@ from markupsafe import escape
 
 from geotile.core.redact import redact
 from geotile.running.progress import clock
-from geotile.service.job_progress import JobFigures, add_progress, job_figures, last_reason
-from geotile.service.records import ENDED, GIVEN_UP, JobRecord, Records
+from geotile.service.job_progress import JobFigures, add_progress, job_figures, last_reason, tile_reasons
+from geotile.service.records import ENDED, GIVEN_UP, ImageRecord, JobRecord, Records
 from geotile.service.retrying import retry_obstacle
 
 GROUPS = {
@@ -41,7 +41,7 @@ class Row:
     state: str
     """Its status in words."""
     reason: str
-    """Why it failed or what it waits for, shortened."""
+    """Why it or its tiles failed, or what it waits for, shortened."""
     can_cancel: bool
     """Whether it can be cancelled."""
     retry_obstacle: str | None
@@ -52,6 +52,15 @@ class Row:
         """Name of the job as the page shows it."""
         return _shown_name(self.record)
 
+    def figures_of(self, image: ImageRecord) -> JobFigures:
+        """Return the figures of one of its images."""
+        return job_figures(self.record, [image])
+
+    @property
+    def tile_reasons(self) -> Sequence[tuple[str, int]]:
+        """The most frequent reasons of failed tiles, and the number of tiles of each."""
+        return tile_reasons(self.record)
+
     @property
     def has_ended(self) -> bool:
         """Whether the job has failed or was cancelled, so that people may want to retry it."""
@@ -61,7 +70,7 @@ class Row:
     def percent(self) -> int | None:
         """Share of the tiles that are done; None if the job has no progress."""
         done, tiles = self.figures.done, self.figures.tiles
-        return None if done is None or tiles <= 0 else min(100, 100 * done // tiles)
+        return None if done is None or not tiles else min(100, 100 * done // tiles)
 
     @property
     def left(self) -> str:
@@ -87,8 +96,13 @@ class Group:
     """Number of pages."""
 
     @property
+    def time_title(self) -> str:
+        """Title of the column of times."""
+        return {"waiting": "Queued", "running": "Started"}.get(self.key, "Ended")
+
+    @property
     def has_reasons(self) -> bool:
-        """Whether a row says why a job failed, or what it waits for."""
+        """Whether a row says why a job or its tiles failed, or what it waits for."""
         return any(row.reason for row in self.rows)
 
 
@@ -122,7 +136,7 @@ def groups_of(
     return found
 
 
-def row_of(job: JobRecord, records: Records, queue: str, *, of_ended: bool = False) -> Row:
+def row_of(job: JobRecord, records: Records, queue: str) -> Row:
     """Return a job with its progress.
 
     Parameters
@@ -133,14 +147,11 @@ def row_of(job: JobRecord, records: Records, queue: str, *, of_ended: bool = Fal
         The records of the service.
     queue : str
         The queue, as for `geotile.serve`.
-    of_ended : bool
-        Whether also a job that failed or was cancelled shows how far it came.
     """
     record = job.model_copy(deep=True)
-    if of_ended or record.status not in ENDED:
-        add_progress(records, record)
-    reason = "" if record.status == "SUCCESS" else last_reason(record)  # of attempts before, which nobody looks for
-    state = "waiting for its next attempt" if record.waiting_for else _WORDS[record.status]
+    add_progress(records, record)
+    reason = last_reason(record)
+    state = record.waiting_for.partition(": ")[0] or _WORDS[record.status]
     return Row(
         record=record, figures=job_figures(record), state=state,
         reason=reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}…",
