@@ -40,6 +40,7 @@ from geotile.imagery.overlap import map_overlap
 
 TILE_S = 0.0045  # of a worker's CPU, for a tile over HTTP: what `benchmarks/endpoints.py efficiency` prints (4 to 5 ms)
 SIDE = 408_000
+REGION = 3344  # pixels: 32 MiB of three bands of bytes
 JOB = {"tile_size": 1024, "overlap": 128, "skip_nodata": False}
 
 
@@ -296,6 +297,33 @@ def play(workers: int, regions: int, model_s: float, costs: dict[str, float]) ->
     }  # fmt: skip
 
 
+def sleeping(tile: np.ndarray):
+    """Nothing, after 50 ms: a model that takes no processor."""
+    time.sleep(0.05)
+    return np.zeros((0, 4)), np.zeros(0)
+
+
+def agree(side: int, rounds: int) -> None:
+    """Hold the simulation against 8 worker processes of one thread, whose model sleeps, on this machine."""
+    costs = measured(side) | {"in_flight": 1.0, "tile_s": 0.0}
+    ratios = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="geotile-scale-") as folder, cluster_of(8, folder):
+            path = sparse_image(folder, side)
+            geotile.detect_to(sparse_image(folder, 8192), cheap, f"{folder}/first/", region_size=1024, **JOB)  # imports
+            began = time.perf_counter()
+            report = geotile.detect_to(path, sleeping, f"{folder}/found/", region_size=REGION, **JOB)
+            real = time.perf_counter() - began
+        played = play(8, report.regions, 0.05, costs | {"tiles": report.tiles / report.regions})
+        ratios.append(real / played["wall"])
+        print(
+            f"8 workers, {report.regions} regions of {report.tiles / report.regions:.2f} tiles of 50 ms: real {real:.1f} s, "
+            f"simulated {played['wall']:.1f} s, {ratios[-1]:.2f} x; workers busy {played['workers']:.0%} in the simulation",
+            flush=True,
+        )
+    print(f"real / simulated: best {min(ratios):.2f}, worst {max(ratios):.2f}")
+
+
 def measured(side: int) -> dict[str, float]:
     """Measure what a task costs: a run of this size on two workers; the coordinator's words in this process."""
     from geotile.traffic.coordinator import Coordinator, GateReport, TrafficSettings
@@ -326,7 +354,7 @@ def measured(side: int) -> dict[str, float]:
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["size", "predict", "computed", "workers", "simulate", "one", "one-raster"])
+    parser.add_argument("what", choices=["size", "predict", "computed", "workers", "simulate", "agree", "one", "one-raster"])
     parser.add_argument("--side", type=int, default=SIDE)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder")
@@ -347,6 +375,8 @@ def main() -> None:
         table([min(args.side, 51_200), min(args.side, 102_400)], True)
     elif args.what == "workers":
         strong_scaling(args.rounds)
+    elif args.what == "agree":
+        agree(min(args.side, SIDE // 8), args.rounds)
     else:
         simulate(measured(min(args.side, SIDE // 4)))
 
