@@ -86,8 +86,8 @@ def run_demo(
     missing = [name for name in ("matplotlib", "zarr") if find_spec(name) is None]
     if missing:
         raise ArgumentError(
-            f"the demo draws pictures and writes a raster, which needs {' and '.join(missing)}; "
-            "pip install 'geotile[demo]'"
+            f"the demo draws pictures and writes a raster, which needs {' and '.join(missing)}. Install what is missing "
+            f"with pip install {' '.join(missing)}"
         )
     target = Path(folder)
     try:

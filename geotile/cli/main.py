@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,6 +160,8 @@ def _check_picture(path: Path) -> None:
     """Check that a picture can be drawn to a path, before the image is opened."""
     if path.suffix.lower() not in _PICTURES:
         raise ArgumentError(f"--output must end in one of {', '.join(_PICTURES)}; got '{path}'")
+    if find_spec("matplotlib") is None:
+        raise ArgumentError("--output draws with matplotlib, which is not installed. Install it with pip install matplotlib")
     if not path.parent.is_dir():
         raise ArgumentError(f"--output must be in a folder that exists; there is no folder '{path.parent}'. Create it")
 
