@@ -475,7 +475,7 @@ def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, sai
         (lambda t: t[0] / 255.0, {"classes": ["water"]}, "2 names, for 0 and 1, since the model answers one score"),
         (bordered, {"threshold": 2}, "threshold must be"),
         (bordered, {"output": "values", "threshold": 0.5}, "threshold would have no effect with output='values'"),
-        (bordered, {"output": "scores", "blend": "vote"}, "chooses a class"), (bordered, {"output": "boxes"}, "output must be one of 'classes'"),
+        (bordered, {"output": "scores", "blend": "vote"}, "blend='vote' needs output='classes'"), (bordered, {"output": "boxes"}, "output must be one of 'classes'"),
         (bordered, {"blend": "cosine"}, "blend must be one of 'trim'"), (bordered, {"errors": "record"}, "predict raises the error"),
         (bordered, {"merge": "nms"}, "option 'merge' does not apply to"), (bordered, {"overlap": 64}, "overlap must be smaller"),
         (lambda t: t[:, ::4, ::4], {"output": "values", "tile_size": 62}, "must have the size of the tile|multiple of 4"),
@@ -874,7 +874,7 @@ def test_one_tile_that_fails_does_not_stop_the_run_even_if_it_is_the_first(tmp_p
 
 @pytest.mark.parametrize("status", [400, 500, 503])
 def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_path, status):
-    path, pixels = scene(tmp_path, (150, 170))
+    path, _ = scene(tmp_path, (150, 170))
     asked = []
 
     def answer(body):
@@ -892,7 +892,7 @@ def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_pat
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(tmp_path):
-    path, pixels = scene(tmp_path, (150, 170))
+    path, _ = scene(tmp_path, (150, 170))
     left = [6]  # failures: more than tiles that are tried
 
     def answer(body):

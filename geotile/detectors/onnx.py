@@ -200,7 +200,9 @@ def open_session_of(key: SessionKey) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ArgumentError("an ONNX model needs onnxruntime, which is not installed. Install it with pip install onnxruntime") from None
+        raise ArgumentError(
+            "an ONNX model needs onnxruntime, which is not installed. Install it with pip install onnxruntime"
+        ) from None
 
     def open_session() -> Any:
         options = onnxruntime.SessionOptions()
