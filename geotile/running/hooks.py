@@ -24,4 +24,4 @@ class RunHooks:
     """``around(run, grid)`` is entered while the run of that name asks the model; if it raises at its end, there is no
     result. A run whose model answers rasters or vectors enters it twice: for its first tile, and for all."""
     waiting: Callable[[], None] | None = None
-    """Function that is called again and again while the model is waited for; what it raises ends the wait."""
+    """Function that is called again and again while geotile waits for the model; what it raises ends the wait."""
