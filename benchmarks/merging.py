@@ -6,7 +6,7 @@
 
 A detector sees a world tile by tile: what is inside the tile. It misses some fragments, gives fragments a lower score
 and at times another label, and places its boxes with some noise. The figures are F1 against the truth (IoU 0.5, same
-label), the mean of the seeds. The contestants are the packages themselves (`pip install 'geotile[bench]'`).
+label), the mean of the seeds. The contestants are the packages themselves (`pip install '.[bench]'`).
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def predict_to(
 ) -> Report:  # fmt: skip
     """Run `predict` and write its result, region by region: whole, or not at all.
 
-    The workers write, so that no process holds more than a few regions. With ``checkpoint=`` the same call goes on
+    The workers write, so that no process holds more than a few regions. With ``checkpoint=`` the same call resumes
     where it was stopped. Pixels of tiles that failed are those of other tiles that saw them, or nodata. With
     ``polygons=`` the areas of the classes are written as features too.
 

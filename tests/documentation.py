@@ -169,7 +169,8 @@ def _check_command(command: str) -> None:
             continue
         if words[:1] == ["geotile"]:
             _parse(words[1:])
-        for extras in re.findall(r"(?:geotile|\.)\[([\w,]+)\]", " ".join(words)):
+        assert not re.search(r"(?<![\w/-])geotile\[", " ".join(words)), "geotile is not on PyPI; install '.[extra]'"
+        for extras in re.findall(r"\.\[([\w,]+)\]", " ".join(words)):
             assert set(extras.split(",")) <= _EXTRAS, extras
         words = []
 

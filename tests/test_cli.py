@@ -176,7 +176,7 @@ def test_help_explains():
             2,
         ),
         (("serve", "--queue", "q", "--status", "foo"), "--status must be sns:// and the ARN of a topic", 2),
-        (("demo", "--folder", __file__, "--size", "600"), "folder must be a folder", 2),
+        (("demo", "--folder", __file__, "--size", "600"), "--folder must be a folder", 2),
         (("demo", "--tile-size", "0"), "--tile-size", 2),
         (("submit", "none.json", "--queue", "q"), "cannot be read", 2),
         (("plan", "none.tif", "--roi", __file__), "must be WKT, GeoJSON or a file of areas", 2),
@@ -189,6 +189,15 @@ def test_errors_are_one_line(args, said, status):
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_the_demo_replaces_no_results(tmp_path):
+    for name in ("detections.parquet", "scene.tif"):
+        (tmp_path / name).write_text("mine")
+        done = cli("demo", "--folder", tmp_path, "--size", 600, status=1)
+        assert f"'{tmp_path}' holds {name}; give --overwrite or another --folder" in done.stderr
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
 
 
 def test_without_arguments_the_command_line_shows_its_help():

@@ -32,6 +32,15 @@ def test_words_that_bash_cuts_are_joined(parts, words, cut):
     assert _joined(parts) == (words, cut)
 
 
+def test_a_variable_of_the_shell_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setenv("_GEOTILE_COMPLETE", "complete_bash")
+    monkeypatch.delenv("COMP_WORDS", raising=False)
+    assert "must be set with COMP_WORDS and COMP_CWORD" in cli(status=2).stderr
+    monkeypatch.setenv("COMP_WORDS", "geotile")
+    monkeypatch.setenv("COMP_CWORD", "one")
+    assert "must be set with COMP_WORDS and COMP_CWORD" in cli(status=2).stderr
+
+
 class Bash:
     """An interactive bash with the completion of geotile."""
 
@@ -97,4 +106,5 @@ def test_bash_completes_commands_options_and_values(bash, tmp_path):
     assert bash.completed("geotile detect --merge greedy").endswith("--merge greedy-nmm ")
     assert bash.completed("geotile detect -o found.par").endswith("-o found.parquet ")
     assert bash.completed("geotile help trou").endswith("geotile help troubleshooting ")
+    assert bash.completed("geotile help pred").endswith("geotile help predict ")
     assert bash.completed("geotile plan sce").endswith("geotile plan scene.tif ")

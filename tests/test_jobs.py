@@ -42,7 +42,7 @@ def test_a_job_that_failed_is_submitted_again(tmp_path):
         geotile.retry("a", tmp_path)
     geotile.serve(tmp_path, once=True)
     said = cli("jobs", "--queue", tmp_path, "--retry", "a").stdout
-    assert said == "a: submitted again; it goes on from its finished regions\n"
+    assert said == "a: submitted again; it resumes from its finished regions\n"
 
 
 def test_a_retry_needs_the_job_and_its_request(tmp_path):

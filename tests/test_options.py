@@ -250,6 +250,19 @@ def test_names_beside_values_become_flags():
         ("verify must be True, False or the path of a file; got 5", "verify must be true, false or the path"),
         ("pad was False and is now True", "--pad was false and is now true"),
         ("height, dem cannot be applied to a Zarr store", "--height, --dem cannot be applied"),
+        ("would have no effect with merge=None; leave", "with --merge none; leave"),
+        (
+            "blend='vote' needs output='classes'; got output='scores'",
+            "--blend 'vote' needs --as 'classes'; got --as 'sc",
+        ),
+        (
+            "polygon_classes would have no effect without polygons=; give",
+            "--polygon-classes would have no effect without --polygons; give",
+        ),
+        ("tokens would have no effect with dtype='float32'", "--tokens would have no effect with --dtype 'float32'"),
+        ("output must end in .tif; got 'output must'", "--output must end in .tif; got 'output must'"),
+        ("the classes must be those of the first answer", "the classes must be"),
+        ("merge 'soft-nms' takes 'class_agnostic', 'sigma'", "takes 'class_agnostic', 'sigma'"),
         ("the height of an image has no None in it", "the height of an image has no None in it"),
     ],
 )
@@ -268,6 +281,7 @@ def test_the_command_line_has_no_words_of_python(write_tiff, noise, tmp_path):
         (["--bands", "7"], "--bands must be numbers from 1 to 3 or the names"), (["--dem", "x"], "--dem applies only"),
         (["--bands", "0"], "--bands must be numbers, from 1, or names; got 0"),
         (["--storage-options", "foo=1"], "--storage-options foo do not apply to"),
+        (["--merge", "none", "--class-agnostic"], "--class-agnostic would have no effect with --merge 'none'"),
     ):  # fmt: skip
         assert said in cli("detect", *job, *flags, status=2).stderr
     assert "one of http:, https:, oip+http:" in cli("check", "foo", status=2).stderr
@@ -322,7 +336,7 @@ def test_a_run_without_any_answer_writes_nothing(write_tiff, noise, tmp_path, na
         (["--outside-roi", "keep"], {"outside_roi": "keep"}), (["--skip-nodata", "false"], {"skip_nodata": False}),
         (["--tile-size", "64,32"], {"tile_size": (64, 32)}), (["--errors", "raise"], {"errors": "raise"}),
         (["--bands", "3,red"], {"bands": [3, "red"]}), (["--bands", "3", "--bands", "red"], {"bands": [3, "red"]}),
-        (["--merge", "none"], {"merge": None}), (["--region-size", "auto"], {}), (["--sidecars"], {"sidecars": True}),
+        (["--merge", "none"], {"merge": "none"}), (["--region-size", "auto"], {}), (["--sidecars"], {"sidecars": True}),
         (["--concurrency", "3"], {"concurrency": 3}), (["--storage-options", "anon=true"], {"storage_options": {"anon": True}}),
     ],
 )  # fmt: skip

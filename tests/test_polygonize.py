@@ -153,7 +153,10 @@ def test_polygons_get_a_crs_and_those_of_bands_one_label_each(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"polygons": "p.parquet", "output": "scores"}, "polygons are those of classes, and output is 'scores'"),
+        (
+            {"polygons": "p.parquet", "output": "scores"},
+            "polygons must be given with output='classes'; got output='scores'",
+        ),
         ({"min_area_px": 3}, "min_area_px would have no effect without polygons"),
         ({"polygons": "p.txt"}, "must end in one of"),
         ({"crs": 4326}, "crs would have no effect: a raster has the CRS of its image"),

@@ -481,7 +481,7 @@ def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, sai
         (lambda t: t[0] / 255.0, {"classes": ["water"]}, "2 names, for 0 and 1, since the model answers one score"),
         (bordered, {"threshold": 2}, "threshold must be"),
         (bordered, {"output": "values", "threshold": 0.5}, "threshold would have no effect with output='values'"),
-        (bordered, {"output": "scores", "blend": "vote"}, "chooses a class"), (bordered, {"output": "boxes"}, "output must be one of 'classes'"),
+        (bordered, {"output": "scores", "blend": "vote"}, "blend='vote' needs output='classes'"), (bordered, {"output": "boxes"}, "output must be one of 'classes'"),
         (bordered, {"blend": "cosine"}, "blend must be one of 'trim'"), (bordered, {"errors": "record"}, "predict raises the error"),
         (bordered, {"merge": "nms"}, "option 'merge' does not apply to"), (bordered, {"overlap": 64}, "overlap must be smaller"),
         (lambda t: t[:, ::4, ::4], {"output": "values", "tile_size": 62}, "must have the size of the tile|multiple of 4"),

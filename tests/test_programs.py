@@ -83,6 +83,9 @@ def test_the_notebooks_find_what_was_painted(programs):
     assert "68 vehicles, 68 were painted" in shapes
     first = "".join(each.get("text", "") for each in outputs(programs["first-steps.ipynb"].result()))
     assert "precision 1.000, recall 1.000" in first
+    rasters = "".join(each.get("text", "") for each in outputs(programs["rasters.ipynb"].result()))
+    apart, blended = re.findall(r"on average (\d+) of 255 beside the border", rasters)
+    assert int(apart) < 0.6 * int(blended)  # there is a seam to see, and blending removes it
     service = outputs(programs["service.ipynb"].result())
     assert "SUCCESS north.tif" in "".join(each.get("text", "") for each in service)
 

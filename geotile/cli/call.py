@@ -66,9 +66,9 @@ def stored_call(command: str, context: typer.Context, checkpoint: str | None) ->
     paths = (_DESTINATION[command], *_PATHS)
     for name in paths:
         if isinstance(params.get(name), str) and redact(params[name]) != params[name]:
-            named = "output" if name == "destination" else name
+            flag = "--output" if name == _DESTINATION[command] else f"--{name}"
             raise ArgumentError(
-                f"{named} contains a secret, which a checkpoint does not store; give it with storage_options or "
+                f"{flag} contains a secret, which a checkpoint does not store; give it with storage_options or "
                 "output_options instead"
             )
     options = params.get("output_options")

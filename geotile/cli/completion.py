@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from geotile.core.choices import MERGE_NAMES
 from geotile.core.option import described
 from geotile.core.option_info import OptionInfo
+from geotile.errors import ArgumentError
 from geotile.options import EndpointKeywords
 
 Completion = Callable[[str], list[str]]
@@ -62,7 +63,7 @@ def endpoint_option(incomplete: str) -> list[str]:
     return _that_start([text for each in described(EndpointKeywords).items() for text in _given(*each)], incomplete)
 
 
-VALUES: dict[str, Completion] = {"merge": one_of(*MERGE_NAMES, "none")}
+VALUES: dict[str, Completion] = {"merge": one_of(*MERGE_NAMES)}
 """Completions of options whose values are written as text."""
 
 
@@ -72,7 +73,10 @@ def whole_words() -> Iterator[None]:
     if os.environ.get(_VARIABLE) != "complete_bash":
         yield
         return
-    words, cut = _joined(os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1])
+    given, at = os.environ.get("COMP_WORDS"), os.environ.get("COMP_CWORD", "")
+    if given is None or not at.isdigit():
+        raise ArgumentError(f"{_VARIABLE} must be set with COMP_WORDS and COMP_CWORD, as bash does it. Unset it")
+    words, cut = _joined(given.split("\n")[: int(at) + 1])
     os.environ |= {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
     said = io.StringIO()
     try:

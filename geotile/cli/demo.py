@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,14 +10,17 @@ from typing import Any
 
 import geopandas as gpd
 
-from geotile.cli.raster_demo import run_raster_demo
-from geotile.errors import ArgumentError
+from geotile.cli.raster_demo import RASTER_RESULTS, run_raster_demo
+from geotile.errors import ArgumentError, OutputError
 from geotile.grid.tile_grid import Window
 from geotile.pipeline import detect
 from geotile.planning.plan import Plan, plan
 from geotile.results.report import Report
 from geotile.results.sinks import write
 from geotile.testing import ModelServer, make_scene, match, scene_detector
+
+_RESULTS = ("detections.geojson", "detections.parquet", "detections.png")
+_OF_SCENE = ("scene.tif", *RASTER_RESULTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ def run_demo(
     tile_size: int | None = None,
     overlap: int | None = None,
     options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> DemoResult:
     """Run `detect` end to end and write its result and a plot.
@@ -68,6 +72,8 @@ def run_demo(
         Tile size and overlap in pixels. By default 512 and 128 for the scene, 256 and 64 for the user's own image.
     options : mapping of str to object, optional
         Options of the user's own model, such as ``family`` and ``labels``.
+    overwrite : bool
+        Whether results in the folder that exist are replaced.
     progress : bool
         Whether a bar is shown in a terminal.
 
@@ -80,21 +86,18 @@ def run_demo(
     ArgumentError
         If an image is given without a model, or a model or its options without an image, or the folder cannot be
         created.
+    OutputError
+        If the folder holds results and `overwrite` is not given.
     """
     if (image is None) != (model is None) or (options and model is None):
         raise ArgumentError("the demo needs both an image and a model, or neither; give IMAGE with --model MODEL.onnx")
     missing = [name for name in ("matplotlib", "zarr") if find_spec(name) is None]
     if missing:
         raise ArgumentError(
-            f"the demo draws pictures and writes a raster, which needs {' and '.join(missing)}; "
-            "pip install 'geotile[demo]'"
+            f"the demo draws pictures and writes a raster, which needs {' and '.join(missing)}. Install it with pip "
+            f"install {' '.join(missing)}"
         )
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArgumentError(f"folder must be a folder that can be written; got '{target}' ({error.strerror})") from None
-    truth = None
+    target, truth = _made_folder(Path(folder), () if overwrite else _RESULTS if image else _RESULTS + _OF_SCENE), None
     if image is None:
         scene = make_scene(target / "scene.tif", size)
         image, truth = scene.path, scene.truth
@@ -115,8 +118,21 @@ def run_demo(
     return DemoResult(detections=detections, plan=work, files=files, precision=precision, recall=recall)
 
 
+def _made_folder(folder: Path, results: Iterable[str]) -> Path:
+    """Return a folder that exists and holds none of the results."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(
+            f"--folder must be a folder that can be written; got '{folder}' ({error.strerror})"
+        ) from None
+    if held := [name for name in results if (folder / name).exists()]:
+        raise OutputError(f"'{folder}' holds {held[0]}; give --overwrite or another --folder")
+    return folder
+
+
 def _write_files(detections: gpd.GeoDataFrame, work: Plan, folder: Path) -> list[Path]:
-    files = [folder / f"detections.{suffix}" for suffix in ("geojson", "parquet", "png")]
+    files = [folder / name for name in _RESULTS]
     for path in files[:2]:
         write(detections, path, overwrite=True)
     _save_plot(detections, work, files[2])

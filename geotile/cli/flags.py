@@ -17,6 +17,7 @@ from geotile.core.option import Options, described, option_names
 from geotile.core.option_info import OptionInfo
 from geotile.errors import ArgumentError
 from geotile.options import DetectToKeywords, EndpointKeywords, ServiceOptions
+from geotile.options.raster import EmbedToOptions, PredictToOptions
 
 _FLAGS = {  # of options whose flags have other names
     "limits": "--limit", "endpoint_options": "--option", "allow_endpoints": "--allow-endpoint",
@@ -89,7 +90,13 @@ def in_flags(message: str, given: Iterable[str] = ()) -> str:
 
 
 _ENDPOINT_NAMES = option_names(EndpointKeywords) - {"score_threshold"}
-_NAMES = option_names(DetectToKeywords, ServiceOptions)
+_TEXTS = {  # of each option, whether its value is written as text
+    name: info.from_text is not None
+    for kind in (ServiceOptions, EmbedToOptions, PredictToOptions, DetectToKeywords)
+    for name, info in described(kind).items()
+}
+_NAMES = {*_TEXTS}
+_FILES = ("output", "destination")  # parameters that --output becomes
 
 
 def _any_of(names: set[str]) -> str:
@@ -97,15 +104,16 @@ def _any_of(names: set[str]) -> str:
 
 
 _LEFT = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|[^\s'"=(]*/\S*"""  # quotes, paths and URLs
-_ASSIGNED = rf"(?<![\w.:-])(?P<assigned>{_any_of(_NAMES)})=(?P<value>True\b|False\b)?"
+_ASSIGNED = rf"(?<![\w.:-])(?P<assigned>{_any_of(_NAMES)})=(?P<value>True\b|False\b|None\b)?"
 _PREDICATES = (  # a name that is a common word is an option only before these
     r" (?:must|was|has changed|is given|is left out|applies only|does not apply|is in metres|cannot be opened)\b"
     r"|(?:, \w+)* (?:cannot be applied|would have no effect)\b"
 )
+_OWN = _NAMES - _ENDPOINT_NAMES - {*_FILES}
 _BARE = (
-    rf"(?<![\w.:=-])(?P<bare>{_any_of({name for name in _NAMES - _ENDPOINT_NAMES if '_' in name})}"
-    rf"|(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?={_PREDICATES})"
-    rf"|(?<=eave )(?:{_any_of(_NAMES - _ENDPOINT_NAMES)})(?= out\b))(?![\w=-]|\.\w)"
+    rf"(?<![\w.:=-])(?P<bare>{_any_of({name for name in _OWN if '_' in name})}"
+    rf"|(?<!the )(?:{_any_of(_OWN)})(?={_PREDICATES})|(?:{_any_of({*_FILES})})(?= must\b)"
+    rf"|(?<=eave )(?:{_any_of(_OWN)})(?= out\b))(?![\w=-]|\.\w)"
 )
 _PYTHON = r"(?P<before>(?:must be|was|is now| or|,) )(?P<python>True|False|None)\b"
 
@@ -117,11 +125,11 @@ def _in_flag(match: re.Match[str]) -> str:
     if match["python"] is not None:
         return match["before"] + match["python"].lower()
     if match["bare"] is not None:
-        return as_flag(match["bare"])
+        return "--output" if match["bare"] in _FILES else as_flag(match["bare"])
     name, value = match["assigned"], match["value"]
     if name in _ENDPOINT_NAMES:
         return f"-O {match[0]}"
-    if value is not None and described(DetectToKeywords)[name].from_text is not None:
+    if value == "None" or (value is not None and _TEXTS[name]):
         return f"{as_flag(name)} {value.lower()}"
     if value == "False":
         return "--no-" + as_flag(name)[2:]

@@ -6,7 +6,7 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,13 +64,20 @@ def page(topic: str) -> str:
     return _LINK.sub(link, _PICTURE.sub("", _DIRECTIVE.sub("", _read(topic)))).rstrip() + "\n"
 
 
+def _names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return the pages and the commands that a name may become, each with a line."""
+    commands: Any = getattr(context.find_root().command, "commands", {})
+    lines = topics() | {name: command.get_short_help_str() for name, command in commands.items()}
+    return [each for each in lines.items() if each[0].startswith(incomplete)]
+
+
 def help_page(
     context: typer.Context,
     topic: Annotated[
         str | None,
         typer.Argument(
             help="A page or a command. Default: a list of the pages.",
-            autocompletion=lambda incomplete: [each for each in topics().items() if each[0].startswith(incomplete)],
+            autocompletion=_names,
         ),
     ] = None,
 ) -> None:

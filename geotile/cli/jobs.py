@@ -62,7 +62,7 @@ def jobs(
 
     if retry is not None:
         geotile.retry(retry, queue, state)
-        print_text(f"{retry}: submitted again; it goes on from its finished regions")
+        print_text(f"{retry}: submitted again; it resumes from its finished regions")
         return
     if cancel is not None:
         if all(record.job_id != cancel for record in geotile.jobs(queue, state)):

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,6 +160,10 @@ def _check_picture(path: Path) -> None:
     """Check that a picture can be drawn to a path, before the image is opened."""
     if path.suffix.lower() not in _PICTURES:
         raise ArgumentError(f"--output must end in one of {', '.join(_PICTURES)}; got '{path}'")
+    if find_spec("matplotlib") is None:
+        raise ArgumentError(
+            "--output draws with matplotlib, which is not installed. Install it with pip install matplotlib"
+        )
     if not path.parent.is_dir():
         raise ArgumentError(f"--output must be in a folder that exists; there is no folder '{path.parent}'. Create it")
 
@@ -192,6 +197,7 @@ def demo(
     overlap: Annotated[
         int | None, typer.Option(help="In pixels. Default: 128, or 64 for your own image.", min=0)
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in FOLDER that exist.")] = False,
 ) -> None:
     """Show whole runs: paint a scene, serve a model on 127.0.0.1, detect, map the land cover, draw.
 
@@ -202,7 +208,9 @@ def demo(
 
     started, options = time.perf_counter(), endpoint_options(option)
     with err.status("detecting") if err.is_terminal else err:
-        result = run_demo(folder, image, model, size=size, tile_size=tile_size, overlap=overlap, options=options)
+        result = run_demo(
+            folder, image, model, size=size, tile_size=tile_size, overlap=overlap, options=options, overwrite=overwrite,
+        )  # fmt: skip
     rows = result.report.rows()
     if result.precision is not None and result.recall is not None:
         rows |= {"precision": f"{result.precision:.3f}", "recall": f"{result.recall:.3f}"}

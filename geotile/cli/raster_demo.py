@@ -15,6 +15,7 @@ from geotile.planning.plan import Plan
 from geotile.prediction import predict_to
 from geotile.testing import SCENE_CLASSES, scene_classifier, scene_embedder
 
+RASTER_RESULTS = ("classes.tif", "classes.parquet", "classes.png")
 _TILE, _OVERLAP = 512, 128
 _PATCH = 256  # side of the tiles that are compared
 _SHOWN = 8
@@ -36,7 +37,7 @@ def run_raster_demo(work: Plan, folder: Path, polygon_classes: tuple[str, ...] =
     list of Path
         The files.
     """
-    files = [folder / name for name in ("classes.tif", "classes.parquet", "classes.png")]
+    files = [folder / name for name in RASTER_RESULTS]
     predict_to(
         work.name, scene_classifier, files[0], tile_size=_TILE, overlap=_OVERLAP, blend="hann", classes=SCENE_CLASSES,
         polygons=files[1], polygon_classes=polygon_classes, min_area_px=400, min_hole_px=5000, overwrite=True,

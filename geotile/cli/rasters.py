@@ -41,7 +41,7 @@ def predict(
 ) -> None:  # fmt: skip
     """Run the model behind ENDPOINT over IMAGE and write what it says of each pixel: classes, scores or values.
 
-    With --checkpoint, `geotile resume` goes on where it was stopped. Exit status as of `geotile detect`.
+    With --checkpoint, `geotile resume` continues a run that was stopped. Exit status as of `geotile detect`.
     """
     checkpoint = options.get("checkpoint")
     of_endpoint = endpoint_options(option, headers, option_names(PredictToOptions))
@@ -71,7 +71,7 @@ def embed(
 ) -> None:  # fmt: skip
     """Run the model behind ENDPOINT over IMAGE and write a vector for each tile or patch.
 
-    With --checkpoint, `geotile resume` goes on where it was stopped. Exit status as of `geotile detect`.
+    With --checkpoint, `geotile resume` continues a run that was stopped. Exit status as of `geotile detect`.
     """
     checkpoint = options.get("checkpoint")
     of_endpoint = endpoint_options(option, headers, option_names(EmbedToOptions))

@@ -99,11 +99,6 @@ def bool_or_share(text: str) -> bool | float:
         raise ArgumentError(f"must be true, false or a share from 0 to 1; got {text!r}") from None
 
 
-def merge(text: str) -> str | None:
-    """Return "none" as None, and the name of a merge as it is."""
-    return None if text.lower() == "none" else text
-
-
 def threshold(text: str) -> float | dict[str, float]:
     """Return a number, or numbers by label.
 

@@ -154,7 +154,7 @@ def refuse_unknown(
             raise ArgumentError(hints[name])
         if name in elsewhere:
             raise ArgumentError(f"option {name!r} does not apply to {taker}{_elsewhere(name, taker)}; leave it out")
-        remedy = f"{taker} takes {', '.join(known)}"
+        remedy = f"{taker} takes {', '.join(map(repr, known))}"
         if near := get_close_matches(name, known, n=1, cutoff=0.6):
             remedy = f"did you mean {near[0]!r}?"
         elif near := get_close_matches(name, elsewhere, n=1, cutoff=0.6):

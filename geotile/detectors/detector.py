@@ -69,7 +69,9 @@ class Detector:
         std: Sequence[float] | None = None, metadata: ModelMetadata = NO_METADATA,
     ) -> None:  # fmt: skip
         if find_spec("PIL") is None:
-            raise ArgumentError("tiles are resized for a network by Pillow: pip install 'geotile[onnx]'")
+            raise ArgumentError(
+                "the tiles of a network need Pillow, which is not installed. Install it with pip install pillow"
+            )
         self.inputs, self.outputs, self.metadata = list(inputs), list(outputs), metadata
         check_inputs(self.inputs, metadata)
         given = class_names(labels)

@@ -1,4 +1,4 @@
-"""Detector that runs an ONNX file in onnxruntime (extra ``geotile[onnx]``)."""
+"""Detector that runs an ONNX file in onnxruntime (extra ``onnx``)."""
 
 from __future__ import annotations
 
@@ -200,7 +200,9 @@ def open_session_of(key: SessionKey) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ArgumentError("an ONNX model needs onnxruntime: pip install 'geotile[onnx]'") from None
+        raise ArgumentError(
+            "an ONNX model needs onnxruntime, which is not installed. Install it with pip install onnxruntime"
+        ) from None
 
     def open_session() -> Any:
         options = onnxruntime.SessionOptions()

@@ -92,7 +92,7 @@ class Georeference:
         -------
         list of shapely geometry
             The geometry, and, where the x axis of the CRS goes round the Earth, its copies one turn to either side: an
-            image may count longitudes from 0 to 360, or go on beyond 180.
+            image may count longitudes from 0 to 360, or continue beyond 180.
 
         Raises
         ------

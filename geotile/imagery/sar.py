@@ -1,4 +1,4 @@
-"""Complex (SAR) images: magnitudes for the model, and the georeference of SICDs and SIDDs (extra ``geotile[sar]``).
+"""Complex (SAR) images: magnitudes for the model, and the georeference of SICDs and SIDDs (extra ``sar``).
 
 A SICD (NGA.STND.0024) is a NITF whose XML describes the collection. GDAL presents its pixels as two bands, I and Q.
 Ground positions follow the SICD image projections document (NGA.STND.0024-3), as sarkit implements it: the range /
@@ -170,7 +170,7 @@ def sar_placement(place: Place, height: float | None) -> SicdPlacement | SiddPla
     except ImportError:
         raise ArgumentError(
             "the georeference of a SICD or SIDD needs sarkit, which is not installed. Install it with pip install "
-            "'geotile[sar]', or open the image with georeference=False"
+            "sarkit, or open the image with georeference=False"
         ) from None
     if _tree(place.sar_xml).getroot().tag.endswith("}SICD"):
         return SicdPlacement(place.sar_xml, height)

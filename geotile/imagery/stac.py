@@ -36,7 +36,7 @@ def stac_asset(item: Any, asset: str | None, argument: str = "uri") -> str:
         import pystac
     except ImportError:
         raise ArgumentError(
-            "a STAC item needs pystac, which is not installed. Install it with pip install 'geotile[stac]'"
+            "a STAC item needs pystac, which is not installed. Install it with pip install pystac"
         ) from None
     try:
         if isinstance(item, Mapping):

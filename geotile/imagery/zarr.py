@@ -167,7 +167,7 @@ def _open_store(path: str, options: ImageOptions) -> xr.Dataset:
         from geotile.imagery.zarr_store import checked_store
     except ImportError:
         raise ArgumentError(
-            "a Zarr store needs zarr, which is not installed. Install it with pip install 'geotile[zarr]'"
+            "a Zarr store needs zarr, which is not installed. Install it with pip install zarr"
         ) from None
     storage = {name: value for name, value in (options.storage_options or {}).items() if name != "total_timeout"}
     if storage and path.lower().startswith(("http://", "https://")):

@@ -20,7 +20,7 @@ from geotile.merging.seam_nms import SeamNms
 from geotile.merging.soft_nms import SoftNms
 
 _CLASSES: dict[str, type[Merge]] = dict(
-    zip(MERGE_NAMES, (SeamNms, Nms, SoftNms, GreedyNmm, Nmm, Union, PointNms), strict=True)
+    zip(MERGE_NAMES, (SeamNms, Nms, SoftNms, GreedyNmm, Nmm, Union, PointNms, KeepAll), strict=True)
 )
 _PARAMETERS = {
     "iou_threshold": ("iou_threshold", "threshold"), "overlap_metric": ("metric",),
@@ -34,7 +34,7 @@ def resolve_merge(merge: Any, options: Mapping[str, Any]) -> Merge:
     Parameters
     ----------
     merge : str, Merge or None
-        One of `MERGE_NAMES`, with parameters after a colon if there are any; None keeps all detections.
+        One of `MERGE_NAMES`, with parameters after a colon if there are any; None is "none".
     options : mapping
         Those of ``iou_threshold``, ``overlap_metric`` and ``class_agnostic`` that differ from their defaults.
 
@@ -55,7 +55,7 @@ def resolve_merge(merge: Any, options: Mapping[str, Any]) -> Merge:
         return KeepAll() if merge is None else merge
     name, colon, text = merge.partition(":")
     if name not in _CLASSES:
-        raise ArgumentError(f"merge must be one of {', '.join(map(repr, MERGE_NAMES))} or None; got {merge!r}")
+        raise ArgumentError(f"merge must be one of {', '.join(map(repr, MERGE_NAMES))}; got {merge!r}")
     cls = _CLASSES[name]
     known = inspect.signature(cls).parameters
     given = {_parameter(each, known): value for each, value in (_parameters(text, merge) if colon else {}).items()}

@@ -40,13 +40,13 @@ class SeamNms(Merge):
     - Two detections of one tile are compared as in `Nms`. So are two of different tiles that are not cut. If all edges
       of the latter agree, and only their intersection over the smaller one is larger than the threshold, one of the
       tiles saw too little of the object: they are joined.
-    - Two of different tiles, at least one of them cut, *show one object* if the edges that both tiles saw agree, and
-      their intersection is larger than the threshold of the smaller one, or of the union within the window that both
-      tiles saw, whatever their labels. Of shapes other than boxes, the latter is enough. If the tiles share less than
-      twice `seam_px`, they show one object if both end at that seam, at most a quarter of `seam_px` apart, and agree
-      along it.
+    - Two of different tiles, at least one of them cut, can *show one object*, whatever their labels. They do if the
+      edges that both tiles saw agree, and their intersection is larger than the threshold of the smaller one, or of
+      the union within the window that both tiles saw. Of shapes other than boxes, the latter is enough. If the tiles
+      share less than twice `seam_px`, they show one object if both end at that seam, at most a quarter of `seam_px`
+      apart, and agree along it.
     - What shows the same object as one that is not cut is dropped. So is what lies by more than the threshold inside a
-      higher one of the same label, or inside one that goes on where it is cut, in view of that one's tile. Parts that
+      higher one of the same label, or inside one that continues where it is cut, in view of that one's tile. Parts that
       show one object are joined, directly or through others, but never two of one tile that overlap by no more than the
       threshold: the highest part of a group takes in those that it is connected with, highest first; then the highest
       that is left does. One that stays alone is dropped if it lies by more than the threshold inside one that it is

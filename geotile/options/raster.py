@@ -65,7 +65,7 @@ class RasterOptions(Options):
         if self.classes is not None:
             _check_classes(self.classes)
         if self.blend == "vote" and self.output != "classes":
-            raise ArgumentError(f"blend='vote' chooses a class, and output is {self.output!r}; use 'hann' or 'mean'")
+            raise ArgumentError(f"blend='vote' needs output='classes'; got output={self.output!r}. Use blend='hann'")
         for name in ("threshold", "score_dtype", "activation"):
             wanted = {"threshold": ("classes",), "score_dtype": ("scores",), "activation": ("classes", "scores")}[name]
             if name in self.changed() and self.output not in wanted:
@@ -129,7 +129,7 @@ class PolygonOptions(Options):
             check_not_negative(getattr(self, name), name, "pixels")
         given = [name for name in option_names(PolygonOptions) if name in self.changed()]
         if given and self.polygons is None:
-            raise ArgumentError(f"{given[0]} would have no effect without polygons, the file to write them to; give it")
+            raise ArgumentError(f"{given[0]} would have no effect without polygons=; give the file to write them to")
 
     @property
     def of_polygons(self) -> dict[str, Any]:
@@ -150,7 +150,9 @@ class PredictToOptions(PredictJobOptions, PolygonOptions, RunOptions):
 
     def _check(self) -> None:
         if self.polygons is not None and self.output != "classes":
-            raise ArgumentError(f"polygons are those of classes, and output is {self.output!r}; leave polygons out")
+            raise ArgumentError(
+                f"polygons must be given with output='classes'; got output={self.output!r}. Leave polygons out"
+            )
         if self.crs is not None and self.polygons is None:
             raise ArgumentError("crs would have no effect: a raster has the CRS of its image. It is that of polygons=")
 

@@ -141,8 +141,8 @@ class MergingOptions(ScoreOptions):
     merge: str | Merge | None = option(
         "seam", 'How detections of overlapping tiles are merged: "seam" is non-maximum suppression that joins what '
         'tiles cut; "nms", "soft-nms", "greedy-nmm", "nmm", "union" and "point-nms" are `geotile.Nms` and so on, with '
-        'parameters as in "soft-nms:sigma=0.5"; None keeps the detections of all tiles.',
-        type="str, Merge or None", from_text=from_text.merge, metavar="NAME[:NAME=VALUE,...]|none",
+        'parameters as in "soft-nms:sigma=0.5"; "none" or None keeps the detections of all tiles.',
+        type="str, Merge or None", from_text=str, metavar="NAME[:NAME=VALUE,...]|none",
         flag_doc="How detections of overlapping tiles are merged: seam (suppression that joins what tiles cut), nms, "
         "soft-nms, greedy-nmm, nmm, union, point-nms, with parameters as in soft-nms:sigma=0.5; none keeps the "
         "detections of all tiles.",
@@ -167,7 +167,7 @@ class MergingOptions(ScoreOptions):
         if isinstance(self.merge, type):
             raise ArgumentError(f"merge must be an object such as geotile.{self.merge.__name__}(), not its class")
         if isinstance(self.merge, str) and self.merge.partition(":")[0] not in MERGE_NAMES:
-            raise ArgumentError(f"merge must be one of {', '.join(map(repr, MERGE_NAMES))} or None; got {self.merge!r}")
+            raise ArgumentError(f"merge must be one of {', '.join(map(repr, MERGE_NAMES))}; got {self.merge!r}")
 
     @property
     def of_merge(self) -> dict[str, Any]:

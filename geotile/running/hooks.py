@@ -24,5 +24,5 @@ class RunHooks:
     """``around(run, grid)`` is entered while the run of that name asks the model; if it raises at its end, there is no
     result. A run whose model answers rasters or vectors enters it twice: for its first tile, and for all."""
     waiting: Callable[[str], None] | None = None
-    """Function that is called again and again while the model is waited for, with the reason of the wait; what it
-    raises ends the wait."""
+    """Function that is called again and again while geotile waits for the model, with the reason; what it raises ends
+    the wait."""

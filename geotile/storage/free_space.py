@@ -31,7 +31,7 @@ def note_of_space(folder: Folder, needed: int) -> str | None:
         return None
     return (
         f"the output has up to {_size(needed)} before compression, and {there} has {_size(free)} free. With "
-        "checkpoint= a run whose disk fills up goes on when there is room"
+        "checkpoint= a run whose disk fills up resumes when there is room"
     )
 
 
