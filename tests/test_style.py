@@ -6,7 +6,6 @@ import documentation_style as style
 import pytest
 
 _MOST_WORDS = 40
-_LEFT = {"geotile.cancel", "geotile.retry"}  # docstrings that still have such words
 AVOIDED = {
     r"\bgo(?:es|ing|ne)? on\b|\bwent on\b": "resume, or continue",
     r"\bwaited for\b": "geotile waits for",
@@ -25,7 +24,7 @@ AVOIDED = {
 @pytest.fixture(scope="module")
 def texts():
     docstrings = [each for name, text in style.docstrings() for each in style.sentences(style.prose(text), name)]
-    return style.pages() + [each for each in docstrings if each.place not in _LEFT]
+    return style.pages() + docstrings
 
 
 @pytest.fixture(scope="module")
