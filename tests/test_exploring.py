@@ -10,6 +10,7 @@ import xarray as xr
 from folium.raster_layers import ImageOverlay
 
 import geotile
+from geotile.results.class_legend import frame_colours
 from geotile.testing import bright_objects, write_example
 
 JOB = {"tile_size": 128, "overlap": 32}
@@ -31,6 +32,18 @@ def test_the_image_lies_on_its_ground(computed):
     np.testing.assert_allclose((west, south, east, north), ground, atol=5e-6)  # a pixel of 0.3 m
     assert found.to_crs("EPSG:4326").within(shapely.box(west, south, east, north)).all()
     assert "object (3)" in view.get_root().render()
+
+
+def test_numbers_are_short_and_the_layers_are_a_legend():
+    found = gpd.GeoDataFrame(
+        {"label": ["car", "ship"], "score": np.float32([0.87654321, 0.1]), "length_m": [12.345678901, np.nan]},
+        geometry=[shapely.Point(4, 52), shapely.Point(4.1, 52)], crs="EPSG:4326",
+    )  # fmt: skip
+    page = geotile.explore(found).get_root().render()
+    assert re.search(r'"score": 0\.877\b', page)
+    assert re.search(r'"length_m": 12\.346\b', page)
+    for name, colour in frame_colours(found).items():
+        assert f'\\u003cspan style=\\"color:{colour}\\"\\u003e\\u0026#9632;\\u003c/span\\u003e {name} (1)' in page
 
 
 def test_each_label_has_a_layer_and_rows_without_a_place_are_left_out():

@@ -6,7 +6,6 @@ import documentation_style as style
 import pytest
 
 _MOST_WORDS = 40
-_LEFT = {"geotile.cancel", "geotile.retry"}  # docstrings that still have such words
 AVOIDED = {
     r"\bgo(?:es|ing|ne)? on\b|\bwent on\b": "resume, or continue",
     r"\bwaited for\b": "geotile waits for",
@@ -25,7 +24,7 @@ AVOIDED = {
 @pytest.fixture(scope="module")
 def texts():
     docstrings = [each for name, text in style.docstrings() for each in style.sentences(style.prose(text), name)]
-    return style.pages() + [each for each in docstrings if each.place not in _LEFT]
+    return style.pages() + docstrings
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,6 @@ def test_a_docstring_of_a_field_is_a_noun_phrase():
 def test_nothing_installs_another_package_named_geotile():
     """geotile is not on PyPI, and another package there has its name."""
     paths = [*style.PAGES, *(style.ROOT / "notebooks").glob("*.ipynb"), *(style.ROOT / "geotile").rglob("*.py")]
-    paths = [path for path in paths if "results" not in path.parts]
     found = [path for path in paths if re.search(r"pip install '?geotile(?:\[|'|\Z|$)", path.read_text("utf-8"), re.M)]
     assert not found
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SIDE_PX = 2048  # of the picture of the image
 _MAX_ROWS = 50_000  # a browser draws each shape on its own
+_DECIMALS = 3  # of the numbers beside the pointer
 _SHOWN = ("label", "score", "class", "length_m", "width_m", "heading_deg", "area_m2", "tile")
 
 
@@ -30,8 +31,9 @@ _SHOWN = ("label", "score", "class", "length_m", "width_m", "heading_deg", "area
 def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> folium.Map:
     """Show detections or polygons on an interactive map, with the image under them.
 
-    The picture of the image is made from its overviews, with at most 2,048 pixels a side. A colour stays with a label.
-    It needs folium: ``pip install 'geotile[map]'``.
+    The picture of the image is made from its overviews, with at most 2,048 pixels a side. A colour stays with a label,
+    and the list of layers is its legend. Drawing needs folium (``pip install folium``). The browser that shows the map
+    needs the internet: for the JavaScript of the map and, without an image, for a base map from OpenStreetMap.
 
     Parameters
     ----------
@@ -64,13 +66,17 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
     try:
         import folium
     except ImportError:
-        raise ArgumentError("maps are drawn by folium: pip install 'geotile[map]'") from None
+        raise ArgumentError(
+            "maps are drawn by folium, which is not installed. Install it with pip install folium"
+        ) from None
     _check(found)
     drawn = found.to_crs("EPSG:4326")
     shown = [name for name in _SHOWN if name in drawn and name != drawn.geometry.name]
     drawn = gpd.GeoDataFrame(drawn[shown], geometry=drawn.geometry)
     for name in shown:
-        if drawn[name].dtype.kind not in "biuf":  # text has several types in pandas
+        if drawn[name].dtype.kind == "f":
+            drawn[name] = drawn[name].astype(float).round(_DECIMALS)
+        elif drawn[name].dtype.kind not in "biu":  # text has several types in pandas
             drawn[name] = drawn[name].map(lambda text: html.escape(str(text)))  # Leaflet reads text as HTML
     drawn = drawn[~(drawn.geometry.is_empty | drawn.geometry.isna())]
     view = folium.Map(tiles=None if image is not None else "OpenStreetMap", control_scale=True, max_zoom=24)
@@ -111,7 +117,7 @@ def _layer(rows: gpd.GeoDataFrame, name: str, colour: str) -> Any:
     fields = [each for each in rows.columns if each != rows.geometry.name and not rows[each].isna().all()]
     return folium.GeoJson(
         rows.to_json(),
-        name=name,
+        name=f'<span style="color:{colour}">&#9632;</span> {name}',  # the list of layers is the legend
         style_function=lambda _: {"color": colour, "weight": 2, "fillOpacity": 0.1},
         marker=folium.CircleMarker(radius=4, color=colour),
         tooltip=folium.GeoJsonTooltip(fields) if fields else None,

@@ -52,7 +52,9 @@ def zarr_module() -> Any:
     try:
         import zarr
     except ImportError:
-        raise ArgumentError("rasters are written through zarr: pip install 'geotile[zarr]'") from None
+        raise ArgumentError(
+            "rasters are written through zarr, which is not installed. Install it with pip install zarr"
+        ) from None
     return zarr
 
 

@@ -28,7 +28,7 @@ _OF_SQS = (
 def retry(job_id: str, queue: str | os.PathLike[str], state: str | os.PathLike[str] | None = None) -> JobRecord:
     """Submit the request of a job again that failed or was cancelled.
 
-    The request is copied from ``failed/`` into the queue. The job has all its attempts again, and goes on from its
+    The request is copied from ``failed/`` into the queue. The job has all its attempts again, and resumes from its
     finished regions, images and outputs. A job that was cancelled and still waits in the queue is no longer cancelled.
 
     Parameters

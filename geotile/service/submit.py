@@ -113,7 +113,7 @@ def cancel(
     """Cancel a job of a queue: the service that has it stops it within seconds, or does not start it.
 
     Its status becomes ``"CANCELLED"``, and its request goes where failed ones go. Its finished regions are kept: if the
-    request is submitted again, the job goes on from there.
+    request is submitted again, the job resumes from there.
 
     Parameters
     ----------
