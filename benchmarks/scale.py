@@ -354,7 +354,9 @@ def measured(side: int) -> dict[str, float]:
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["size", "predict", "computed", "workers", "simulate", "agree", "one", "one-raster"])
+    parser.add_argument(
+        "what", choices=["size", "predict", "computed", "workers", "simulate", "agree", "one", "one-raster"]
+    )
     parser.add_argument("--side", type=int, default=SIDE)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder")
