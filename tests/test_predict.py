@@ -874,7 +874,7 @@ def test_one_tile_that_fails_does_not_stop_the_run_even_if_it_is_the_first(tmp_p
 
 @pytest.mark.parametrize("status", [400, 500, 503])
 def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_path, status):
-    path, pixels = scene(tmp_path, (150, 170))
+    path, _ = scene(tmp_path, (150, 170))
     asked = []
 
     def answer(body):
@@ -892,7 +892,7 @@ def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_pat
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(tmp_path):
-    path, pixels = scene(tmp_path, (150, 170))
+    path, _ = scene(tmp_path, (150, 170))
     left = [6]  # failures: more than tiles that are tried
 
     def answer(body):
