@@ -12,6 +12,9 @@ work on a Dask cluster of two processes). In ``aws`` a dead process's requests c
 
 ``python benchmarks/serve.py burst`` puts 1,000 requests for two endpoints, one ten times slower, into a folder, and prints how long the jobs of
 each waited, beside those of the fast one alone.
+
+``python benchmarks/serve.py job`` prints the CPU time of a job of four tiles in the service's process, beside that of opening the image by rasterio,
+reading it and posting four tiles by requests.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import json
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -35,7 +39,9 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import rasterio
+import requests
 from kills import Asked, Cluster, crowd
+from rasterio.io import MemoryFile
 
 import geotile
 from geotile.testing import ModelServer
@@ -317,6 +323,38 @@ def waits(
     }  # fmt: skip
 
 
+def job(args: argparse.Namespace) -> None:
+    """Print the CPU time of a job."""
+    with tempfile.TemporaryDirectory(prefix="geotile-serve-") as place, ModelServer(crowd) as model:
+        image = noise(f"{place}/image.tif", 2 * TILE - OVERLAP, 0)
+        for number in range(args.rounds):
+            queues = [(Path(place) / f"{number}-{count}", count) for count in (20, 20 + args.requests)]
+            few, many = (cpu_s(queue, image, model.url, count) for queue, count in queues)
+            own, by_hand = (many - few) / args.requests, np.median([by_hand_s(image, model.url) for _ in range(100)])
+            print(f"a job {1e3 * own:.1f} ms of CPU, by hand {1e3 * by_hand:.1f} ms: {own / by_hand:.1f} x", flush=True)
+
+
+def cpu_s(queue: Path, image: str, url: str, count: int) -> float:
+    """Serve jobs in a process of its own; return its CPU time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    waits(queue, image, {"job": url}, {"job": count})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def by_hand_s(image: str, url: str) -> float:
+    """Open and read the image and post its tiles; return the CPU time of this thread."""
+    began, step = time.thread_time(), TILE - OVERLAP
+    with rasterio.open(image) as file:
+        pixels = file.read()
+    for y, x in ((0, 0), (0, step), (step, 0), (step, step)):
+        with MemoryFile() as memory:
+            with memory.open(driver="GTiff", count=1, height=TILE, width=TILE, dtype="uint8") as file:
+                file.write(pixels[:, y : y + TILE, x : x + TILE])
+            requests.post(url, data=memory.read(), headers={"Content-Type": "image/tiff"}).json()
+    return time.thread_time() - began
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -331,6 +369,10 @@ def main() -> None:
     other.add_argument("--requests", type=int, default=1000)
     other.add_argument("--latency", type=float, default=0.1, help="of the fast endpoint, seconds a tile")
     other.set_defaults(run=burst)
+    cost = parts.add_parser("job")
+    cost.add_argument("--requests", type=int, default=100)
+    cost.add_argument("--rounds", type=int, default=3)
+    cost.set_defaults(run=job)
     args = parser.parse_args()
     args.run(args)
 

@@ -108,9 +108,9 @@ def test_a_crop_gives_the_detections_of_the_same_crop_in_memory(path, cut, regio
 
 def test_only_the_blocks_of_a_crop_are_read(path, monkeypatch):
     read = []
-    raw = Source._raw
+    raw = Source.read_file
     monkeypatch.setattr(
-        Source, "_raw", lambda self, window, valid, out=None: (read.append(window), raw(self, window, valid))[1]
+        Source, "read_file", lambda self, window, valid, out=None: (read.append(window), raw(self, window, valid))[1]
     )
     geotile.detect(geotile.open_image(path)[:, 130:190, 200:310], crowd, tile_size=40, overlap=10)
     assert all(130 <= w.y0 < w.y1 <= 190 and 200 <= w.x0 < w.x1 <= 310 for w in read)

@@ -1,5 +1,8 @@
 """`detect` against flat NMS over all tiles, on every scheduler."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import dask
 import numpy as np
 import pytest
@@ -10,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import geotile
+from geotile.core.daemon_pool import DaemonPool
 from geotile.geometry.georeference import Georeference
 from geotile.imagery.overlap import map_overlap
 from geotile.imagery.source import Source
+from geotile.testing import bright_objects, write_example
 
 BOX = ["xmin", "ymin", "xmax", "ymax"]
 
@@ -390,3 +395,32 @@ def test_the_report_counts_what_ends_at_a_seam(write_tiff):
         assert len(found) == 3 or merge == "nms"
     assert counts[60, "seam"] == counts[0, "seam"] == 0  # parts are joined
     assert counts[60, "nms"] > 0 < counts[0, "nms"]
+
+
+@pytest.mark.parametrize("regions", [1, 4])
+def test_a_file_of_one_region_is_read_by_the_thread_that_asks(regions, monkeypatch):
+    """A new thread costs PROJ 7 ms; the main thread must see an interrupt, and several regions share the cores."""
+    path, readers, read = write_example(), [], Source.read
+    monkeypatch.setattr(Source, "read", lambda *args: (readers.append(threading.current_thread().name), read(*args))[1])
+    job = {"tile_size": 64, "overlap": 16, "region_size": 256 // (1 if regions == 1 else 2)}
+    with ThreadPoolExecutor(1, "asks") as pool:
+        found = pool.submit(geotile.detect, path, bright_objects, **job).result()
+    assert {name.startswith("asks") for name in readers} == {regions == 1}
+    readers.clear()
+    assert_geodataframe_equal(found, geotile.detect(path, bright_objects, **job))
+    assert not any(name.startswith("MainThread") for name in readers)
+
+
+def test_a_call_for_which_no_thread_can_start_is_not_made(monkeypatch):
+    made = []
+    with DaemonPool(2, "example") as pool:
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(RuntimeError, match="new thread"):
+                pool.submit(made.append, 1)
+        pool.submit(made.append, 2).result()
+    assert made == [2]
+
+
+def no_thread(self):
+    raise RuntimeError("can't start new thread")

@@ -26,13 +26,13 @@ COLUMNS = ["xmin", "ymin", "xmax", "ymax", "score", "label"]
 def counted(monkeypatch):
     """Pixels asked of the file, band by band."""
     asked = []
-    real = Source._raw
+    real = Source.read_file
 
     def raw(self, window, valid, out=None):
         asked.append(window)
         return real(self, window, valid, out)
 
-    monkeypatch.setattr(Source, "_raw", raw)
+    monkeypatch.setattr(Source, "read_file", raw)
     return asked
 
 

@@ -4,11 +4,13 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
 import geotile
 from geotile import ImageOpenError, open_image
@@ -168,3 +170,19 @@ def test_corrupt_files_end_cleanly(shared):
         assert (outcomes[path.name] == "SUCCESS") == _can_be_read(path), path.name
         assert found.attrs["report"].tiles_without_data == 0, path.name
     assert sum(outcome == "refused" for outcome in outcomes.values()) == 5
+
+
+def test_an_image_that_is_opened_again_is_as_its_files_are_now(tmp_path, write_tiff):
+    """The lazy image is kept for as long as its header stays the same; each caller gets a copy."""
+    path = write_tiff(np.zeros((1, 8, 8), np.uint8), crs=None, transform=None)
+    first = open_image(path)
+    first.attrs["note"] = "mine"
+    again = open_image(path)
+    assert "note" not in again.attrs
+    assert again.rio.crs is None
+    beside = Path(path).with_suffix(".tfw")
+    beside.write_text("2\n0\n0\n-2\n1001\n1999\n")
+    assert open_image(path).rio.transform() == Affine(2, 0, 1000, 0, -2, 2000)
+    beside.write_text("3\n0\n0\n-3\n1001.5\n1998.5\n")
+    assert open_image(path).rio.transform() == Affine(3, 0, 1000, 0, -3, 2000)
+    assert open_image(path, bands=1, georeference=False).rio.transform() == Affine.identity()

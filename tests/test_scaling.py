@@ -51,7 +51,7 @@ def test_scaling_is_lazy_and_stays_windows_of_the_file(write_tiff, deep, monkeyp
     path = write_tiff(deep, nodata=0)
     from geotile.imagery.source import Source
 
-    monkeypatch.setattr(Source, "_raw", None)
+    monkeypatch.setattr(Source, "read_file", None)
     scaled = pickle.loads(pickle.dumps(geotile.rescale(open_image(path), 0, 4000)))
     work = geotile.plan(scaled, tile_size=64, overlap=16)
     monkeypatch.undo()

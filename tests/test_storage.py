@@ -1,5 +1,6 @@
 """Images in object storage: a real S3 API behind a proxy that counts, workers without credentials, faults."""
 
+import itertools
 import logging
 import pickle
 import time
@@ -86,6 +87,24 @@ def test_hardly_a_byte_twice_whatever_the_tiles(store, cog):
         assert found.attrs["report"].status == "SUCCESS"
         assert found.attrs["report"].regions >= 4
         assert store.bytes <= 1.15 * full, (tile_size, overlap, store.bytes / full)
+
+
+def test_refused_ranges_are_asked_for_again_alone(store, cog):
+    """GDAL drops all ranges of a read if one is refused, and goes on block by block: four times the requests."""
+    path, full = cog
+    uri = upload(store, path, "refused.tif")
+    want = open_image(uri, storage_options=options(store), chunks=2048)[:, :4096].compute()
+    uri = upload(store, path, "refused-too.tif")
+    image = open_image(uri, storage_options=options(store), chunks=2048)
+    store.clear()
+    number = itertools.count(1)
+    store.fault = lambda method, path: (503, {}, b"SlowDown") if next(number) % 5 == 0 else None
+    with dask.config.set(scheduler="threads", num_workers=2):
+        np.testing.assert_array_equal(image[:, :4096], want)
+    refused = sum(request.status == 503 for request in store.requests)
+    assert refused >= 5
+    assert len(store.requests) - refused <= 1.3 * 24  # as many as there are rows of blocks in the regions
+    assert store.bytes <= 1.15 * full * 4096 / 6144
 
 
 def test_a_regions_ranges_are_merged_and_asked_for_at_once(store, cog):

@@ -47,15 +47,26 @@ class DaemonPool(Executor):
         _pools.add(self)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Return the future of a call, which a thread makes as soon as one is free."""
+        """Return the future of a call, which a thread makes as soon as one is free.
+
+        Raises
+        ------
+        RuntimeError
+            If no thread can be started for it; then the call is not made.
+        """
         future: Future[Any] = Future()
         self._work.put((future, fn, args, kwargs))
         with self._lock:
             if len(self._threads) < self._max_workers and not self._idle.acquire(blocking=False):
                 name = f"{self._prefix}_{len(self._threads)}"
                 thread = threading.Thread(target=_work_on, args=(self._work, self._idle), name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    if future.cancel():  # else a thread has become free and makes the call
+                        raise
+                else:
+                    self._threads.append(thread)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from numbers import Integral
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -197,7 +197,7 @@ def waiting_elsewhere() -> Iterator[None]:
             _waiting -= leaves
 
 
-def compute_options(*, ahead: bool) -> dict[str, Any]:
+def compute_options(*, ahead: bool, single: bool = False) -> dict[str, Any]:
     """Return the options of a Dask ``compute``.
 
     Without an active client Dask's local scheduler is named explicitly: Dask would otherwise import `distributed` to
@@ -207,10 +207,15 @@ def compute_options(*, ahead: bool) -> dict[str, Any]:
     ----------
     ahead : bool
         Whether tasks wait for a remote model, so that more threads are worth having.
+    single : bool
+        Whether there is but one task to speak of. Then the calling thread computes it, unless it is the main one, which
+        must see an interrupt at once. A new thread costs the first image or CRS in it 7 ms: PROJ opens its database.
     """
     name = _scheduler() or "threads"
     if active_client() is not None or name not in _LOCAL:
         return {}
+    if single and name in ("threads", "threading") and current_thread() is not main_thread():
+        name = "synchronous"
     module, _, function = _LOCAL[name].partition(":")
     options: dict[str, Any] = {"scheduler": getattr(import_module(module), function)}
     workers = threads() + (min(_MAX_WAITING, threads()) if ahead else 0)

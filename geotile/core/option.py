@@ -147,9 +147,11 @@ def refuse_unknown(
     Traceback (most recent call last):
     geotile.ArgumentError: unknown option 'tilesize'; did you mean 'tile_size'?
     """
+    if not (unknown := set(given).difference(known)):
+        return
     known = sorted(known)
     elsewhere = sorted(option_names(*_subclasses(Options)) - set(known))
-    for name in sorted(set(given) - set(known)):
+    for name in sorted(unknown):
         if hints and name in hints:
             raise ArgumentError(hints[name])
         if name in elsewhere:

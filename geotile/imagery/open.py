@@ -17,6 +17,7 @@ from rioxarray.rioxarray import affine_to_coords
 from geotile.core.checks import as_pair, check_path
 from geotile.core.option import with_options
 from geotile.core.redact import redact
+from geotile.core.registry import Registry
 from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.geometry.coordinates import is_upright
@@ -35,6 +36,8 @@ from geotile.options import ImageOptions, OpenOptions
 from geotile.public import public
 from geotile.storage.location import Location, locate
 
+_MAX_KEPT_COORDINATES = 2**16
+_images = Registry[Any, tuple[Header, xr.DataArray]](16)  # a service opens the image of a job four times
 _ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset", "scaled", "max_block_bytes")
 
 
@@ -102,6 +105,21 @@ def opened(uri: Any, options: ImageOptions, chunks: Any = "auto", argument: str 
         locate(name, options.storage_options), subdataset=options.subdataset, bands=options.bands,
         allow_vrt=options.allow_vrt, sidecars=options.sidecars, max_block_bytes=options.max_block_bytes,
     )  # fmt: skip
+    given = options.part(ImageOptions).changed()
+    given.pop("storage_options", None)  # the location of the source has them
+    key = header.source, name, repr(chunks), repr(given)
+    kept = None if options.dem is not None else _images.peek(key)
+    if kept is not None and kept[0] == header:
+        return kept[1].copy(deep=False)
+    image = _image(header, options, chunks)
+    image.encoding = {"source": redact(name)}
+    if sum(image.shape[1:]) <= _MAX_KEPT_COORDINATES:
+        _images.put(key, (header, image.copy(deep=False)))
+    return image
+
+
+def _image(header: Header, options: ImageOptions, chunks: Any) -> xr.DataArray:
+    """Return the lazy image of a header."""
     place = header.place if options.georeference else NO_PLACE
     source, names = expanded(header.source, header.band_names, header.colormap if options.palette == "expand" else None)
     source = remapped(source, options.sar, header.place)
@@ -113,7 +131,6 @@ def opened(uri: Any, options: ImageOptions, chunks: Any = "auto", argument: str 
     if options.resolution is not None:
         source = _resampled(source, image, options.resolution)
         image = _lazy(source, chunks, place, placement, header)
-    image.encoding = {"source": redact(name)}
     return image
 
 

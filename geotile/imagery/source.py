@@ -21,6 +21,7 @@ from geotile.grid.tile_grid import Window
 from geotile.imagery.masks import has_data, missing_blocks, spread_blocks
 from geotile.imagery.open_files import FileKey, close_dataset, dataset, is_retryable, late_note
 from geotile.imagery.pixels import Pixels, Step
+from geotile.imagery.refused_ranges import read_ranges
 from geotile.storage.location import Location
 
 CELL = 512  # a resampled image is computed in cells of this size, so that its pixels do not depend on the window
@@ -163,8 +164,7 @@ class Source:
         """
         whole, started = self.to_whole_image(window), time.monotonic()
         try:
-            with self.location.environment(), np.errstate(all="ignore"):
-                values, data = self._cells(whole, valid) if self.resampled else self._raw(whole, valid, out)
+            values, data = self._cells(whole, valid) if self.resampled else read_ranges(self, whole, valid, out)
         except READ_ERRORS as error:
             late = late_note(self.location, started, self.location.total_s)
             failed = self.unreadable(window, redact(error_text(error)) + late)
@@ -234,12 +234,12 @@ class Source:
         y = (int(down) + window.y0 // self.block_yx[0]) * self.block_yx[0]
         x = (int(across) + window.x0 // self.block_yx[1]) * self.block_yx[1]
         try:
-            self._raw(Window(y, y + 1, x, x + 1), valid=False)
+            self.read_file(Window(y, y + 1, x, x + 1), valid=False)
         except READ_ERRORS:
             return False
         return True
 
-    def _raw(self, window: Window, valid: bool, out: NDArray[Any] | None = None) -> Pixels:
+    def read_file(self, window: Window, valid: bool, out: NDArray[Any] | None = None) -> Pixels:
         """Return a window of the file at full resolution, before all steps."""
         file, area = dataset(self.file_key), rasterio.windows.Window.from_slices(*window.slices)
         values: NDArray[Any] = file.read(list(self.bands), window=area, out=out)
@@ -252,9 +252,7 @@ class Source:
         stored = ~spread_blocks(missing, window, self.block_yx)
         return Pixels(values, stored if data is None else data & stored)
 
-    def _validity(
-        self, file: rasterio.DatasetReader, values: NDArray[Any], **area: Any
-    ) -> NDArray[np.bool_] | None:  # fmt: skip
+    def _validity(self, file: rasterio.DatasetReader, values: NDArray[Any], **area: Any) -> NDArray[np.bool_] | None:
         """Return the pixels with data: by nodata and NaN, and the mask or the alpha band of the file."""
         data = has_data(values, self.nodata)
         for mask in (
@@ -272,7 +270,8 @@ class Source:
         for y in range(window.y0 // CELL * CELL, window.y1, CELL):
             for x in range(window.x0 // CELL * CELL, window.x1, CELL):
                 cell = Window(y, min(y + CELL, self.whole_yx[0]), x, min(x + CELL, self.whole_yx[1]))
-                part = self._cell(cell, valid)
+                with self.location.environment(), np.errstate(all="ignore"):
+                    part = self._cell(cell, valid)
                 shared = cell.intersection(window)
                 values[:, *shared.within(window).slices] = part.values[:, *shared.within(cell).slices]
                 if data is not None and part.valid is not None:

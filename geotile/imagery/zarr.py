@@ -62,7 +62,8 @@ class ZarrSource(Source):
             values = each(values)
         return Pixels(values, data)
 
-    def _raw(self, window: Window, valid: bool, out: NDArray[Any] | None = None) -> Pixels:
+    def read_file(self, window: Window, valid: bool, out: NDArray[Any] | None = None) -> Pixels:
+        """Return a window of the variable, before all steps."""
         values = self._values(window)
         if out is not None:
             out[:] = values

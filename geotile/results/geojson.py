@@ -37,11 +37,13 @@ def features(detections: gpd.GeoDataFrame, *, exact: bool = False) -> Iterator[d
         Whether coordinates keep all digits and rings are wound as the model returned them, as in OversightML's outputs.
         By default coordinates have seven decimals (about 1 cm), and rings are wound as RFC 7946, 3.1.6 requires.
     """
+    detections = detections.copy()
+    detections.attrs = {}  # pandas copies the report with every column that is taken out
     placed = _on_earth(detections)
     if not exact:
         rounded = shapely.transform(placed, lambda xy: xy.round(_LONGITUDE_DIGITS))
         placed = np.asarray(shapely.orient_polygons(rounded), object)
-    rows = zip(placed, _geometries(placed), _properties(from_text(detections.copy())), strict=True)
+    rows = zip(placed, _geometries(placed), _properties(from_text(detections)), strict=True)
     for shape, geometry, properties in rows:
         feature: dict[str, Any] = {"type": "Feature", "geometry": None}
         if "id" in properties:

@@ -30,7 +30,7 @@ GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block twice, so a larger cache b
 Settings = dict[str, str]
 _TIMEOUT_S = 20  # without receiving a byte
 TOTAL_TIMEOUT_S = 300  # for a whole answer
-_ATTEMPTS = 5  # of a request that finds out whether a file exists
+_ATTEMPTS = 6  # of a request; the pauses between them are 4 s in all
 _AUTHORITIES = "GDAL_CURL_CA_BUNDLE"  # CURL_CA_BUNDLE has no effect: rasterio's wheels set this one, to certifi's
 
 # GDAL's configuration for everything that it reads over a network.
@@ -39,7 +39,7 @@ _REMOTE: Settings = {
     "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": f"{64 * 2**20}",  # the ranges of a region are requested at once, not row by row
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MAX_RETRY": f"{_ATTEMPTS - 1}",
-    "GDAL_HTTP_RETRY_DELAY": "0.2",
+    "GDAL_HTTP_RETRY_DELAY": "0.1",  # each further pause is twice as long, or a little more
     "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
@@ -78,7 +78,7 @@ class Location:
 
     @property
     def opening_s(self) -> float:
-        """Maximum time for an answer while the file is opened: GDAL asks up to five times whether it exists."""
+        """Maximum time for an answer while the file is opened: GDAL asks up to six times whether it exists."""
         return max(1.0, self.total_s / _ATTEMPTS)
 
     def for_opening(self) -> Location:
