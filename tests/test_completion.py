@@ -46,7 +46,11 @@ class Bash:
 
     def __init__(self, home: Path):
         self.controller, terminal = pty.openpty()
-        shown = ["bash", "-c", f"{Path(sys.executable).parent}/geotile --show-completion; true"]  # the shell is its parent
+        shown = [
+            "bash",
+            "-c",
+            f"{Path(sys.executable).parent}/geotile --show-completion; true",
+        ]  # the shell is its parent
         script = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
         settings = ["enable-bracketed-paste off", "bell-style none", "show-all-if-ambiguous on", "page-completions off"]
         bound = "".join(f"bind 'set {each}'\n" for each in settings)

@@ -110,8 +110,8 @@ class Run:
                     # the meantime, so the cause is the workers, not the region: compute again what is missing.
 
     def _compute_tree(self) -> Node:
-        is_file = self.priority is None  # computed arrays have tasks of their own
-        options = compute_options(ahead=self.remote, single=is_file and self.summary.regions == 1)
+        single = self.source is not None and self.summary.regions == 1  # computed arrays have tasks of their own
+        options = compute_options(ahead=self.remote, single=single)
         try:
             root: Node = self.tree.compute(**options)
             return root
