@@ -113,6 +113,8 @@ BENCHMARKS = (
     Benchmark(("storage.py",), (Wanted("S3, 512 px: time / async-tiff", "≤ 1", (r"tile 512.*?^geotile +([\d.]+)", r"tile 512.*?^async-tiff, obstore +([\d.]+)"), lambda a, b: a / b),)),
     Benchmark(("storage.py", "--faults", "--rounds", "2"),
               (Wanted("S3, every fifth request refused: time / async-tiff", "≤ 2", (r"^geotile +([\d.]+)", r"^async-tiff, obstore +([\d.]+)"), lambda a, b: a / b),)),
+    Benchmark(("storage.py", "--processes", "--rounds", "1"),
+              (Wanted("S3, two processes: bytes fetched / file", "1", (r"2 processes +[\d.]+ +[\d.]+ +[\d.]+ +\d+ +([\d.]+)",)),)),
     Benchmark(("serve.py", "burst", "--requests", "300"),
               (Wanted("burst: the fast jobs' wait beside slow ones / alone", "≤ 1.1", (r"against alone: ([\d.]+)",)),)),
     Benchmark(("rasters.py", "--rounds", "2"),

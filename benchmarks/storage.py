@@ -3,6 +3,7 @@
     python benchmarks/storage.py                  # 8,192 x 8,192 x 3, 512-px blocks, 30 ms a request
     python benchmarks/storage.py --latency 0
     python benchmarks/storage.py --faults         # what each makes of requests that are refused
+    python benchmarks/storage.py --processes      # what a second process costs
 
 The store is a small S3-like server in a process of its own on 127.0.0.1 (path-style GET, HEAD and
 ranges, sent from the file by the kernel, so that it costs little); it waits `--latency` before each
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -260,10 +261,30 @@ def by_geotile(url: str, tile: int, overlap: int) -> float:
     return in_two_threads(lambda w: float(read_shared(source, grid, w, False, "run").values.sum()), tile, overlap)
 
 
+def by_processes(url: str, tile: int, overlap: int) -> float:
+    """The regions as the workers of a cluster of two processes read them; starting the cluster is timed too."""
+    from distributed import Client, LocalCluster
+
+    import geotile
+    from geotile.imagery.overlap import map_overlap
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
+        how = {"endpoint_url": url}
+        work = geotile.plan(f"s3://{BUCKET}/cog.tif", tile_size=tile, overlap=overlap, storage_options=how)
+        regions = map_overlap(work.image, work.source, work.grid, "run")
+        return float(regions.map_blocks(region_sum, grid=work.grid, dtype="float64").sum().compute())
+
+
+def region_sum(region: Any, grid: Any, block_id: tuple[int, int, int]) -> np.ndarray:
+    """Sum of a region's pixels, its halo included, (1, 1, 1) float64."""
+    return np.full((1, 1, 1), float(region.read(grid.region_tiles(*block_id[1:]), False).values.sum()))
+
+
 CONTESTANTS = {
     "tile by tile, /vsis3": by_tiles, "/vsis3": by_gdal, "/vsis3, 2 threads": by_gdal_threads,
     "s3fs as opener": by_s3fs, "async-tiff, obstore": by_async_tiff, "geotile": by_geotile,
 }  # fmt: skip
+PROCESSES = {"/vsis3": by_gdal, "geotile": by_geotile, "geotile, 2 processes": by_processes}
 
 
 def one(name: str, url: str, tile: int, overlap: int) -> None:
@@ -277,7 +298,7 @@ def one(name: str, url: str, tile: int, overlap: int) -> None:
     began = time.perf_counter()
     total: float | str
     try:
-        total = CONTESTANTS[name](url, tile, overlap)
+        total = (CONTESTANTS | PROCESSES)[name](url, tile, overlap)
     except Exception as error:
         total = type(error).__name__
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -297,15 +318,17 @@ def measure(name: str, url: str, tile: int, overlap: int) -> dict[str, Any]:
         return json.loads(done.stdout.splitlines()[-1]) | json.load(answer)
 
 
-def compare(path: Path, tile: int, overlap: int, latency_s: float, rounds: int, refuse_every: int) -> None:
+def compare(
+    path: Path, tile: int, overlap: int, latency_s: float, rounds: int, refuse_every: int, names: Iterable[str]
+) -> None:  # fmt: skip
     arguments = ["--serve", str(path), "--latency", str(latency_s * 1000), "--refuse-every", str(refuse_every)]
     store = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         assert store.stdout is not None
         url = f"http://127.0.0.1:{store.stdout.readline().strip()}"
-        results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(rounds):
-            for name in CONTESTANTS:
+            for name in results:
                 results[name].append(measure(name, url, tile, overlap))
     finally:
         store.terminate()
@@ -331,6 +354,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=30.0, help="milliseconds a request")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--faults", action="store_true", help="refuse every fifth request")
+    parser.add_argument("--processes", action="store_true", help="what a second process costs")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     for hidden in ("--one", "--url", "--serve"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -346,9 +370,10 @@ def main() -> None:
 
         print(f"Python {platform.python_version()}, GDAL {rasterio.__gdal_version__}, {os.cpu_count()} cores")
         path = scene(given.folder)
-        sizes = [(1024, 128)] if given.faults else [(512, 64), (1024, 128), (2048, 1024)]
+        sizes = [(1024, 128)] if given.faults or given.processes else [(512, 64), (1024, 128), (2048, 1024)]
         for tile, overlap in sizes:
-            compare(path, tile, overlap, given.latency / 1000, given.rounds, 5 if given.faults else 0)
+            names = PROCESSES if given.processes else CONTESTANTS
+            compare(path, tile, overlap, given.latency / 1000, given.rounds, 5 if given.faults else 0, names)
 
 
 if __name__ == "__main__":
