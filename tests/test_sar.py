@@ -154,6 +154,6 @@ def test_what_of_sar_is_not_done_is_said(sicd, monkeypatch):
     with pytest.raises(ArgumentError, match="AMP8I_PHS8I"):
         remapped(source_of(open_image(path).data), "amplitude", Place(sar_xml=b"<PixelType>AMP8I_PHS8I</PixelType>"))
     monkeypatch.setitem(__import__("sys").modules, "sarkit.sicd", None)
-    with pytest.raises(ArgumentError, match=r"geotile\[sar\]"):
+    with pytest.raises(ArgumentError, match="pip install sarkit"):
         open_image(path)
     assert open_image(path, georeference=False).rio.crs is None
