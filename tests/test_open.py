@@ -172,6 +172,15 @@ def test_corrupt_files_end_cleanly(shared):
     assert sum(outcome == "refused" for outcome in outcomes.values()) == 5
 
 
+def test_regions_of_an_image_that_is_opened_again_are_those_of_the_threads_now(tmp_path, write_tiff):
+    path = write_tiff(np.zeros((3, 4096, 4096), np.uint8))
+    counts = []
+    for workers in (1, 8, 1):
+        with dask.config.set(scheduler="threads", num_workers=workers):
+            counts.append(len(geotile.open_image(path).chunks[1]))
+    assert counts[0] == counts[2] < counts[1]
+
+
 def test_an_image_that_is_opened_again_is_as_its_files_are_now(tmp_path, write_tiff):
     """The lazy image is kept for as long as its header stays the same; each caller gets a copy."""
     path = write_tiff(np.zeros((1, 8, 8), np.uint8), crs=None, transform=None)

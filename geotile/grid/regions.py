@@ -107,6 +107,11 @@ def _sequential_size(shape: tuple[int, int, int], itemsize: int) -> Pair:
     return max(1, min(height, _SEQUENTIAL_REGION_BYTES // (bands * itemsize * width))), width
 
 
+def auto_depends_on() -> tuple[Any, ...]:
+    """Return what the size of regions depends on besides the image where it is "auto"."""
+    return threads(), memory_per_thread(), dask.config.get("array.chunk-size")
+
+
 def _auto_size(grid: TileGrid, pixel_bytes: int, block_edges: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Pair:
     """Return height and width of a region in pixels: almost square, of the target area, at least one block."""
     (height, width), (tile_y, tile_x) = grid.shape_yx, (axis.tile for axis in grid.axes)

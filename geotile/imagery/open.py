@@ -23,7 +23,7 @@ from geotile.errors import ArgumentError, ImageOpenError
 from geotile.geometry.coordinates import is_upright
 from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
 from geotile.geometry.placement import GcpPlacement, Placement, RpcPlacement
-from geotile.grid.regions import plan_grid
+from geotile.grid.regions import auto_depends_on, plan_grid
 from geotile.grid.tile_grid import TileGrid
 from geotile.imagery.file_array import file_array
 from geotile.imagery.header import NO_PLACE, Header, Place, read_header
@@ -107,7 +107,7 @@ def opened(uri: Any, options: ImageOptions, chunks: Any = "auto", argument: str 
     )  # fmt: skip
     given = options.part(ImageOptions).changed()
     given.pop("storage_options", None)  # the location of the source has them
-    key = header.source, name, repr(chunks), repr(given)
+    key = header.source, name, repr(chunks), repr(given), auto_depends_on() if isinstance(chunks, str) else None
     kept = None if options.dem is not None else _images.peek(key)
     if kept is not None and kept[0] == header:
         return kept[1].copy(deep=False)
