@@ -13,11 +13,11 @@ import geopandas as gpd
 import numpy as np
 import xarray as xr
 
-from geotile.core.checks import check_path
+from geotile.core.checks import Pair, check_path
 from geotile.core.option import with_options
 from geotile.core.redact import redact
 from geotile.endpoints import Endpoint, resolve_endpoint
-from geotile.endpoints.raster import raster_of
+from geotile.endpoints.raster import RasterAnswer, raster_of
 from geotile.errors import ArgumentError
 from geotile.imagery.overlap import map_overlap
 from geotile.options import ImageOptions
@@ -183,7 +183,11 @@ def predict_into(
         run = RasterRun.of(prepared, endpoint, options, sinks, checkpoint).with_notes()
         if features is not None:
             features.try_out(_sample(run.template, options, features))
-        report = run.compute(options, hooks)
+        try:
+            report = run.compute(options, hooks)
+        except BaseException:
+            run.discard()
+            raise
         computed = time.perf_counter()
         run.end(report)
         try:
@@ -238,7 +242,14 @@ def prepared_raster(
     ready, traffic = ready_for_rasters(rasters, options, plan.source, folders, hooks)
     tiles = replace(tile_job(plan, ready, traffic, options, run_name(watched), errors), stops_run=not lazy)
     stored = resumed_job(checkpoint, plan, endpoint, options, "answer")
-    first = kept_answer(stored) or first_answer(plan, tiles, lambda answer, _: raster_of(answer), hooks)
+
+    def read(answer: Any, sent_yx: Pair) -> RasterAnswer:
+        found = raster_of(answer)
+        named = replace(found, classes=found.classes or ready.class_names)
+        raster_plan(plan.grid, named, sent_yx, options).form.check_first(found.values)  # else another tile is asked
+        return found
+
+    first = kept_answer(stored) or first_answer(plan, tiles, read, hooks)
     answer = replace(first.content, classes=first.content.classes or ready.class_names)
     raster = raster_plan(plan.grid, answer, first.sent_yx, options, auto=options.region_size == "auto")
     if stored is not None and options.region_size == "auto":
@@ -248,7 +259,6 @@ def prepared_raster(
     if raster.out.down > 1 and tiles.pad_value is None:
         tiles = replace(tiles, pad_value=plan.encoder.nodata or 0.0)
     reader = RasterReader(form=raster.form, grid=raster.out, first=first.content.without_values())
-    raster.form.check_first(first.content.values)  # what is wrong with one answer, is so with all
     job = RasterJob(
         run=tiles.run, grid=raster.grid, out=raster.out, form=raster.form, selected=plan.selected,
         tiles=replace(tiles, reader=reader), roi=plan.roi,

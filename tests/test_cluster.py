@@ -166,12 +166,29 @@ class UntilLeft:
         return crowd(tile)
 
 
-def test_a_worker_that_joins_and_cannot_do_the_run_leaves_at_once(path, want, tmp_path):
+WITHOUT = """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "geotile":
+            raise ImportError("no geotile here")
+sys.meta_path.insert(0, Nothing())
+"""
+OTHER = NO_GEOTILE.replace("raise metadata.PackageNotFoundError(name)", 'return "0.0.1"')
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (OTHER, f"it has geotile 0.0.1, and the run needs {geotile.__version__}"),
+        (WITHOUT, "ImportError: no geotile here"),
+    ],
+)
+def test_a_worker_that_joins_and_cannot_do_the_run_leaves_at_once(path, want, tmp_path, script, reason):
     late, said, flag = [], [], tmp_path / "left"
 
     def join():
-        other = NO_GEOTILE.replace("raise metadata.PackageNotFoundError(name)", 'return "0.0.1"')
-        code = f"{other}\nfrom distributed.cli.dask_worker import main\nmain()"
+        code = f"{script}\nfrom distributed.cli.dask_worker import main\nmain()"
         command = [sys.executable, "-c", code, cluster.scheduler_address, "--no-nanny", "--no-dashboard"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as worker:
             try:
@@ -191,7 +208,7 @@ def test_a_worker_that_joins_and_cannot_do_the_run_leaves_at_once(path, want, tm
     ):
         assert geotile.detect(path, UntilLeft(flag), progress=on_progress, **JOB).to_csv() == want
         late[0].join()
-        assert f"it has geotile 0.0.1, and the run needs {geotile.__version__}" in said[0]
+        assert reason in said[0]
         assert len(client.nthreads()) == 1
 
 

@@ -36,6 +36,19 @@ def test_a_row_for_each_tile(tmp_path, region, dtype):
     assert geotile.report(found).status == "SUCCESS"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_model_may_use_its_array_again(tmp_path, dtype):
+    path, _ = scene(tmp_path)
+    kept = np.empty(2, dtype)
+
+    def model(tile):
+        kept[:] = tile.mean(), tile.max()
+        return kept
+
+    found = np.stack(geotile.embed(path, model, dtype=dtype, **JOB)["embedding"])
+    assert len(np.unique(found, axis=0)) > 1
+
+
 def test_patches_have_footprints_of_their_own(tmp_path):
     path, pixels = scene(tmp_path, (64, 128))
 

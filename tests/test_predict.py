@@ -29,6 +29,7 @@ from geotile.endpoints.raster import RasterAnswer
 from geotile.grid.tile_grid import TileGrid, Window
 from geotile.imagery.region_pixels import ArrayRegion
 from geotile.imagery.source import Source
+from geotile.results import cog
 from geotile.results.raster_output import RasterOutput
 from geotile.running.raster import RasterPart, Strip
 from geotile.testing.server import decode_tile
@@ -653,7 +654,15 @@ def test_dask_knows_the_size_of_what_tasks_return():
     canvas = TrimCanvas(everywhere, 1, values.dtype, OutputGrid(TileGrid((512, 512), 512, 0), 1, 1))
     canvas.add([Answer(0, everywhere, values, None)])
     part = RasterPart(
-        canvas=canvas, failures=(), tiles=0, requests=0, retries=0, without_data=0, cancelled=False, timing={}
+        canvas=canvas,
+        failures=(),
+        failed=(),
+        tiles=0,
+        requests=0,
+        retries=0,
+        without_data=0,
+        cancelled=False,
+        timing={},
     )
     for result in (part, Strip(canvas, False, ()), ArrayRegion(values, everywhere, None)):
         assert dask.sizeof.sizeof(result) >= values.nbytes
@@ -942,6 +951,91 @@ def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_pat
         report = geotile.predict_to(path, url, tmp_path / "a.zarr", **options)
     assert len(report.failures) == 1
     assert f"HTTP {status}" in report.failures[0].reason
+
+
+@pytest.mark.parametrize("region", [48, 1000])
+def test_pixels_without_data_are_not_missing(tmp_path, region):
+    path, pixels = scene(tmp_path, (150, 170), nodata=0)
+    grid = TileGrid((150, 170), 48, 16)
+    failed, seen = {0, 7, 8}, np.zeros((150, 170), bool)
+    for number, window in grid.tiles():
+        seen[window.slices] |= number not in failed
+    with pytest.warns(geotile.FailedTilesWarning):
+        report = geotile.predict_to(
+            path, Failing(pixels, grid, failed), tmp_path / "a.zarr", tile_size=48, overlap=16, region_size=region
+        )
+    assert report.pixels_missing == int(((pixels[0] != 0) & ~seen).sum()) > 0
+
+
+@pytest.mark.parametrize("wrong", [np.full((2, 48, 48), np.nan), np.zeros((2, 31, 31)), np.zeros(3), "none"])
+def test_a_first_answer_that_cannot_be_used_is_that_of_its_tile_alone(tmp_path, wrong):
+    path, _ = scene(tmp_path, (150, 170))
+    asked = []
+
+    def model(tile):
+        asked.append(tile.tobytes())
+        return wrong if asked[-1] == asked[0] else bordered(tile)
+
+    with pytest.warns(geotile.FailedTilesWarning, match="1 of"):
+        report = geotile.predict_to(path, model, tmp_path / "a.zarr", tile_size=48, overlap=16)
+    assert len(report.failures) == 1
+
+
+def test_a_tile_that_cannot_be_read_is_not_the_first(tmp_path):
+    path, _ = scene(tmp_path, (150, 170), compress="deflate")
+    with rasterio.open(path) as file:
+        height, width = file.block_shapes[0]
+        offset = int(file.get_tag_item(f"BLOCK_OFFSET_{85 // width}_{75 // height}", "TIFF", bidx=1))
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * 64)
+    seen = []
+
+    def model(tile):
+        seen.append(tile.any())
+        return bordered(tile)
+
+    with pytest.warns(geotile.FailedTilesWarning):
+        geotile.predict_to(path, model, tmp_path / "a.zarr", tile_size=48, overlap=16)
+    assert all(seen)
+
+
+def test_a_file_that_the_disk_did_not_take_replaces_nothing(tmp_path, monkeypatch):
+    """GDAL's threads write to a full disk without an error."""
+    path, _ = scene(tmp_path, (600, 700))
+    copy, out = cog._copy_as_cog, tmp_path / "a.tif"
+    geotile.predict_to(path, bordered, out, tile_size=256, overlap=16)
+    before = out.read_bytes()
+
+    def damaged(plain, target, is_class):
+        copy(plain, target, is_class)
+        with rasterio.open(target) as file:
+            offset = int(file.get_tag_item("BLOCK_OFFSET_1_1", "TIFF", bidx=1))
+        with target.open("r+b") as file:
+            file.seek(offset)
+            file.write(bytes(40))
+
+    monkeypatch.setattr(cog, "_copy_as_cog", damaged)
+    for options in ({}, {"checkpoint": tmp_path / "kept"}):
+        with pytest.raises(geotile.OutputError, match=r"the disk may be full. The blocks are in"):
+            geotile.predict_to(path, bordered, out, tile_size=256, overlap=16, overwrite=True, **options)
+        assert out.read_bytes() == before
+
+
+def test_a_run_that_ends_early_leaves_nothing(tmp_path):
+    path, pixels = scene(tmp_path, (150, 170))
+    model = Failing(pixels, TileGrid((150, 170), 48, 16), {20})
+    with pytest.raises(geotile.TileError):
+        geotile.predict_to(path, model, tmp_path / "a.tif", tile_size=48, overlap=16, errors="raise")
+    assert [each.name for each in tmp_path.iterdir() if "geotile" in each.name] == []
+
+
+def test_scores_are_no_colours(tmp_path):
+    path, _ = scene(tmp_path, (100, 120))
+    four = lambda tile: np.stack([tile[0] / 255.0] * 4)  # noqa: E731 - four classes
+    geotile.predict_to(path, four, tmp_path / "a.tif", output="scores", tile_size=64, overlap=8)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert {each.name for each in file.colorinterp} <= {"gray", "undefined"}
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(tmp_path):

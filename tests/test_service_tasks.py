@@ -329,7 +329,7 @@ def test_a_job_goes_on_where_it_was_stopped(folder, tmp_path, path, model, small
     assert not progress(folder).running
     assert 10 <= done_tiles(folder) < tiles
     assert blocks(folder) >= first > 0
-    asked, model.answered, model.latency_s = model.requests, math.inf, 0.3
+    model.answered, model.latency_s = math.inf, 0.3
     with ServiceProcess(folder, *WORDS, "--concurrency", 2, before=SMALL + OFTEN) as service:
         submit(folder, "v", path, model, [file(tmp_path / "out")], "embed")
         until(lambda: list((folder / "state" / "work").glob("v/0/checkpoint/*/*.npz")))
@@ -337,7 +337,7 @@ def test_a_job_goes_on_where_it_was_stopped(folder, tmp_path, path, model, small
         service.process.wait()
     assert not (tmp_path / "out" / "v.parquet").exists()
     assert record_of(folder, "v").waiting_for == "waiting; its process has ended"
-    asked, model.vectors, model.latency_s = asked + model.vectors, 0, 0.0
+    asked, model.vectors, model.latency_s = model.requests, 0, 0.0
     geotile.serve(folder, once=True, region_size=64)
     assert {each.status for each in geotile.jobs(folder)} == {"SUCCESS"}
     assert 0 < model.vectors < VECTORS

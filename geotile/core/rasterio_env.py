@@ -13,6 +13,7 @@ from geotile.core.warning_filter import ignore_warnings
 
 _RASTERIO_HINT = "See previous exception for details."
 READ_ERRORS = (RasterioError, OSError, CPLE_BaseError)  # rasterio lets some errors of GDAL through as they are
+WRITE_ERRORS = (*READ_ERRORS, SystemError)  # and raises this one where GDAL fails without a message
 
 
 def memory_env() -> rasterio.Env:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -120,12 +121,22 @@ def _with_validity(answer: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]
     values = as_array(answer)
     if not isinstance(answer, xr.DataArray) or values.dtype.kind not in "buif":
         return values, None
-    nodata = answer.attrs.get("_FillValue", answer.attrs.get("missing_value"))
-    known = np.ones(values.shape, bool) if nodata is None or np.isnan(nodata) else values != nodata
-    scale, offset = float(answer.attrs.get("scale_factor", 1)), float(answer.attrs.get("add_offset", 0))
+    nodata = _number(answer.attrs, "_FillValue", _number(answer.attrs, "missing_value", None))
+    known = np.ones(values.shape, bool)
+    if nodata is not None:
+        known = ~np.isnan(values) if np.isnan(nodata) else values != nodata
+    scale, offset = _number(answer.attrs, "scale_factor", 1.0), _number(answer.attrs, "add_offset", 0.0)
     if (scale, offset) != (1, 0):
         values = values * scale + offset
     return (values, None) if known.all() else (np.where(known, values, values.dtype.type(0)), known)
+
+
+def _number(attributes: Mapping[Any, Any], name: str, default: Any) -> Any:
+    """Return an attribute of an answer that must be a number."""
+    given = attributes.get(name, default)
+    if given is None or given is default or (isinstance(given, Real | np.number) and not isinstance(given, bool)):
+        return given
+    raise ResponseError(f"the attribute {name} of the answer must be a number; got {given!r:.80}")
 
 
 def decode_raster(body: bytes, content_type: str) -> RasterAnswer:

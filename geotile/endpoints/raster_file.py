@@ -11,9 +11,8 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 
-from geotile.core.rasterio_env import ignore_georeference_warnings
+from geotile.core.rasterio_env import READ_ERRORS, ignore_georeference_warnings
 from geotile.errors import ResponseError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -50,7 +49,7 @@ def read_raster_file(body: bytes, driver: str) -> RasterFile:
     try:
         with ignore_georeference_warnings(), rasterio.MemoryFile(body) as memory, memory.open(driver=driver) as file:
             return _content(file)
-    except (RasterioError, ValueError, MemoryError) as error:
+    except (*READ_ERRORS, ValueError, MemoryError) as error:
         raise ResponseError(f"the answer is not a {driver} that can be read ({error})") from None
 
 

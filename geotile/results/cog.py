@@ -12,8 +12,9 @@ import rasterio
 import rasterio.shutil
 import xarray as xr
 
-from geotile.core.rasterio_env import ignore_georeference_warnings
+from geotile.core.rasterio_env import READ_ERRORS, error_text, ignore_georeference_warnings
 from geotile.core.xml_text import without_control_characters
+from geotile.errors import OutputError
 from geotile.geometry.georeference import PLACEMENT
 from geotile.geometry.placement import GcpPlacement, RpcPlacement
 from geotile.grid.tile_grid import Window
@@ -43,7 +44,7 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
         "driver": "GTiff", "height": height, "width": width, "count": template.sizes.get("band", 1),
         "dtype": str(template.dtype), "nodata": template.rio.nodata, "crs": template.rio.crs, "tiled": True,
         "blockxsize": 512, "blockysize": 512, "compress": "ZSTD", "zstd_level": 1, "bigtiff": "IF_SAFER",
-        "sparse_ok": True, "num_threads": "ALL_CPUS",
+        "sparse_ok": True, "num_threads": "ALL_CPUS", "photometric": "MINISBLACK", "alpha": "NO",
     }  # fmt: skip
     place = template.coords.get("spatial_ref")
     placement = None if place is None else place.encoding.get(PLACEMENT)
@@ -67,6 +68,34 @@ def write_cog(store: RasterStore, template: xr.DataArray, chunk: int, path: Path
     with ignore_georeference_warnings():
         _copy_as_cog(plain, path, is_class)
     plain.unlink()
+    try:
+        _check_written(store, path, chunk)
+    except READ_ERRORS as error:
+        raise OutputError(f"the file cannot be read back ({error_text(error)}); the disk may be full") from None
+
+
+def _check_written(store: RasterStore, path: Path, chunk: int) -> None:
+    """Compare a file with its store: GDAL's threads write to a full disk without an error.
+
+    Raises
+    ------
+    OutputError
+        If the file differs.
+    OSError, RasterioError
+        If a block of it, or of an overview, cannot be read.
+    """
+    with ignore_georeference_warnings(), rasterio.open(path) as file:
+        for window in _windows(file.height, file.width, chunk):
+            y0, y1, x0, x1 = window
+            found = file.read(window=rasterio.windows.Window(x0, y0, x1 - x0, y1 - y0))
+            wanted = store.read(window)
+            if not np.array_equal(found, wanted.reshape(found.shape), equal_nan=found.dtype.kind == "f"):
+                raise OutputError("the file does not hold what was written to it; the disk may be full")
+        levels = range(len(file.overviews(1)))
+    for level in levels:
+        with ignore_georeference_warnings(), rasterio.open(path, overview_level=level) as overview:
+            for _, window in overview.block_windows(1):
+                overview.read(window=window)
 
 
 def _copy_as_cog(plain: Path, path: Path, is_class: bool) -> None:

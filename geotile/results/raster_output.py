@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import xarray as xr
 from fsspec.core import url_to_fs
-from rasterio.errors import RasterioError
 
 from geotile.core.checks import Pair, check_path
+from geotile.core.rasterio_env import WRITE_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
 from geotile.results.cog import category_file, write_cog
@@ -130,7 +130,7 @@ class RasterOutput:
                 self._end_zarr(store, files, kept)
             else:
                 self._end_cog(store, template, chunk)
-        except (OSError, RasterioError, OutputError) as error:
+        except (*WRITE_ERRORS, OutputError) as error:
             reason, place = redact(str(error)).rstrip("."), store.folder.display_name
             where = "" if place in reason else f". The blocks are in {place}"
             raise OutputError(f"cannot write {redact(self.uri)}: {reason}{where}") from None

@@ -7,9 +7,9 @@ from typing import Any
 
 import rioxarray
 import xarray as xr
-from rasterio.errors import RasterioError
 
 from geotile.core.checks import check_path
+from geotile.core.rasterio_env import READ_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.geometry.georeference import PLACEMENT
@@ -49,7 +49,7 @@ def raster_at(raster: Any) -> xr.DataArray:
         opened = rioxarray.open_rasterio(
             place, chunks={"band": 1, "y": _CHUNK, "x": _CHUNK}, lock=False, driver="GTiff"
         )  # fmt: skip
-    except RasterioError as error:
+    except READ_ERRORS as error:
         raise ImageOpenError(f"cannot open {redact(place)} as a GeoTIFF: {redact(str(error))}") from None
     assert isinstance(opened, xr.DataArray)
     if not opened.rio.transform().is_identity:

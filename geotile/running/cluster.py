@@ -17,6 +17,7 @@ from geotile.imagery.source import Source
 from geotile.storage.folder import Folder
 
 _log = logging.getLogger(__name__)
+_UNREGISTER_S = 10.0  # a worker that does not answer must not hold up the end of a run
 
 
 def check_cluster(model: Any, source: Source | None, folders: Iterable[Folder]) -> None:
@@ -58,17 +59,20 @@ def checking_late_workers(run: str, model: Any, source: Source | None) -> Iterat
     if client is None:
         yield
         return
-    from geotile.running.late_workers import LateWorkers
+    import cloudpickle  # type: ignore[import-untyped]
 
+    from geotile.running import late_workers
+
+    cloudpickle.register_pickle_by_value(late_workers)
     local = source if source is not None and not source.location.is_remote else None
-    plugin = LateWorkers(run, model, local, frozenset(client.nthreads()))
+    plugin = late_workers.LateWorkers(run, model, local, frozenset(client.nthreads()))
     with suppress(OSError):  # a worker that was told has just left
         client.register_plugin(plugin)
     try:
         yield
     finally:
         with suppress(OSError, TimeoutError, ValueError):  # the scheduler may have gone, or another one have come
-            client.unregister_worker_plugin(plugin.name)
+            client.sync(client.scheduler.unregister_worker_plugin, name=plugin.name, callback_timeout=_UNREGISTER_S)
 
 
 def call_on_workers(function: Callable[[str], None], run: str) -> None:

@@ -60,7 +60,7 @@ class EmbeddingReader:
                 f"a vector must have {self.length} numbers, as that of the first tile; got {given.shape[-1]}"
             )
         with np.errstate(over="ignore"):
-            vectors = np.asarray(given, self.dtype)
+            vectors = np.array(given, self.dtype)  # a copy: the model may use its array again
         if not np.isfinite(vectors).all():
             raise ResponseError(f"a vector must fit {self.dtype}; got {np.abs(given).max():g}")
         return vectors

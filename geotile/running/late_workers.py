@@ -1,4 +1,8 @@
-"""A plugin of Dask's workers that keeps those away which join during a run and cannot do it."""
+"""A plugin of Dask's workers that keeps those away which join during a run and cannot do it.
+
+It is sent by value and imports geotile only while it checks: a worker without geotile must be able to load it. A worker
+that cannot load a plugin neither starts nor ends.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,13 @@ import asyncio
 import logging
 import platform
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol.pickle import dumps, loads
 
-from geotile.core.rasterio_env import READ_ERRORS
-from geotile.core.redact import redact
-from geotile.imagery.source import Source
+if TYPE_CHECKING:
+    from geotile.imagery.source import Source
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class LateWorkers(WorkerPlugin):  # type: ignore[misc]  # distributed is not typ
 
     def __init__(self, run: str, model: Any, source: Source | None, checked: frozenset[str]) -> None:
         self.name = f"geotile-late-workers-{run}"
-        self.model, self.source, self.checked = dumps(model), source, checked
+        self.model, self.source, self.checked = dumps(model), dumps(source), checked
         self.python, self.version = platform.python_version_tuple()[:2], metadata.version("geotile")
 
     async def setup(self, worker: Any) -> None:
@@ -60,7 +63,10 @@ class LateWorkers(WorkerPlugin):  # type: ignore[misc]  # distributed is not typ
             return f"it has no geotile, and the run needs {self.version}"
         if version != self.version:
             return f"it has geotile {version}, and the run needs {self.version}"
-        return load_failure(self.model) or (None if self.source is None else open_failure(self.source))
+        if (failure := load_failure(self.model)) is not None:
+            return failure
+        source = loads(self.source)
+        return None if source is None else open_failure(source)
 
 
 def load_failure(data: bytes) -> str | None:
@@ -74,6 +80,9 @@ def load_failure(data: bytes) -> str | None:
 
 def open_failure(source: Source) -> str | None:
     """Return why a file cannot be opened here, None if it can."""
+    from geotile.core.rasterio_env import READ_ERRORS
+    from geotile.core.redact import redact
+
     try:
         source.check()
     except READ_ERRORS as error:

@@ -105,12 +105,17 @@ class RasterJob:
         ]
 
 
+Failed = tuple[Window, NDArray[np.bool_] | None]
+"""Pixels of the output of a tile that failed, and which of them have data in the image, (y, x) bool; None for all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RasterPart(Measured):
     """What the tiles of a group say."""
 
     canvas: Canvas
     failures: tuple[TileFailure, ...]
+    failed: tuple[Failed, ...]
     tiles: int
     requests: int
     retries: int
@@ -127,8 +132,8 @@ class Strip(Measured):
     canvas: Canvas
     cancelled: bool
     """Whether tiles of the part were not asked, since the run had ended."""
-    failed: tuple[Window, ...]
-    """Tiles of the part that failed, in pixels of the output."""
+    failed: tuple[Failed, ...]
+    """Tiles of the part that failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,17 +170,21 @@ def ask_tiles(
         bounds = Window(int(y0.min()), int(y1.max()), int(x0.min()), int(x1.max()))
         canvas = job.form.canvas(job.out.window(bounds), job.out)
     pixels = region.read(tiles, job.tiles.need_valid)
-    results, answers = [], []
+    results, answers, failed = [], [], []
     for tile, result in ask_model(pixels, job.tiles, tiles):
         results.append(result)
+        window = job.out.window(tile.window)
+        if result.failure is not None:
+            data = None if tile.number in pixels.unreadable else _valid(pixels, tile, None, job.out, window)
+            failed.append((window, None if data is None else data.copy()))
         if result.content is not None:
             planes, valid = result.content.found
-            window = job.out.window(tile.window)
             answers.append(Answer(tile.number, window, planes, _valid(pixels, tile, valid, job.out, window)))
     with timed("merge"):
         canvas.add(answers)
     return RasterPart(
-        canvas=canvas, failures=tuple(result.failure for result in results if result.failure), tiles=len(tiles),
+        canvas=canvas, failures=tuple(result.failure for result in results if result.failure), failed=tuple(failed),
+        tiles=len(tiles),
         requests=sum(result.attempts for result in results), retries=sum(result.retries for result in results),
         without_data=sum(result.without_data for result in results),
         cancelled=any(result.cancelled for result in results),
@@ -203,11 +212,7 @@ def _valid(
 def crop_part(part: RasterPart, job: RasterJob, row: int, column: int) -> Strip | None:
     """Return what a part says of another region, as a copy, so that keeping it does not keep the part."""
     window = shared(job.out.region_window(row, column), part.canvas.window)
-    return None if window is None else Strip(part.canvas.cropped(window), part.cancelled, _failed_windows(job, part))
-
-
-def _failed_windows(job: RasterJob, part: RasterPart) -> tuple[Window, ...]:
-    return tuple(job.out.tile_window(failure.tile) for failure in part.failures)
+    return None if window is None else Strip(part.canvas.cropped(window), part.cancelled, part.failed)
 
 
 def _outside(job: RasterJob, window: Window) -> NDArray[np.bool_]:
@@ -218,16 +223,16 @@ def _outside(job: RasterJob, window: Window) -> NDArray[np.bool_]:
 
 
 def _missing(
-    seen: NDArray[np.bool_] | None, outside: NDArray[np.bool_] | None, window: Window, failed: Sequence[Window]
+    seen: NDArray[np.bool_] | None, outside: NDArray[np.bool_] | None, window: Window, failed: Sequence[Failed]
 ) -> int:  # fmt: skip
-    """Return the number of pixels of failed tiles that no tile has answered and that are wanted."""
+    """Return the number of pixels with data of failed tiles that no tile has answered and that are wanted."""
     if seen is None or not failed:
         return 0
     missing = np.zeros(seen.shape, bool)
-    for each in failed:
+    for each, data in failed:
         inside = shared(window, each)
         if inside is not None:
-            missing[inside.within(window).slices] = True
+            missing[inside.within(window).slices] |= True if data is None else data[inside.within(each).slices]
     missing &= ~seen
     if outside is not None:
         missing &= ~outside
@@ -262,8 +267,8 @@ def blend_block(
     values, outside = job.form.finish(blended), None if job.roi is None else _outside(job, window)
     if outside is not None:
         values[..., outside] = job.form.nodata
-    failed = [each for part in parts for each in _failed_windows(job, part)]
-    failed += [each for strip in given for each in strip.failed if shared(window, each)]
+    failed = [each for part in parts for each in part.failed]
+    failed += [each for strip in given for each in strip.failed if shared(window, each[0])]
     block = Block(
         row=row, column=column, window=window, values=values,
         failures=tuple(failure for part in parts for failure in part.failures),

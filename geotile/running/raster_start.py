@@ -18,7 +18,7 @@ from geotile.core.digest import digest
 from geotile.endpoints import Endpoint
 from geotile.endpoints.base import invoke_endpoint
 from geotile.endpoints.raster import RasterAnswer
-from geotile.errors import EndpointError
+from geotile.errors import EndpointError, ImageReadError
 from geotile.grid.tile_grid import Tile
 from geotile.imagery.region_pixels import ArrayRegion, FileRegion, RegionPixels
 from geotile.imagery.source import Source
@@ -140,11 +140,9 @@ def first_answer(
                 return answer
             if failed[-1].retryable:
                 worth_retrying.append((tile, pixels))
-        for tile, pixels in worth_retrying:
-            if answer := ask(tile, pixels, None):
+        for number, (tile, pixels) in enumerate(worth_retrying):  # the first with retries, then the others once more
+            if answer := ask(tile, pixels, 0 if number else None):
                 return answer
-            if failed[-1].retryable:  # after all retries: the model does not answer at all
-                raise failed[-1]
         raise failed[0]
 
 
@@ -217,10 +215,13 @@ def _some_tiles(plan: Plan, job: TileJob) -> Iterator[tuple[Tile, RegionPixels]]
     spread = nearest[np.linspace(0, len(nearest) - 1, min(_LOOKED_AT, len(nearest))).astype(int)]
     first = spread[np.linspace(0, len(spread) - 1, min(_TRIED, len(spread))).astype(int)]
     order = dict.fromkeys([*first.tolist(), *spread.tolist()])
-    found, spare = 0, None
+    found, spare, unreadable = 0, None, ""
     for number in order:
         tile = Tile(number, plan.grid.tile_window(*divmod(number, plan.grid.tiles_yx[1])))
         pixels = _read(plan, tile, job.run, job.need_valid)
+        if tile.number in pixels.unreadable:  # its pixels are zeros
+            unreadable = unreadable or pixels.unreadable[tile.number]
+            continue
         if has_data(pixels, tile, job):
             found += 1
             yield tile, pixels
@@ -229,6 +230,8 @@ def _some_tiles(plan: Plan, job: TileJob) -> Iterator[tuple[Tile, RegionPixels]]
             return
     if not found and spare is not None:
         yield spare, _read(plan, spare, job.run, False)
+    elif not found and unreadable:
+        raise ImageReadError(unreadable)
 
 
 def _read(plan: Plan, tile: Tile, run: str, need_valid: bool) -> RegionPixels:
