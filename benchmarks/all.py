@@ -26,7 +26,6 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 BEFORE = "fb00c66"  # the commit before tiles were copied once into their request
-ROW = r"^{name} +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)"  # best, median, worst, ratio, peak memory
 
 
 @dataclass(frozen=True)

@@ -243,16 +243,20 @@ def prepared_raster(
     tiles = replace(tile_job(plan, ready, traffic, options, run_name(watched), errors), stops_run=not lazy)
     stored = resumed_job(checkpoint, plan, endpoint, options, "answer")
 
+    def named(answer: RasterAnswer) -> RasterAnswer:
+        return replace(answer, classes=answer.classes or ready.class_names)
+
     def read(answer: Any, sent_yx: Pair) -> RasterAnswer:
         found = raster_of(answer)
-        named = replace(found, classes=found.classes or ready.class_names)
-        raster_plan(plan.grid, named, sent_yx, options).form.check_first(found.values)  # else another tile is asked
+        raster_plan(plan.grid, named(found), sent_yx, options).form.check_first(
+            found.values
+        )  # else another tile is asked
         return found
 
     first = kept_answer(stored) or first_answer(plan, tiles, read, hooks)
-    answer = replace(first.content, classes=first.content.classes or ready.class_names)
-    raster = raster_plan(plan.grid, answer, first.sent_yx, options, auto=options.region_size == "auto")
-    if stored is not None and options.region_size == "auto":
+    auto = options.region_size == "auto"
+    raster = raster_plan(plan.grid, named(first.content), first.sent_yx, options, auto=auto)
+    if stored is not None and auto:
         raster = raster.with_grid(with_stored_regions(raster.grid, stored))
     selected = None if plan.roi is None else intersecting_tiles(raster.grid, plan.roi)  # its tiles may be other ones
     plan = replace(plan, grid=raster.grid, selected=selected)

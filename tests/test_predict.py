@@ -953,6 +953,16 @@ def test_a_server_that_fails_for_the_first_tile_alone_answers_the_others(tmp_pat
     assert f"HTTP {status}" in report.failures[0].reason
 
 
+def test_the_error_of_a_model_that_never_answers_counts_its_retries(tmp_path):
+    path, _ = scene(tmp_path, (150, 170))
+    with (
+        raster_server(lambda _: (500, {"Content-Type": "text/plain"}, b"broken")) as url,
+        pytest.raises(geotile.EndpointError, match="HTTP 500") as error,
+    ):
+        geotile.predict(path, url, tile_size=48, overlap=16, retries=2, backoff_s=0.01)
+    assert error.value.attempts > 1
+
+
 @pytest.mark.parametrize("region", [48, 1000])
 def test_pixels_without_data_are_not_missing(tmp_path, region):
     path, pixels = scene(tmp_path, (150, 170), nodata=0)

@@ -27,6 +27,7 @@ _NAMED_BY_USERS = {"yolox-decoded", "yolov8-obb", "yolov8-pose", "yolo-nms-pose"
 _OUTPUT_NAMES = {  # of the families whose outputs have names of their own
     "torchvision": {"boxes", "scores"}, "detr": {"logits", "pred_boxes"}, "rtdetr": {"logits", "pred_boxes"},
 }  # fmt: skip
+_OTHER_TASKS = "If the model answers a value for each pixel, use geotile predict; if it answers a vector, geotile embed"
 _UNMISTAKABLE = {*_OUTPUT_NAMES, "mmdet", "efficientnms", "yolov7-nms"}  # whatever the size of the input
 
 
@@ -135,7 +136,7 @@ def _check_known_size(
         fits = f"; {_shown(candidates)} would fit" if candidates else ""
         raise ArgumentError(
             f"the family cannot be inferred from the outputs ({network.listed()}): {reason}{fits}. Give family=NAME, "
-            f"one of {', '.join(map(repr, sorted(FAMILIES)))}"
+            f"one of {', '.join(map(repr, sorted(FAMILIES)))}. {_OTHER_TASKS}"
         )
 
 
@@ -184,5 +185,6 @@ def _no_family(
         )
     listed = ", ".join(map(repr, sorted(FAMILIES)))
     return ArgumentError(
-        f"the family cannot be inferred from the outputs ({network.listed()}). Give family=NAME, one of {listed}"
+        f"the family cannot be inferred from the outputs ({network.listed()}). Give family=NAME, one of {listed}. "
+        + _OTHER_TASKS
     )

@@ -50,6 +50,7 @@ class LateWorkers(WorkerPlugin):  # type: ignore[misc]  # distributed is not typ
         reason = await asyncio.to_thread(self._reason)
         if reason is not None:
             _log.error("this worker cannot do the runs of the cluster and leaves it: %s", reason)
+            # The worker keeps the task: asyncio itself would let it be collected.
             worker.geotile_closing = asyncio.create_task(worker.close(reason=f"geotile: {reason}"))
 
     def _reason(self) -> str | None:

@@ -184,8 +184,8 @@ def ask_tiles(
         canvas.add(answers)
     return RasterPart(
         canvas=canvas, failures=tuple(result.failure for result in results if result.failure), failed=tuple(failed),
-        tiles=len(tiles),
-        requests=sum(result.attempts for result in results), retries=sum(result.retries for result in results),
+        tiles=len(tiles), requests=sum(result.attempts for result in results),
+        retries=sum(result.retries for result in results),
         without_data=sum(result.without_data for result in results),
         cancelled=any(result.cancelled for result in results),
         timing=sum_timings({"decode": pixels.read_s}, take_timings(), *(result.timing for result in results)),

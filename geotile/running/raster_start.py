@@ -143,7 +143,7 @@ def first_answer(
         for number, (tile, pixels) in enumerate(worth_retrying):  # the first with retries, then the others once more
             if answer := ask(tile, pixels, 0 if number else None):
                 return answer
-        raise failed[0]
+        raise failed[-len(worth_retrying)]  # the one after retries; the first one if none is worth a retry
 
 
 def resumed_job(
