@@ -334,7 +334,7 @@ def measured(side: int) -> dict[str, float]:
         got = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     coordinator = Coordinator(TrafficSettings(concurrency=10_000, ready_timeout_s=1, outage_timeout_s=1))
     words = [
-        GateReport(process=str(n), worker=None, wanted=50, in_flight=8, tally=Tally(), consecutive_failures=0, last_failure="", all_throttled=False,
+        GateReport(process=str(n), worker=None, wanted=50, in_flight=8, tally=Tally(), consecutive_failures=0, last_failure="", models_fault=False,
              probe_result=None, suspects_outage=False)
         for n in range(1000)
     ]  # fmt: skip

@@ -173,14 +173,14 @@ def outage(server_box, after, seconds):
             count[0] += 1
             goes = count[0] == after
         if goes:
-            threading.Thread(target=_away, args=(handler.server, seconds, server_box), daemon=True).start()
+            threading.Thread(target=away, args=(handler.server, seconds, server_box), daemon=True).start()
         time.sleep(0.02)
         return True
 
     return fault
 
 
-def _away(server, seconds, server_box):
+def away(server, seconds, server_box):
     address, fault, seen = server.server_address, server.fault, server.seen
     server.shutdown()
     server.server_close()

@@ -231,7 +231,7 @@ def test_the_scheduler_says_why_a_run_waits(workers):
     settings = TrafficSettings(concurrency=4, ready_timeout_s=60, outage_timeout_s=60)
     report = GateReport(
         process="p", worker=None, wanted=1, in_flight=0, tally=Tally(failed=9), consecutive_failures=9,
-        last_failure="connection refused", all_throttled=False, probe_result=None, suspects_outage=True,
+        last_failure="connection refused", models_fault=False, probe_result=None, suspects_outage=True,
     )  # fmt: skip
     with workers.as_current():
         begin_run("run-that-waits")

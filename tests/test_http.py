@@ -77,7 +77,7 @@ def ask(url, **options):
     """Ask as a run does: with retries, through a gate."""
     endpoint = HttpEndpoint(url, **({"backoff_s": 0.01} | options))
     coordinator = Coordinator(TrafficSettings(concurrency=4, ready_timeout_s=20, outage_timeout_s=20))
-    gate = Gate(lambda report: coordinator.update(report, time.monotonic()), endpoint.ready, "run")
+    gate = Gate(lambda report: coordinator.update(report, time.monotonic()), endpoint.ready, endpoint.invoke, "run")
     with gate.expecting(1):
         outcome = traffic.send_with_retries(endpoint, gate, lambda: [b"tile"], "image/tiff")
     return Answer(outcome.answers[0], outcome.attempts)

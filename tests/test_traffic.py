@@ -4,8 +4,10 @@ import heapq
 import itertools
 import math
 import random
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import geotile
+from geotile.core.daemon_pool import DaemonPool
 from geotile.testing import ModelServer
 from geotile.traffic.circuit import Circuit
 from geotile.traffic.coordinator import Coordinator, GateReport, TrafficSettings
@@ -91,7 +94,7 @@ def test_the_law_keeps_the_server_busy_and_is_hardly_refused(slots, queue, sigma
 
 def report(process, wanted, in_flight, **more):
     fields = {
-        "tally": Tally(), "consecutive_failures": 0, "last_failure": "", "all_throttled": True, "probe_result": None,
+        "tally": Tally(), "consecutive_failures": 0, "last_failure": "", "models_fault": True, "probe_result": None,
         "suspects_outage": False,
     }  # fmt: skip
     return GateReport(process=process, worker=f"tcp://{process}", wanted=wanted, in_flight=in_flight, **fields | more)
@@ -228,6 +231,45 @@ def test_one_process_of_many_tries_whether_the_model_is_back(order):
     assert coordinator.circuit.state == "closed"
 
 
+def test_a_process_that_has_had_an_answer_makes_the_trial():
+    coordinator = Coordinator(TrafficSettings(concurrency=6, ready_timeout_s=60, outage_timeout_s=60))
+    failed = {"tally": Tally(failed=9), "consecutive_failures": 9, "last_failure": "HTTP 500"}
+    for now in (0, 1):
+        for name in "ab":
+            coordinator.update(report(name, 20, 0, **failed), now)
+    coordinator.update(report("a", 20, 0, probe_result=(None,)), 2)
+    assert coordinator.update(report("a", 20, 0), 2.1).cap == 1
+    assert coordinator.update(report("b", 20, 0, has_control=True), 2.2).cap == 0  # a may have sent its tile
+    assert coordinator.update(report("a", 20, 0), 2.3).cap == 0
+    assert coordinator.update(report("a", 20, 0), 2.4).cap == 0
+    assert coordinator.update(report("b", 20, 0, has_control=True), 2.5).cap == 1
+
+
+def test_a_process_learns_when_others_were_answered():
+    coordinator = Coordinator(TrafficSettings(concurrency=6, ready_timeout_s=60, outage_timeout_s=60))
+    assert coordinator.update(report("a", 20, 0, tally=Tally(answered=1, latency_s=0.1)), 1).answered_s_ago == math.inf
+    assert coordinator.update(report("b", 20, 0), 3).answered_s_ago == 2
+
+
+def test_calls_that_only_wait_keep_no_thread_from_others():
+    release = threading.Event()
+
+    def waits(away):
+        with pool.away() if away else nullcontext():
+            release.wait(10)
+
+    with DaemonPool(2, "example") as pool:
+        for _ in range(5):
+            pool.submit(waits, True)
+        assert pool.submit(max, 1, 2).result(timeout=5) == 2
+        held = [pool.submit(waits, False) for _ in range(2)]
+        late = pool.submit(max, 3, 4)
+        with pytest.raises(TimeoutError):
+            late.result(timeout=0.2)
+        release.set()
+        assert (late.result(timeout=5), [each.result(timeout=5) for each in held]) == (4, [None, None])
+
+
 @pytest.fixture(scope="module")
 def cluster():
     from distributed import Client, LocalCluster
@@ -346,7 +388,7 @@ def group_report(process, wanted, in_flight=0, refused=0, worker=None):
     tally = Tally(reports=1, busy=1, throttled=refused)
     return GateReport(
         process=process, worker=worker, wanted=wanted, in_flight=in_flight, tally=tally, consecutive_failures=0,
-        last_failure="", all_throttled=False, probe_result=None, suspects_outage=False,
+        last_failure="", models_fault=False, probe_result=None, suspects_outage=False,
     )  # fmt: skip
 
 
@@ -388,7 +430,8 @@ def test_a_group_whose_model_was_given_up_begins_anew():
 def test_a_run_that_waits_keeps_no_thread_from_the_run_that_has_the_room():
     runs, group = RunRegistry(), TrafficSettings(concurrency=1, ready_timeout_s=1, outage_timeout_s=1, group="model")
     gates = [
-        Gate(lambda report, run=run: runs.update(run, group, report), lambda: None, run) for run in ("first", "second")
+        Gate(lambda report, run=run: runs.update(run, group, report), lambda: None, lambda tiles: None, run)
+        for run in ("first", "second")
     ]
 
     def request(gate, done):

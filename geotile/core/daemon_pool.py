@@ -11,9 +11,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from queue import SimpleQueue
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 _EXIT_S = 1.0  # that threads get at the end of the process, since one that is ended inside of C code may crash it
@@ -26,7 +27,7 @@ class DaemonPool(Executor):
     Parameters
     ----------
     max_workers : int
-        Maximum number of threads.
+        Maximum number of threads, without those that are `away`.
     thread_name_prefix : str
         Beginning of the names of the threads.
 
@@ -40,7 +41,7 @@ class DaemonPool(Executor):
     def __init__(self, max_workers: int, thread_name_prefix: str) -> None:
         self._max_workers, self._prefix = max_workers, thread_name_prefix  # Dask reads the first of them
         self._work: SimpleQueue[Any] = SimpleQueue()
-        self._idle, self._lock = threading.Semaphore(0), threading.Lock()
+        self._idle, self._lock, self._away = threading.Semaphore(0), threading.Lock(), 0
         self._threads: list[threading.Thread] = []
         self._end = weakref.finalize(self, self._work.put, None)
         self._end.atexit = False  # _give_time does it
@@ -57,17 +58,37 @@ class DaemonPool(Executor):
         future: Future[Any] = Future()
         self._work.put((future, fn, args, kwargs))
         with self._lock:
-            if len(self._threads) < self._max_workers and not self._idle.acquire(blocking=False):
-                name = f"{self._prefix}_{len(self._threads)}"
-                thread = threading.Thread(target=_work_on, args=(self._work, self._idle), name=name, daemon=True)
+            if self._has_room and not self._idle.acquire(blocking=False):
                 try:
-                    thread.start()
+                    self._start_thread()
                 except RuntimeError:
                     if future.cancel():  # else a thread has become free and makes the call
                         raise
-                else:
-                    self._threads.append(thread)
         return future
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Let another thread make calls while a call of this pool only waits, so that it holds up no other."""
+        with self._lock:
+            self._away += 1
+            if self._has_room and not self._work.empty():
+                with suppress(RuntimeError):  # no thread could be started: the calls wait for the next that is free
+                    self._start_thread()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._away -= 1
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._threads) - self._away < self._max_workers
+
+    def _start_thread(self) -> None:
+        name = f"{self._prefix}_{len(self._threads)}"
+        thread = threading.Thread(target=_work_on, args=(self._work, self._idle), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the threads when all calls have been made."""
@@ -83,11 +104,18 @@ class DaemonPool(Executor):
 
 def _work_on(work: SimpleQueue[Any], idle: threading.Semaphore) -> None:
     """Make the calls of a queue until it holds None, which stays there for the other threads."""
-    while (item := work.get()) is not None:
+    while (item := _next(work, idle)) is not None:
         _make(*item)
         del item  # it must not live until the next one comes
-        idle.release()
     work.put(None)
+
+
+def _next(work: SimpleQueue[Any], idle: threading.Semaphore) -> Any:
+    try:
+        return work.get_nowait()
+    except Empty:
+        idle.release()
+        return work.get()
 
 
 def _make(future: Future[Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> None:

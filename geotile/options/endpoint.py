@@ -42,7 +42,7 @@ class RetryPolicy(Options):
         "that only fails gets more: one at a time, until its time-out.", type="int",
     )  # fmt: skip
     backoff_s: float = option(
-        0.5, "Mean delay before the first retry, in seconds. The mean doubles with each retry, up to 30 s; each delay "
+        0.5, "Mean delay before the first retry, in seconds. The mean doubles with each retry, up to 10 s; each delay "
         "is random between 0 and twice the mean (full jitter). A Retry-After header takes precedence.", type="float",
     )  # fmt: skip
     ready_timeout_s: float = option(

@@ -29,14 +29,13 @@ from geotile.running.cluster import check_cluster
 from geotile.running.hooks import RunHooks
 from geotile.running.run import cancelling
 from geotile.running.tile_job import TileContent, TileJob
-from geotile.running.tiles import cut, has_data
+from geotile.running.tiles import cut, gate_of_job, has_data
 from geotile.storage.folder import Folder
 from geotile.traffic import (
     RequestOutcome,
     TrafficSettings,
     as_concurrency,
     begin_run,
-    gate_of,
     send_with_retries,
     threads_for,
     traffic_settings,
@@ -198,8 +197,8 @@ def _ask(job: TileJob, tile: Tile, region: RegionPixels, retries: int | None) ->
 
 def send_one(job: TileJob, body: Any, retries: int | None = None) -> RequestOutcome:
     """Send one tile, within the limit of its run and of the group. Call it where the run asks the model."""
-    assert job.traffic is not None
-    gate = gate_of(job.run, job.traffic, job.endpoint.ready)
+    gate = gate_of_job(job)
+    assert gate is not None
     with gate.expecting(1), working_for(job.run), waiting_elsewhere():
         return send_with_retries(job.endpoint, gate, lambda: [body], job.encoder.content_type, retries)
 

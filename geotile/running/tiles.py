@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import count, groupby
 from typing import Any
 
@@ -44,7 +45,7 @@ _LAST_S = 1.0  # that the tiles of a cancelled run get to end
 def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator[tuple[Tile, TileResult]]:
     """Send a region's tiles to the model; yield each tile with its result, those of a batch together."""
     reporter = progress_reporter(job.run)
-    gate = gate_of(job.run, job.traffic, job.endpoint.ready) if job.traffic else None
+    gate = gate_of_job(job)
     batches = list(_batches(region, job, tiles))
     with (
         gate.expecting(len(batches)) if gate else nullcontext(_nothing) as finished,
@@ -64,6 +65,14 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
             raise
         finally:
             reporter.flush()
+
+
+def gate_of_job(job: TileJob) -> Gate | None:
+    """Return this process's gate of a job's run; None if its model runs in this process."""
+    if job.traffic is None:
+        return None
+    send = partial(invoke_endpoint, job.endpoint, content_type=job.encoder.content_type)
+    return gate_of(job.run, job.traffic, job.endpoint.ready, send)
 
 
 def _finished(

@@ -8,8 +8,9 @@
        └───────────────────────── any response arrives ────────────────────┘
 
 Closed: requests are sent. Open: no requests are sent; the model is probed (`Endpoint.ready`) after
-pauses that grow. Trial: one request is sent. A successful response closes the circuit, a failure opens it
-again. (Nygard, "Release It!", 2007, calls the trial state half-open.)
+pauses that grow. Trial: one request is sent, with a tile that the model has answered before (the control of a `Gate`),
+else with one that waits. A response closes the circuit, a failure opens it again. (Nygard, "Release It!", 2007, calls
+the trial state half-open.)
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Circuit:
         return self._failing_since + self.timeout[1]
 
     def record_failures(
-        self, now: float, failures: int, throttled: bool, message: str, model_started: bool = False
+        self, now: float, failures: int, models_fault: bool, message: str, model_started: bool = False
     ) -> None:  # fmt: skip
         """Record that only failures occurred since the last call.
 
@@ -88,8 +89,8 @@ class Circuit:
         now : float
         failures : int
             Number of failures.
-        throttled : bool
-            Whether the endpoint throttled all of them.
+        models_fault : bool
+            Whether all of them show that the model cannot answer, whatever the tile.
         message : str
             Message of the last failure.
         model_started : bool, default False
@@ -101,7 +102,7 @@ class Circuit:
         self._failures += failures
         self.last_failure = message or self.last_failure
         if self.state == "trial":
-            if throttled:
+            if models_fault:
                 self._count_outage()
             self._reopen(now)
         elif self._failures >= _MIN_FAILURES and now - self._failing_since >= max(_MIN_FAILING_S, 3 * self._latency_s):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from geotile.traffic.limit import AutoLimit, FixedLimit, Tally
 
 _log = logging.getLogger(__name__)
 _REPORT_INTERVAL_S = 0.1
+_WARNED_EVERY_S = 60.0  # tiles that always fail open the circuit again and again, when few others are left
 _MAX_REPORTS_PER_S = 500  # over all processes: with more than 50 processes, each one reports less often
 
 
@@ -46,14 +48,17 @@ class GateReport:
     """Number of failures since the last response."""
     last_failure: str
     """Message of the last of these failures."""
-    all_throttled: bool
-    """Whether the endpoint throttled all of these failures."""
+    models_fault: bool
+    """Whether all of these failures show that the model cannot answer: it throttled them, or failed for a tile
+    that it has answered before."""
     model_started: bool = False
     """Whether one of these failures shows that the model has started: an HTTP 500, which is the model's own."""
     probe_result: tuple[str | None] | None
     """Result of the requested probe: a failure message, or (None,) if the model is ready; None without a probe."""
     suspects_outage: bool
     """Whether a tile is about to fail although no request was answered since the tile was first sent."""
+    has_control: bool = False
+    """Whether the process can send a tile that the model has answered before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,8 @@ class Allowance:
     """Reason why no more requests may be sent; None while they may."""
     abandoned: bool = False
     """Whether they may not because nobody wants the run's results any more."""
+    answered_s_ago: float = math.inf
+    """Time since another process reported a response, in seconds."""
     is_only_request: bool = False
     """Whether only one request is left in the run, over all processes."""
     next_report_s: float = _REPORT_INTERVAL_S
@@ -84,6 +91,8 @@ class _Process:
     in_flight: int = 0
     cap: int = 0
     """Cap of the last allowance."""
+    has_control: bool = False
+    answered_at: float = -math.inf
     reserved: int = 0
     """Requests that may be in flight by now: until its next report, the process may still use the previous cap."""
 
@@ -102,6 +111,8 @@ class Coordinator:
     _processes: dict[str, _Process] = field(default_factory=dict)
     _processes_by_worker: dict[str, set[str]] = field(default_factory=dict)
     _trial_process: str | None = None
+    _warned_at: float = -math.inf
+    _outages_told: int = 0
 
     def __post_init__(self) -> None:
         concurrency = self.settings.concurrency
@@ -114,7 +125,7 @@ class Coordinator:
         process = self._processes.setdefault(report.process, _Process())
         if report.worker is not None:
             self._processes_by_worker.setdefault(report.worker, set()).add(report.process)
-        process.wanted, process.in_flight = report.wanted, report.in_flight
+        process.wanted, process.in_flight, process.has_control = report.wanted, report.in_flight, report.has_control
         previous_state = self.circuit.state
         self._record(report, now)
         probe = self.circuit.start_probe(now)
@@ -127,6 +138,7 @@ class Coordinator:
         return Allowance(
             cap=process.cap, probe=probe, state=self.circuit.state,
             outages=self.circuit.outages, stop_reason=self.circuit.stop_reason,
+            answered_s_ago=now - self._others_answered_at(report.process),
             is_only_request=sum(each.wanted for each in self._processes.values()) == 1,
             next_report_s=max(_REPORT_INTERVAL_S, len(self._processes) / _MAX_REPORTS_PER_S),
         )  # fmt: skip
@@ -161,14 +173,18 @@ class Coordinator:
         if report.probe_result is not None:
             circuit.record_probe(now, report.probe_result[0])
         if tally.answered:
+            self._processes[report.process].answered_at = now
             circuit.record_response(now, tally.latency_s / tally.answered)
         failures = min(report.consecutive_failures, tally.failed + tally.throttled)
         if failures:
             circuit.record_failures(
-                now, failures, report.all_throttled, report.last_failure, report.model_started
+                now, failures, report.models_fault, report.last_failure, report.model_started
             )  # fmt: skip
         if report.suspects_outage:
             circuit.suspect_outage(now)
+
+    def _others_answered_at(self, name: str) -> float:
+        return max((each.answered_at for key, each in self._processes.items() if key != name), default=-math.inf)
 
     def _cap(self, name: str) -> int:
         if self.circuit.state == "open" or self.circuit.stop_reason:
@@ -177,10 +193,10 @@ class Coordinator:
         if self.circuit.state == "closed":
             limit = self.limit.limit
             return max(0, min(self._fair_share(name, limit), limit - others))
-        trial = self._processes.get(self._trial_process or "")
-        if trial is None or not trial.wanted:
+        trial, process = self._processes.get(self._trial_process or ""), self._processes[name]
+        if trial is None or not trial.wanted or (process.wanted and process.has_control and not trial.has_control):
             self._trial_process = name
-        return max(0, min(self._processes[name].wanted, 1 - others)) if self._trial_process == name else 0
+        return max(0, min(process.wanted, 1 - others)) if self._trial_process == name else 0
 
     def _fair_share(self, name: str, limit: int) -> int:
         """Return a process's max-min fair share: as even as possible, and never more than the process wants."""
@@ -198,7 +214,8 @@ class Coordinator:
     def _log_change(self, previous_state: str, now: float) -> None:
         if self.circuit.stop_reason:
             _log.error("the run stops and keeps the results so far: %s", self.circuit.stop_reason)
-        elif previous_state == "closed":
+        elif previous_state == "closed" and now - self._warned_at > _WARNED_EVERY_S:
+            self._warned_at = now
             name, limit = self.circuit.timeout
             end = time.localtime(time.time() + self.circuit.gives_up_at - now)
             _log.warning(
@@ -206,5 +223,6 @@ class Coordinator:
                 "the run gives up at %s (%s=%g s)", self.circuit.last_failure,
                 time.strftime("%H:%M:%S", end), name, limit,
             )  # fmt: skip
-        elif self.circuit.state == "closed":
+        elif self.circuit.state == "closed" and self.circuit.outages > self._outages_told:
+            self._outages_told = self.circuit.outages
             _log.warning("the model responds again")

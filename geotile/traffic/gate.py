@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 from uuid import uuid4
 
-from geotile.core.cancellation import cancel_run, working_for
+from geotile.core.cancellation import cancel_run
 from geotile.core.daemon_pool import DaemonPool
 from geotile.errors import EndpointError, EndpointUnreachable
-from geotile.printable import printable
+from geotile.traffic.asking import failure_of_control, failure_of_probe
 from geotile.traffic.coordinator import Allowance, GateReport
+from geotile.traffic.experience import Experience
 from geotile.traffic.limit import Tally
 
 _log = logging.getLogger(__name__)
@@ -31,23 +33,30 @@ class Gate:
         ``link(report) -> allowance``: sends a report to the coordinator.
     probe : callable
         Raises EndpointError if the model is not ready.
+    send : callable
+        ``send(tiles)``: sends one request, once; raises EndpointError.
     run : str
         Name of the run.
     worker : str, optional
         Address of the Dask worker that this process is.
     """
 
-    def __init__(self, link: Link, probe: Callable[[], None], run: str, worker: str | None = None) -> None:
-        self._link, self._probe, self._run, self._worker = link, probe, run, worker
+    def __init__(
+        self, link: Link, probe: Callable[[], None], send: Callable[[Sequence[Any]], Any], run: str,
+        worker: str | None = None,
+    ) -> None:  # fmt: skip
+        self._link, self._probe, self._send, self._run, self._worker = link, probe, send, run, worker
         self._name = uuid4().hex
         self._lock = threading.Lock()
-        self._can_prepare, self._can_send, self._stopped = (threading.Condition(self._lock) for _ in range(3))
+        self._can_prepare, self._can_send = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._answered, self._stopped = threading.Condition(self._lock), threading.Condition(self._lock)
         self._wake_up = threading.Event()
         self._allowance = Allowance(cap=0)
         self._wanted = self._preparing = self._in_flight = 0
         self._tally = Tally(reports=0, busy=0)
-        self._consecutive_failures, self._all_throttled, self._last_failure = 0, True, ""
-        self._model_started = False
+        self._consecutive_failures, self._models_fault, self._last_failure = 0, True, ""
+        self._model_started = self._control_failed = False
+        self.experience = Experience()
         self._probe_result: tuple[str | None] | None = None
         self._suspects_outage = self._reporting = False
         self._last_response = float("-inf")
@@ -160,10 +169,18 @@ class Gate:
             If no more requests may be sent.
         """
         with self._lock:
-            self._can_send.wait_for(lambda: self._stop_reason or self._in_flight < self._allowance.cap)
+            self._can_send.wait_for(lambda: self._stop_reason or (self._has_room and not self._tries_control))
             if self._stop_reason:
                 raise EndpointUnreachable(self._stop_reason)
             self._in_flight += 1
+
+    @property
+    def _has_room(self) -> bool:
+        return self._in_flight < self._allowance.cap
+
+    @property
+    def _tries_control(self) -> bool:
+        return self.is_trial and self.experience.control is not None and not self._control_failed
 
     def release(self) -> None:
         """Free the slot of a request in flight."""
@@ -174,23 +191,26 @@ class Gate:
     def record_response(self, latency_s: float) -> None:
         """Record a response."""
         with self._lock:
-            self._consecutive_failures, self._all_throttled, self._last_response = 0, True, time.monotonic()
+            self._consecutive_failures, self._models_fault, self._control_failed = 0, True, False
+            self._last_response = time.monotonic()
             self._tally += Tally(answered=1, latency_s=latency_s, latency_s2=latency_s**2, reports=0, busy=0)
+            self._answered.notify_all()
         if self._allowance.state != "closed":
             self._wake_up.set()
 
-    def record_failure(self, error: EndpointError) -> None:
-        """Record a retryable failure."""
+    def record_failure(self, error: EndpointError, *, of_control: bool = False) -> None:
+        """Record a retryable failure, of a tile or of the control."""
         overloaded = error.throttled or error.timed_out
         with self._lock:
             self._consecutive_failures, self._last_failure = self._consecutive_failures + 1, str(error)
-            self._all_throttled = self._all_throttled and error.throttled
+            self._control_failed = of_control  # then a tile makes the next trial
+            self._models_fault = of_control or (self._models_fault and error.throttled)
             self._model_started |= error.http_status == _ERROR_OF_THE_MODEL
             self._tally += Tally(throttled=int(overloaded), failed=int(not overloaded), reports=0, busy=0)
         self._wake_up.set()
 
     def no_response_since(self, moment: float) -> bool:
-        """Return whether this process received no response since a time of the monotonic clock."""
+        """Return whether the run received no response since a time of the monotonic clock, as far as is known here."""
         return self._last_response < moment
 
     def suspect_outage(self) -> None:
@@ -200,9 +220,15 @@ class Gate:
         self._wake_up.set()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not longer than the run lasts."""
+        """Wait, but not longer than the run lasts, and keep no thread from other tiles while these are answered."""
+        began = time.monotonic()
         with self._lock:
-            self._stopped.wait_for(lambda: self._stop_reason, seconds)
+            self._answered.wait_for(lambda: self._stop_reason or self._last_response > began, seconds)
+        left = began + seconds - time.monotonic()
+        if self._stop_reason or left <= 0:
+            return
+        with self._pool.away() if self._pool else nullcontext(), self._lock:
+            self._stopped.wait_for(lambda: self._stop_reason, left)
 
     def _report_until_idle(self) -> None:
         """Exchange reports and allowances until no request is left and the share has been given back."""
@@ -228,7 +254,9 @@ class Gate:
             if report.wanted == report.in_flight == 0 < previous_cap:
                 continue  # the next report gives the share back
             if allowance.probe:
-                self._probe_result = (self._run_probe(),)
+                self._probe_result = (failure_of_probe(self._probe, self._run),)
+            elif self._tries_control and self._has_room:
+                self._send_control()
             elif self._wake_up.wait(allowance.next_report_s):
                 time.sleep(allowance.next_report_s / 10)  # so that similar events go into the same report
 
@@ -243,9 +271,9 @@ class Gate:
             report = GateReport(
                 process=self._name, worker=self._worker, wanted=self._wanted, in_flight=self._in_flight,
                 tally=self._tally + Tally(busy=busy), consecutive_failures=self._consecutive_failures,
-                last_failure=self._last_failure, all_throttled=self._all_throttled,
+                last_failure=self._last_failure, models_fault=self._models_fault,
                 model_started=self._model_started, probe_result=self._probe_result,
-                suspects_outage=self._suspects_outage,
+                suspects_outage=self._suspects_outage, has_control=self.experience.control is not None,
             )  # fmt: skip
             self._tally, self._probe_result, self._suspects_outage = Tally(reports=0, busy=0), None, False
             return report
@@ -254,25 +282,31 @@ class Gate:
         """Apply an allowance; return the previous cap."""
         with self._lock:
             previous_cap, self._allowance = self._allowance.cap, allowance
+            self._last_response = max(self._last_response, time.monotonic() - allowance.answered_s_ago)
             if allowance.stop_reason:
                 self._stop(allowance.stop_reason, allowance.abandoned)
-            self._can_prepare.notify_all()
-            self._can_send.notify_all()
+            self._notify()
             return previous_cap
 
     def _stop(self, reason: str, abandoned: bool) -> None:
         self._stop_reason = self._stop_reason or reason
-        for condition in (self._can_prepare, self._can_send, self._stopped):
-            condition.notify_all()
+        self._notify()
+        self._stopped.notify_all()
         cancel_run(self._run, reason, abandoned=abandoned)
 
-    def _run_probe(self) -> str | None:
-        """Probe the model; return a failure message, or None if the model is ready."""
-        try:
-            with working_for(self._run):
-                self._probe()
-        except EndpointError as error:
-            return str(error)
-        except Exception as error:  # a user's endpoint can raise anything; it counts as a model that is not ready
-            return printable(f"{type(error).__name__}: {error}")
-        return None
+    def _notify(self) -> None:
+        for condition in (self._can_prepare, self._can_send, self._answered):
+            condition.notify_all()
+
+    def _send_control(self) -> None:
+        """Send the control as the trial. Threads with tiles wait meanwhile, or until a tile's next attempt."""
+        with self._lock:
+            self._in_flight += 1
+        self.experience.record_control_sent()
+        sent_at = time.monotonic()
+        failure = failure_of_control(self._send, self.experience.control or (), self._run)
+        if failure is None:
+            self.record_response(time.monotonic() - sent_at)
+        else:
+            self.record_failure(failure, of_control=True)
+        self.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from geotile.core.cancellation import cancel_run
@@ -35,7 +35,9 @@ def close_gate(run: str) -> None:
         gate.stop("the run is over")
 
 
-def gate_of(run: str, settings: TrafficSettings, probe: Callable[[], None]) -> Gate:
+def gate_of(
+    run: str, settings: TrafficSettings, probe: Callable[[], None], send: Callable[[Sequence[Any]], Any]
+) -> Gate:
     """Return this process's gate of a run. Call it in a task's own thread, where the Dask worker is known."""
     with _lock:
         if run not in _gates:
@@ -43,7 +45,7 @@ def gate_of(run: str, settings: TrafficSettings, probe: Callable[[], None]) -> G
                 del _gates[idle]
             worker = this_worker()
             link = _scheduler_link(worker, run, settings) if worker else _local_link(run, settings)
-            _gates[run] = Gate(link, probe, run, worker.address if worker else None)
+            _gates[run] = Gate(link, probe, send, run, worker.address if worker else None)
         return _gates[run]
 
 

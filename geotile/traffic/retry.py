@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ from geotile.endpoints.base import Endpoint, invoke_endpoint
 from geotile.errors import EndpointError, EndpointUnreachable
 from geotile.traffic.gate import Gate
 
-_MAX_PAUSE_S = 60.0
+_MAX_PAUSE_S = 60.0  # that a server can ask for
+_MAX_BACKOFF_S = 20.0  # as in botocore; outages, which last longer, are waited for by the circuit
 _MIN_FAILED_TRIALS = 2  # that a tile needs to fail during an outage: one failed trial may belong to the outage's end
 
 
@@ -31,10 +33,14 @@ def send_with_retries(
 ) -> RequestOutcome:  # fmt: skip
     """Send one tile, or one batch: wait for a slot, send the request, and retry it if that is worthwhile.
 
-    A retryable failure is retried up to ``retry_policy.retries`` times. Only failures of the tile count. While
-    no other request is answered either, the failure is the model's: the circuit waits for the model, and
-    attempts during the outage do not count. If the model is back and still fails the one request that is
-    its trial, the failure counts for the tile again; a throttled trial counts only if no other request is left.
+    A retryable failure is retried up to ``retry_policy.retries`` times; less often once several tiles have failed
+    all their retries, since more attempts than have ever helped in this run are hopeless.
+
+    Only failures of the tile count: those between which any other request, or the gate's control, was answered.
+    As long as nothing is answered, it is open whose the failures are; if that goes on for as many as the tile has
+    retries, the circuit opens, waits for the model and sends the control. Failures during an outage do not count.
+    A process that has no control yet, since the model has answered nothing, tries whether the model is back with a
+    tile: if it fails twice, the failures are the tile's; a throttled trial counts only if no other request is left.
 
     Parameters
     ----------
@@ -64,7 +70,8 @@ def send_with_retries(
         # (cpython #106883) under the profiler of Dask's workers.
         while True:
             try:
-                return RequestOutcome(request.send_once(), request.attempts)
+                answers = request.send_once()
+                return RequestOutcome(answers, request.attempts + gate.experience.take_controls_sent())
             except EndpointError as error:
                 if not error.retryable or request.is_final(error):
                     raise
@@ -72,7 +79,7 @@ def send_with_retries(
     except EndpointError as error:
         if gate.stop_reason and gate.stop_reason not in str(error):
             error = EndpointUnreachable(f"{error}; {gate.stop_reason}")
-        error.attempts = request.attempts
+        error.attempts = request.attempts + gate.experience.take_controls_sent()
         raise error from None
     finally:
         request.release()
@@ -87,6 +94,8 @@ class _Request:
     retries: int
     attempts: int = 0
     _tile_failures: int = 0  # failures that count for the tile, not for the model
+    _open_failures: int = 0  # failures of which is not known yet whose they are: nothing has been answered in between
+    _forgiven: int = 0  # failures that counted for the tile, and then for an outage
     _outages: int = 0
     _sent_at: float = 0.0
     _failed_at: float = 0.0
@@ -101,9 +110,7 @@ class _Request:
             tiles = self.prepare()
             self.gate.acquire()
             self._holds_slot, is_trial = True, self.gate.is_trial
-            if self.gate.outages != self._outages and self.attempts:
-                self._tile_failures = max(0, self._tile_failures - 1)  # the last failure belonged to an outage
-            self._outages = self.gate.outages
+            self._settle()
             self.attempts += 1
             self._sent_at = time.monotonic()
             try:
@@ -117,14 +124,31 @@ class _Request:
                 self.release()
                 raise
             self.gate.record_response(time.monotonic() - self._sent_at)
+            self.gate.experience.record_success(tiles, self.attempts)
             self.release()
             return answers
+
+    def _settle(self) -> None:
+        """Decide whose the open failures were, once any request has been answered since.
+
+        Those of an outage are the model's, and so is the failure at its beginning; but that is not forgiven for ever,
+        since the tile can be the cause.
+        """
+        if self.gate.outages != self._outages:
+            self._outages, self._open_failures = self.gate.outages, 0
+            if self.attempts and self._forgiven < max(1, self.retries):
+                self._tile_failures, self._forgiven = max(0, self._tile_failures - 1), self._forgiven + 1
+        elif not self.gate.no_response_since(self._failed_at):
+            self._tile_failures, self._open_failures = self._tile_failures + self._open_failures, 0
 
     def _record_failure(self, error: EndpointError, is_trial: bool) -> None:
         self._previously_failed_at, self._failed_at = self._failed_at, time.monotonic()
         self._failed_trials += is_trial
         if error.retryable:
-            self._tile_failures += 1
+            if error.local or not self.gate.no_response_since(self._previously_failed_at):
+                self._tile_failures += 1
+            else:
+                self._open_failures += 1
             if not error.local:
                 self.gate.record_failure(error)
         else:
@@ -140,14 +164,19 @@ class _Request:
         """Return whether the request must not be retried."""
         if self.gate.stop_reason:
             return True
-        if self._tile_failures <= self.retries:
+        failures, may_pass = self._tile_failures + self._open_failures, error.local or error.throttled
+        if failures <= min(self.retries, math.inf if may_pass else self.gate.experience.worthwhile_attempts - 1):
             return False
-        all_fail = self.retries > 0 and self.gate.no_response_since(self._previously_failed_at)
-        # The tile is at fault if it failed again although the model had just been probed successfully.
-        tile_at_fault = self._failed_trials >= _MIN_FAILED_TRIALS and (self.gate.is_only_request or not error.throttled)
-        if all_fail and not tile_at_fault and not error.local:
+        # Without a control, the tile is at fault if it failed again although the model had just been probed successfully.
+        tile_at_fault = (
+            self.gate.experience.control is None and self._failed_trials >= _MIN_FAILED_TRIALS
+            and (self.gate.is_only_request or not error.throttled)
+        )  # fmt: skip
+        if self._open_failures and self.retries and not tile_at_fault:
             self.gate.suspect_outage()
             return False
+        if failures > self.retries and not may_pass:
+            self.gate.experience.record_tried_in_full()
         return True
 
     def pause_s(self, error: EndpointError) -> float:
@@ -159,4 +188,4 @@ class _Request:
         if error.retry_after_s is not None:
             return min(error.retry_after_s, _MAX_PAUSE_S)
         max_pause = self.endpoint.retry_policy.backoff_s * 2 ** min(self.attempts, 30)
-        return random.uniform(0, min(_MAX_PAUSE_S, max_pause))
+        return random.uniform(0, min(_MAX_BACKOFF_S, max_pause))
