@@ -134,7 +134,7 @@ def embedding_tree(regions: da.Array, job: EmbeddingJob) -> da.Array:
     combine = partial(_combine, job=job)
     return da.reduction(
         nodes, chunk=_unchanged, combine=combine, aggregate=combine, axis=(0, 1, 2), concatenate=False,
-        split_every={0: 2, 1: 2, 2: 2}, dtype=object, meta=np.empty((), object), name="embed-rows",
+        split_every={0: 2, 1: 4, 2: 4}, dtype=object, meta=np.empty((), object), name="embed-rows",
     )  # fmt: skip
 
 

@@ -136,6 +136,10 @@ class Strip(Measured):
     """Tiles of the part that failed."""
 
 
+Strips = dict[Pair, Strip]
+"""The strips of a part by the row and the column of the region that they belong to."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Block(Measured):
     """A region of the output."""
@@ -209,10 +213,16 @@ def _valid(
     return of_image if known is None else of_image & known
 
 
-def crop_part(part: RasterPart, job: RasterJob, row: int, column: int) -> Strip | None:
-    """Return what a part says of another region, as a copy, so that keeping it does not keep the part."""
-    window = shared(job.out.region_window(row, column), part.canvas.window)
-    return None if window is None else Strip(part.canvas.cropped(window), part.cancelled, part.failed)
+def crop_part(part: RasterPart, job: RasterJob, row: int, column: int) -> Strips:
+    """Return what a part of a region says of its neighbours, as copies, so that keeping them does not keep the part."""
+    strips = {}
+    for down, across in OUTER:
+        place = row + down, column + across
+        if place[0] < job.grid.regions_yx[0] and place[1] < job.grid.regions_yx[1]:
+            window = shared(job.out.region_window(*place), part.canvas.window)
+            if window is not None:
+                strips[place] = Strip(part.canvas.cropped(window), part.cancelled, part.failed)
+    return strips
 
 
 def _outside(job: RasterJob, window: Window) -> NDArray[np.bool_]:
@@ -246,7 +256,7 @@ def asked_again(block: Block, part: RasterPart) -> Block:
 
 def blend_block(
     region: Region | None, job: RasterJob, row: int, column: int, asked: Sequence[RasterPart],
-    strips: Sequence[Strip | None], cropped: Sequence[Strip | None],
+    strips: Sequence[Strips], cropped: Sequence[Strips],
 ) -> Block:  # fmt: skip
     """Blend the tiles of a region and the strips of its neighbours.
 
@@ -260,7 +270,7 @@ def blend_block(
     if region is not None and job.group(row, column, INNER):
         parts.append(ask_tiles(region, job, row, column, INNER, canvas))
     started = time.thread_time()
-    given = [strip for strip in strips if strip is not None]
+    given = [each[row, column] for each in strips if (row, column) in each]
     for each in (*(part.canvas for part in asked), *(strip.canvas for strip in given)):
         canvas.include(each)
     blended = canvas.blended()

@@ -103,8 +103,8 @@ class _Graph:
         """Return the keys of the parts of a region, of the strips that others give it, and of those that it gives."""
         own = [key for reach in (ALL, *OUTER) if (key := self._part(row, column, reach)) is not None]
         taken = [key for side in OUTER for key in self._strips(row - side[0], column - side[1], side)]
-        given = [key for side in OUTER for key in self._strips(row, column, side)]
-        return own, taken, given
+        given = dict.fromkeys(key for side in OUTER for key in self._strips(row, column, side))
+        return own, taken, list(given)
 
     def _part(self, row: int, column: int, reach: Pair | None) -> Any | None:
         """Return the key of the `RasterPart` of a group of tiles; None if the group is empty or not asked by itself."""
@@ -125,8 +125,8 @@ class _Graph:
         keys = []
         for reach in (ALL, *(each for each in OUTER if each[0] >= side[0] and each[1] >= side[1])):
             if (part := self._part(row, column, reach)) is not None:
-                keys.append((self.strips_name, *part[1:-2], *side, row, column))
-                self.strips[keys[-1]] = (crop_part, part, self.shared, down, across)
+                keys.append((self.strips_name, *part[1:]))
+                self.strips[keys[-1]] = (crop_part, part, self.shared, row, column)
         return keys
 
 
