@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import cli
 
-from geotile.cli.help import page, topics
+from geotile.cli.help import page, pages_with, topics
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -48,10 +48,30 @@ def test_a_command_shows_its_options():
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("image", "did you mean 'images'?"), ("Cluster", "did you mean 'clusters'?"), ("weather", "there are installation, first-run")],
+    [("imges", "did you mean 'images'?"), ("Clussters", "did you mean 'clusters'?"), ("xyzzy", "there are installation, first-run")],
 )  # fmt: skip
 def test_an_unknown_topic_names_the_nearest(given, said):
     assert f"no help about '{given}'; {said}" in cli("help", given, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["segmentation"], "rasters-and-embeddings"), (["class", "maps"], "rasters-and-embeddings"),
+        (["Image"], "images"), (["seam"], "merging-and-shapes"), (["SQS"], "queue"), (["bucket", "profile"], "object-storage"),
+    ],
+)  # fmt: skip
+def test_words_are_looked_for_in_the_pages(words, found):
+    pages = pages_with(words)
+    assert 1 <= len(pages) <= 8
+    assert found is None or found in pages
+    listed = cli("help", *words).stdout
+    assert all(re.search(rf"^{name} ", listed, re.MULTILINE) for name in pages)
+    assert f"These pages have '{' '.join(words)}'" in listed
+
+
+def test_a_page_is_found_by_the_words_of_its_name():
+    assert cli("help", "object", "storage").stdout == cli("help", "object-storage").stdout
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ import geotile
 from geotile.cli.show import out, print_text, show
 from geotile.errors import ArgumentError
 
+_MOST_FOUND = 8
 _INDEXES = ("start", "how-to")  # pages with a table of the others
 _ROW = re.compile(r"^\| \[[^\]]+\]\(([\w-]+)\.md\) \| (.+) \|$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[([^\[\]]+)\]\((?!https?://)([^)\s]+)\)")
@@ -64,6 +66,39 @@ def page(topic: str) -> str:
     return _LINK.sub(link, _PICTURE.sub("", _DIRECTIVE.sub("", _read(topic)))).rstrip() + "\n"
 
 
+def pages_with(words: Sequence[str]) -> list[str]:
+    """Return the pages that have some words one after the other, those that have them most often first.
+
+    If no page has, they are the pages that have all of the words.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Beginnings of words, in any case.
+
+    Returns
+    -------
+    list of str
+        Names of at most eight pages.
+
+    Examples
+    --------
+    >>> pages_with(["class", "map"])[0]
+    'rasters-and-embeddings'
+    """
+    texts = {name: page(name) for name in topics()}
+    for patterns in (
+        [r"\s+".join(rf"\b{re.escape(word)}" for word in words)],
+        [rf"\b{re.escape(word)}" for word in words],
+    ):
+        counts = {
+            name: min(len(re.findall(each, text, re.IGNORECASE)) for each in patterns) for name, text in texts.items()
+        }
+        if any(counts.values()):
+            break
+    return sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])[:_MOST_FOUND]
+
+
 def _names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Return the pages and the commands that a name may become, each with a line."""
     commands: Any = getattr(context.find_root().command, "commands", {})
@@ -74,22 +109,30 @@ def _names(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 def help_page(
     context: typer.Context,
     topic: Annotated[
-        str | None,
+        list[str] | None,
         typer.Argument(
-            help="A page or a command. Default: a list of the pages.",
+            help="A page, a command, or words to look for in the pages. Default: a list of the pages.",
             autocompletion=_names,
         ),
     ] = None,
 ) -> None:
     """Show a page of the documentation: how to open images, use a model, run on a cluster ..."""
-    known = topics()
-    if topic is None:
+    known, words = topics(), topic or []
+    commands = getattr(context.find_root().command, "commands", {})
+    if not words:
         show(known.items())
         print_text("\nShow one with: geotile help TOPIC. Options of a command: geotile help COMMAND")
-    elif topic in known:
-        _show_page(topic)
+    elif (name := "-".join(words)) in known:
+        _show_page(name)
+    elif name in commands:
+        _show_command(context, commands[name], name)
+    elif found := pages_with(words):
+        show((each, known[each]) for each in found)
+        print_text(f"\nThese pages have {' '.join(words)!r}. Show one with: geotile help TOPIC")
     else:
-        _show_command(context, topic, [*known])
+        near = get_close_matches(name.lower(), [*known, *commands], n=1, cutoff=0.5)
+        remedy = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+        raise ArgumentError(f"no help about '{' '.join(words)}'; {remedy}")
 
 
 def _read(name: str) -> str:
@@ -112,13 +155,7 @@ def _show_page(topic: str) -> None:
         out.print(Markdown(text, hyperlinks=False))
 
 
-def _show_command(context: typer.Context, name: str, pages: list[str]) -> None:
-    """Show the options of a command; refuse a name that is neither a page nor a command."""
-    program = context.find_root()
-    commands = getattr(program.command, "commands", {})
-    if name not in commands:
-        near = get_close_matches(name.lower(), [*pages, *commands], n=1, cutoff=0.5)
-        remedy = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(pages)}"
-        raise ArgumentError(f"no help about '{name}'; {remedy}")
-    with type(context)(commands[name], info_name=name, parent=program) as inner:
+def _show_command(context: typer.Context, command: Any, name: str) -> None:
+    """Show the options of a command."""
+    with type(context)(command, info_name=name, parent=context.find_root()) as inner:
         typer.echo(inner.get_help())

@@ -167,7 +167,7 @@ class _Request:
         failures, may_pass = self._tile_failures + self._open_failures, error.local or error.throttled
         if failures <= min(self.retries, math.inf if may_pass else self.gate.experience.worthwhile_attempts - 1):
             return False
-        # Without a control, the tile is at fault if it failed again although the model had just been probed successfully.
+        # Without a control, the tile is at fault if it failed again although the model had just been found ready.
         tile_at_fault = (
             self.gate.experience.control is None and self._failed_trials >= _MIN_FAILED_TRIALS
             and (self.gate.is_only_request or not error.throttled)
