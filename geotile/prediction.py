@@ -25,7 +25,7 @@ from geotile.options.raster import PredictJobOptions, PredictOptions, PredictToO
 from geotile.options.raster_keywords import PredictKeywords, PredictToKeywords
 from geotile.planning.opened_image import ImageLike, opened_image
 from geotile.planning.plan import planned
-from geotile.planning.raster_plan import raster_plan
+from geotile.planning.raster_plan import named_classes, raster_plan
 from geotile.planning.roi import intersecting_tiles
 from geotile.polygons import polygonize
 from geotile.public import public
@@ -234,7 +234,7 @@ def prepared_raster(
     outputs: Sequence[NamedPlace] = (),
 ) -> PreparedRaster:  # fmt: skip
     """Open and plan, wait for the model, and ask it for one tile, if no checkpoint knows what it answers."""
-    hooks = hooks or RunHooks()
+    hooks, options = hooks or RunHooks(), replace(options, classes=named_classes(options))
     opened = opened_image(uri, options.part(ImageOptions), options)
     opened.check_apart(outputs)
     rasters = endpoint.for_rasters()

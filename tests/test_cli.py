@@ -191,6 +191,13 @@ def test_errors_are_one_line(args, said, status):
     assert done.stdout == ""
 
 
+def test_a_demo_that_fails_leaves_no_empty_folder(write_tiff, noise, tmp_path):
+    (tmp_path / "model.onnx").write_text("no network")
+    folder = tmp_path / "mine"
+    cli("demo", write_tiff(noise), "--model", tmp_path / "model.onnx", "--folder", folder, status=1)
+    assert not folder.exists()
+
+
 def test_the_demo_replaces_no_results(tmp_path):
     for name in ("detections.parquet", "scene.tif"):
         (tmp_path / name).write_text("mine")

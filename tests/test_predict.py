@@ -463,6 +463,34 @@ def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, sai
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [("classes.txt", "land\nwater\n"), ("classes.json", '["land", "water"]'), ("by_number.json", '{"1": "water", "0": "land"}')],
+)  # fmt: skip
+def test_class_names_in_a_file(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    path, _ = scene(tmp_path, (64, 64))
+    read = geotile.predict(path, bordered, tile_size=64, overlap=0, classes=tmp_path / name)
+    assert read.attrs["class_names"] == ["land", "water"]
+    model = small_network(tmp_path / "net.onnx")
+    cli(
+        "predict",
+        scene(tmp_path, (64, 64), bands=2)[0],
+        model,
+        "-o",
+        tmp_path / "map.tif",
+        "--tile-size",
+        "64",
+        "--overlap",
+        "0",
+        "--classes",
+        tmp_path / name,
+    )
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.nodata == 255
+    assert "<Category>water<" in (tmp_path / "map.tif.aux.xml").read_text()
+
+
+@pytest.mark.parametrize(
     ("model", "options", "said"),
     [
         (lambda t: "text", {}, "must return an array .* got str"), (lambda t: ([[0, 0, 1, 1]], [0.5]), {}, "must return an array"),
@@ -473,7 +501,8 @@ def test_answers_that_cannot_be_read_are_named(tmp_path, content_type, body, sai
         (lambda t: t[0], {"threshold": 0.5}, "threshold would have no effect: the model answers class numbers"),
         (lambda t: t[0], {"blend": "hann"}, "counts votes for each class; give their names with classes="),
         (lambda t: t / 1.0, {"output": "scores"}, "scores must be from 0 to 1; got 0 to 2.*activation='softmax'"),
-        (bordered, {"classes": ["a"]}, "classes must have 2 names"), (bordered, {"classes": "ab"}, "classes must be a sequence"),
+        (bordered, {"classes": ["a"]}, "classes must have 2 names"), (bordered, {"classes": "ab"}, "classes must be class names or a readable file with one name per line; got ab"),
+        (bordered, {"classes": {0: "a", 2: "b"}}, "classes must name each class from 0 on; there is no name for class 1"), (bordered, {"classes": 5}, "classes must be a sequence of names, a mapping"),
         (bordered, {"classes": []}, "1 to 65,535 names; got 0"), (bordered, {"classes": ["a", "a"]}, "names that differ"),
         (bordered, {"classes": ["a\ud800", "b"]}, "without control characters and lone surrogates"),
         (bordered, {"classes": [str(n) for n in range(65_536)]}, "1 to 65,535 names; got 65,536"),

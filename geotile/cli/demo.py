@@ -105,11 +105,16 @@ def run_demo(
         "tile_size": tile_size or (256 if truth is None else 512),
         "overlap": (64 if truth is None else 128) if overlap is None else overlap,
     }
-    if truth is None:
-        detections = detect(image, f"onnx:{model}", progress=progress, **tiling, **(options or {}))
-    else:
-        with ModelServer(scene_detector) as server:
-            detections = detect(image, server.url, progress=progress, **tiling)
+    try:
+        if truth is None:
+            detections = detect(image, f"onnx:{model}", progress=progress, **tiling, **(options or {}))
+        else:
+            with ModelServer(scene_detector) as server:
+                detections = detect(image, server.url, progress=progress, **tiling)
+    except BaseException:
+        if not any(target.iterdir()):
+            target.rmdir()
+        raise
     work = plan(image, **tiling)
     files = _write_files(detections, work, target)
     if truth is not None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
@@ -130,6 +131,18 @@ def names(text: str) -> list[str]:
     ['water', 'trees']
     """
     return [name.strip() for name in text.split(",")]
+
+
+def names_or_file(text: str) -> list[str] | str:
+    """Return names that are separated by commas; or a file, which has a suffix or a folder, as it is.
+
+    Examples
+    --------
+    >>> names_or_file("water, trees"), names_or_file("water"), names_or_file("classes.txt")
+    (['water', 'trees'], ['water'], 'classes.txt')
+    """
+    path = PurePath(text)
+    return text if "," not in text and (path.suffix or path.name != text) else names(text)
 
 
 def names_or_numbers(text: str) -> list[str | int]:

@@ -17,13 +17,15 @@ _MAX_BYTES = 2**24
 Labels = Sequence[str] | Mapping[int, str] | str | os.PathLike[str]
 
 
-def class_names(labels: Labels | None) -> dict[int, str] | None:
+def class_names(labels: Labels | None, option: str = "labels") -> dict[int, str] | None:
     """Return class names by number.
 
     Parameters
     ----------
     labels : sequence of str, mapping of int to str, str or path, optional
         Names in order, names by number, or a file: text with one name per line, or JSON with a list or a mapping.
+    option : str, default "labels"
+        Name of the option that they were given as.
 
     Returns
     -------
@@ -42,15 +44,15 @@ def class_names(labels: Labels | None) -> dict[int, str] | None:
     if labels is None:
         return None
     if isinstance(labels, str | os.PathLike):
-        given = _from_file(Path(expanded_path(os.fspath(labels))))
+        given = _from_file(Path(expanded_path(os.fspath(labels))), option)
     else:
         given = _plain(labels)
     try:
         names = as_names(given)
     except ValueError as error:
-        raise ArgumentError(f"labels must be class names; got {labels!r}: {error}") from None
+        raise ArgumentError(f"{option} must be class names; got {labels!r}: {error}") from None
     if not names:
-        raise ArgumentError(f"labels must name at least one class; got {labels!r}. Leave it out for class numbers")
+        raise ArgumentError(f"{option} must name at least one class; got {labels!r}. Leave it out for class numbers")
     return names
 
 
@@ -75,12 +77,12 @@ def _plain(labels: Any) -> Any:
     return labels.tolist() if hasattr(labels, "tolist") else labels
 
 
-def _from_file(path: Path) -> Any:
+def _from_file(path: Path, option: str) -> Any:
     """Return the names in a file."""
     if path.suffix.lower() in (".yaml", ".yml"):
         raise ArgumentError(
-            f"labels must be a file with one name per line, or JSON; got {path}. Pass the names of the YAML file as a "
-            "list or a mapping"
+            f"{option} must be a file with one name per line, or JSON; got {path}. Pass the names of the YAML file as "
+            "a list or a mapping"
         )
     try:
         text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
@@ -90,5 +92,5 @@ def _from_file(path: Path) -> Any:
     except ValueError as error:
         reason = str(error)
     raise ArgumentError(
-        f"labels must be class names or a readable file with one name per line; got {path} ({reason})"
+        f"{option} must be class names or a readable file with one name per line; got {path} ({reason})"
     ) from None

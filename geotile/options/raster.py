@@ -33,10 +33,11 @@ class RasterOptions(Options):
         'seam; "hann" (weights that fall where tiles overlap) and "mean" average the tiles; "vote" is the '
         "class that most tiles say.", type='{"trim", "hann", "mean", "vote"}', choices=get_args(Blend),
     )  # fmt: skip
-    classes: Sequence[str] | None = option(
-        None, "Names of the classes, in the order of their numbers. By default those in the GeoTIFF that the model "
-        "returns, if any.",
-        type="sequence of str", from_text=from_text.names, metavar="NAME,...",
+    classes: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = option(
+        None, "Names of the classes in order or by number, or a file with one name per line. By default those in the "
+        "GeoTIFF that the model returns, if any.",
+        type="sequence of str, mapping of int to str, str or path", from_text=from_text.names_or_file,
+        metavar="NAME,...|FILE",
     )  # fmt: skip
     threshold: float | Mapping[str, float] | None = option(
         None, "Score above which a pixel is of a class, 0 to 1; by class as in ``{\"road\": 0.3, \"*\": 0.5}``. Each "
@@ -62,8 +63,8 @@ class RasterOptions(Options):
     def _check(self) -> None:
         if self.threshold is not None:
             check_threshold(self.threshold, "threshold", all_named=True)
-        if self.classes is not None:
-            _check_classes(self.classes)
+        if self.classes is not None and not isinstance(self.classes, str | os.PathLike | Mapping):
+            check_classes(self.classes)
         if self.blend == "vote" and self.output != "classes":
             raise ArgumentError(f"blend='vote' needs output='classes'; got output={self.output!r}. Use blend='hann'")
         for name in ("threshold", "score_dtype", "activation"):
@@ -72,9 +73,8 @@ class RasterOptions(Options):
                 raise ArgumentError(f"{name} would have no effect with output={self.output!r}; leave it out")
 
 
-def _check_classes(classes: Any) -> None:
-    if isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(c, str) for c in classes):
-        raise ArgumentError(f"classes must be a sequence of names, in the order of their numbers; got {classes!r}")
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuse names of classes that cannot be shown, or that are the same."""
     if not 1 <= len(classes) <= MAX_CLASSES:
         raise ArgumentError(f"classes must be 1 to {MAX_CLASSES:,} names; got {len(classes):,}")
     for name in classes:

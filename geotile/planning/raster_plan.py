@@ -12,11 +12,12 @@ from geotile.blending.form import RasterForm
 from geotile.blending.output_grid import OutputGrid
 from geotile.core.choices import MAX_CLASSES
 from geotile.core.thresholds import ANY, by_name
+from geotile.detectors.class_names import class_names
 from geotile.endpoints.raster import RasterAnswer
 from geotile.errors import ArgumentError
 from geotile.grid.regions import region_chunks
 from geotile.grid.tile_grid import TileGrid
-from geotile.options.raster import RasterOptions
+from geotile.options.raster import RasterOptions, check_classes
 
 _CHUNK = 512  # pixels of a chunk of the output per pixel of its scale
 _LARGE = 2**35  # pixels of an output from which chunks are twice as long, and so are regions whose size is "auto"
@@ -103,11 +104,31 @@ def _bytes_of_a_pixel(form: RasterForm) -> int:
     return 4 + form.sum_dtype.itemsize * (form.n_classes or form.planes if form.is_class_map else form.planes)
 
 
+def named_classes(options: RasterOptions) -> Sequence[str] | None:
+    """Return the names of the classes that a user gives, in the order of their numbers.
+
+    Raises
+    ------
+    ArgumentError
+        If a file cannot be read, or a class has no name.
+    """
+    names = class_names(options.classes, "classes")
+    if names is None:
+        return None
+    missing = sorted(set(range(len(names))) - set(names))
+    if missing:
+        raise ArgumentError(f"classes must name each class from 0 on; there is no name for class {missing[0]}")
+    named = [names[number] for number in range(len(names))]
+    check_classes(named)
+    return named
+
+
 def raster_form(answer: RasterAnswer, options: RasterOptions) -> RasterForm:
     """Return what becomes of answers such as this one."""
     planes, kind = len(answer.values), answer.values.dtype.kind
     is_class_map = options.output != "values" and kind in "bui"
-    classes = tuple(options.classes) if options.classes is not None else answer.classes
+    named = named_classes(options)
+    classes = answer.classes if named is None else tuple(named)
     if is_class_map:
         _check_class_map(planes, classes, options)
     elif options.output == "values":

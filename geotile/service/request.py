@@ -131,6 +131,8 @@ class JobRequest(RequestModel):
         if "task" in info.data:  # else it is refused itself
             task = TASKS[info.data["task"]]
             refuse_unknown(options, task.in_geotile, "the field geotile", option_hints(info.data["task"]))
+            if isinstance(options.get("classes"), str):
+                raise ValueError(f"classes must be a list of names; got {options['classes']!r}, and no file is read")
             task.options(**options, roi=info.data.get("region_of_interest"))
         return options
 
