@@ -194,7 +194,7 @@ def test_errors_are_one_line(args, said, status):
 def test_a_demo_that_fails_leaves_no_empty_folder(write_tiff, noise, tmp_path):
     (tmp_path / "model.onnx").write_text("no network")
     folder = tmp_path / "mine"
-    cli("demo", write_tiff(noise), "--model", tmp_path / "model.onnx", "--folder", folder, status=1)
+    cli("demo", write_tiff(noise), "--model", tmp_path / "model.onnx", "--folder", folder, status=2)
     assert not folder.exists()
 
 
