@@ -645,6 +645,76 @@ def test_a_picture_is_made_from_an_overview_or_not_at_all(tmp_path, monkeypatch)
     assert Pictures().get(finished(tmp_path / "overviews.tif", {}, 0), 0, 30).jpeg
 
 
+def class_map_job(tmp_path):
+    """A job of an image of which three quarters are a class map; the upper left quarter has no data."""
+    pixels = np.full((3, 1000, 2000), 200, np.uint8)
+    pixels[:, 500:, 1000:], pixels[:, :500, :1000] = 0, 255
+    write_tiff(tmp_path / "image.tif", pixels, tiled=True, nodata=255)
+
+    def classes(tile):
+        return (tile[0] < 100).astype(np.uint8)
+
+    job = {"tile_size": 500, "overlap": 0, "classes": ["land", "water"]}
+    geotile.predict_to(tmp_path / "image.tif", classes, tmp_path / "map.tif", **job)
+    record = finished(tmp_path / "image.tif", {"0-File": str(tmp_path / "map.tif")}, 0)
+    record.task, record.images[0].pixels_missing = "predict", 1234
+    return record
+
+
+def shown(picture):
+    with rasterio.MemoryFile(picture.jpeg) as memory, memory.open() as file:
+        pixels = file.read().astype(int)
+    height, width = pixels.shape[1:]
+    return [pixels[:, y * height // 8, x * width // 8].tolist() for y, x in ((2, 2), (2, 6), (6, 6))]
+
+
+def test_a_class_map_is_drawn_over_its_image(tmp_path):
+    record = class_map_job(tmp_path)
+    picture = Pictures().get(record, 0, 30)
+    assert picture.legend == (("land", "#2e5eb8"), ("water", "#b82e36"))
+    land, water = ([int(text[k : k + 2], 16) for k in (1, 3, 5)] for _, text in picture.legend)
+    plain = record.model_copy(update={"task": "detect"})
+    assert Pictures().get(plain, 0, 30).legend == ()
+    under = shown(Pictures().get(plain, 0, 30))  # stretched
+    want = [
+        under[0],
+        *([0.4 * u + 0.6 * c for u, c in zip(a, b, strict=True)] for a, b in ((under[1], land), (under[2], water))),
+    ]
+    np.testing.assert_allclose(shown(picture), want, atol=12)  # of JPEG
+    (tmp_path / "image.tif").unlink()
+    np.testing.assert_allclose(
+        shown(Pictures().get(record, 0, 30))[1:],
+        [[0.4 * 255 + 0.6 * c for c in land], [0.4 * 255 + 0.6 * c for c in water]],
+        atol=12,
+    )
+    (tmp_path / "map.tif").unlink()
+    assert "no such image" in Pictures().get(record, 0, 30).why_not
+
+
+def test_scores_are_not_drawn_as_classes(tmp_path):
+    def scores(tile):
+        return np.stack([tile[0] / 255, 1 - tile[0] / 255]).astype(np.float32)
+
+    pixels = np.full((3, 500, 500), 200, np.uint8)
+    write_tiff(tmp_path / "image.tif", pixels, tiled=True)
+    geotile.predict_to(tmp_path / "image.tif", scores, tmp_path / "map.tif", tile_size=500, overlap=0, output="scores")
+    record = finished(tmp_path / "image.tif", {"0-File": str(tmp_path / "map.tif")}, 0)
+    record.task = "predict"
+    picture = Pictures().get(record, 0, 30)
+    assert (bool(picture.jpeg), picture.legend, picture.why_not) == (True, (), "")
+
+
+def test_the_page_of_a_raster_job_has_its_legend_and_missing_pixels(local, tmp_path):
+    browser, records = local()
+    records.save(class_map_job(tmp_path))
+    page = browser.page("job?id=a")
+    assert [each.text_content() for each in page.xpath("//ul[@class='legend']/li")] == ["land", "water"]
+    assert page.xpath("//ul[@class='legend']//*[local-name()='rect']/@fill") == ["#2e5eb8", "#b82e36"]
+    assert "The class map is drawn over the image." in page.text_content()
+    (missing,) = page.xpath("//dt[text()='Pixels missing']/following-sibling::dd")
+    assert missing.text_content() == "1,234"
+
+
 # --- how it is used: with a keyboard, a screen reader, and in the dark
 
 CONTRASTS = """() => {

@@ -72,8 +72,10 @@ def found_in(records: Records, record: JobRecord, number: int) -> Found:
     """
     image = record.images[number]
     failed = Found(failed=image.failed_tiles, reasons=list(image.failure_reasons.items()))
+    if record.task == "predict":
+        return failed
     if record.task != "detect":
-        return replace(failed, note="The outputs of this job are not detections, so only failed tiles are drawn.")
+        return replace(failed, note="The outputs of this job are vectors, so only failed tiles are drawn.")
     if image.status in FINISHED:
         return _of_outputs(image, failed)
     return _of_checkpoint(records.work_folder(record.job_id).sub(str(number)).sub("checkpoint"), failed)

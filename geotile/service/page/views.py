@@ -12,7 +12,7 @@ from markupsafe import escape
 from geotile.core.redact import redact
 from geotile.running.progress import clock
 from geotile.service.job_progress import JobFigures, add_progress, job_figures, last_reason, tile_reasons
-from geotile.service.records import ENDED, GIVEN_UP, ImageRecord, JobRecord, Records
+from geotile.service.records import ENDED, FINISHED, GIVEN_UP, ImageRecord, JobRecord, Records
 from geotile.service.retrying import retry_obstacle
 
 GROUPS = {
@@ -65,6 +65,11 @@ class Row:
     def has_ended(self) -> bool:
         """Whether the job has failed or was cancelled, so that people may want to retry it."""
         return self.record.status in (*GIVEN_UP, "PARTIAL")
+
+    @property
+    def has_results(self) -> bool:
+        """Whether an image of the job is done."""
+        return any(each.status in FINISHED for each in self.record.images)
 
     @property
     def percent(self) -> int | None:
