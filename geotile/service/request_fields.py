@@ -11,6 +11,7 @@ from typing import Any
 from geotile.core.option import option_names
 from geotile.core.redact import redact
 from geotile.options import EndpointKeywords, JobOptions, ServiceOptions
+from geotile.options.raster import PolygonOptions
 from geotile.service.tasks import TASKS, TaskName
 
 FIELDS_BY_OPTION = {
@@ -21,6 +22,9 @@ FIELDS_BY_OPTION = {
 IN_GEOTILE = frozenset[str]().union(*(task.in_geotile for task in TASKS.values()))
 _OF_SERVICE = option_names(ServiceOptions) & option_names(JobOptions)
 _OF_ENDPOINTS = option_names(EndpointKeywords) - option_names(JobOptions)
+_NO_POLYGONS = (
+    "a job writes no polygons; leave their options out, and make polygons of its result with geotile.polygonize"
+)
 _CUTOFF = 0.85  # similarity of a misspelt name, 0 to 1; "jobArn", a field of OversightML's, is none of "jobName"
 
 
@@ -41,6 +45,8 @@ def option_hints(task: TaskName) -> dict[str, str]:
             for name, flag in flags.items()
         }
         | fields
+        | dict.fromkeys(option_names(PolygonOptions), _NO_POLYGONS)
+        | {"checkpoint": "option 'checkpoint' does not apply to jobs, whose checkpoints the service keeps; leave it out"}
         | others
     )
 
