@@ -411,7 +411,7 @@ STREAM = [{"type": "Kinesis", "stream": "found"}]
         ({"task": "predict", "geotile": {"blnd": "hann"}}, "unknown option 'blnd'; did you mean 'blend'?"),
         ({"task": "predict", "geotile": {"blend": "mode"}}, "blend must be one of 'trim', 'hann', 'mean', 'vote'; got 'mode'"),
         ({"task": "predict", "geotile": {"output": "values", "threshold": 0.5}}, 'threshold would have no effect with "geotile": {"output": "values"}'),
-        ({"task": "embed", "geotile": {"checkpoint": "x"}}, "option 'checkpoint' does not apply to the field geotile"),
+        ({"task": "embed", "geotile": {"checkpoint": "x"}}, "option 'checkpoint' does not apply to jobs"),
         ({"tsk": "predict"}, "unknown field 'tsk'; did you mean 'task'?"), ({"output": []}, "did you mean 'outputs'?"),
     ],
 )  # fmt: skip
