@@ -407,7 +407,7 @@ STREAM = [{"type": "Kinesis", "stream": "found"}]
         ({"task": "embed", "geotile": {"output": "scores"}}, "option 'output' does not apply to \"task\": \"embed\""),
         ({"task": "predict", "geotile": {"tokens": "mean"}}, 'leave it out, or give "task": "embed"'),
         ({"task": "predict", "geotile": {"polygons": "a.parquet"}}, "a job writes no polygons; leave their options out, and make polygons of its result with geotile.polygonize"),
-        ({"task": "predict", "geotile": {"checkpoint": "a"}}, "whose checkpoints the service keeps"), ({"task": "predict", "geotile": {"classes": "names.txt"}}, "classes must be a list of names; got 'names.txt'"),
+        ({"task": "predict", "geotile": {"checkpoint": "a"}}, "the service keeps their checkpoints"), ({"task": "predict", "geotile": {"classes": "names.txt"}}, "classes must be a list of names; got 'names.txt'"),
         ({"task": "predict", "geotile": {"blnd": "hann"}}, "unknown option 'blnd'; did you mean 'blend'?"),
         ({"task": "predict", "geotile": {"blend": "mode"}}, "blend must be one of 'trim', 'hann', 'mean', 'vote'; got 'mode'"),
         ({"task": "predict", "geotile": {"output": "values", "threshold": 0.5}}, 'threshold would have no effect with "geotile": {"output": "values"}'),

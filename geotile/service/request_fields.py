@@ -46,7 +46,7 @@ def option_hints(task: TaskName) -> dict[str, str]:
         }
         | fields
         | dict.fromkeys(option_names(PolygonOptions), _NO_POLYGONS)
-        | {"checkpoint": "option 'checkpoint' does not apply to jobs, whose checkpoints the service keeps; leave it out"}
+        | {"checkpoint": "option 'checkpoint' does not apply to jobs; the service keeps their checkpoints"}
         | others
     )
 
