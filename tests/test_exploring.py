@@ -58,12 +58,41 @@ def test_each_label_has_a_layer_and_rows_without_a_place_are_left_out():
     assert geotile.explore(found.iloc[:0]) is not None
 
 
+def test_very_many_rows_are_drawn_by_the_graphics_card():
+    lonboard = pytest.importorskip("lonboard")
+    image = geotile.open_image(write_example())
+    west, south, east, north = image.rio.bounds()
+    count = 50_003
+    x, y = np.random.default_rng(0).uniform((west, south), (east, north), (count, 2)).T
+    shapes = np.concatenate([shapely.box(x[2:], y[2:], x[2:] + 1, y[2:] + 1), shapely.points(x[:1], y[:1]), [None]])
+    found = gpd.GeoDataFrame(
+        {"label": ["<b>"] * 30_000 + ["ship"] * 20_003, "score": 0.5}, geometry=shapes, crs=image.rio.crs
+    )
+    view = geotile.explore(found, image)
+    assert isinstance(view, lonboard.Map)
+    bitmap, car, ship, point = view.layers
+    assert [type(each).__name__ for each in view.layers] == [
+        "BitmapLayer",
+        "PolygonLayer",
+        "PolygonLayer",
+        "ScatterplotLayer",
+    ]
+    np.testing.assert_allclose(bitmap.bounds, image.rio.transform_bounds("EPSG:4326"), atol=5e-6)
+    assert [each.table.num_rows for each in (car, ship, point)] == [30_000, 20_001, 1]
+    colours = frame_colours(found)
+    assert "#{:02x}{:02x}{:02x}".format(*car.get_line_color[:3]) == colours["<b>"]
+    assert {"label", "score"} <= set(ship.table.column_names)
+    assert "data:image/png;base64," in view.to_html()
+
+
 def test_what_has_no_map_is_refused():
     plain = gpd.GeoDataFrame({"label": ["a"]}, geometry=[shapely.Point(0, 0)])
-    many = gpd.GeoDataFrame({"label": [""] * 50_001}, geometry=[shapely.Point(0, 0)] * 50_001, crs="EPSG:4326")
+    many = gpd.GeoDataFrame(
+        {"label": [""] * 3_000_001}, geometry=np.full(3_000_001, shapely.Point(0, 0)), crs="EPSG:4326"
+    )
     nowhere = xr.DataArray(np.zeros((3, 8, 8), np.uint8), dims=("band", "y", "x"))
     for arguments, text in (
-        ((plain,), "must have a CRS"), (("found.parquet",), "must be a GeoDataFrame"), ((many,), "at most 50,000 rows"),
+        ((plain,), "must have a CRS"), (("found.parquet",), "must be a GeoDataFrame"), ((many,), "at most 3,000,000 rows"),
         ((many[:1], nowhere), "placed by an affine transform"),
     ):  # fmt: skip
         with pytest.raises(geotile.ArgumentError, match=text):

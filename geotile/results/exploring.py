@@ -16,24 +16,28 @@ from geotile.imagery.array_check import check_array
 from geotile.imagery.file_array import source_of
 from geotile.public import public
 from geotile.results.class_legend import colour, frame_colours, label_colours
+from geotile.results.exploring_many import Picture, map_of_many
 from geotile.results.plotting import rgb
 
 if TYPE_CHECKING:
     import folium
+    import lonboard
 
 _SIDE_PX = 2048  # of the picture of the image
-_MAX_ROWS = 50_000  # a browser draws each shape on its own
+_MANY_ROWS = 50_000  # more are drawn by the graphics card: folium makes an element of the page of each shape
+_MAX_ROWS = 3_000_000  # a notebook sends them all to the browser, some 200 bytes each
 _DECIMALS = 3  # of the numbers beside the pointer
 _SHOWN = ("label", "score", "class", "length_m", "width_m", "heading_deg", "area_m2", "tile")
 
 
 @public
-def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> folium.Map:
+def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> folium.Map | lonboard.Map:
     """Show detections or polygons on an interactive map, with the image under them.
 
-    The picture of the image is made from its overviews, with at most 2,048 pixels a side. A colour stays with a label,
-    and the list of layers is its legend. Drawing needs folium (``pip install folium``). The browser that shows the map
-    needs the internet: for the JavaScript of the map and, without an image, for a base map from OpenStreetMap.
+    The picture of the image is made from its overviews, with at most 2,048 pixels a side. A colour stays with a label.
+    Up to 50,000 rows are drawn by folium (``pip install folium``), where the list of layers is the legend; more are
+    drawn by lonboard (``pip install lonboard``). The browser that shows the map needs the internet: for the JavaScript
+    of the map and for a base map, which folium leaves out where there is an image.
 
     Parameters
     ----------
@@ -45,14 +49,15 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
 
     Returns
     -------
-    folium.Map
-        It shows itself in a notebook; ``.save("map.html")`` writes it.
+    folium.Map or lonboard.Map
+        It shows itself in a notebook; ``.save("map.html")`` writes a folium.Map, ``.to_html("map.html")`` a
+        lonboard.Map.
 
     Raises
     ------
     ArgumentError
-        If folium is not installed, there is no CRS, there are more than 50,000 rows, or no affine transform places the
-        image.
+        If the package that draws is not installed, there is no CRS, there are more than 3,000,000 rows, or no affine
+        transform places the image.
 
     Examples
     --------
@@ -63,12 +68,6 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
     >>> "object" in view.get_root().render()
     True
     """
-    try:
-        import folium
-    except ImportError:
-        raise ArgumentError(
-            "maps are drawn by folium, which is not installed. Install it with pip install folium"
-        ) from None
     _check(found)
     drawn = found.to_crs("EPSG:4326")
     shown = [name for name in _SHOWN if name in drawn and name != drawn.geometry.name]
@@ -77,22 +76,41 @@ def explore(found: gpd.GeoDataFrame, image: xr.DataArray | None = None) -> foliu
         if drawn[name].dtype.kind == "f":
             drawn[name] = drawn[name].astype(float).round(_DECIMALS)
         elif drawn[name].dtype.kind not in "biu":  # text has several types in pandas
-            drawn[name] = drawn[name].map(lambda text: html.escape(str(text)))  # Leaflet reads text as HTML
+            drawn[name] = drawn[name].astype(str)
     drawn = drawn[~(drawn.geometry.is_empty | drawn.geometry.isna())]
-    view = folium.Map(tiles=None if image is not None else "OpenStreetMap", control_scale=True, max_zoom=24)
-    picture = None if image is None else _picture(image).add_to(view)
-    names = drawn["label"].astype(str) if "label" in shown else drawn.geometry.geom_type
+    names = drawn["label"] if "label" in shown else drawn.geometry.geom_type
     colours = frame_colours(drawn) if "label" in shown else label_colours(sorted(set(names)))
+    picture = None if image is None else _picture(image)
+    if len(drawn) > _MANY_ROWS:
+        return map_of_many(drawn, colours, names, picture)
+    return _map_of_few(drawn, colours, names, picture)
+
+
+def _map_of_few(
+    drawn: gpd.GeoDataFrame, colours: dict[str, str], names: Any, picture: Picture | None
+) -> folium.Map:  # fmt: skip
+    """Return a map with a layer for each label."""
+    try:
+        import folium
+    except ImportError:
+        raise ArgumentError(
+            "maps are drawn by folium, which is not installed. Install it with pip install folium"
+        ) from None
+    view = folium.Map(tiles="OpenStreetMap" if picture is None else None, control_scale=True, max_zoom=24)
+    corners = None
+    if picture is not None:
+        pixels, (west, south, east, north) = picture
+        corners = [[south, west], [north, east]]
+        folium.raster_layers.ImageOverlay(pixels, corners, name="image", mercator_project=False).add_to(view)
     for name in sorted(set(names)):
-        _layer(drawn[names == name], f"{name or 'detection'} ({int((names == name).sum())})", colours[name]).add_to(
-            view
-        )
+        title = f"{html.escape(name) or 'detection'} ({int((names == name).sum())})"
+        _layer(drawn[names == name], title, colours[name]).add_to(view)
     folium.LayerControl(collapsed=False).add_to(view)
     if len(drawn):
         west, south, east, north = drawn.total_bounds
         view.fit_bounds([[south, west], [north, east]])
-    elif picture is not None:
-        view.fit_bounds(picture.bounds)
+    elif corners is not None:
+        view.fit_bounds(corners)
     return view
 
 
@@ -105,8 +123,8 @@ def _check(found: Any) -> None:
         )
     if len(found) > _MAX_ROWS:
         raise ArgumentError(
-            f"found must have at most {_MAX_ROWS:,} rows, since a browser draws each; got {len(found):,}. Filter them, "
-            "or open the file in QGIS"
+            f"found must have at most {_MAX_ROWS:,} rows, since a browser gets them all; got {len(found):,}. Filter "
+            "them, or open the file in QGIS"
         )
 
 
@@ -115,6 +133,8 @@ def _layer(rows: gpd.GeoDataFrame, name: str, colour: str) -> Any:
     import folium
 
     fields = [each for each in rows.columns if each != rows.geometry.name and not rows[each].isna().all()]
+    texts = [each for each in fields if rows[each].dtype.kind not in "biuf"]
+    rows = rows.assign(**{each: rows[each].map(html.escape) for each in texts})  # Leaflet reads text as HTML
     return folium.GeoJson(
         rows.to_json(),
         name=f'<span style="color:{colour}">&#9632;</span> {name}',  # the list of layers is the legend
@@ -124,10 +144,8 @@ def _layer(rows: gpd.GeoDataFrame, name: str, colour: str) -> Any:
     )
 
 
-def _picture(image: xr.DataArray) -> Any:
-    """Return the image as a layer, small, in the projection of the map."""
-    import folium
-
+def _picture(image: xr.DataArray) -> Picture:
+    """Return the image, small, in the projection of the map, with alpha; and its bounds in degrees."""
     is_class_map = isinstance(image, xr.DataArray) and image.dims == ("y", "x") and image.dtype.kind in "bui"
     if is_class_map:
         image = xr.concat([image], "band")
@@ -147,12 +165,9 @@ def _picture(image: xr.DataArray) -> Any:
     small = xr.DataArray(np.moveaxis(colours, -1, 0), dims=("band", "y", "x"))
     small = small.rio.write_transform(georeference.transform @ georeference.transform.scale(*scale))
     warped = small.rio.write_crs(georeference.crs).rio.write_nodata(0).rio.reproject("EPSG:3857")
-    west, south, east, north = warped.rio.transform_bounds("EPSG:4326")
     shown = np.moveaxis(warped.values, 0, -1)
     alpha = 255 * shown.any(axis=-1, keepdims=True).astype(np.uint8)
-    return folium.raster_layers.ImageOverlay(
-        np.concatenate([shown, alpha], axis=-1), [[south, west], [north, east]], name="image", mercator_project=False
-    )
+    return np.concatenate([shown, alpha], axis=-1), warped.rio.transform_bounds("EPSG:4326")
 
 
 def _class_colours(numbers: NDArray[Any], nodata: float | None) -> NDArray[np.uint8]:
