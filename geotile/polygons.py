@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 import xarray as xr
+from numpy.typing import NDArray
 
 from geotile.core.checks import check_not_negative
 from geotile.core.thresholds import Threshold, by_name
@@ -130,10 +131,23 @@ def _layers(raster: xr.DataArray, threshold: Threshold | None) -> Iterator[tuple
     nodata = raster.rio.nodata
     for number, name in enumerate(names):
         band = data[number]
+        if not scores:
+            band = band.map_blocks(_checked_label, nodata=nodata, dtype=band.dtype)
         yes = band > limits[number] / scale
         if nodata is not None and not np.isnan(nodata):
             yes &= band != nodata
         yield number, name, yes.astype(np.uint8)
+
+
+def _checked_label(values: NDArray[Any], nodata: float | None) -> NDArray[Any]:
+    """Return the values of a band of a map of several labels, which are 0, 1 and nodata."""
+    strange = values[(values != 0) & (values != 1) & (values != (0 if nodata is None else nodata))]
+    if strange.size:
+        raise ArgumentError(
+            f"each band of integers must hold 0 and 1, whether a pixel is of its class; got {strange[0]}. A photograph "
+            "is no class map, nor is the picture of one that its colours were applied to: give the path of its file"
+        )
+    return values
 
 
 def _scale(raster: xr.DataArray) -> float:

@@ -115,6 +115,15 @@ def record_of(folder, job_id="a"):
 
 
 @pytest.mark.slow
+def test_names_that_the_model_does_not_have_are_no_reason_to_try_again(folder, tmp_path, path, model):
+    submit(folder, "a", path, model, [file(tmp_path / "out")], geotile=RASTER | {"output": "classes", "classes": ["a"]})
+    geotile.serve(folder, once=True, max_attempts=5, retry_delay_s=60)
+    record = record_of(folder)
+    assert (record.status, len(record.attempts)) == ("FAILED", 1)
+    assert "classes must have 2 names" in record.reasons[0]
+
+
+@pytest.mark.slow
 def test_a_raster_job_writes_what_predict_to_writes(folder, tmp_path, path, model, capsys):
     second = tmp_path / "second.tif"
     second.write_bytes((tmp_path / "scene.tif").read_bytes())

@@ -179,7 +179,9 @@ def check(
 
     Exit status: 0 if it answered (also with no detections), 1 if it did not, 2 if an argument cannot be used.
     """
-    found = geotile.endpoint(endpoint, **endpoint_options(option, headers)).check(tile_format=tile_format)
+    from geotile.endpoints.create import check_of
+
+    found = check_of(endpoint, endpoint_options(option, headers), tile_format)
     print_text(in_words(found.message), *((out, "") if found else (err, "bold red")))
     raise typer.Exit(0 if found else 1)
 

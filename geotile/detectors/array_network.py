@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from geotile.core.checks import Pair
 from geotile.detectors.layouts import Tensor
 from geotile.errors import ArgumentError, EndpointError, ResponseError
-from geotile.options.endpoint import NetworkOptions
+from geotile.options.endpoint import ArrayNetworkOptions, NetworkOptions
 
+_SCALE_IT = "Scale the image with rescale= or stretch=, or give divisor=, which is 1 for values as they are"
 _MAX_BANDS = 16  # of an input (…, y, x, band)
 
 
@@ -21,8 +22,7 @@ _MAX_BANDS = 16  # of an input (…, y, x, band)
 class ArrayNetwork:
     """The input and the output of a network whose answers the caller reads. Pickles.
 
-    Where the network takes floats, pixels of uint8 become ``(value / 255 - mean) / std``; all others are given to it
-    as they are.
+    Where the network takes floats, pixels become ``(value / divisor - mean) / std``; the divisor is 255 for uint8.
     """
 
     input: Tensor
@@ -35,6 +35,8 @@ class ArrayNetwork:
     """Mean of each band in shares of 255."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each band in shares of 255."""
+    divisor: float | None = None
+    """Number that pixels are divided by; None for 255 if they are uint8, and for nothing if they are floats."""
 
     @property
     def takes_batches(self) -> bool:
@@ -121,15 +123,23 @@ class ArrayNetwork:
         """Return a tile as values of the input, (band, y, x)."""
         self._check_shape(tile)
         dtype = self.input.dtype
-        if tile.dtype == np.uint8 and dtype.kind == "f":
-            values = tile.astype(np.float32) / 255
+        divisor = 255 if self.divisor is None and tile.dtype == np.uint8 else self.divisor
+        if dtype.kind == "f" and divisor is not None:
+            values = tile.astype(np.float32) / divisor
             for name, each in (("mean", self.mean), ("std", self.std)):
                 if each is not None and len(each) != len(tile):
                     raise EndpointError(f"{name} has {len(each)} numbers, and the tile {len(tile)} bands; give as many")
             values = values - _column(self.mean, 0)
             return np.asarray(values / _column(self.std, 1), dtype)
         if self.mean is not None or self.std is not None:
-            raise EndpointError(f"mean and std are shares of 255, for uint8 pixels; the tile has {tile.dtype}")
+            raise EndpointError(
+                f"mean and std are shares of 255, for uint8 pixels; the tile has {tile.dtype}. {_SCALE_IT}"
+            )
+        if dtype.kind == "f" and tile.dtype.kind != "f":
+            raise EndpointError(
+                f"the model takes {dtype}, and nothing says what the pixels of {tile.dtype} are to be divided by. "
+                f"{_SCALE_IT}"
+            )
         if dtype.kind != "f" and not np.can_cast(tile.dtype, dtype):
             raise EndpointError(f"the model takes {dtype}; the tile has {tile.dtype}. Use geotile.rescale or cast")
         return np.asarray(tile, dtype)
@@ -148,15 +158,15 @@ class ArrayNetwork:
 
 
 def array_network(
-    inputs: Sequence[Tensor], outputs: Sequence[Tensor], options: NetworkOptions, batch_size: int | None
+    inputs: Sequence[Tensor], outputs: Sequence[Tensor], options: ArrayNetworkOptions, batch_size: int | None
 ) -> ArrayNetwork:
     """Return the network with these inputs and outputs, as it declares them.
 
     Parameters
     ----------
     inputs, outputs : sequence of Tensor
-    options : NetworkOptions
-        The name of the output that is read, the mean and the standard deviation.
+    options : ArrayNetworkOptions
+        The name of the output that is read, the mean, the standard deviation and the divisor.
     batch_size : int or None
         Maximum number of tiles per call; by default what the network takes, or 1.
 
@@ -169,10 +179,10 @@ def array_network(
     network = ArrayNetwork(
         input=tiles, output=_output(outputs, options), batch_size=1,
         mean=None if options.mean is None else tuple(options.mean),
-        std=None if options.std is None else tuple(options.std),
+        std=None if options.std is None else tuple(options.std), divisor=options.divisor,
     )  # fmt: skip
-    if tiles.dtype.kind != "f" and not (options.mean is None and options.std is None):
-        raise ArgumentError(f"mean and std do not apply to a model that takes {tiles.dtype}; leave them out")
+    if tiles.dtype.kind != "f" and any(each is not None for each in (options.mean, options.std, options.divisor)):
+        raise ArgumentError(f"mean, std and divisor do not apply to a model that takes {tiles.dtype}; leave them out")
     return _with_batch_size(network, batch_size)
 
 
@@ -184,9 +194,10 @@ def check_output_names(options: NetworkOptions) -> None:
         )
 
 
-def array_options(options: NetworkOptions) -> dict[str, Any]:
+def array_options(options: ArrayNetworkOptions) -> dict[str, Any]:
     """Return those options that answers depend on, as JSON values."""
-    return {name: getattr(options, name) for name in ("mean", "std", "output_names")}
+    found = {name: getattr(options, name) for name in ("mean", "std", "output_names")}
+    return found if options.divisor is None else found | {"divisor": options.divisor}
 
 
 def _input(inputs: Sequence[Tensor]) -> Tensor:

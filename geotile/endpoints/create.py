@@ -10,9 +10,11 @@ from typing import Any
 
 from geotile.core.option import Options, option_names, refuse_unknown, with_options
 from geotile.core.redact import redact
-from geotile.endpoints.base import Endpoint
+from geotile.encoding.encoder import TileFormat
+from geotile.endpoints.array_check import array_answer
+from geotile.endpoints.base import Check, Endpoint
 from geotile.endpoints.function import FunctionEndpoint
-from geotile.errors import ArgumentError
+from geotile.errors import ArgumentError, GeotileError
 from geotile.options import EndpointKeywords, FunctionOptions, HttpOptions, OipOptions, OnnxOptions, SageMakerOptions
 from geotile.options.endpoint import AnswerOptions, DecoderOptions, NetworkOptions, OnnxArrayOptions
 from geotile.public import public
@@ -95,6 +97,27 @@ def endpoint(spec: Any, options: Any) -> Endpoint:
             f"endpoint must be a URL, a callable or an Endpoint; got a value of type {type(spec).__name__}"
         )
     return FunctionEndpoint(spec, **options)
+
+
+def check_of(spec: str, options: Mapping[str, Any], tile_format: TileFormat) -> Check:
+    """Return the check of the model behind a spec, whether it answers detections or arrays.
+
+    Raises
+    ------
+    ArgumentError
+        If the spec or an option cannot be used.
+    """
+    try:
+        model = endpoint(spec, **options)
+    except ArgumentError as error:
+        try:
+            found = array_answer(array_endpoint(spec, **options), None, tile_format)
+        except GeotileError:
+            found = None
+        if found is None:
+            raise error from None
+        return Check(ok=True, message=f"{redact(spec)} returned {found[0]} ({found[1]:.3f} s)", seconds=found[1])
+    return model.check(tile_format=tile_format)
 
 
 def array_endpoint(spec: Any, **options: Any) -> Endpoint:

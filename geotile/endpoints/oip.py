@@ -17,6 +17,7 @@ from geotile.endpoints.oip_arrays import OipArrayEndpoint
 from geotile.endpoints.oip_server import OipServer
 from geotile.errors import ArgumentError
 from geotile.options import DecoderOptions, OipOptions
+from geotile.options.endpoint import refuse_divisor
 
 _DEFAULT_BATCH_SIZE = 8
 
@@ -84,6 +85,7 @@ class OipEndpoint(OipServer):
         configured = copy(self)
         inputs, outputs = self._tensors()
         try:
+            refuse_divisor(self._options)
             detector = Detector(inputs, outputs, **self._options.part(DecoderOptions).changed())
         except ArgumentError as error:
             raise ArgumentError(f"{self.display_url}: {error}") from None

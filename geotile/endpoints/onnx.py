@@ -17,6 +17,7 @@ from geotile.detectors.onnx import model_path, read_model
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
 from geotile.options import DecoderOptions, OnnxOptions
+from geotile.options.endpoint import refuse_divisor
 
 _DEFAULT_BATCH_SIZE = 8
 
@@ -48,6 +49,7 @@ class OnnxEndpoint(Endpoint):
     def __init__(self, spec: str, options: OnnxOptions) -> None:
         self._path, self._options = model_path(spec.partition(":")[2]), options
         self._decoding = options.part(DecoderOptions)
+        refuse_divisor(options)
         self._model = OnnxDetector(
             self._path, threads=options.threads or 1, providers=options.providers, **self._decoding.changed()
         )

@@ -51,7 +51,8 @@ class OnnxArrayEndpoint(Endpoint):
         except ArgumentError as error:
             raise ArgumentError(f"{self}: {error}") from None
         names = read_metadata(session.get_modelmeta().custom_metadata_map).names or {}
-        self.class_names = tuple(names[n] for n in sorted(names)) if sorted(names) == list(range(len(names))) else None
+        in_order = bool(names) and sorted(names) == list(range(len(names)))
+        self.class_names = tuple(names[n] for n in sorted(names)) if in_order else None
         self.batch_size, self.input_yx = self._network.batch_size, self._network.size_yx
         self.sample_shape = (self._network.bands or 3, *(self.input_yx or (512, 512)))
 

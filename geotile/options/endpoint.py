@@ -182,6 +182,21 @@ class NetworkOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ArrayNetworkOptions(NetworkOptions):
+    """A network whose outputs are rasters or vectors."""
+
+    divisor: float | None = option(
+        None, "For rasters and vectors: number that pixels are divided by before ``mean`` and ``std``, where the "
+        "network takes floats; 1 gives them as they are. By default 255 for pixels of uint8, and none for floats; "
+        "other integers are refused without it.", type="float",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        if self.divisor is not None and not self.divisor > 0:
+            raise ArgumentError(f"divisor must be above 0; got {self.divisor!r}")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DecoderOptions(NetworkOptions, ScoreOptions):
     """A network that geotile decodes."""
 
@@ -203,7 +218,7 @@ class DecoderOptions(NetworkOptions, ScoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class OnnxArrayOptions(NetworkOptions):
+class OnnxArrayOptions(ArrayNetworkOptions):
     """Options of an ``onnx:`` endpoint whose model answers arrays."""
 
     batch_size: int | None = option(
@@ -231,7 +246,7 @@ class OnnxOptions(OnnxArrayOptions, DecoderOptions):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class OipArrayOptions(NetworkOptions, ClientOptions):
+class OipArrayOptions(ArrayNetworkOptions, ClientOptions):
     """Options of an ``oip+http://`` endpoint whose model answers arrays."""
 
     batch_size: int | None = option(
@@ -273,6 +288,12 @@ class EndpointKeywords(FunctionOptions, OnnxOptions, OipOptions, SageMakerOption
     """Options of all kinds of endpoints together; each kind takes its own."""
 
     CALL: ClassVar[str] = "endpoint"
+
+
+def refuse_divisor(options: ArrayNetworkOptions) -> None:
+    """Raise ArgumentError if an option is given that detectors do not read."""
+    if options.divisor is not None:
+        raise ArgumentError("divisor is for models that answer rasters or vectors; leave it out")
 
 
 def _check_counts(**counts: int | None) -> None:

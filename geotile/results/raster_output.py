@@ -130,8 +130,9 @@ class RasterOutput:
                 self._end_zarr(store, files, kept)
             else:
                 self._end_cog(store, template, chunk)
-        except (*WRITE_ERRORS, OutputError) as error:
-            reason, place = redact(str(error)).rstrip("."), store.folder.display_name
+        except Exception as error:  # each file system has errors of its own; all mean the same here
+            text = str(error) if isinstance(error, (*WRITE_ERRORS, OutputError)) else f"{type(error).__name__}: {error}"
+            reason, place = redact(text).rstrip("."), store.folder.display_name
             where = "" if place in reason else f". The blocks are in {place}"
             raise OutputError(f"cannot write {redact(self.uri)}: {reason}{where}") from None
 
@@ -215,8 +216,18 @@ class RasterOutput:
         Raises
         ------
         OutputError
-            If something is there that it may not replace.
+            If something is there that it may not replace, or that cannot be found out.
         """
+        try:
+            self._check_free()
+        except OutputError:
+            raise
+        except Exception as error:  # each file system has errors of its own; all mean the same here
+            raise OutputError(
+                f"cannot write {redact(self.uri)}: {redact(str(error)) or type(error).__name__}"
+            ) from None
+
+    def _check_free(self) -> None:
         files, path = self.folder.files()
         if not self.is_zarr and files.isdir(path):
             raise OutputError(f"output {redact(self.uri)} is a folder. Name a file in it.")

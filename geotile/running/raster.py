@@ -91,8 +91,8 @@ class RasterJob:
     tiles: TileJob
     roi: Any = None
     """Region of interest, a shapely geometry in image pixels: pixels whose centre lies outside have no value."""
-    store: Callable[[Block], None] | None = None
-    """Where blocks are kept; None to return them."""
+    store: Callable[[Block], Block] | None = None
+    """Where blocks are kept, which returns the block that it holds then; None to return them."""
 
     def group(self, row: int, column: int, reach: Pair | None) -> list[Tile]:
         """Return the tiles of a group of a region that are to be read."""
@@ -293,5 +293,5 @@ def blend_block(
     if job.store is None:
         return block
     if not (block.cancelled and is_abandoned(job.run)):  # nobody wants half of the block of a run that was stopped
-        job.store(block)
+        block = job.store(block)
     return replace(block, values=None)

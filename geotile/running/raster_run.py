@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
@@ -61,15 +61,24 @@ class BlockWriter:
     """Writes blocks where they are computed. Pickles."""
 
     store: RasterStore
+    earlier: Mapping[Pair, dict[str, Any]] = field(default_factory=dict)
+    """Reports of blocks of an earlier run that are computed again, since tiles had failed, by row and column."""
 
-    def __call__(self, block: Block) -> None:
-        """Write a block and what its report needs."""
+    def __call__(self, block: Block) -> Block:
+        """Write a block and what its report needs; return what is stored then: the earlier one, if it is better."""
         assert block.values is not None
+        earlier = self.earlier.get((block.row, block.column))
+        if earlier is not None:
+            was = earlier["missing"], len(earlier["failures"])
+            if block.cancelled or was < (block.missing, len(block.failures)):
+                failures = tuple(TileFailure(**each) for each in earlier["failures"])
+                return replace(block, failures=failures, missing=earlier["missing"])
         report = {
             "failures": list(block.failures), "tiles": block.tiles, "without_data": block.without_data,
             "is_touched": block.is_touched, "missing": block.missing, "unfinished": block.cancelled,
         }  # fmt: skip
         self.store.write(block.window, block.values, block.row, block.column, report)
+        return block
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,9 +129,11 @@ class RasterRun:
     def compute(self, options: PredictToOptions, hooks: RunHooks) -> Report:
         """Compute the blocks that are missing, and store them."""
         started = time.perf_counter()
-        job = replace(self.prepared.job, store=BlockWriter(self.store))
         self.store.begin(self.files)
-        kept = self._kept(options.retry_failed)
+        stored = self._stored()
+        again = {place: each for place, each in stored.items() if options.retry_failed and each["is_touched"]}
+        kept = {place: each for place, each in stored.items() if place not in again}
+        job = replace(self.prepared.job, store=BlockWriter(self.store, again))
         with hooks.around(job.run, job.grid):
             blocks = self._computed(job, kept, options)
         return self._report(job, blocks, list(kept.values()), started)
@@ -155,13 +166,10 @@ class RasterRun:
         if self.checkpoint is None:
             self.sinks[0].discard()
 
-    def _kept(self, retry_failed: bool) -> dict[Pair, dict[str, Any]]:
-        """Return what was kept with each block of an earlier run that need not be computed again."""
-        return {
-            place: report
-            for place, report in self.store.reports(self._grid.regions_yx).items()
-            if not report.get("unfinished") and not (retry_failed and report["is_touched"])
-        }
+    def _stored(self) -> dict[Pair, dict[str, Any]]:
+        """Return what an earlier run has kept with each of its blocks, but those that it left unfinished."""
+        reports = self.store.reports(self._grid.regions_yx)
+        return {place: report for place, report in reports.items() if not report.get("unfinished")}
 
     @property
     def _grid(self) -> TileGrid:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from geotile.core.redact import redact
-from geotile.errors import ClusterError, GeotileError, OutputError, ServiceError
+from geotile.errors import ArgumentError, ClusterError, GeotileError, OutputError, ServiceError
 from geotile.service.admission import is_disk_full, is_permanent
 from geotile.service.backlog import Job
 from geotile.service.health import Health
@@ -143,13 +143,17 @@ class JobLifecycle:
         self._release_job(job, delay_s)
 
     def record_failure(self, job: Job, record: JobRecord, error: Exception) -> None:
-        """Record a failed attempt; release the job for the next one, or reject it after `max_attempts`."""
+        """Record a failed attempt; release the job for the next one, or reject it after `max_attempts`.
+
+        An argument that cannot be used, such as names of classes that the model does not have, is rejected at once.
+        """
         if is_disk_full(error):
             self.release_interrupted(job, record, self._disk_delay(error))
             return
         reason = redact(str(error)) or type(error).__name__
         record.attempts[-1].error = reason
-        if len(record.attempts) >= self.max_attempts or isinstance(error, OutdatedRegions):
+        hopeless = isinstance(error, OutdatedRegions) or (isinstance(error, ArgumentError) and is_permanent(error))
+        if len(record.attempts) >= self.max_attempts or hopeless:
             self.reject(job.delivery, record, reason)
             return
         self.records.save(record)
