@@ -90,6 +90,8 @@ class EndpointError(GeotileError):
     """Whether the endpoint did not respond in time."""
     local: bool = False
     """Whether the cause lies in this process, such as a limit of its open files, not in the endpoint."""
+    unsent: bool = False
+    """Whether no server has received the request, so that the failure says nothing of the tile."""
     retry_after_s: float | None = None
     """Delay before the next attempt that the endpoint requested, in seconds; None if it requested none."""
     http_status: int | None = None

@@ -202,6 +202,57 @@ def test_a_model_that_fails_for_all_while_its_health_check_works_is_waited_for(s
     assert [each.message for each in caplog.records].count("the model responds again") == 1
 
 
+@pytest.mark.parametrize("retries", [1, 2])
+def test_a_server_that_answers_what_it_has_taken_before_it_goes_loses_no_tile(retries):
+    """A rolling restart: answers to requests that were sent before do not show that the model works."""
+    image, began = xr.DataArray(numbered(10, 10), dims=("band", "y", "x")), time.monotonic()
+
+    def fault(handler, number, times):
+        if 0.8 < time.monotonic() - began < 2.2:
+            return handler.reply(502, b"no server")
+        time.sleep(0.5)
+        return True
+
+    with misbehaving(fault) as (url, server):
+        found = geotile.detect(image, url, **JOB | {"region_size": 512, "concurrency": 8}, retries=retries)
+    report = found.attrs["report"]
+    show(f"a restart that drains, {retries} retries", report, report.seconds)
+    assert (report.status, len(found)) == ("SUCCESS", 100)
+    assert report.requests == sum(server.seen.values())
+
+
+@pytest.mark.parametrize(("status", "retries"), [(500, 2), (503, 2), (500, 1)])
+def test_a_model_whose_health_check_works_before_it_does_loses_no_tile(status, retries):
+    began = time.monotonic()
+    with misbehaving(lambda handler, *_: time.monotonic() - began > 2.5 or handler.reply(status, b"loading")) as (
+        url,
+        _,
+    ):
+        labels, report, seconds = run(url, retries=retries)
+    show(f"{status} for the first 2.5 s, {retries} retries", report, seconds)
+    assert (labels, report.status) == (ALL, "SUCCESS")
+
+
+@pytest.mark.filterwarnings("ignore:8 of 64 tiles failed")
+def test_tiles_that_are_always_refused_hold_up_no_others():
+    """They keep their places at first, as the server may be full; not for ever, since others are answered."""
+    image, answered = xr.DataArray(numbered(8, 8), dims=("band", "y", "x")), []
+
+    def fault(handler, number, times):
+        if number % 8 == 0:
+            return handler.reply(503, b"full")
+        answered.append(time.monotonic())
+        return True
+
+    with misbehaving(fault) as (url, _):
+        began = time.monotonic()
+        geotile.detect(image, url, **JOB | {"region_size": 512, "concurrency": 2, "backoff_s": 0.2}, retries=6)
+        seconds = time.monotonic() - began
+    in_time = sorted(answered)[:56]
+    assert len(in_time) == 56
+    assert in_time[-1] - began < seconds / 2, (in_time[-1] - began, seconds)
+
+
 def test_past_outage_timeout_the_run_ends_with_what_it_has():
     with misbehaving(outage([], after=8, seconds=600)) as (url, _), pytest.warns(UserWarning, match="tiles failed"):
         labels, report, seconds = run(url, outage_timeout_s=2, concurrency=2)

@@ -27,7 +27,7 @@ class DaemonPool(Executor):
     Parameters
     ----------
     max_workers : int
-        Maximum number of threads, without those that are `away`.
+        Maximum number of threads, without as many that are `away`.
     thread_name_prefix : str
         Beginning of the names of the threads.
 
@@ -58,7 +58,7 @@ class DaemonPool(Executor):
         future: Future[Any] = Future()
         self._work.put((future, fn, args, kwargs))
         with self._lock:
-            if self._has_room and not self._idle.acquire(blocking=False):
+            if not self._idle.acquire(blocking=False) and self._has_room:
                 try:
                     self._start_thread()
                 except RuntimeError:
@@ -82,7 +82,7 @@ class DaemonPool(Executor):
 
     @property
     def _has_room(self) -> bool:
-        return len(self._threads) - self._away < self._max_workers
+        return len(self._threads) - min(self._away, self._max_workers) < self._max_workers
 
     def _start_thread(self) -> None:
         name = f"{self._prefix}_{len(self._threads)}"

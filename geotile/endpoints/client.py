@@ -21,7 +21,7 @@ from geotile.core.quiet_logs import quiet_urls
 from geotile.core.redact import digests, redact, redact_answer
 from geotile.core.registry import Registry
 from geotile.core.regular_file import special_kind
-from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, missing_certificate_file
+from geotile.endpoints.failure_cause import Cause, failure_cause, is_timeout, is_unsent, missing_certificate_file
 from geotile.endpoints.json_answer import excerpt
 from geotile.endpoints.prepared import PreparedSession
 from geotile.errors import ArgumentError, EndpointError, EndpointUnreachable, GeotileError, ResponseError
@@ -203,6 +203,7 @@ class Client:
         else:
             failed = EndpointUnreachable(f"{self.display_url} did not respond: {cause.text}")
         failed.retryable, failed.timed_out, failed.local = cause.retryable, timed_out, cause.local
+        failed.unsent = is_unsent(error)
         return failed
 
     def _missing_file(self, error: Exception) -> Cause | None:

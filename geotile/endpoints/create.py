@@ -8,9 +8,9 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from geotile.core.choices import TileFormat
 from geotile.core.option import Options, option_names, refuse_unknown, with_options
 from geotile.core.redact import redact
-from geotile.encoding.encoder import TileFormat
 from geotile.endpoints.array_check import array_answer
 from geotile.endpoints.base import Check, Endpoint
 from geotile.endpoints.function import FunctionEndpoint

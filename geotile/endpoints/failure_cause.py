@@ -79,6 +79,17 @@ def is_timeout(error: BaseException) -> bool:
     return any(isinstance(each, _TIMEOUTS) for each in _chain(error))
 
 
+def is_unsent(error: BaseException) -> bool:
+    """Return whether a request failed before there was a connection.
+
+    Examples
+    --------
+    >>> is_unsent(ConnectionRefusedError(111, "refused")), is_unsent(ConnectionResetError(104, "reset"))
+    (True, False)
+    """
+    return any(isinstance(each, _UNSENT) for each in _chain(error))
+
+
 def missing_certificate_file(verify: bool | str, cert: str | tuple[str, str] | None) -> str | None:
     """Return a description of the first configured certificate file that does not exist, or None.
 
@@ -166,6 +177,10 @@ def _always(text: str, retryable: bool) -> Callable[[Any, list[BaseException]], 
 
 
 _TIMEOUTS = (TimeoutError, requests.Timeout, urllib3.exceptions.ReadTimeoutError)
+_UNSENT = (
+    ConnectionRefusedError, socket.gaierror, requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.NewConnectionError,
+)  # fmt: skip
 _PROXY_ERRORS = (requests.exceptions.ProxyError, requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxyError)
 _TLS_ERRORS = (requests.exceptions.SSLError, urllib3.exceptions.SSLError, ssl.SSLError)
 _INVALID_REQUEST = (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)

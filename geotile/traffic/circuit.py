@@ -59,9 +59,16 @@ class Circuit:
     _outage_counted: bool = False
     _next_probe_at: float = 0.0
 
-    def record_response(self, now: float, latency_s: float) -> None:
-        """Record that a response arrived, whenever its request was sent."""
-        self._ever_answered, self._failures, self._latency_s = True, 0, latency_s
+    def record_response(self, now: float, latency_s: float, sent_at: float) -> None:
+        """Record that a response arrived.
+
+        If its request was sent before the failures began, it does not show that the model works again: a server that
+        is about to end answers what it has taken.
+        """
+        self._ever_answered, self._latency_s = True, latency_s
+        if (self._failures or self.state != "closed") and sent_at <= self._failing_since:
+            return
+        self._failures = 0
         self._close(now)
 
     def restart(self, now: float) -> None:

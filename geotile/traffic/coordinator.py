@@ -59,6 +59,8 @@ class GateReport:
     """Whether a tile is about to fail although no request was answered since the tile was first sent."""
     has_control: bool = False
     """Whether the process can send a tile that the model has answered before."""
+    answered_s_ago: float = 0.0
+    """Time since that one of the answered requests was sent which was sent last, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ class Allowance:
     abandoned: bool = False
     """Whether they may not because nobody wants the run's results any more."""
     answered_s_ago: float = math.inf
-    """Time since another process reported a response, in seconds."""
+    """Time since that one of the answered requests of other processes was sent which was sent last, in seconds."""
     is_only_request: bool = False
     """Whether only one request is left in the run, over all processes."""
     next_report_s: float = _REPORT_INTERVAL_S
@@ -111,6 +113,7 @@ class Coordinator:
     _processes: dict[str, _Process] = field(default_factory=dict)
     _processes_by_worker: dict[str, set[str]] = field(default_factory=dict)
     _trial_process: str | None = None
+    _gone_answered_at: float = -math.inf
     _warned_at: float = -math.inf
     _outages_told: int = 0
 
@@ -134,6 +137,7 @@ class Coordinator:
         previous_cap, process.cap = process.cap, self._cap(report.process)
         process.reserved = max(previous_cap, process.cap, report.in_flight)
         if report.wanted == process.reserved == 0:
+            self._gone_answered_at = max(self._gone_answered_at, process.answered_at)
             del self._processes[report.process]
         return Allowance(
             cap=process.cap, probe=probe, state=self.circuit.state,
@@ -173,8 +177,8 @@ class Coordinator:
         if report.probe_result is not None:
             circuit.record_probe(now, report.probe_result[0])
         if tally.answered:
-            self._processes[report.process].answered_at = now
-            circuit.record_response(now, tally.latency_s / tally.answered)
+            sent_at = self._processes[report.process].answered_at = now - report.answered_s_ago
+            circuit.record_response(now, tally.latency_s / tally.answered, sent_at)
         failures = min(report.consecutive_failures, tally.failed + tally.throttled)
         if failures:
             circuit.record_failures(
@@ -184,7 +188,9 @@ class Coordinator:
             circuit.suspect_outage(now)
 
     def _others_answered_at(self, name: str) -> float:
-        return max((each.answered_at for key, each in self._processes.items() if key != name), default=-math.inf)
+        return max(
+            (each.answered_at for key, each in self._processes.items() if key != name), default=self._gone_answered_at
+        )
 
     def _cap(self, name: str) -> int:
         if self.circuit.state == "open" or self.circuit.stop_reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,8 @@ class Gate:
         self.experience = Experience()
         self._probe_result: tuple[str | None] | None = None
         self._suspects_outage = self._reporting = False
-        self._last_response = float("-inf")
+        self._own_answered = self._others_answered = -math.inf  # when the last request that was answered was sent
+        self._failing_since = math.inf
         self._stop_reason: str | None = None
         self._pool: DaemonPool | None = None
 
@@ -189,10 +191,13 @@ class Gate:
             self._can_send.notify()
 
     def record_response(self, latency_s: float) -> None:
-        """Record a response."""
+        """Record a response. It shows that the model worked when the request was sent, not that it does now."""
+        sent_at = time.monotonic() - latency_s
         with self._lock:
-            self._consecutive_failures, self._models_fault, self._control_failed = 0, True, False
-            self._last_response = time.monotonic()
+            if sent_at > self._failing_since:
+                self._consecutive_failures, self._models_fault, self._control_failed = 0, True, False
+                self._failing_since = math.inf
+            self._own_answered = max(self._own_answered, sent_at)
             self._tally += Tally(answered=1, latency_s=latency_s, latency_s2=latency_s**2, reports=0, busy=0)
             self._answered.notify_all()
         if self._allowance.state != "closed":
@@ -202,6 +207,7 @@ class Gate:
         """Record a retryable failure, of a tile or of the control."""
         overloaded = error.throttled or error.timed_out
         with self._lock:
+            self._failing_since = min(self._failing_since, time.monotonic())
             self._consecutive_failures, self._last_failure = self._consecutive_failures + 1, str(error)
             self._control_failed = of_control  # then a tile makes the next trial
             self._models_fault = of_control or (self._models_fault and error.throttled)
@@ -209,9 +215,9 @@ class Gate:
             self._tally += Tally(throttled=int(overloaded), failed=int(not overloaded), reports=0, busy=0)
         self._wake_up.set()
 
-    def no_response_since(self, moment: float) -> bool:
-        """Return whether the run received no response since a time of the monotonic clock, as far as is known here."""
-        return self._last_response < moment
+    def answered_since(self, moment: float) -> bool:
+        """Return whether a request was answered that was sent after a time, as far as is known in this process."""
+        return max(self._own_answered, self._others_answered) > moment
 
     def suspect_outage(self) -> None:
         """Report that the model seems to fail, not a single tile."""
@@ -223,7 +229,7 @@ class Gate:
         """Wait, but not longer than the run lasts, and keep no thread from other tiles while these are answered."""
         began = time.monotonic()
         with self._lock:
-            self._answered.wait_for(lambda: self._stop_reason or self._last_response > began, seconds)
+            self._answered.wait_for(lambda: self._stop_reason or self.answered_since(began), seconds)
         left = began + seconds - time.monotonic()
         if self._stop_reason or left <= 0:
             return
@@ -273,7 +279,8 @@ class Gate:
                 tally=self._tally + Tally(busy=busy), consecutive_failures=self._consecutive_failures,
                 last_failure=self._last_failure, models_fault=self._models_fault,
                 model_started=self._model_started, probe_result=self._probe_result,
-                suspects_outage=self._suspects_outage, has_control=self.experience.control is not None,
+                suspects_outage=self._suspects_outage, answered_s_ago=time.monotonic() - self._own_answered,
+                has_control=self.experience.control is not None,
             )  # fmt: skip
             self._tally, self._probe_result, self._suspects_outage = Tally(reports=0, busy=0), None, False
             return report
@@ -282,7 +289,7 @@ class Gate:
         """Apply an allowance; return the previous cap."""
         with self._lock:
             previous_cap, self._allowance = self._allowance.cap, allowance
-            self._last_response = max(self._last_response, time.monotonic() - allowance.answered_s_ago)
+            self._others_answered = max(self._others_answered, time.monotonic() - allowance.answered_s_ago)
             if allowance.stop_reason:
                 self._stop(allowance.stop_reason, allowance.abandoned)
             self._notify()

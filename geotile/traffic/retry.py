@@ -15,6 +15,8 @@ from geotile.traffic.gate import Gate
 
 _MAX_PAUSE_S = 60.0  # that a server can ask for
 _MAX_BACKOFF_S = 20.0  # as in botocore; outages, which last longer, are waited for by the circuit
+_MAX_HELD = 2  # failures of a tile while it keeps its slot: more are not those of a full server, as others are answered
+_MAX_UNSENT = 100  # requests of a tile that no server receives, while others are answered
 _MIN_FAILED_TRIALS = 2  # that a tile needs to fail during an outage: one failed trial may belong to the outage's end
 
 
@@ -33,14 +35,13 @@ def send_with_retries(
 ) -> RequestOutcome:  # fmt: skip
     """Send one tile, or one batch: wait for a slot, send the request, and retry it if that is worthwhile.
 
-    A retryable failure is retried up to ``retry_policy.retries`` times; less often once several tiles have failed
-    all their retries, since more attempts than have ever helped in this run are hopeless.
+    A retryable failure is retried up to ``retry_policy.retries`` times.
 
-    Only failures of the tile count: those between which any other request, or the gate's control, was answered.
-    As long as nothing is answered, it is open whose the failures are; if that goes on for as many as the tile has
-    retries, the circuit opens, waits for the model and sends the control. Failures during an outage do not count.
-    A process that has no control yet, since the model has answered nothing, tries whether the model is back with a
-    tile: if it fails twice, the failures are the tile's; a throttled trial counts only if no other request is left.
+    Only failures of the tile count: those after which any other request, or the gate's control, was sent and answered.
+    Until then it is open whose a failure is; if that goes on for as many as the tile has retries, the circuit opens,
+    waits for the model and sends the control. Failures during an outage do not count, nor do requests that no server
+    has received. In a process that has no control, since the model has answered it nothing, a tile fails once its
+    retries are used up and two trials have failed, if other processes were answered or no other request is left.
 
     Parameters
     ----------
@@ -94,12 +95,13 @@ class _Request:
     retries: int
     attempts: int = 0
     _tile_failures: int = 0  # failures that count for the tile, not for the model
-    _open_failures: int = 0  # failures of which is not known yet whose they are: nothing has been answered in between
+    _open_failures: int = 0  # failures of which is not known yet whose they are: nothing has been answered since
+    _unsent: int = 0  # requests that no server has received
+    _failures_in_a_row: int = 0  # since the last outage
     _forgiven: int = 0  # failures that counted for the tile, and then for an outage
     _outages: int = 0
     _sent_at: float = 0.0
     _failed_at: float = 0.0
-    _previously_failed_at: float = 0.0
     _holds_slot: bool = False
     _failed_trials: int = 0
 
@@ -117,14 +119,14 @@ class _Request:
                 answers = invoke_endpoint(self.endpoint, tiles, self.content_type)
             except EndpointError as error:
                 self._record_failure(error, is_trial)
-                if not error.throttled:
+                if not error.throttled or self._tile_failures > _MAX_HELD:
                     self.release()
                 raise
             except BaseException:
                 self.release()
                 raise
             self.gate.record_response(time.monotonic() - self._sent_at)
-            self.gate.experience.record_success(tiles, self.attempts)
+            self.gate.experience.record_success(self.prepare)
             self.release()
             return answers
 
@@ -135,17 +137,20 @@ class _Request:
         since the tile can be the cause.
         """
         if self.gate.outages != self._outages:
-            self._outages, self._open_failures = self.gate.outages, 0
-            if self.attempts and self._forgiven < max(1, self.retries):
-                self._tile_failures, self._forgiven = max(0, self._tile_failures - 1), self._forgiven + 1
-        elif not self.gate.no_response_since(self._failed_at):
+            self._outages, self._open_failures, self._failures_in_a_row = self.gate.outages, 0, 0
+            if self._tile_failures and self._forgiven < max(1, self.retries):
+                self._tile_failures, self._forgiven = self._tile_failures - 1, self._forgiven + 1
+        elif self.gate.answered_since(self._failed_at):
             self._tile_failures, self._open_failures = self._tile_failures + self._open_failures, 0
 
     def _record_failure(self, error: EndpointError, is_trial: bool) -> None:
-        self._previously_failed_at, self._failed_at = self._failed_at, time.monotonic()
+        before, self._failed_at = self._failed_at or self._sent_at, time.monotonic()
         self._failed_trials += is_trial
+        self._failures_in_a_row += 1
         if error.retryable:
-            if error.local or not self.gate.no_response_since(self._previously_failed_at):
+            if error.unsent:
+                self._unsent += 1
+            elif error.local or self.gate.answered_since(before):
                 self._tile_failures += 1
             else:
                 self._open_failures += 1
@@ -162,21 +167,18 @@ class _Request:
 
     def is_final(self, error: EndpointError) -> bool:
         """Return whether the request must not be retried."""
-        if self.gate.stop_reason:
+        if self.gate.stop_reason or self._unsent > _MAX_UNSENT:
             return True
-        failures, may_pass = self._tile_failures + self._open_failures, error.local or error.throttled
-        if failures <= min(self.retries, math.inf if may_pass else self.gate.experience.worthwhile_attempts - 1):
+        if self._tile_failures + self._open_failures + self._unsent <= self.retries:
             return False
-        # Without a control, the tile is at fault if it failed again although the model had just been found ready.
+        # Without a control, tiles are trials: one that fails two is at fault, if others were answered or none is left.
+        may_blame = self.gate.is_only_request or (self.gate.answered_since(-math.inf) and not error.throttled)
         tile_at_fault = (
-            self.gate.experience.control is None and self._failed_trials >= _MIN_FAILED_TRIALS
-            and (self.gate.is_only_request or not error.throttled)
+            self.gate.experience.control is None and self._failed_trials >= _MIN_FAILED_TRIALS and may_blame
         )  # fmt: skip
-        if self._open_failures and self.retries and not tile_at_fault:
+        if self.retries and not tile_at_fault and (self._open_failures or self._tile_failures <= self.retries):
             self.gate.suspect_outage()
             return False
-        if failures > self.retries and not may_pass:
-            self.gate.experience.record_tried_in_full()
         return True
 
     def pause_s(self, error: EndpointError) -> float:
@@ -187,5 +189,5 @@ class _Request:
         """
         if error.retry_after_s is not None:
             return min(error.retry_after_s, _MAX_PAUSE_S)
-        max_pause = self.endpoint.retry_policy.backoff_s * 2 ** min(self.attempts, 30)
+        max_pause = self.endpoint.retry_policy.backoff_s * 2 ** min(self._failures_in_a_row, 30)
         return random.uniform(0, min(_MAX_BACKOFF_S, max_pause))
