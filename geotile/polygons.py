@@ -144,8 +144,8 @@ def _checked_label(values: NDArray[Any], nodata: float | None) -> NDArray[Any]:
     strange = values[(values != 0) & (values != 1) & (values != (0 if nodata is None else nodata))]
     if strange.size:
         raise ArgumentError(
-            f"each band of integers must hold 0 and 1, whether a pixel is of its class; got {strange[0]}. A photograph "
-            "is no class map, nor is the picture of one that its colours were applied to: give the path of its file"
+            f"each band of integers must hold 0 and 1, whether a pixel is of its class; got {strange[0]}. Photographs "
+            "cannot be traced, nor class maps to which their colours were applied: give the path of the file"
         )
     return values
 

@@ -104,7 +104,7 @@ def test_scores_take_a_threshold_and_bands_are_classes():
         (raster(np.zeros((2, 3, 3), np.float32)), {"threshold": 2}, "threshold must be"), (raster(np.zeros((2, 3, 3), np.float32)), {"threshold": {"0": 0.5}}, "threshold has no number for ..1.."),
         (raster(np.zeros((2, 3, 3), np.float32)), {"threshold": {"x": 0.5, "*": 1}}, "names classes that do not exist, ..x..; they are"), (raster(np.zeros((3, 3), np.uint8)), {"classes": ["x"]}, "classes must be of"),
         (raster(np.full((3, 3), -1, np.int32)), {}, "class numbers must be 0 to"), (raster(np.full((3, 3), 2**40)), {}, "class numbers must be 0 to"),
-        (raster(np.full((3, 3, 3), 7, np.uint8)), {}, "must hold 0 and 1, whether a pixel is of its class; got 7. A photograph"),
+        (raster(np.full((3, 3, 3), 7, np.uint8)), {}, "must hold 0 and 1, whether a pixel is of its class; got 7. Photographs"),
         (raster(np.zeros((3, 3), np.uint8)), {"classes": [1.5]}, "classes must be of"), (raster(np.zeros((1, 3, 3), np.uint8)), {}, "can hold class numbers, or one class"),
         (raster(np.zeros((0, 3), np.uint8)), {}, "at least one pixel"), (raster(np.zeros((2, 3, 3), np.uint8), scale_factor="x"), {}, "scale_factor of the raster must be a number above 0"),
         (raster(np.zeros((2, 3, 3), np.uint8), scale_factor=0), {"threshold": 0.5}, "scale_factor of the raster must be a number above 0"),

@@ -51,7 +51,7 @@ class OipArrayEndpoint(OipServer):
         if self._network is not None:
             return self
         configured = copy(self)
-        inputs, outputs = self._tensors()
+        inputs, outputs = self._tensors((self._options.output_names or {}).get("output"))
         try:
             network = array_network(inputs, outputs, self._options, self._options.batch_size)
         except ArgumentError as error:

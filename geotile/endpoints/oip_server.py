@@ -89,8 +89,10 @@ class OipServer(Endpoint):
             error.retryable = True
             raise error
 
-    def _tensors(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the model's inputs and outputs.
+    def _tensors(self, output: str | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the model's inputs and outputs; with the name of an output that it has, that one alone.
+
+        So the others may have types that cannot be read.
 
         Raises
         ------
@@ -99,7 +101,8 @@ class OipServer(Endpoint):
         """
         metadata = self._get_json("")
         try:
-            return declared_tensors(metadata["inputs"]), declared_tensors(metadata["outputs"])
+            outputs = [each for each in metadata["outputs"] if each["name"] == output] or metadata["outputs"]
+            return declared_tensors(metadata["inputs"]), declared_tensors(outputs)
         except (KeyError, TypeError, ValueError) as error:
             raise ResponseError(
                 f"the metadata of {self.display_url} cannot be decoded ({error}): {excerpt(metadata)}"

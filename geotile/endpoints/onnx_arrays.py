@@ -44,9 +44,11 @@ class OnnxArrayEndpoint(Endpoint):
         self._path, self._options = model_path(spec.partition(":")[2]), options
         self._key = session_key(self._path, options.threads or 1, options.providers)
         session = open_session_of(self._key)  # opened here, so that a wrong model is found before the run
+        wanted = (options.output_names or {}).get("output")
+        outputs = [each for each in session.get_outputs() if each.name == wanted] or session.get_outputs()
         try:
             self._network = array_network(
-                tensors_of(session.get_inputs()), tensors_of(session.get_outputs()), options, options.batch_size
+                tensors_of(session.get_inputs()), tensors_of(outputs), options, options.batch_size
             )
         except ArgumentError as error:
             raise ArgumentError(f"{self}: {error}") from None

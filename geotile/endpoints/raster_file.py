@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from geotile.core.rasterio_env import READ_ERRORS, ignore_georeference_warnings
 from geotile.errors import ResponseError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_COLOURS = 3
+_CLASS = re.compile(r"CLASS_(0|[1-9][0-9]{0,5})")
 _MAX_BYTES = 2**30  # of decoded pixels: a file of a kilobyte can stand for gigabytes
 
 
@@ -63,6 +66,11 @@ def _content(file: Any) -> RasterFile:
             f"{file.height:,} x {file.width:,}"
         )
     bands = [n for n, kind in zip(file.indexes, file.colorinterp, strict=True) if kind != ColorInterp.alpha]
+    if len(bands) == _COLOURS < file.count and file.driver == "GTiff" and file.dtypes[0] == "uint8":
+        raise ResponseError(
+            "the fourth band of the answer is marked as transparency, as GDAL does with four bands of uint8 by itself. "
+            "If it holds values, write it with photometric='MINISBLACK'; if not, write it as a mask or leave it out"
+        )
     if not bands or any(np.dtype(file.dtypes[n - 1]).kind not in "buif" for n in bands):
         raise ResponseError(f"the answer must hold numbers that are not complex; got bands of {', '.join(file.dtypes)}")
     values, known = file.read(bands), (file.read_masks(bands) > 0).all(axis=0)
@@ -82,7 +90,7 @@ def _content(file: Any) -> RasterFile:
 def _category_names(file: Any, band: int) -> list[str] | None:
     """Return the names of the classes that the metadata of a band list, or of the file (band 0), by their numbers."""
     tags = file.tags(band)
-    numbers = sorted(int(key[6:]) for key in tags if key.startswith("CLASS_") and key[6:].isdigit())
+    numbers = sorted(int(match[1]) for key in tags if (match := _CLASS.fullmatch(key)))
     if numbers != list(range(len(numbers))):
         return None  # with gaps, a name's place is not its number
     return [tags[f"CLASS_{number}"] for number in numbers] or None
