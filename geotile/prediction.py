@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -219,7 +220,7 @@ def _sample(template: xr.DataArray, options: PredictToOptions, file: Output) -> 
     try:
         sample = polygonize(pixel.copy(data=np.zeros(pixel.shape, pixel.dtype)), crs=options.crs, **options.of_polygons)
     except ArgumentError as error:
-        raise ArgumentError(f"polygons: {error}") from None
+        raise ArgumentError(f"polygons: {re.sub('^classes', 'polygon_classes', str(error))}") from None
     if sample.crs is None and file.in_wgs84:
         raise ArgumentError(
             "polygons cannot be GeoJSON, since the image has no CRS and GeoJSON needs one; give a file that ends in "

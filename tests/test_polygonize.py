@@ -162,7 +162,10 @@ def test_polygons_get_a_crs_and_those_of_bands_one_label_each(tmp_path):
         ({"polygons": "p.txt"}, "must end in one of"),
         ({"crs": 4326}, "crs would have no effect: a raster has the CRS of its image"),
         ({"polygons": "p.geojson", "crs": 3857}, "crs has no effect on GeoJSON"),
-        ({"polygons": "p.parquet", "polygon_classes": ["c"], "classes": ["a", "b"]}, "polygons: classes must be of"),
+        (
+            {"polygons": "p.parquet", "polygon_classes": ["c"], "classes": ["a", "b"]},
+            "polygons: polygon_classes must be of",
+        ),
         ({"polygons": "p.parquet", "simplify_px": -1}, "simplify_px must be 0 or more pixels"),
         ({"polygons": "p.parquet", "crs": "EPSG:0"}, "crs"),
     ],

@@ -230,7 +230,8 @@ class RasterForm:
         if low < -_TOLERANCE or high > 1 + _TOLERANCE:
             raise ResponseError(
                 f"scores must be from 0 to 1; got {low:.3g} to {high:.3g}. If these are logits, give "
-                "activation='softmax' (each pixel is of one class) or 'sigmoid' (each class for itself)"
+                "activation='softmax' (each pixel is of one class) or 'sigmoid' (each class for itself); if they are "
+                "values such as heights, output='values'"
             )
         return np.asarray(np.rint(np.clip(scores, 0, 1) * np.float32(SCORE_STEPS)), np.uint16)
 

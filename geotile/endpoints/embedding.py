@@ -14,6 +14,8 @@ from geotile.endpoints.raster import as_array
 from geotile.errors import EndpointError, ResponseError
 
 _FIELDS = ("embedding", "embeddings", "last_hidden_state")
+_RASTER_NDIM = 3
+_OF_PIXELS = ". If the model answers a value for each pixel, use geotile.predict"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +62,7 @@ def embedding_of(answer: Any, tokens: Tokens, tile_yx: Pair, prefix_tokens: int 
     if values.dtype.kind not in "iuf" or values.ndim not in (1, 2) or 0 in values.shape:
         raise ResponseError(
             f"the model must return a vector (length,), or vectors (token, length); got {values.dtype} of the shape "
-            f"{values.shape}"
+            f"{values.shape}" + (_OF_PIXELS if values.ndim == _RASTER_NDIM else "")
         )
     if not np.isfinite(values).all():
         raise ResponseError("a vector must be finite; the model returned NaN or infinite numbers")
@@ -80,7 +82,7 @@ def _of_tokens(values: NDArray[Any], tokens: Tokens, tile_yx: Pair, prefix_token
     if tokens == "single":
         raise ResponseError(
             f"the model returned {len(values)} vectors for a tile. Say which with tokens: 'class' (the first), 'mean', "
-            "or 'patches' (a row for each patch)"
+            f"or 'patches' (a row for each patch){_OF_PIXELS}"
         )
     down = round((len(values) * tile_yx[0] / tile_yx[1]) ** 0.5)
     if down == 0 or len(values) % down or down * tile_yx[1] != len(values) // down * tile_yx[0]:

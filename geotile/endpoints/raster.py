@@ -107,7 +107,8 @@ def raster_of(answer: Any) -> RasterAnswer:
     while values.ndim > 3 and values.shape[0] == 1:
         values, valid = values[0], None if valid is None else valid[0]
     if values.ndim not in (2, 3) or 0 in values.shape:
-        raise ResponseError(f"the model must return an array {_SHAPES}; got the shape {values.shape}")
+        vector = ". If it answers a vector, use geotile.embed" if values.ndim == 1 else ""
+        raise ResponseError(f"the model must return an array {_SHAPES}; got the shape {values.shape}{vector}")
     if valid is not None and valid.ndim == 3:
         valid = np.asarray(valid.all(axis=0))
     return RasterAnswer(values=values if values.ndim == 3 else values[None], is_flat=values.ndim == 2, valid=valid)

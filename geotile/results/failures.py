@@ -15,6 +15,10 @@ _MAX_REASON = 300  # characters of a reason that is counted
 class Record(dict[str, Any]):
     """A dict whose keys are attributes as well."""
 
+    def __dir__(self) -> list[str]:
+        """Return the names of methods and fields, which notebooks complete."""
+        return [*super().__dir__(), *map(str, self)]
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]

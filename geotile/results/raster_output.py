@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import xarray as xr
 from fsspec.core import url_to_fs
 
 from geotile.core.checks import Pair, check_path
+from geotile.core.choices import OutputKind
 from geotile.core.rasterio_env import WRITE_ERRORS
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
@@ -54,7 +55,8 @@ class RasterOutput:
         """
         uri = output_uri(check_path(output, "output")).rstrip("/")
         if Path(uri).suffix.lower() not in _SUFFIXES:
-            raise ArgumentError(f"output must end in one of {', '.join(_SUFFIXES)}; got {redact(uri)!r}")
+            of_pixels = ". What a pixel is, is chosen by --as" if Path(uri).name in get_args(OutputKind) else ""
+            raise ArgumentError(f"output must end in one of {', '.join(_SUFFIXES)}; got {redact(uri)!r}{of_pixels}")
         sink = cls(uri, overwrite, tuple(sorted((options or {}).items())))
         if sink.folder.is_local and not Path(uri).parent.is_dir():
             raise OutputError(f"output {redact(uri)}: there is no folder {Path(uri).parent}. Create it first.")
