@@ -1,6 +1,7 @@
 """`detect` against flat NMS over all tiles, on every scheduler."""
 
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import dask
@@ -75,6 +76,25 @@ def test_equals_flat_nms_for_any_grid_and_region_size(job, region, scheduler):
 
 
 @pytest.mark.slow
+def test_runs_leave_the_filters_of_warnings_as_they_are(write_tiff):
+    """Threads that check shapes at once could leave the process silent, also about tiles that fail."""
+    path = write_tiff(np.random.default_rng(0).integers(1, 255, (1, 512, 512), np.uint8))
+    ring = [[2, 2], [20, 3], [18, 20], [1, 15], [2, 2]]
+    feature = {
+        "type": "Feature",
+        "geometry": None,
+        "properties": {
+            "imageGeometry": {"type": "Polygon", "coordinates": [ring]},
+            "featureClasses": [{"iri": "x", "score": 0.9}],
+        },
+    }
+    answer = {"type": "FeatureCollection", "features": [feature] * 30}
+    before = list(warnings.filters)
+    for _ in range(2):
+        geotile.detect(path, lambda tile: answer, tile_size=32, overlap=0, region_size=128)
+        assert warnings.filters == before
+
+
 def test_same_rows_on_processes_and_a_cluster_of_processes(write_tiff, noise, workers):
     path = write_tiff(noise)
     job = {"tile_size": 64, "overlap": 24, "iou_threshold": 0.2}

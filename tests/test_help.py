@@ -67,7 +67,7 @@ def test_words_are_looked_for_in_the_pages(words, found):
     assert found is None or found in pages
     listed = cli("help", *words).stdout
     assert all(re.search(rf"^{name} ", listed, re.MULTILINE) for name in pages)
-    assert f"These pages have '{' '.join(words)}'" in listed
+    assert f"These pages have the words '{' '.join(words)}'" in listed
 
 
 def test_a_page_is_found_by_the_words_of_its_name():

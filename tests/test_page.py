@@ -31,7 +31,7 @@ from geotile.service.page.picture import Pictures
 from geotile.service.records import ImageRecord, JobRecord, Records
 from geotile.service.web import serve_http
 from geotile.storage.folder import Folder
-from geotile.testing import ModelServer
+from geotile.testing import ModelServer, bright_objects, write_example
 
 pytestmark = pytest.mark.slow
 TOKEN = "a token of the tests"
@@ -570,6 +570,20 @@ def test_an_output_that_cannot_be_read_is_a_note(tmp_path, kind):
     found = found_in(Records(Folder.at(tmp_path)), finished("a.tif", {"0-File": uri}, 5), 0)
     assert (len(found.boxes), found.total) == (0, 5)
     assert ("cannot be read" in found.note) is (kind != "stream")
+
+
+def test_an_output_that_another_job_has_replaced_is_not_drawn(tmp_path):
+    lines = [json.dumps({"properties": {"imageBBox": [0, 0, 9, 9], "label": "ship"}}) for _ in range(2)]
+    (tmp_path / "a.geojson").write_text('{"features": [\n' + ",\n".join(lines) + "\n]}\n")
+    image = write_example()
+    geotile.detect_to(image, bright_objects, tmp_path / "b.parquet", tile_size=128, overlap=32)
+    for name, rows in (("a.geojson", 2), ("b.parquet", 3)):
+        uri = str(tmp_path / name)
+        own = found_in(Records(Folder.at(tmp_path)), finished("a.tif", {"0-File": uri}, rows), 0)
+        assert (len(own.boxes), own.note) == (rows, "")
+        other = found_in(Records(Folder.at(tmp_path)), finished("a.tif", {"0-File": uri}, 5), 0)
+        assert len(other.boxes) == 0
+        assert f"it holds {rows} detections and the job wrote 5, so it was replaced" in other.note
 
 
 def test_a_checkpoint_is_drawn_region_by_region(tmp_path, served):

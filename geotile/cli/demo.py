@@ -107,7 +107,8 @@ def run_demo(
     }
     try:
         if truth is None:
-            detections = detect(image, f"onnx:{model}", progress=progress, **tiling, **(options or {}))
+            file = str(model).removeprefix("onnx:")
+            detections = detect(image, f"onnx:{file}", progress=progress, **tiling, **(options or {}))
         else:
             with ModelServer(scene_detector) as server:
                 detections = detect(image, server.url, progress=progress, **tiling)

@@ -80,13 +80,15 @@ def in_flags(message: str, given: Iterable[str] = ()) -> str:
     'found.parquet exists; give --overwrite or another name'
     >>> in_flags("overlap must be smaller than tile_size; got overlap=512 and tile_size=512")
     '--overlap must be smaller than --tile-size; got --overlap 512 and --tile-size 512'
+    >>> in_flags("scale it with stretch=(2, 98)")
+    'scale it with --stretch 2,98'
     >>> in_flags("no such image: tile_size/a.tif")
     'no such image: tile_size/a.tif'
     """
     own = sorted({re.escape(text) for text in given if text}, key=len, reverse=True)
     left = "".join(rf"|(?<![\w/.-]){text}(?![\w/])" for text in own)
     words = re.compile(f"(?P<left>{_LEFT}{left})|{_ASSIGNED}|{_BARE}|{_PYTHON}")
-    return words.sub(_in_flag, message)
+    return _PAIR.sub(r"\1\2,\3", words.sub(_in_flag, message))
 
 
 _ENDPOINT_NAMES = option_names(EndpointKeywords) - {"score_threshold"}
@@ -103,6 +105,7 @@ def _any_of(names: set[str]) -> str:
     return "|".join(sorted(names, key=len, reverse=True))
 
 
+_PAIR = re.compile(r"(--[\w-]+ )\((\w+), (\w+)\)")  # a pair of Python's as it is given to a flag
 _LEFT = r"""(?<!\w)'[^'\n]*'(?!\w)|(?<!\w)"[^"\n]*"(?!\w)|[^\s'"=(]*/\S*"""  # quotes, paths and URLs
 _ASSIGNED = rf"(?<![\w.:-])(?P<assigned>{_any_of(_NAMES)})=(?P<value>True\b|False\b|None\b)?"
 _PREDICATES = (  # a name that is a common word is an option only before these

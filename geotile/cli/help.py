@@ -128,7 +128,7 @@ def help_page(
         _show_command(context, commands[name], name)
     elif found := pages_with(words):
         show((each, known[each]) for each in found)
-        print_text(f"\nThese pages have {' '.join(words)!r}. Show one with: geotile help TOPIC")
+        print_text(f"\nThese pages have the words {' '.join(words)!r}. Show one with: geotile help TOPIC")
     else:
         near = get_close_matches(name.lower(), [*known, *commands], n=1, cutoff=0.5)
         remedy = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"

@@ -7,17 +7,17 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import RLock
 
 from geotile.printable import printable
 
-_lock = Lock()
+_lock = RLock()
 
 
 def _after_fork() -> None:
     """Make the lock anew: a thread that held it is not in the child."""
     global _lock
-    _lock = Lock()
+    _lock = RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -31,6 +31,16 @@ def ignore_warnings(category: type[Warning]) -> Iterator[None]:
     """
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", category)
+        yield
+
+
+@contextmanager
+def filters_kept() -> Iterator[None]:
+    """Let one thread at a time call what replaces the warning filters and restores them, in another package.
+
+    Two threads that do so at the same time can leave the filters of one of them: the process is then silent for good.
+    """
+    with _lock:
         yield
 
 

@@ -203,5 +203,10 @@ def _endpoint_class(spec: str) -> Any:
         return plugins[scheme].load()
     raise ArgumentError(
         f"endpoint must start with one of {', '.join(sorted(f'{each}:' for each in {*_KINDS, *plugins}))}; "
-        f"got {redact(spec)!r}. Use, for example, https://host/invocations"
+        f"got {redact(spec)!r}. "
+        + (
+            f"Did you mean onnx:{redact(spec)}?"
+            if spec.lower().endswith(".onnx")
+            else "Use, for example, https://host/invocations"
+        )
     )

@@ -9,6 +9,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geotile.core.warning_filter import filters_kept
+
 _MAX_CROSSINGS = 100_000  # pairs of segments in an answer: repairing them takes about 2 s, and more than linear time
 _MAX_CHECKED = 100_000_000  # pairs in an answer that are checked for crossings: GEOS takes about 2 s
 _MANY_POINTS = 2_000  # of a shape whose pairs are counted before that
@@ -63,7 +65,9 @@ def repair(geometries: NDArray[np.object_]) -> Repair:
     lost[tangled], reasons[tangled] = True, _TANGLED
     crossings = 0.0
     checked = given[~lost[given]]
-    for row in checked[~shapely.is_valid(shapes[checked])]:
+    with filters_kept():
+        valid = shapely.is_valid(shapes[checked])
+    for row in checked[~valid]:
         more = _crossings(shapes[row])
         if crossings + more > _MAX_CROSSINGS:
             lost[row], reasons[row] = True, _TANGLED
@@ -112,7 +116,9 @@ def _made_valid(shape: Any) -> Any:
     if shapely.get_type_id(shape) not in _AREAS:
         return shapely.make_valid(shape)
     fixed = shapely.make_valid(shape, method="structure", keep_collapsed=False)
-    if fixed.is_valid and shapely.get_type_id(fixed) in _AREAS:
+    with filters_kept():
+        is_valid = fixed.is_valid
+    if is_valid and shapely.get_type_id(fixed) in _AREAS:
         return fixed
     parts = shapely.get_parts(shapely.make_valid(fixed))  # rounding leaves parts that share an edge, and lines
     return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])

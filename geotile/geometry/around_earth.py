@@ -11,7 +11,7 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from geotile.core.warning_filter import ignore_warnings
+from geotile.core.warning_filter import filters_kept, ignore_warnings
 
 _ROUND, _NOT_ROUND = re.compile("Mercator|Cylindrical|Plate"), re.compile("Transverse|Oblique|Space|Cassini")
 
@@ -48,7 +48,9 @@ def _wrapped(shape: Any) -> Any:
         return _wrapped_with_holes(shape)
     with ignore_warnings(antimeridian.FixWindingWarning):  # it warns about every ring that is wound clockwise
         fixed = shapely.geometry.shape(antimeridian.fix_shape(shapely.geometry.mapping(shape)))
-    return fixed if fixed.is_valid else shapely.make_valid(fixed)
+    with filters_kept():
+        is_valid = fixed.is_valid
+    return fixed if is_valid else shapely.make_valid(fixed)
 
 
 def _wrapped_with_holes(polygon: Any) -> Any:

@@ -9,6 +9,8 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 
+from geotile.core.warning_filter import filters_kept
+
 
 def mask_polygon(mask: NDArray[np.bool_], x: int = 0, y: int = 0) -> Any:
     """Return the area of the pixels of a mask, with its holes and all its parts.
@@ -37,10 +39,13 @@ def mask_polygon(mask: NDArray[np.bool_], x: int = 0, y: int = 0) -> Any:
     if window.all():
         shape: Any = shapely.box(0, 0, *window.shape[::-1])
     else:
-        rings = [each["coordinates"] for each, _ in rasterio.features.shapes(window.astype(np.uint8), mask=window)]
+        with filters_kept():
+            rings = [each["coordinates"] for each, _ in rasterio.features.shapes(window.astype(np.uint8), mask=window)]
         parts = [shapely.Polygon(outer, inner) for outer, *inner in rings]
         shape = parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
-    if not shape.is_valid:  # a hole that touches the outline in a corner of a pixel
+    with filters_kept():
+        is_valid = shape.is_valid
+    if not is_valid:  # a hole that touches the outline in a corner of a pixel
         shape = shapely.make_valid(shape)
     corner = np.array([x + columns[0], y + rows[0]])
     return shapely.transform(shape, lambda xy: xy + corner)

@@ -31,6 +31,7 @@ from geotile.core.cancellation import is_abandoned
 from geotile.core.checks import Pair
 from geotile.core.memory import Measured
 from geotile.core.timing import Timing, sum_timings, take_timings, timed
+from geotile.core.warning_filter import filters_kept
 from geotile.endpoints.raster import RasterAnswer, raster_of
 from geotile.errors import ResponseError
 from geotile.grid.tile_grid import Tile, TileGrid, Window
@@ -229,7 +230,8 @@ def _outside(job: RasterJob, window: Window) -> NDArray[np.bool_]:
     """Return the pixels of a window of the output that lie outside the region of interest."""
     scale = job.out.down / job.out.up
     to_image = Affine.translation(window.x0 * scale, window.y0 * scale) @ Affine.scale(scale)
-    return np.asarray(geometry_mask([job.roi], window.shape_yx, to_image))
+    with filters_kept():
+        return np.asarray(geometry_mask([job.roi], window.shape_yx, to_image))
 
 
 def _missing(

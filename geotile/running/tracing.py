@@ -14,16 +14,13 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.features import shapes as traced
 
 from geotile.core.dask_info import compute_options
 from geotile.core.memory import Measured
+from geotile.core.warning_filter import filters_kept
 from geotile.errors import ArgumentError
-
-_SHIFTED = Affine.translation(1, 1)
-"""Of what is traced: rasterio warns of the identity, and switches the warning off in a way that threads undo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +71,11 @@ def _trace_block(
     if nodata is not None:
         mask &= values != nodata
     pixels = values.astype(np.int32)
-    found = traced(pixels, mask, connectivity=4, transform=_SHIFTED)
+    with filters_kept():
+        found = list(traced(pixels, mask, connectivity=4))
     rings = [(shapely.geometry.shape(each), int(value)) for each, value in found]
     polygons = np.array([shape for shape, _ in rings] + [None], object)[:-1]
-    moved = np.asarray(shapely.transform(polygons, lambda xy: xy + np.array([x0 - 1, y0 - 1])), object)
+    moved = np.asarray(shapely.transform(polygons, lambda xy: xy + np.array([x0, y0])), object)
     numbers = np.array([value for _, value in rings], np.int64)
     node = _split((x0, y0, x0 + values.shape[1], y0 + values.shape[0]), moved, numbers, shape)
     return replace(node, open=_with_vertices(node.open, node.box))

@@ -28,7 +28,7 @@ _PICTURE_WAIT_S = 1.5
 _MAX_IMAGES = 50  # in the table of a job
 _DONE = {
     "cancel": "The job is being cancelled: it stops within seconds and keeps its finished regions.",
-    "retry": "The request was submitted again. The job goes on from its finished regions.",
+    "retry": "The request was submitted again. The job goes on from its finished regions, if it has any.",
 }
 
 

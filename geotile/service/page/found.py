@@ -88,7 +88,11 @@ def _of_outputs(image: ImageRecord, failed: Found) -> Found:
     for uri in sorted(uris, key=lambda each: not each.endswith(".parquet")):
         try:
             with _opened(uri) as file:
-                boxes, labels = (_of_parquet if uri.endswith(".parquet") else _of_geojson)(file)
+                boxes, labels, total = (_of_parquet if uri.endswith(".parquet") else _of_geojson)(file)
+            if total not in (None, image.detections):
+                raise OutputError(
+                    f"it holds {total:,} detections and the job wrote {image.detections:,}, so it was replaced"
+                )
         except Exception as error:  # each file system and format has its own; the map says it
             reasons.append(f"{uri} cannot be read: {redact(str(error)) or type(error).__name__}")
             continue
@@ -109,17 +113,18 @@ def _opened(uri: str) -> Any:
     return fsspec.open(uri, "rb")
 
 
-def _of_parquet(file: Any) -> tuple[NDArray[np.float64], list[str]]:
-    """Return boxes and labels of some row groups."""
+def _of_parquet(file: Any) -> tuple[NDArray[np.float64], list[str], int]:
+    """Return boxes and labels of some row groups, and the number of all rows."""
     content = pq.ParquetFile(file)
     groups = _evenly(content.num_row_groups, _MAX_PARTS)
     tables = [content.read_row_group(each, [*BOX_COLUMNS, "label"]) for each in groups]
-    return _columns(tables, BOX_COLUMNS)
+    return *_columns(tables, BOX_COLUMNS), content.metadata.num_rows
 
 
-def _of_geojson(file: Any) -> tuple[NDArray[np.float64], list[str]]:
-    """Return boxes and labels of some features, which geotile writes one a line."""
+def _of_geojson(file: Any) -> tuple[NDArray[np.float64], list[str], int | None]:
+    """Return boxes and labels of some features, which geotile writes one a line, and their number if these are all."""
     boxes, labels = [], []
+    is_whole = file.seek(0, os.SEEK_END) <= _BLOCKS * _BLOCK_BYTES
     for line in _lines(file):
         try:
             properties = json.loads(line.strip().rstrip(b","))["properties"]
@@ -127,7 +132,7 @@ def _of_geojson(file: Any) -> tuple[NDArray[np.float64], list[str]]:
             labels.append(str(properties.get("label") or ""))
         except (ValueError, KeyError, TypeError):  # the head or the end of the collection
             continue
-    return np.array(boxes, np.float64).reshape(-1, 4), labels
+    return np.array(boxes, np.float64).reshape(-1, 4), labels, len(labels) if is_whole else None
 
 
 def _lines(file: Any) -> Iterator[bytes]:
