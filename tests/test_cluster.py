@@ -336,7 +336,7 @@ def test_workers_serve_counters(path, workers):
 def test_tasks_have_names_that_tell_the_story(path, workers):
     with workers.as_current():
         with get_task_stream(workers) as stream:
-            geotile.detect(path, crowd, **JOB)
+            geotile.detect(path, crowd, **JOB | {"tile_size": 32, "overlap": 8, "region_size": 64})
         names = {dask.utils.key_split(record["key"]) for record in stream.data}
     assert names - {"finalize-hlgfinalizecompute", "job-run", "image-run"} == {
         "detect-region",

@@ -13,7 +13,7 @@ from rasters import bordered, means, noise, scene
 import geotile
 from geotile.detectors import Tensor
 from geotile.detectors.array_network import ArrayNetwork, array_network
-from geotile.options import DecoderOptions
+from geotile.options.endpoint import OnnxArrayOptions
 
 JOB = {"tile_size": 48, "overlap": 16}
 PIXELS = noise(1, (2, 100, 116))
@@ -233,7 +233,7 @@ FLOATS = [tensor("out", "FP32", -1, 2, -1, -1)]
         ([tensor("i", "FP32", -1, -1, -1)], FLOATS, {}, r"input has the shape \(None, None, None\), whose first axis may be tiles or bands"),
         ([tensor("i", "FP32", -1, 5, -1, -1)], FLOATS, {}, "takes 5 bands; the tile has 2. Choose them with bands="),
         ([tensor("i", "BOOL", -1, 2, -1, -1)], FLOATS, {}, "the model takes bool; the tile has uint8"),
-        (PICTURES, FLOATS, {"mean": (0, 0, 0)}, "mean and std do not apply to a model that takes uint8"),
+        (PICTURES, FLOATS, {"mean": (0, 0, 0)}, "mean, std and divisor do not apply to a model that takes uint8"),
         (PICTURES, [tensor("out", "BF16", -1)], {}, "metadata .* cannot be decoded .*tensors must be one of BOOL, .*; got BF16"),
     ],
 )  # fmt: skip
@@ -247,7 +247,7 @@ def test_what_cannot_be_is_refused_before_the_run(inputs, outputs, options, said
 
 def test_pixels_that_the_input_cannot_hold_are_refused():
     network = array_network(
-        [Tensor("i", np.dtype(np.uint8), (None, 1, None, None))], [Tensor("o", np.dtype(np.uint8), ())], DecoderOptions(), None
+        [Tensor("i", np.dtype(np.uint8), (None, 1, None, None))], [Tensor("o", np.dtype(np.uint8), ())], OnnxArrayOptions(), None
     )  # fmt: skip
     with pytest.raises(geotile.EndpointError, match=r"the model takes uint8; the tile has uint16. Use geotile.rescale"):
         network.input_for([np.full((1, 4, 4), 300, np.uint16)])
