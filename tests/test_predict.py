@@ -508,7 +508,7 @@ def test_class_names_in_a_file(name, text, tmp_path):
         (lambda t: t[0], {"blend": "hann"}, "counts votes for each class; give their names with classes="),
         (lambda t: t / 1.0, {"output": "scores"}, "scores must be from 0 to 1; got 0 to 2.*activation='softmax'"),
         (bordered, {"classes": ["a"]}, "classes must have 2 names"), (bordered, {"classes": "ab"}, "classes must be class names or a readable file with one name per line; got ab"),
-        (bordered, {"classes": {0: "a", 2: "b"}}, "classes must name each class from 0 on; there is no name for class 1"), (bordered, {"classes": 5}, "classes must be a sequence of names, a mapping"),
+        (bordered, {"classes": {0: "a", 2: "b"}}, "classes must name all classes, from number 0 on; class 1 has no name"), (bordered, {"classes": 5}, "classes must be a sequence of names, a mapping"),
         (bordered, {"classes": []}, "1 to 65,535 names; got 0"), (bordered, {"classes": ["a", "a"]}, "names that differ"),
         (bordered, {"classes": ["a\ud800", "b"]}, "without control characters and lone surrogates"),
         (bordered, {"classes": [str(n) for n in range(65_536)]}, "1 to 65,535 names; got 65,536"),

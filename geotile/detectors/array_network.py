@@ -194,6 +194,12 @@ def check_output_names(options: NetworkOptions) -> None:
         )
 
 
+def refuse_divisor(options: ArrayNetworkOptions) -> None:
+    """Raise ArgumentError if the option is given, which detectors do not read."""
+    if options.divisor is not None:
+        raise ArgumentError("divisor is for models that answer rasters or vectors; leave it out")
+
+
 def array_options(options: ArrayNetworkOptions) -> dict[str, Any]:
     """Return those options that answers depend on, as JSON values."""
     found = {name: getattr(options, name) for name in ("mean", "std", "output_names")}

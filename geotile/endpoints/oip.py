@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from geotile.core.option import documents, with_options
 from geotile.core.timing import timed
 from geotile.detectors import Detector
+from geotile.detectors.array_network import refuse_divisor
 from geotile.detectors.detector import decoder_identity
 from geotile.endpoints.oip_arrays import OipArrayEndpoint
 from geotile.endpoints.oip_server import OipServer
 from geotile.errors import ArgumentError
 from geotile.options import DecoderOptions, OipOptions
-from geotile.options.endpoint import refuse_divisor
 
 _DEFAULT_BATCH_SIZE = 8
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from geotile.core.option import documents, with_options
 from geotile.core.redact import redact
 from geotile.detectors import OnnxDetector
+from geotile.detectors.array_network import refuse_divisor
 from geotile.detectors.detector import decoder_identity
 from geotile.detectors.onnx import model_path, read_model
 from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError, EndpointError, GeotileError
 from geotile.options import DecoderOptions, OnnxOptions
-from geotile.options.endpoint import refuse_divisor
 
 _DEFAULT_BATCH_SIZE = 8
 

@@ -290,12 +290,6 @@ class EndpointKeywords(FunctionOptions, OnnxOptions, OipOptions, SageMakerOption
     CALL: ClassVar[str] = "endpoint"
 
 
-def refuse_divisor(options: ArrayNetworkOptions) -> None:
-    """Raise ArgumentError if an option is given that detectors do not read."""
-    if options.divisor is not None:
-        raise ArgumentError("divisor is for models that answer rasters or vectors; leave it out")
-
-
 def _check_counts(**counts: int | None) -> None:
     for name, count in counts.items():
         if count is not None:

@@ -35,7 +35,7 @@ class RasterOptions(Options):
     )  # fmt: skip
     classes: Sequence[str] | Mapping[int, str] | str | os.PathLike[str] | None = option(
         None, "Names of the classes in order or by number, or a file with one name per line. By default those in the "
-        "GeoTIFF that the model returns, if any.",
+        "GeoTIFF that the model returns, or in the metadata of the ONNX file, if any.",
         type="sequence of str, mapping of int to str, str or path", from_text=from_text.names_or_file,
         metavar="NAME,...|FILE",
     )  # fmt: skip

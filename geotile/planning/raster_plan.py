@@ -117,7 +117,7 @@ def named_classes(options: RasterOptions) -> Sequence[str] | None:
         return None
     missing = sorted(set(range(len(names))) - set(names))
     if missing:
-        raise ArgumentError(f"classes must name each class from 0 on; there is no name for class {missing[0]}")
+        raise ArgumentError(f"classes must name all classes, from number 0 on; class {missing[0]} has no name")
     named = [names[number] for number in range(len(names))]
     check_classes(named)
     return named

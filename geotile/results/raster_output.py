@@ -26,6 +26,7 @@ from geotile.storage.atomic import draft, draft_path, put_on_disk, remove, repla
 from geotile.storage.folder import Folder, Options
 from geotile.storage.lease import lease
 from geotile.storage.uris import output_uri
+from geotile.storage.write_errors import as_output_error
 
 _SUFFIXES = (".tif", ".tiff", ".zarr")
 _OWNER = "raster"
@@ -220,14 +221,8 @@ class RasterOutput:
         OutputError
             If something is there that it may not replace, or that cannot be found out.
         """
-        try:
+        with as_output_error(self.uri):
             self._check_free()
-        except OutputError:
-            raise
-        except Exception as error:  # each file system has errors of its own; all mean the same here
-            raise OutputError(
-                f"cannot write {redact(self.uri)}: {redact(str(error)) or type(error).__name__}"
-            ) from None
 
     def _check_free(self) -> None:
         files, path = self.folder.files()

@@ -28,6 +28,7 @@ from geotile.storage.atomic import draft
 from geotile.storage.folder import Folder, Options, is_local
 from geotile.storage.lease import lease
 from geotile.storage.uris import output_uri
+from geotile.storage.write_errors import as_output_error
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,8 @@ class Output:
         OutputError
             If it exists, or nothing can be written there.
         """
-        try:
+        with as_output_error(self.uri):
             self._check()
-        except OutputError:
-            raise
-        except Exception as error:  # each file system has errors of its own; all mean the same here
-            raise OutputError(
-                f"cannot write {redact(self.uri)}: {redact(str(error)) or type(error).__name__}"
-            ) from None
 
     def _check(self) -> None:
         files, path = url_to_fs(self.uri, **dict(self.options))

@@ -66,7 +66,7 @@ def checking_late_workers(run: str, model: Any, source: Source | None) -> Iterat
     cloudpickle.register_pickle_by_value(late_workers)
     local = source if source is not None and not source.location.is_remote else None
     plugin = late_workers.LateWorkers(run, model, local, frozenset(client.nthreads()))
-    with suppress(OSError):  # a worker left while the scheduler told it of the plugin
+    with suppress(OSError):  # a worker left while it received the plugin
         client.register_plugin(plugin)
     try:
         yield

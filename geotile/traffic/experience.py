@@ -1,14 +1,20 @@
-"""What a process has seen of the tiles of its run: one that the model answers."""
+"""What a process has seen of a run's model: responses, failures, and tiles that it answers."""
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from geotile.errors import EndpointError
+
+_ERROR_OF_THE_MODEL = 500  # HTTP status; 502, 503 and 504 also come while a model starts, from what is before it
+
 
 class Experience:
-    """Thread-safe.
+    """Thread-safe. Times are seconds of the monotonic clock.
 
     Examples
     --------
@@ -22,6 +28,49 @@ class Experience:
         self._lock = threading.Lock()
         self._control: Sequence[Any] | None = None
         self._controls_sent = 0
+        self._own_answered = self._others_answered = -math.inf  # when the last request that was answered was sent
+        self._failing_since = math.inf
+        self.consecutive_failures = 0
+        """Number of failures since the last response to a request that was sent after the first of them."""
+        self.models_fault = True
+        """Whether all of these show that the model cannot answer, whatever the tile."""
+        self.last_failure = ""
+        """Message of the last failure."""
+        self.model_started = False
+        """Whether a failure shows that the model has started."""
+        self.control_failed = False
+        """Whether the last failure is that of the control; then a tile makes the next trial."""
+
+    def record_response(self, sent_at: float) -> None:
+        """Record a response. It shows that the model worked when the request was sent, not that it does now."""
+        with self._lock:
+            if sent_at > self._failing_since:
+                self.consecutive_failures, self.models_fault, self.control_failed = 0, True, False
+                self._failing_since = math.inf
+            self._own_answered = max(self._own_answered, sent_at)
+
+    def record_failure(self, error: EndpointError, of_control: bool) -> None:
+        """Record a retryable failure, of a tile or of the control."""
+        with self._lock:
+            self._failing_since = min(self._failing_since, time.monotonic())
+            self.consecutive_failures, self.last_failure = self.consecutive_failures + 1, str(error)
+            self.control_failed = of_control
+            self.models_fault = of_control or (self.models_fault and error.throttled)
+            self.model_started |= error.http_status == _ERROR_OF_THE_MODEL
+
+    def record_others_answered(self, sent_at: float) -> None:
+        """Record that another process was answered a request that was sent at a time."""
+        with self._lock:
+            self._others_answered = max(self._others_answered, sent_at)
+
+    def answered_since(self, moment: float) -> bool:
+        """Return whether a request was answered that was sent after a time, as far as is known in this process."""
+        return max(self._own_answered, self._others_answered) > moment
+
+    @property
+    def answered_s_ago(self) -> float:
+        """Time since that one of this process's answered requests was sent which was sent last, in seconds."""
+        return time.monotonic() - self._own_answered
 
     def record_success(self, prepare: Callable[[], Sequence[Any]]) -> None:
         """Record that the tiles of a request were answered; the first ones become the control."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,6 @@ from geotile.traffic.experience import Experience
 from geotile.traffic.limit import Tally
 
 _log = logging.getLogger(__name__)
-_ERROR_OF_THE_MODEL = 500  # HTTP status; 502, 503 and 504 also come while a model starts, from what is before it
 _PREPARED_AHEAD = 2  # requests prepared beyond those in flight, so that a free slot is used at once
 Link = Callable[[GateReport], Allowance]
 
@@ -47,21 +45,15 @@ class Gate:
         worker: str | None = None,
     ) -> None:  # fmt: skip
         self._link, self._probe, self._send, self._run, self._worker = link, probe, send, run, worker
-        self._name = uuid4().hex
-        self._lock = threading.Lock()
+        self._name, self._lock = uuid4().hex, threading.Lock()
         self._can_prepare, self._can_send = threading.Condition(self._lock), threading.Condition(self._lock)
         self._answered, self._stopped = threading.Condition(self._lock), threading.Condition(self._lock)
-        self._wake_up = threading.Event()
-        self._allowance = Allowance(cap=0)
+        self._wake_up, self._allowance = threading.Event(), Allowance(cap=0)
         self._wanted = self._preparing = self._in_flight = 0
         self._tally = Tally(reports=0, busy=0)
-        self._consecutive_failures, self._models_fault, self._last_failure = 0, True, ""
-        self._model_started = self._control_failed = False
         self.experience = Experience()
         self._probe_result: tuple[str | None] | None = None
         self._suspects_outage = self._reporting = False
-        self._own_answered = self._others_answered = -math.inf  # when the last request that was answered was sent
-        self._failing_since = math.inf
         self._stop_reason: str | None = None
         self._pool: DaemonPool | None = None
 
@@ -182,7 +174,7 @@ class Gate:
 
     @property
     def _tries_control(self) -> bool:
-        return self.is_trial and self.experience.control is not None and not self._control_failed
+        return self.is_trial and self.experience.control is not None and not self.experience.control_failed
 
     def release(self) -> None:
         """Free the slot of a request in flight."""
@@ -191,13 +183,9 @@ class Gate:
             self._can_send.notify()
 
     def record_response(self, latency_s: float) -> None:
-        """Record a response. It shows that the model worked when the request was sent, not that it does now."""
-        sent_at = time.monotonic() - latency_s
+        """Record a response."""
+        self.experience.record_response(time.monotonic() - latency_s)
         with self._lock:
-            if sent_at > self._failing_since:
-                self._consecutive_failures, self._models_fault, self._control_failed = 0, True, False
-                self._failing_since = math.inf
-            self._own_answered = max(self._own_answered, sent_at)
             self._tally += Tally(answered=1, latency_s=latency_s, latency_s2=latency_s**2, reports=0, busy=0)
             self._answered.notify_all()
         if self._allowance.state != "closed":
@@ -206,18 +194,10 @@ class Gate:
     def record_failure(self, error: EndpointError, *, of_control: bool = False) -> None:
         """Record a retryable failure, of a tile or of the control."""
         overloaded = error.throttled or error.timed_out
+        self.experience.record_failure(error, of_control)
         with self._lock:
-            self._failing_since = min(self._failing_since, time.monotonic())
-            self._consecutive_failures, self._last_failure = self._consecutive_failures + 1, str(error)
-            self._control_failed = of_control  # then a tile makes the next trial
-            self._models_fault = of_control or (self._models_fault and error.throttled)
-            self._model_started |= error.http_status == _ERROR_OF_THE_MODEL
             self._tally += Tally(throttled=int(overloaded), failed=int(not overloaded), reports=0, busy=0)
         self._wake_up.set()
-
-    def answered_since(self, moment: float) -> bool:
-        """Return whether a request was answered that was sent after a time, as far as is known in this process."""
-        return max(self._own_answered, self._others_answered) > moment
 
     def suspect_outage(self) -> None:
         """Report that the model seems to fail, not a single tile."""
@@ -229,7 +209,7 @@ class Gate:
         """Wait, but not longer than the run lasts, and keep no thread from other tiles while these are answered."""
         began = time.monotonic()
         with self._lock:
-            self._answered.wait_for(lambda: self._stop_reason or self.answered_since(began), seconds)
+            self._answered.wait_for(lambda: self._stop_reason or self.experience.answered_since(began), seconds)
         left = began + seconds - time.monotonic()
         if self._stop_reason or left <= 0:
             return
@@ -274,13 +254,14 @@ class Gate:
     def _make_report(self) -> GateReport:
         with self._lock:
             busy = int(self._wanted > self._in_flight >= self._allowance.cap)
+            seen = self.experience
             report = GateReport(
                 process=self._name, worker=self._worker, wanted=self._wanted, in_flight=self._in_flight,
-                tally=self._tally + Tally(busy=busy), consecutive_failures=self._consecutive_failures,
-                last_failure=self._last_failure, models_fault=self._models_fault,
-                model_started=self._model_started, probe_result=self._probe_result,
-                suspects_outage=self._suspects_outage, answered_s_ago=time.monotonic() - self._own_answered,
-                has_control=self.experience.control is not None,
+                tally=self._tally + Tally(busy=busy), consecutive_failures=seen.consecutive_failures,
+                last_failure=seen.last_failure, models_fault=seen.models_fault,
+                model_started=seen.model_started, probe_result=self._probe_result,
+                suspects_outage=self._suspects_outage, answered_s_ago=seen.answered_s_ago,
+                has_control=seen.control is not None,
             )  # fmt: skip
             self._tally, self._probe_result, self._suspects_outage = Tally(reports=0, busy=0), None, False
             return report
@@ -289,7 +270,7 @@ class Gate:
         """Apply an allowance; return the previous cap."""
         with self._lock:
             previous_cap, self._allowance = self._allowance.cap, allowance
-            self._others_answered = max(self._others_answered, time.monotonic() - allowance.answered_s_ago)
+            self.experience.record_others_answered(time.monotonic() - allowance.answered_s_ago)
             if allowance.stop_reason:
                 self._stop(allowance.stop_reason, allowance.abandoned)
             self._notify()

@@ -140,7 +140,7 @@ class _Request:
             self._outages, self._open_failures, self._failures_in_a_row = self.gate.outages, 0, 0
             if self._tile_failures and self._forgiven < max(1, self.retries):
                 self._tile_failures, self._forgiven = self._tile_failures - 1, self._forgiven + 1
-        elif self.gate.answered_since(self._failed_at):
+        elif self.gate.experience.answered_since(self._failed_at):
             self._tile_failures, self._open_failures = self._tile_failures + self._open_failures, 0
 
     def _record_failure(self, error: EndpointError, is_trial: bool) -> None:
@@ -150,7 +150,7 @@ class _Request:
         if error.retryable:
             if error.unsent:
                 self._unsent += 1
-            elif error.local or self.gate.answered_since(before):
+            elif error.local or self.gate.experience.answered_since(before):
                 self._tile_failures += 1
             else:
                 self._open_failures += 1
@@ -172,10 +172,9 @@ class _Request:
         if self._tile_failures + self._open_failures + self._unsent <= self.retries:
             return False
         # Without a control, tiles are trials: one that fails two is at fault, if others were answered or none is left.
-        may_blame = self.gate.is_only_request or (self.gate.answered_since(-math.inf) and not error.throttled)
-        tile_at_fault = (
-            self.gate.experience.control is None and self._failed_trials >= _MIN_FAILED_TRIALS and may_blame
-        )  # fmt: skip
+        seen = self.gate.experience
+        may_blame = self.gate.is_only_request or (seen.answered_since(-math.inf) and not error.throttled)
+        tile_at_fault = seen.control is None and self._failed_trials >= _MIN_FAILED_TRIALS and may_blame
         if self.retries and not tile_at_fault and (self._open_failures or self._tile_failures <= self.retries):
             self.gate.suspect_outage()
             return False
