@@ -50,7 +50,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left(write_tiff, noise, tmp_path):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with ModelServer(crowd) as server:
+    with ModelServer(crowd, latency_s=0.05) as server:
         args = [write_tiff(noise), server.url, "-o", tmp_path / "out.geojson", "--tile-size", "64", "--overlap", "16"]
         command = [sys.executable, "-m", "geotile", "detect", *map(str, args)]
         environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}

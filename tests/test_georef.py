@@ -14,7 +14,8 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 
 import geotile
 from geotile import ArgumentError, GeoreferenceError, ImageOpenError, open_image
-from geotile.geometry.georeference import WGS84, Georeference, georeference_of, wkt_of
+from geotile.geometry.georeference import NO_GEOREFERENCE, WGS84, Georeference, georeference_of, wkt_of
+from geotile.geometry.ground import geodesics
 from geotile.geometry.placement import AffinePlacement, GcpPlacement, RpcPlacement
 
 
@@ -278,3 +279,35 @@ def test_ground_control_points_that_fit_nothing_are_found_in_the_plan(tmp_path):
     with pytest.raises(geotile.GeoreferenceError, match="no polynomial fits"):
         geotile.plan(path, tile_size=32, overlap=0)
     assert geotile.plan(path, tile_size=32, overlap=0, georeference=False).tiles == 4
+
+
+@pytest.mark.parametrize("crs", [None, wkt_of("EPSG:4326"), wkt_of("EPSG:3857")])
+@pytest.mark.parametrize(
+    ("transform", "own"),
+    [
+        (Affine(0.5, 0, 5e5, 0, -0.5, 5e6), "EPSG:32631"),
+        (Affine(0.3, 0.4, 5e5, 0.4, -0.3, 5e6), "EPSG:32631"),
+        (Affine(1e-3, 0, 179.9, 0, -1e-3, 10), "EPSG:4326"),  # across the antimeridian
+        (Affine(1e3, 0, -1e5, 0, -1e3, 1e5), "EPSG:3413"),  # around the pole
+        (Affine(1e7, 0, 0, 0, -1e7, 0), "EPSG:3413"),  # partly off the Earth
+    ],
+)
+def test_boxes_are_placed_as_their_polygons(transform, own, crs):
+    place = Georeference(AffinePlacement(transform), wkt_of(own))
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 200, (50, 2))
+    boxes = np.hstack([corners, corners + rng.uniform(0.1, 40, (50, 2))])
+    found, want = place.boxes_to_world(boxes, crs), place.to_world(shapely.box(*boxes.T), crs)
+    assert [each is None for each in found] == [each is None for each in want]
+    assert shapely.to_wkb(found).tolist() == shapely.to_wkb(want).tolist()
+    assert len(place.boxes_to_world(boxes[:0], crs)) == 0
+    assert shapely.equals(NO_GEOREFERENCE.boxes_to_world(boxes, None), shapely.box(*boxes.T)).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_point_is_no_number_to_pyproj():
+    place = Georeference(AffinePlacement(Affine(0.5, 0, 5e5, 0, -0.5, 5e6)), wkt_of("EPSG:32631"))
+    one, two = (place.points_to_world(np.full((n, 2), 100.0), "EPSG:4326") for n in (1, 2))
+    np.testing.assert_array_equal(one, two[:1])
+    azimuth, metres = geodesics(pyproj.Geod(ellps="WGS84"), one, one + np.array([0, 1]))
+    assert (azimuth.tolist(), metres.shape) == ([0.0], (1,))

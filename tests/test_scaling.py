@@ -171,7 +171,8 @@ def test_resolution_of_images_placed_otherwise(shared):
     for name in ("riotiler_cog_gcps.tif", "rioxarray_test_rpcs.tif", "rastervision_small-uint16-tile.tif"):
         path = shared / "formats" / name
         full = open_image(path)
-        from geotile.geometry.georeference import georeference_of, pixel_size_m
+        from geotile.geometry.georeference import georeference_of
+        from geotile.geometry.ground import pixel_size_m
 
         size_y, size_x = pixel_size_m(georeference_of(full), full.shape[1:])
         coarse = open_image(path, resolution=2 * (size_y + size_x) / 2)

@@ -63,6 +63,8 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
         return _valid_unicode(value)
     if type(value) is float:
         return value if math.isfinite(value) else None
+    if type(value) in (dict, list):
+        return _nested_as_json(value, name, depth)
     if is_missing(value):
         return None
     if isinstance(value, bool | int):
@@ -71,12 +73,8 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
         return _valid_unicode(str(value))
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None  # infinity
-    if depth > _DEEPEST:
-        raise ValueError(f"property {name} is nested more than {_DEEPEST} levels deep")
-    if isinstance(value, Mapping):
-        return {as_text(key, "property's name"): as_json(each, name, depth + 1) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [as_json(each, name, depth + 1) for each in value]
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        return _nested_as_json(value, name, depth)
     if isinstance(value, Decimal):
         return float(value) if value.is_finite() else None
     if isinstance(value, bytes | bytearray | PurePath | UUID | pd.Interval | pd.Period):
@@ -86,10 +84,18 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
     if isinstance(value, datetime.date | datetime.time | np.datetime64):
         return str(value) if isinstance(value, np.datetime64) else value.isoformat()
     if isinstance(value, np.ndarray) and value.dtype.kind in "mM":
-        return [as_json(each, name, depth + 1) for each in value]
+        return _nested_as_json(list(value), name, depth)
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
         return as_json(as_array(value).tolist(), name, depth + 1)
     raise ValueError(f"property {name} cannot be written as JSON; got {type(value).__name__}")
+
+
+def _nested_as_json(value: Any, name: str, depth: int) -> Any:
+    if depth > _DEEPEST:
+        raise ValueError(f"property {name} is nested more than {_DEEPEST} levels deep")
+    if isinstance(value, dict | Mapping):  # `dict` is found at once
+        return {as_text(key, "property's name"): as_json(each, name, depth + 1) for key, each in value.items()}
+    return [as_json(each, name, depth + 1) for each in value]
 
 
 def is_missing(value: Any) -> bool:

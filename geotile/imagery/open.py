@@ -21,7 +21,8 @@ from geotile.core.registry import Registry
 from geotile.core.warning_filter import ignore_warnings
 from geotile.errors import ArgumentError, ImageOpenError
 from geotile.geometry.coordinates import is_upright
-from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, pixel_size_m, wkt_of
+from geotile.geometry.georeference import PLACEMENT, SCALE, georeference_of, wkt_of
+from geotile.geometry.ground import pixel_size_m
 from geotile.geometry.placement import GcpPlacement, Placement, RpcPlacement
 from geotile.grid.regions import auto_depends_on, plan_grid
 from geotile.grid.tile_grid import TileGrid

@@ -115,6 +115,12 @@ class Detections(Measured):
         return column
 
     @property
+    def plain_boxes(self) -> NDArray[np.bool_]:
+        """(n,) bool, whether the geometry is the box, and a polygon: neither a line nor a point."""
+        has_area = (self.boxes[:, 2:] != self.boxes[:, :2]).all(axis=1)
+        return np.asarray(has_area & (self.geometries == None))  # noqa: E711 - element by element
+
+    @property
     def image_geometries(self) -> NDArray[np.object_]:
         """(n,) shapely geometries in pixels: the model's geometry, or the box."""
         missing = self.geometries == None  # noqa: E711 - element by element

@@ -13,6 +13,7 @@ from geotile.core.checks import check_bool, check_positive
 from geotile.core.keywords import known_keywords
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference
+from geotile.geometry.ground import geodesics
 from geotile.merging.merge import Merge
 from geotile.merging.pool import Pool, Rows
 from geotile.public import public
@@ -123,8 +124,8 @@ def _geodesic_m(
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return the distances on the ground of pairs of pixels in metres; infinite where one is not on Earth."""
     a, b = (georeference.points_to_world(xy, "EPSG:4326") for xy in (one, other))
-    _, _, distances = _WGS84.inv(*a.T, *b.T)
-    return np.nan_to_num(np.asarray(distances, np.float64), nan=np.inf, posinf=np.inf)
+    _, distances = geodesics(_WGS84, a, b)
+    return np.nan_to_num(distances, nan=np.inf, posinf=np.inf)
 
 
 def _smallest_pixel_m(georeference: Georeference, shape_yx: tuple[int, int]) -> float:

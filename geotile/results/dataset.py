@@ -29,7 +29,7 @@ from geotile.core.checks import Pair
 from geotile.core.redact import redact
 from geotile.errors import GeotileError, OutputError
 from geotile.merging.detections import Detections
-from geotile.results.frame import FrameBuilder, parquet_bytes
+from geotile.results.frame import TEXT_COLUMNS, FrameBuilder, parquet_bytes
 from geotile.storage.atomic import draft_path, remove, replace, restore
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
@@ -88,7 +88,7 @@ class PartWriter:
         if not len(table) and not even_empty:
             return None
         name = f"part-{self.prefix}-r{rows[0]:05d}-{rows[1]:05d}-c{columns[0]:05d}-{columns[1]:05d}.parquet"
-        return write_part(self.folder, name, table)
+        return write_part(self.folder, name, table, lambda table: parquet_bytes(table, TEXT_COLUMNS).getvalue())
 
 
 def write_part(

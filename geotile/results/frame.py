@@ -22,6 +22,7 @@ from geotile.results.measures import shape_measures
 from geotile.results.report import lasting
 
 BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
+TEXT_COLUMNS = frozenset({"classes"})  # of a table built `as_text`
 _JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
@@ -48,12 +49,12 @@ class FrameBuilder:
         detections : Detections
             In pixels of the image.
         as_text : bool, default False
-            Whether class lists are JSON already, for a table that is only written: much faster than lists of dicts.
+            Whether class lists are JSON already, for a table that is only written (`TEXT_COLUMNS`): much faster than
+            lists of dicts.
         """
         ranked = detections.sorted_by_rank()
         if self.roi is not None and self.outside_roi == "drop":
             ranked = ranked.select(shapely.intersects(self.roi, ranked.image_geometries))
-        shapes = ranked.image_geometries
         xmin, ymin, xmax, ymax = ranked.boxes.T * np.array([self.scale_yx[1], self.scale_yx[0]] * 2)[:, None]
         columns = {
             "score": ranked.scores,
@@ -67,8 +68,7 @@ class FrameBuilder:
             **shape_measures(ranked, self.georeference, self.scale_yx),
             "properties": ranked.properties_with_keypoints(self.scale_yx[::-1]),
         }
-        geometry = gpd.GeoSeries(self.georeference.to_world(shapes, self.crs), crs=self.crs)
-        return gpd.GeoDataFrame(columns, geometry=geometry)
+        return gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries(self._geometries(ranked), crs=self.crs))
 
     def sample(self, shape_yx: tuple[int, int]) -> gpd.GeoDataFrame:
         """Return a table with one row, a box in the middle of the image: what can fail with the rows fails with it.
@@ -81,6 +81,14 @@ class FrameBuilder:
         y, x = shape_yx[0] / 2, shape_yx[1] / 2
         single = detections(np.array([[x - 0.5, y - 0.5, x + 0.5, y + 0.5]]), np.array([1.0]))
         return replace(self, roi=None).build(single)
+
+    def _geometries(self, ranked: Detections) -> NDArray[np.object_]:
+        """Return the geometries in the CRS of the result."""
+        plain = ranked.plain_boxes
+        shapes = np.empty(len(ranked), object)
+        shapes[plain] = self.georeference.boxes_to_world(ranked.boxes[plain], self.crs)
+        shapes[~plain] = self.georeference.to_world(ranked.select(~plain).image_geometries, self.crs)
+        return shapes
 
     def _image_geometry(self, ranked: Detections) -> NDArray[np.object_]:
         """Return WKT in pixels of the full resolution; None where the geometry is the box."""
@@ -100,19 +108,14 @@ def _classes(detections: Detections) -> NDArray[np.object_]:
     return column
 
 
-def _classes_as_text(detections: Detections) -> NDArray[np.object_]:
-    """Return the class lists of detections as `with_text` would write them."""
+def _classes_as_text(detections: Detections) -> Any:
+    """Return the class lists of detections as `with_text` would write them, (n,) of pandas' dtype "string"."""
     starts = {label: f'[{{"iri": {_JSON(as_text(label, "label"))}, "score": ' for label in set(detections.labels)}
-    return np.fromiter(
-        (
-            _as_text(given, "classes") if given is not None else f"{starts[label]}{score!r}}}]"
-            for given, label, score in zip(
-                detections.classes, detections.labels, detections.scores.tolist(), strict=True
-            )
-        ),
-        object,
-        len(detections),
-    )
+    texts = [
+        _as_text(given, "classes") if given is not None else f"{starts[label]}{score!r}}}]"
+        for given, label, score in zip(detections.classes, detections.labels, detections.scores.tolist(), strict=True)
+    ]
+    return pd.array(np.array(texts, object), dtype="string")
 
 
 @public
@@ -167,27 +170,35 @@ def _from_geojson(geometry: Any) -> Any:
         ) from None
 
 
-def write_parquet(detections: gpd.GeoDataFrame, target: Any) -> None:
-    """Write a table as GeoParquet 1.1 to a path or a file object, with a column of bounds unless a column is `bbox`."""
-    table = with_text(detections)
+def write_parquet(detections: gpd.GeoDataFrame, target: Any, are_text: frozenset[str] = frozenset()) -> None:
+    """Write a table as GeoParquet 1.1 to a path or a file object, with a column of bounds unless a column is `bbox`.
+
+    Parameters
+    ----------
+    detections : geopandas.GeoDataFrame
+    target : path or file object
+    are_text : frozenset of str
+        Columns that `with_text` need not look at.
+    """
+    table = with_text(detections, are_text)
     if "report" in table.attrs:
         table.attrs = {**table.attrs, "report": lasting(table.attrs["report"])}
     covering = "bbox" not in table.columns  # the name of the column of bounds
     table.to_parquet(target, schema_version="1.1.0", write_covering_bbox=covering, compression="zstd")
 
 
-def parquet_bytes(detections: gpd.GeoDataFrame) -> io.BytesIO:
+def parquet_bytes(detections: gpd.GeoDataFrame, are_text: frozenset[str] = frozenset()) -> io.BytesIO:
     """Return a table as a GeoParquet file in memory."""
     out = io.BytesIO()
-    write_parquet(detections, out)
+    write_parquet(detections, out, are_text)
     out.seek(0)
     return out
 
 
-def with_text(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+def with_text(detections: gpd.GeoDataFrame, are_text: frozenset[str] = frozenset()) -> gpd.GeoDataFrame:
     """Return a table whose columns of objects are text, which every format can store: JSON for nested values.
 
-    Text has neither lone surrogates nor NUL, which formats cannot hold.
+    Text has neither lone surrogates nor NUL, which formats cannot hold. The columns `are_text` are so already.
 
     Raises
     ------
@@ -195,7 +206,7 @@ def with_text(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         If a value cannot be written as JSON.
     """
     table = detections.copy()
-    for name in [name for name, dtype in table.dtypes.items() if _may_need_text(dtype)]:
+    for name in [name for name, dtype in table.dtypes.items() if name not in are_text and _may_need_text(dtype)]:
         try:
             table[name] = _text_column(table[name].to_numpy(object), str(name))
         except ValueError as error:

@@ -11,6 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geotile.geometry.georeference import Georeference, is_degrees
+from geotile.geometry.ground import geodesics
 from geotile.merging.detections import Detections
 from geotile.merging.overlaps import are_boxes, are_four_sided
 
@@ -102,12 +103,11 @@ def _on_ground(corners: NDArray[np.float64], ground: _Ground) -> tuple[NDArray[n
     """Return the heading, the length and the width of rectangles; NaN for those that are not wholly on Earth."""
     middles = (corners + np.roll(corners, -1, axis=1)) / 2  # of the four sides; opposite ones are joined by the axes
     degrees = ground.degrees(middles.reshape(-1, 2)).reshape(-1, 4, 2)
-    one = ground.ellipsoid.inv(*degrees[:, 0].T, *degrees[:, 2].T)
-    other = ground.ellipsoid.inv(*degrees[:, 1].T, *degrees[:, 3].T)
-    longer = one[2] >= other[2]
-    heading = _half_turn(np.where(longer, one[0], other[0]))
+    one, one_m = geodesics(ground.ellipsoid, degrees[:, 0], degrees[:, 2])
+    other, other_m = geodesics(ground.ellipsoid, degrees[:, 1], degrees[:, 3])
+    heading = _half_turn(np.where(one_m >= other_m, one, other))
     known = np.isfinite(degrees).all(axis=(1, 2))
-    values = heading, np.maximum(one[2], other[2]), np.minimum(one[2], other[2])
+    values = heading, np.maximum(one_m, other_m), np.minimum(one_m, other_m)
     return tuple(np.where(known, value, np.nan) for value in values)
 
 
