@@ -742,6 +742,34 @@ def test_the_last_place_is_for_a_small_job():
     assert started(backlog) == ["4"]
 
 
+def test_jobs_are_inspected_when_their_endpoint_needs_them():
+    backlog = jobs_of(*[("slow", 10)] * 12, ("fast", 10))
+    backlog.inspecting = {job.request.job_id: job for job in backlog.waiting}
+    backlog.waiting = []
+    picked = [job.request.job_id for job in iter(lambda: backlog.next_to_inspect(all_can_begin=True), None)]
+    assert picked == ["0", "12", *"12345678"]  # three times what may run at once at each
+    for name in picked:
+        backlog.add(backlog.inspecting.pop(name))
+    assert backlog.next_to_inspect(all_can_begin=False) is None
+    assert backlog.next_to_inspect(all_can_begin=True).request.job_id == "9"  # one after the other
+    assert backlog.next_to_inspect(all_can_begin=True) is None
+    for _ in range(4):
+        backlog.waiting.pop(0)
+    assert backlog.next_to_inspect(all_can_begin=False).request.job_id == "10"
+
+
+def test_jobs_that_wait_to_be_inspected_can_be_cancelled_and_released(folder, tmp_path, path):
+    out = [{"type": "File", "path": str(tmp_path / "out")}]
+    with ModelServer(lambda tile: ([], []), latency_s=0.2) as model:
+        for i in range(40):
+            geotile.submit(request(f"{i:02}", path, model.url, out), folder)
+        for i in range(20, 40):
+            geotile.cancel(f"{i:02}", folder)
+        geotile.serve(folder, once=True, max_jobs=2, max_jobs_per_endpoint=1)
+    statuses = [record.status for record in sorted(geotile.jobs(folder), key=lambda record: record.job_id)]
+    assert statuses == ["SUCCESS"] * 20 + ["CANCELLED"] * 20
+
+
 def test_a_big_image_does_not_hold_up_a_small_one(folder, tmp_path, path, write_tiff):
     big = write_tiff(np.zeros((1, 1024, 1024), np.uint8), "big.tif")
     with ModelServer(lambda tile: ([], []), latency_s=0.05) as model:

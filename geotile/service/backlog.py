@@ -1,4 +1,8 @@
-"""The jobs of a process. The next one to start is the oldest job of the endpoint with the fewest running jobs."""
+"""The jobs of a process. The next one to start is the oldest job of the endpoint with the fewest running jobs.
+
+The next one to inspect is that of the endpoint with the fewest jobs that are known. Those of an endpoint that has enough
+of them can wait a little, so that the jobs that run get the processor.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from dataclasses import dataclass, field
 
 from geotile.service.queue import Delivery
 from geotile.service.request import JobRequest
+
+
+_ENOUGH = 3  # times the jobs that may run at an endpoint
 
 
 @dataclass(eq=False)
@@ -20,6 +27,7 @@ class Job:
     """Number of tiles to send; 0 until the headers of the images have been read."""
     duplicates: list[Delivery] = field(default_factory=list)
     """Further deliveries of the same job, which wait until it finishes."""
+    inspection_began: bool = False
     endpoint_key: str = field(init=False)
     """Key of the endpoint, see `JobRequest.endpoint_key`."""
 
@@ -50,7 +58,7 @@ class Backlog:
     max_jobs: int
     max_jobs_per_endpoint: int
     inspecting: dict[str, Job] = field(default_factory=dict)
-    """Jobs whose image headers are being read, by job id."""
+    """Jobs whose image headers are being read, or will be, by job id."""
     waiting: list[Job] = field(default_factory=list)
     running: list[Job] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -59,6 +67,28 @@ class Backlog:
     def add(self, job: Job) -> None:
         """Add a job to those that wait."""
         self.waiting.append(job)
+
+    def next_to_inspect(self, *, all_can_begin: bool) -> Job | None:
+        """Return the job whose inspection is to begin now; return None if none is.
+
+        Parameters
+        ----------
+        all_can_begin : bool
+            Whether one of an endpoint that has enough jobs may be inspected too, if it is the only one.
+        """
+        begun = [job for job in self.inspecting.values() if job.inspection_began]
+        known = Counter(job.endpoint_key for job in [*self.running, *self.waiting, *begun])
+        job = min(
+            (job for job in self.inspecting.values() if not job.inspection_began),
+            key=lambda job: (known[job.endpoint_key], job.delivery.sent, job.delivery.name),
+            default=None,
+        )
+        if job is None:
+            return None
+        if known[job.endpoint_key] >= _ENOUGH * self.max_jobs_per_endpoint and (begun or not all_can_begin):
+            return None
+        job.inspection_began = True
+        return job
 
     def start_next(self) -> Job | None:
         """Move the next job from `waiting` to `running` and return it; return None if no job may start."""

@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 RECEIVE_WAIT_S = 5.0  # long polling; a service that is stopping waits for its end
 _EMPTY_PAUSE_S = 0.5
 _DEPTH_INTERVAL_S = 5.0
+_PAUSE_S = 0.1  # between two looks whether a job may be inspected
+_SHARE = 0.1  # of one core, for inspections of jobs that cannot run soon
 _MAX_AGE_S = 120.0  # of the loop: a gateway may take a minute to start a cluster
 _MAX_INSPECTION_S = 600.0  # without the end of an inspection, while there are some
 
@@ -89,6 +91,8 @@ class Intake:
     """Number of requests that wait in the queue, a few seconds ago."""
     _depth_at: float = -math.inf
     _inspected_at: float = 0.0
+    _paused_until: float = 0.0
+    """Monotonic time until which only jobs of endpoints that have too few are inspected."""
     _inspectors: ThreadPoolExecutor = field(default_factory=_inspection_pool)
 
     def run(self) -> None:
@@ -123,6 +127,7 @@ class Intake:
         self._inspectors.shutdown(wait=False, cancel_futures=True)
         with self.backlog.changed:
             pending = self.backlog.clear_pending()
+            self.backlog.changed.notify_all()
         for job in pending:
             for delivery in job.deliveries():
                 self.lifecycle.release(delivery, 0.0)
@@ -173,11 +178,24 @@ class Intake:
                 self._inspected_at = time.monotonic()
             self.backlog.inspecting[request.job_id] = job
         try:
-            self._inspectors.submit(self._inspect_or_release, job)
+            self._inspectors.submit(self._inspect_next)
         except BaseException:  # there is no thread
             with self.backlog.changed:
                 self.backlog.inspecting.pop(request.job_id, None)
             raise
+
+    def _inspect_next(self) -> None:
+        """Inspect the job that is the next one, as soon as one may be inspected."""
+        with self.backlog.changed:
+            while (job := self.backlog.next_to_inspect(all_can_begin=time.monotonic() > self._paused_until)) is None:
+                if all(each.inspection_began for each in self.backlog.inspecting.values()):
+                    return  # the job was cancelled, or the service stops
+                self.backlog.changed.wait(_PAUSE_S)
+        began = time.thread_time()
+        self._inspect_or_release(job)
+        self._paused_until = time.monotonic() + (1 / _SHARE - 1) * (time.thread_time() - began)
+        with self.backlog.changed:
+            self.backlog.changed.notify_all()
 
     def _inspect_or_release(self, job: Job) -> None:
         try:
