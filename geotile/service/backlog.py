@@ -1,7 +1,7 @@
-"""The jobs of a process. The next one to start is the oldest job of the endpoint with the fewest running jobs.
+"""The jobs of a process: the next one to start is the oldest job of the endpoint with the fewest running jobs.
 
-The next one to inspect is that of the endpoint with the fewest jobs that are known. Those of an endpoint that has enough
-of them can wait a little, so that the jobs that run get the processor.
+The next one to inspect is that of the endpoint with the fewest jobs that are known. Where an endpoint has enough, the
+others can wait a little, so that the jobs that run get the processor.
 """
 
 from __future__ import annotations
