@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from geotile.service.queue import Delivery
 from geotile.service.request import JobRequest
 
-
 _ENOUGH = 3  # times the jobs that may run at an endpoint
 
 
