@@ -1,10 +1,11 @@
 """All benchmarks that speed is held against, one after the other, into one page: `RESULTS.md`, in less than an hour.
 
-    python benchmarks/all.py                 # on a machine that does nothing else
+    python benchmarks/all.py                 # on a machine that does nothing else, two rounds
     python benchmarks/all.py --only storage  # those whose command contains a word; the others stay as they are
 
-At the top stands what is wanted, beside what was printed. Below it each command, how long it took, the load of the machine
-before it (its noise: on a quiet machine less than 1), and all that it printed.
+At the top stands what is wanted, beside the best, the median and the worst of what the rounds printed: how far these are apart
+is the noise of the machine. Below it each command, how long it took, the load of the machine before it, and all that
+it printed in the last round.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +41,25 @@ class Wanted:
     """One regular expression for each number, whose first group it is."""
     value: Callable[..., float] = lambda number: number
 
-    def found(self, printed: str) -> str:
-        """Return the value of what a benchmark printed, as text."""
+    def row(self, name: str, runs: Sequence[dict[str, Any]]) -> str:
+        """Return the row of the table: wanted, and the best, the median and the worst of the runs."""
+        found = sorted(
+            (value for run in runs if (value := self.found(run["printed"])) is not None), reverse="≥" in self.limit
+        )
+        texts = (
+            [f"{each:.3g}" for each in (found[0], statistics.median(found), found[-1])]
+            if found
+            else ["not printed"] * 3
+        )
+        return f"| {self.name} | {self.limit} | {' | '.join(texts)} | `{name.replace('{before}', BEFORE)}` |"
+
+    def found(self, printed: str) -> float | None:
+        """Return the value of what a benchmark printed; None if it is not there."""
         matches = [re.search(pattern, printed, re.MULTILINE | re.DOTALL) for pattern in self.patterns]
         numbers = [float(match[1].replace(",", "")) for match in matches if match]
         if len(numbers) < len(matches) or 0.0 in numbers[1:]:  # a contestant that is not installed takes no time
-            return "not printed"
-        return f"{self.value(*numbers):.3g}"
+            return None
+        return self.value(*numbers)
 
 
 @dataclass(frozen=True)
@@ -139,25 +154,23 @@ def run(benchmark: Benchmark, before: Path) -> dict[str, object]:
     }
 
 
-def page(results: dict[str, dict], commit: str) -> str:
+def page(results: dict[str, list[dict[str, Any]]], commit: str) -> str:
     """Return the page of all results."""
     lines = [
         "# Results", "",
         f"Printed by `python benchmarks/all.py` on {time.strftime('%Y-%m-%d')} at commit {commit}: {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, numpy {np.__version__}. All took {sum(each['seconds'] for each in results.values()) / 60:.0f} minutes.",
-        "", "| what | wanted | printed | command |", "|---|---|---|---|",
+        f"{platform.python_version()}, numpy {np.__version__}. All took {sum(run['seconds'] for runs in results.values() for run in runs) / 60:.0f} minutes "
+        f"({max(map(len, results.values()))} rounds).",
+        "", "| what | wanted | best | median | worst | command |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for benchmark in BENCHMARKS:
         name = " ".join(benchmark.words)
-        printed = results.get(name, {}).get("printed", "")
+        lines += [each.row(name, results.get(name, [])) for each in benchmark.wanted]
+    for name, runs in results.items():
+        loads = ", ".join(f"{run['load']:.1f}" for run in runs)
         lines += [
-            f"| {each.name} | {each.limit} | {each.found(printed)} | `{name.replace('{before}', BEFORE)}` |"
-            for each in benchmark.wanted
-        ]
-    for name, each in results.items():
-        lines += [
-            "", f"## {name.replace('{before}', BEFORE)}", "", f"{each['seconds']:.0f} s; load before it {each['load']:.1f}", "", "```text",
-            *each["printed"].splitlines(), "```",
+            "", f"## {name.replace('{before}', BEFORE)}", "", f"{runs[-1]['seconds']:.0f} s; load before each run: {loads}", "", "```text",
+            *runs[-1]["printed"].splitlines(), "```",
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -165,6 +178,7 @@ def page(results: dict[str, dict], commit: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="a word of the commands to run")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--to", type=Path, default=HERE / "RESULTS.md")
     args = parser.parse_args()
     kept = args.to.with_suffix(".json")
@@ -176,13 +190,14 @@ def main() -> None:
         before = Path(folder) / "before"
         subprocess.run(["git", "worktree", "add", "--detach", "-q", str(before), BEFORE], cwd=HERE, check=True)
         try:
-            for benchmark in BENCHMARKS:
-                name = " ".join(benchmark.words)
-                if args.only in name:
-                    results[name] = run(benchmark, before)
-                    kept.write_text(json.dumps(results))
-                    args.to.write_text(page(results, commit.stdout.strip()))
-                    print(f"{results[name]['seconds']:6.0f} s  {name}", flush=True)
+            for number in range(args.rounds):
+                for benchmark in BENCHMARKS:
+                    name = " ".join(benchmark.words)
+                    if args.only in name:
+                        results[name] = [*(results[name] if number else []), run(benchmark, before)]
+                        kept.write_text(json.dumps(results))
+                        args.to.write_text(page(results, commit.stdout.strip()))
+                        print(f"{results[name][-1]['seconds']:6.0f} s  {name}", flush=True)
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(before)], cwd=HERE, check=True)
 

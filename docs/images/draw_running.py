@@ -30,6 +30,27 @@ def command_line(names: Names) -> Figure:
     return figure
 
 
+@of("speed")
+def speed(names: Names) -> Figure:
+    stages = ("decode", "cut", "encode", "send", "parse", "merge")
+    figure = Figure(figsize=(7.6, 2.6))
+    ax = figure.subplots()
+    for y, (concurrency, report) in enumerate(names["reports"].items()):
+        ax.barh(y, report.seconds, color="#dddddd", label="the run" if y == 0 else None)
+        left = 0.0
+        for number, stage in enumerate(stages):
+            seconds = report.timing[stage]
+            ax.barh(y, seconds, 0.45, left, color=f"C{number}", label=stage if y == 0 else None)
+            left += seconds
+        ax.text(report.seconds, y, f" {report.seconds:.1f} s", va="center", fontsize=9)
+    ax.set_yticks(range(len(names["reports"])), [f"concurrency={each!r}" for each in names["reports"]])
+    ax.set(xlabel="seconds", xlim=(0, 1.12 * max(each.seconds for each in names["reports"].values())))
+    ax.invert_yaxis()
+    ax.legend(loc="lower right", ncols=4, fontsize=8, frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 @of("clusters")
 def clusters(names: Names) -> Figure:
     report, workers = names["report"], names["workers"]
