@@ -35,7 +35,7 @@ def speed(names: Names) -> Figure:
     stages = ("decode", "cut", "encode", "send", "parse", "merge")
     figure = Figure(figsize=(7.6, 2.6))
     ax = figure.subplots()
-    for y, (concurrency, report) in enumerate(names["reports"].items()):
+    for y, report in enumerate(names["reports"].values()):
         ax.barh(y, report.seconds, color="#dddddd", label="the run" if y == 0 else None)
         left = 0.0
         for number, stage in enumerate(stages):
