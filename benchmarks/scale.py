@@ -362,7 +362,10 @@ def main() -> None:
     parser.add_argument("--folder")
     parser.add_argument("--computed", action="store_true")
     parser.add_argument("--no-alone", action="store_true", help="do not measure what reading alone takes")
+    parser.add_argument("--region", type=int, help="side of a region in pixels, of `one`")
     args = parser.parse_args()
+    if args.region:
+        JOB["region_size"] = args.region
     if args.what in ("one", "one-raster"):
         with tempfile.TemporaryDirectory() as folder:
             place = args.folder or folder
