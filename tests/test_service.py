@@ -746,16 +746,49 @@ def test_jobs_are_inspected_when_their_endpoint_needs_them():
     backlog = jobs_of(*[("slow", 10)] * 12, ("fast", 10))
     backlog.inspecting = {job.request.job_id: job for job in backlog.waiting}
     backlog.waiting = []
-    picked = [job.request.job_id for job in iter(lambda: backlog.next_to_inspect(all_can_begin=True), None)]
+    picked = []
+    while (job := backlog.next_to_inspect(all_can_begin=False)) is not None:
+        picked.append(job.request.job_id)
+        assert backlog.end_inspection(job)
+        backlog.add(job)
     assert picked == ["0", "12", *"12345678"]  # three times what may run at once at each
-    for name in picked:
-        backlog.add(backlog.inspecting.pop(name))
-    assert backlog.next_to_inspect(all_can_begin=False) is None
-    assert backlog.next_to_inspect(all_can_begin=True).request.job_id == "9"  # one after the other
-    assert backlog.next_to_inspect(all_can_begin=True) is None
-    for _ in range(4):
-        backlog.waiting.pop(0)
+    assert backlog.next_to_inspect(all_can_begin=True).request.job_id == "9"
+    backlog.waiting.pop(0)
     assert backlog.next_to_inspect(all_can_begin=False).request.job_id == "10"
+
+
+def test_an_inspection_that_ends_late_does_not_answer_for_another_job_of_its_id():
+    backlog, other = jobs_of(("slow", 10)), jobs_of(("fast", 10))
+    old, new = backlog.waiting.pop(), other.waiting.pop()
+    backlog.inspecting["0"] = old
+    assert backlog.remove_pending(old)
+    backlog.inspecting["0"] = new
+    assert not backlog.end_inspection(old)
+    assert backlog.inspecting == {"0": new}
+
+
+def test_inspections_leave_the_processor_to_jobs(monkeypatch):
+    from geotile.service import inspection_pace
+
+    pace, now, cpu = inspection_pace.InspectionPace(), [100.0], [0.0]
+    monkeypatch.setattr(inspection_pace.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(inspection_pace.time, "process_time", lambda: cpu[0])
+    monkeypatch.setattr(inspection_pace.time, "thread_time", lambda: cpu[0])
+    pace.__init__()
+    assert pace.allows_more()
+    with pace.counted():
+        cpu[0] += 0.1
+    assert pace.allows_more()  # nothing else uses the processor
+    now[0], cpu[0] = now[0] + 1, cpu[0] + 0.9
+    with pace.counted():
+        cpu[0] += 0.1
+    assert not pace.allows_more()
+    now[0], cpu[0] = now[0] + 0.8, cpu[0] + 0.8
+    assert not pace.allows_more()
+    now[0], cpu[0] = now[0] + 0.2, cpu[0] + 0.2
+    assert pace.allows_more()  # a tenth of the time
+    now[0] += 5
+    assert pace.allows_more()  # idle
 
 
 def test_jobs_that_wait_to_be_inspected_can_be_cancelled_and_released(folder, tmp_path, path):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import signal
 import socket
 import subprocess
 import threading
@@ -497,3 +498,19 @@ def test_an_inspection_that_waits_to_be_alone_holds_no_other_up(tmp_path):
         alone.result()
         late.result()
     assert order == ["slow", "another", "alone", "late"]
+
+
+@pytest.mark.slow
+def test_an_image_that_hangs_holds_no_other_job_and_not_the_end_of_the_process(folder, said, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent, ModelServer(crowd) as model:
+        hanging = [f"http://127.0.0.1:{silent.getsockname()[1]}/{k}.tif" for k in range(3)]
+        for k, url in enumerate(hanging):
+            geotile.submit(said(f"a{k}", model.url) | {"imageUrls": [url]}, folder)
+        for k in range(3):
+            geotile.submit(said(f"b{k}", model.url), folder)
+        with ServiceProcess(folder, "--max-jobs-per-endpoint", 1, "--grace-s", 1) as service:
+            until(lambda: all((folder / "done" / f"b{k}.json").exists() for k in range(3)))
+            assert service.get("healthz")[0] == 200
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(15) == 0
+    assert {path.stem for path in folder.glob("*.json")} == {"a0", "a1", "a2"}

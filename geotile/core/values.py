@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import sys
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import PurePath
@@ -15,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 _DEEPEST = 50  # of nested properties
+_LARGEST = int(sys.float_info.max)
 _REAL = "iuf"  # kinds of dtypes
 _KINDS = {"c": "complex numbers", "U": "text", "S": "text", "b": "truth values", "M": "dates", "m": "times"}
 
@@ -68,15 +70,15 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
     if is_missing(value):
         return None
     if isinstance(value, bool | int):
-        return value
+        return _within_floats(value, name)
     if isinstance(value, str):
         return _valid_unicode(str(value))
-    if isinstance(value, float):
+    if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None  # infinity
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         return _nested_as_json(value, name, depth)
     if isinstance(value, Decimal):
-        return float(value) if value.is_finite() else None
+        return float(_within_floats(value, name)) if value.is_finite() else None
     if isinstance(value, bytes | bytearray | PurePath | UUID | pd.Interval | pd.Period):
         return as_text(value if isinstance(value, bytes | bytearray) else str(value), name)
     if isinstance(value, datetime.timedelta | np.timedelta64):
@@ -85,9 +87,16 @@ def as_json(value: Any, name: str, depth: int = 0) -> Any:
         return str(value) if isinstance(value, np.datetime64) else value.isoformat()
     if isinstance(value, np.ndarray) and value.dtype.kind in "mM":
         return _nested_as_json(list(value), name, depth)
-    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
+    if hasattr(value, "tolist") and depth <= _DEEPEST:  # numpy scalars and arrays, tensors
         return as_json(as_array(value).tolist(), name, depth + 1)
     raise ValueError(f"property {name} cannot be written as JSON; got {type(value).__name__}")
+
+
+def _within_floats(value: Any, name: str) -> Any:
+    """Return a number that others can read, since they read the numbers of JSON as floats."""
+    if not -_LARGEST <= value <= _LARGEST:
+        raise ValueError(f"property {name} is a number of more than 308 digits, which JSON's readers do not read")
+    return value
 
 
 def _nested_as_json(value: Any, name: str, depth: int) -> Any:

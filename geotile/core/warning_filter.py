@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import RLock
+from typing import Any
 
 from geotile.printable import printable
 
+_ANY = "(?#geotile)"  # matches any message
 _lock = RLock()
+_ignored: dict[type[Warning], tuple[int, Any]] = {}  # how many blocks ignore a category, and where its filter is
 
 
 def _after_fork() -> None:
     """Make the lock anew: a thread that held it is not in the child."""
     global _lock
     _lock = RLock()
+    for category in list(_ignored):
+        _stop_ignoring(category)
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -25,13 +31,44 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @contextmanager
 def ignore_warnings(category: type[Warning]) -> Iterator[None]:
-    """Ignore warnings of a category, one thread at a time.
+    """Ignore warnings of a category in all threads while the block runs.
 
-    The warning filters belong to the process, so two threads must not replace and restore them at the same time.
+    The warning filters belong to the process. The first thread adds a filter and the last one removes it, so that no
+    lock is held during the block, which may wait for a network.
+
+    Examples
+    --------
+    >>> with ignore_warnings(UserWarning), ignore_warnings(UserWarning):
+    ...     warnings.warn("nobody sees it", UserWarning)
     """
-    with _lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore", category)
+    with _lock:
+        count, filters = _ignored.get(category, (0, warnings.filters))
+        if not count:
+            warnings.filterwarnings("ignore", _ANY, category)
+        _ignored[category] = count + 1, filters
+    try:
         yield
+    finally:
+        with _lock:
+            if category in _ignored:  # else this process was forked within the block
+                count, filters = _ignored[category]
+                _ignored[category] = count - 1, filters
+                if count == 1:
+                    _stop_ignoring(category)
+
+
+def _stop_ignoring(category: type[Warning]) -> None:
+    """Remove the filter from the list that it was added to, and from the one that others have put in its place."""
+    _, filters = _ignored.pop(category)
+    present: Any = warnings.filters
+    for each in (filters, present):
+        with suppress(ValueError):
+            each.remove(_filter_of(category))
+
+
+def _filter_of(category: type[Warning]) -> tuple[Any, ...]:
+    """Return the filter that `ignore_warnings` adds: no other has this pattern."""
+    return ("ignore", re.compile(_ANY, re.IGNORECASE), category, None, 0)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from geotile.geometry.placement import AffinePlacement, GcpPlacement, Placement,
 
 WGS84 = "OGC:CRS84"
 PLACEMENT = "geotile_placement"  # key of the Placement in the encoding of spatial_ref
+_FARTHEST_DEG = 36_000.0  # of a longitude that goes on around the Earth: beyond, it is no place
 SCALE = "geotile_scale_yx"  # key in the attributes of spatial_ref: how much coarser than its file an image is (y, x)
 
 
@@ -64,8 +65,8 @@ class Georeference:
         -------
         numpy.ndarray
             (n,) shapely geometries; in pixels if the image has no georeference; None for a geometry with a vertex that
-            has no position on Earth. In a geographic CRS, longitudes are in -180 to 180, and geometries that cross the
-            antimeridian or contain a pole are cut there (RFC 7946, 3.1.9).
+            has no position on Earth, or lies a hundred turns around it. In a geographic CRS, longitudes are in -180 to
+            180, and geometries that cross the antimeridian or contain a pole are cut there (RFC 7946, 3.1.9).
         """
         if self.placement is None or not len(shapes):
             return shapes
@@ -97,6 +98,7 @@ class Georeference:
         transformer = _transformer(self.crs, target)
         converted = make(_reprojected(own, transformer))
         if target is not None and crs_named(target).is_geographic:
+            converted[(np.abs(shapely.bounds(converted)) > _FARTHEST_DEG).any(axis=1)] = None
             crossing = np.flatnonzero(crosses_antimeridian(converted))
             if len(crossing):
                 converted[crossing] = cut_at_antimeridian(make(np.nan_to_num(own))[crossing], transformer)
@@ -247,8 +249,9 @@ def _quadrilaterals(xy: Points) -> NDArray[np.object_]:
     """Return polygons of five vertices each, (5 n, 2); None for one with a coordinate that is not finite."""
     n = len(xy) // 5
     lost = ~np.isfinite(xy).reshape(n, 10).all(axis=1)
+    closed = np.where(np.isfinite(xy), xy, 0.0)  # a ring with NaN is not closed
     shapes: NDArray[np.object_] = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, xy, (np.arange(n + 1) * 5, np.arange(n + 1))
+        shapely.GeometryType.POLYGON, closed, (np.arange(n + 1) * 5, np.arange(n + 1))
     )
     shapes[lost] = None
     return shapes

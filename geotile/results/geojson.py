@@ -13,13 +13,14 @@ from affine import Affine
 from numpy.typing import NDArray
 from pydantic_core import from_json, to_json  # several times as fast as json
 
-from geotile.core.values import as_json, is_missing
+from geotile.core.values import as_json, as_text, is_missing
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import WGS84, Georeference
 from geotile.geometry.placement import AffinePlacement
 from geotile.results.frame import BOX_COLUMNS, from_text, image_geometry
 from geotile.results.measures import MEASURES
 
+_PORTION = 16_384  # rows
 _COLUMNS = ("score", "label", "classes", *BOX_COLUMNS, "image_geometry", "properties")
 _LONGITUDE_DIGITS = 7  # about 1 cm; RFC 7946, 11.2 discourages digits beyond the real precision
 
@@ -122,7 +123,8 @@ def _properties(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
         elif {"label", "score"} <= names and "featureClasses" not in names:  # a table that was read from GeoJSON has it
             properties["featureClasses"] = [{"iri": row["label"], "score": row["score"]}]
         added = {str(name): row[name] for name in others if name not in MEASURES or row[name] == row[name]}
-        yield {name: as_json(value, name) for name, value in {**own, **added, **properties}.items()} | place
+        named = {as_text(name, "property's name"): value for name, value in {**own, **added, **properties}.items()}
+        yield {name: as_json(value, name) for name, value in named.items()} | place
 
 
 def _in_pixels(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
@@ -137,7 +139,7 @@ def write_geojson(detections: gpd.GeoDataFrame, path: str) -> None:
     """Write a table as a GeoJSON FeatureCollection, RFC 7946."""
     with open(path, "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": [')
-        for i, feature in enumerate(features(detections)):
+        for i, feature in enumerate(_features_in_portions(detections)):
             file.write(b",\n" if i else b"\n")
             file.write(to_json(feature))
         file.write(b"\n]}\n")
@@ -146,6 +148,12 @@ def write_geojson(detections: gpd.GeoDataFrame, path: str) -> None:
 def write_geojson_lines(detections: gpd.GeoDataFrame, path: str) -> None:
     """Write a table as GeoJSON features, one per line."""
     with open(path, "wb") as file:
-        for feature in features(detections):
+        for feature in _features_in_portions(detections):
             file.write(to_json(feature))
             file.write(b"\n")
+
+
+def _features_in_portions(detections: gpd.GeoDataFrame) -> Iterator[dict[str, Any]]:
+    """Yield features as `features` does, without the memory for the objects of all rows at once."""
+    for start in range(0, len(detections), _PORTION):
+        yield from features(detections.iloc[start : start + _PORTION])

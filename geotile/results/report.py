@@ -41,6 +41,10 @@ class Traffic(Record):
     throttled: int
     outages: int
     outage_s: float
+    latency_s: float
+
+
+NO_TRAFFIC = Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0, latency_s=0.0)
 
 
 @public
@@ -72,6 +76,8 @@ class Report(Record):
         Number of outages of the endpoint during the run.
     outage_s : float
         Seconds of these outages, during which no requests were sent.
+    latency_s : float
+        Mean time from sending a request to its answer, in seconds; 0 where the model runs in the process.
     boxes_rejected : int
         Number of boxes that are not valid, such as those with NaN or outside their tile, and so not in the result.
     first_rejection : str
@@ -90,10 +96,10 @@ class Report(Record):
         have cut the object. A larger `overlap` (at least the size of the largest object) makes them fewer, and so does
         the default ``merge="seam"``, which joins the parts of an object.
     seconds : float
-        Wall time of the run.
+        Wall time of the run, with the writing of its result.
     timing : dict of str to float
         CPU time of geotile's own processes in seconds, by stage: decode, cut, encode, send (and receive) or, for a
-        model in the process, model, parse, merge.
+        model in the process, model, parse, merge, write.
     failures : list of TileFailure
         Failed tiles, by number.
     notes : list of str
@@ -122,6 +128,7 @@ class Report(Record):
     throttled: int
     outages: int
     outage_s: float
+    latency_s: float
     boxes_rejected: int
     first_rejection: str
     shapes_repaired: int
@@ -147,6 +154,10 @@ class Report(Record):
             rows["first repair"] = self.first_repair
         if self.get("detections_at_seams"):
             rows["detections at seams"] += " (fewer with a larger overlap)"
+        if self.get("latency_s"):
+            rows["answers"] = f"{self.latency_s:.3f} s on average, at most {self.concurrency:,} in flight at the end"
+        if self.get("timing"):
+            rows["CPU time"] = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in self.timing.items())
         rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}
         rows["failed tiles"] = f"{len(self.failures):,}"
         if not failed_tiles:
@@ -222,6 +233,7 @@ _VARYING = (
     "concurrency",
     "outages",
     "outage_s",
+    "latency_s",
     "tiles_resumed",
 )
 

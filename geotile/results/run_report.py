@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from geotile.core.timing import sum_timings
 from geotile.core.warning_filter import warn_caller
 from geotile.errors import FailedTilesWarning
 from geotile.results.failures import Flaws, TileFailure, failure_text
-from geotile.results.report import Report, Status, Traffic
+from geotile.results.report import NO_TRAFFIC, Report, Status, Traffic
 
 
 def make_report(
@@ -28,10 +29,18 @@ def make_report(
         status=_status(len(listed), tiles - outside_roi - without_data), image=image, endpoint=endpoint, tiles=tiles,
         regions=regions, tiles_outside_roi=outside_roi, tiles_without_data=without_data, tiles_resumed=resumed,
         requests=requests, retries=retries,
-        **(traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)), **counts,
+        **(traffic or NO_TRAFFIC), **counts,
         seconds=seconds, timing={name: round(value, 6) for name, value in timing.items()}, failures=listed,
         notes=list(notes),
     )  # fmt: skip
+
+
+def with_writing(report: Report, seconds: float, timing: Mapping[str, float]) -> Report:
+    """Return a report that counts the time after the run, in which its result was written."""
+    total = sum_timings(report.timing, timing)
+    return Report(
+        {**report, "seconds": report.seconds + seconds, "timing": {name: round(s, 6) for name, s in total.items()}}
+    )
 
 
 def detection_counts(*, rejected: Flaws, repaired: Flaws, before: int, after: int, at_seams: int) -> dict[str, Any]:

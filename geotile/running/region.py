@@ -113,9 +113,10 @@ class Node(Measured):
         rows = sum(map(len, self.settled))
         if writer is None or (rows < writer.min_rows and not last):
             return self
-        with timed("merge"):
+        with timed("write"):
             part = writer.write(concat(self.settled), self.rows, self.columns, even_empty=last and not self.parts)
-        return replace(self, settled=(), parts=(*self.parts, part) if part else self.parts)
+        timing = sum_timings(self.timing, take_timings())
+        return replace(self, settled=(), parts=(*self.parts, part) if part else self.parts, timing=timing)
 
 
 def map_regions(regions: da.Array, job: RegionJob, *, from_file: bool) -> da.Array:

@@ -73,10 +73,9 @@ class Backlog:
         Parameters
         ----------
         all_can_begin : bool
-            Whether one of an endpoint that has enough jobs may be inspected too, if it is the only one.
+            Whether one of an endpoint that has enough jobs may be inspected too.
         """
-        begun = [job for job in self.inspecting.values() if job.inspection_began]
-        known = Counter(job.endpoint_key for job in [*self.running, *self.waiting, *begun])
+        known = Counter(job.endpoint_key for job in [*self.running, *self.waiting])
         job = min(
             (job for job in self.inspecting.values() if not job.inspection_began),
             key=lambda job: (known[job.endpoint_key], job.delivery.sent, job.delivery.name),
@@ -84,10 +83,17 @@ class Backlog:
         )
         if job is None:
             return None
-        if known[job.endpoint_key] >= _ENOUGH * self.max_jobs_per_endpoint and (begun or not all_can_begin):
+        if known[job.endpoint_key] >= _ENOUGH * self.max_jobs_per_endpoint and not all_can_begin:
             return None
         job.inspection_began = True
         return job
+
+    def end_inspection(self, job: Job) -> bool:
+        """Take a job out of those that are inspected; return whether it was one of them, and not another of its id."""
+        if self.inspecting.get(job.request.job_id) is not job:
+            return False
+        del self.inspecting[job.request.job_id]
+        return True
 
     def start_next(self) -> Job | None:
         """Move the next job from `waiting` to `running` and return it; return None if no job may start."""
@@ -128,7 +134,7 @@ class Backlog:
         if job in self.waiting:
             self.waiting.remove(job)
             return True
-        return self.inspecting.pop(job.request.job_id, None) is not None
+        return self.end_inspection(job)
 
     def find(self, job_id: str) -> Job | None:
         """Return the job with an id, None if there is none."""

@@ -14,9 +14,9 @@ import logging
 import math
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from geotile.core.daemon_pool import DaemonPool
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, GeotileError, ServiceError
 from geotile.options import ServiceOptions
@@ -25,6 +25,7 @@ from geotile.service.backlog import Backlog, Job
 from geotile.service.cancellation import Cancellations
 from geotile.service.cluster_connection import ClusterConnection
 from geotile.service.health import Health
+from geotile.service.inspection_pace import InspectionPace
 from geotile.service.inspections import INSPECTION_THREADS, Inspections
 from geotile.service.lifecycle import JobLifecycle
 from geotile.service.permissions import Permissions
@@ -36,14 +37,13 @@ _log = logging.getLogger(__name__)
 RECEIVE_WAIT_S = 5.0  # long polling; a service that is stopping waits for its end
 _EMPTY_PAUSE_S = 0.5
 _DEPTH_INTERVAL_S = 5.0
-_PAUSE_S = 0.1  # between two looks whether a job may be inspected
-_SHARE = 0.1  # of one core, for inspections of jobs that cannot run soon
+_LOOK_S = 0.1  # between two looks whether a job may be inspected
 _MAX_AGE_S = 120.0  # of the loop: a gateway may take a minute to start a cluster
 _MAX_INSPECTION_S = 600.0  # without the end of an inspection, while there are some
 
 
-def _inspection_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(INSPECTION_THREADS, "geotile-inspect")
+def _inspection_pool() -> DaemonPool:
+    return DaemonPool(INSPECTION_THREADS, "geotile-inspect")
 
 
 @dataclass(kw_only=True)
@@ -91,9 +91,8 @@ class Intake:
     """Number of requests that wait in the queue, a few seconds ago."""
     _depth_at: float = -math.inf
     _inspected_at: float = 0.0
-    _paused_until: float = 0.0
-    """Monotonic time until which only jobs of endpoints that have too few are inspected."""
-    _inspectors: ThreadPoolExecutor = field(default_factory=_inspection_pool)
+    _pace: InspectionPace = field(default_factory=InspectionPace)
+    _inspectors: DaemonPool = field(default_factory=_inspection_pool)
 
     def run(self) -> None:
         """Receive and admit requests until the service stops; an error of the queue is shown and tried again."""
@@ -124,7 +123,7 @@ class Intake:
     def stop(self) -> None:
         """Stop inspecting, and release the requests whose jobs have not started."""
         self.ready = False
-        self._inspectors.shutdown(wait=False, cancel_futures=True)
+        self._inspectors.shutdown(wait=False)  # an image that hangs does not hold the end of the process
         with self.backlog.changed:
             pending = self.backlog.clear_pending()
             self.backlog.changed.notify_all()
@@ -145,8 +144,10 @@ class Intake:
         return deliveries
 
     def _inspection_age_s(self) -> float:
-        """Return the seconds since the last inspection ended, 0 if there is none."""
-        return time.monotonic() - self._inspected_at if self.backlog.inspecting else 0.0
+        """Return the seconds since an inspection began or ended, 0 if there is none now."""
+        with self.backlog.changed:
+            is_inspecting = any(job.inspection_began for job in self.backlog.inspecting.values())
+        return time.monotonic() - self._inspected_at if is_inspecting else 0.0
 
     def _admit_or_release(self, delivery: Delivery) -> None:
         try:
@@ -174,26 +175,24 @@ class Intake:
                 _add_delivery(known_job, delivery)
                 return
             job = Job(request=request, delivery=delivery)
-            if not self.backlog.inspecting:
-                self._inspected_at = time.monotonic()
             self.backlog.inspecting[request.job_id] = job
         try:
             self._inspectors.submit(self._inspect_next)
         except BaseException:  # there is no thread
             with self.backlog.changed:
-                self.backlog.inspecting.pop(request.job_id, None)
+                self.backlog.end_inspection(job)
             raise
 
     def _inspect_next(self) -> None:
         """Inspect the job that is the next one, as soon as one may be inspected."""
         with self.backlog.changed:
-            while (job := self.backlog.next_to_inspect(all_can_begin=time.monotonic() > self._paused_until)) is None:
+            while (job := self.backlog.next_to_inspect(all_can_begin=self._pace.allows_more())) is None:
                 if all(each.inspection_began for each in self.backlog.inspecting.values()):
                     return  # the job was cancelled, or the service stops
-                self.backlog.changed.wait(_PAUSE_S)
-        began = time.thread_time()
-        self._inspect_or_release(job)
-        self._paused_until = time.monotonic() + (1 / _SHARE - 1) * (time.thread_time() - began)
+                self.backlog.changed.wait(_LOOK_S)
+            self._inspected_at = time.monotonic()
+        with self._pace.counted():
+            self._inspect_or_release(job)
         with self.backlog.changed:
             self.backlog.changed.notify_all()
 
@@ -203,7 +202,8 @@ class Intake:
         except Exception:  # after a bug, or where the state cannot be written, the request must return to the queue
             _log.exception("job %s", job.request.job_id)
             with self.backlog.changed:
-                self.backlog.inspecting.pop(job.request.job_id, None)
+                if not self.backlog.end_inspection(job):
+                    return
             for delivery in job.deliveries():
                 self.lifecycle.release_with_backoff(delivery)
         self._inspected_at = time.monotonic()
@@ -212,8 +212,8 @@ class Intake:
         """Inspect a job in a thread of the pool, and add it to the backlog if it can run."""
         is_finished, error = self._inspection_result(job)
         with self.backlog.changed:
-            if self.backlog.inspecting.pop(job.request.job_id, None) is None:
-                return  # the service is stopping and has released the job
+            if not self.backlog.end_inspection(job):
+                return  # the service is stopping and has released the job, or it was cancelled
             if error is None and not is_finished:
                 self.backlog.add(job)
                 self.backlog.changed.notify_all()

@@ -164,7 +164,7 @@ class Coordinator:
         """Return the summary of all requests so far."""
         return Traffic(
             concurrency=self.limit.limit, throttled=self.throttled,
-            outages=self.circuit.outages, outage_s=round(self.circuit.open_s, 3),
+            outages=self.circuit.outages, outage_s=round(self.circuit.open_s, 3), latency_s=0.0,
         )  # fmt: skip
 
     def _record(self, report: GateReport, now: float) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from geotile.core.dask_info import active_client
 from geotile.errors import ArgumentError
-from geotile.results.report import Traffic
+from geotile.results.report import NO_TRAFFIC, Traffic
 from geotile.traffic.gates import close_gate, local_registry, stop_run
 
 _STOP_TIMEOUT_S = 5.0
@@ -70,7 +70,7 @@ def end_traffic(run: str) -> Traffic:
     else:
         with suppress(OSError):  # the scheduler and its summary are gone; the run's own error reports that
             traffic = pickle.loads(client.sync(client.scheduler.geotile_traffic_end, run=run))
-    return traffic or Traffic(concurrency=0, throttled=0, outages=0, outage_s=0.0)
+    return traffic or NO_TRAFFIC
 
 
 def waiting_for(run: str) -> str:

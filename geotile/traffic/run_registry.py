@@ -25,6 +25,9 @@ class _Run:
     traffic_before: Traffic
     """Summary of the coordinator's requests when the run started."""
     throttled: int = 0
+    answered: int = 0
+    latency_s: float = 0.0
+    """Sum over the requests that were answered."""
 
 
 class RunRegistry:
@@ -47,6 +50,8 @@ class RunRegistry:
             entry = self._runs[run]
             entry.processes.add(report.process)
             entry.throttled += report.tally.throttled
+            entry.answered += report.tally.answered
+            entry.latency_s += report.tally.latency_s
             return entry.coordinator.update(report, now)
 
     def finish(self, run: str) -> Traffic | None:
@@ -63,6 +68,7 @@ class RunRegistry:
         return Traffic(
             concurrency=after.concurrency, throttled=entry.throttled, outages=after.outages - before.outages,
             outage_s=round(after.outage_s - before.outage_s, 3),
+            latency_s=round(entry.latency_s / max(1, entry.answered), 6),
         )  # fmt: skip
 
     def waiting_for(self, run: str) -> str:
