@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -156,6 +158,9 @@ def test_a_region_is_kept_only_when_all_its_tiles_were_answered(write_tiff, nois
     with pytest.raises(geotile.TileError) as stopped:
         geotile.detect(path, model, errors="raise", **job)
     assert any("kept in" in note for note in stopped.value.__notes__)
+    ends = time.monotonic() + 10  # the tile that was asked when the run stopped
+    while any("geotile-tile" in each.name for each in threading.enumerate()) and time.monotonic() < ends:
+        time.sleep(0.01)
     before, kept = len(model.asked), len(list((tmp_path / "cp").glob("*/*.parquet")))
     model.fails = lambda n: False
     done = geotile.detect(path, model, **job)
