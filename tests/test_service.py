@@ -777,6 +777,9 @@ def test_inspections_leave_the_processor_to_jobs(monkeypatch):
     pace.__init__()
     assert pace.allows_more()
     with pace.counted():
+        assert not pace.allows_more()  # one at a time
+        now[0] += 5
+        assert pace.allows_more()  # that one waits for a network
         cpu[0] += 0.1
     assert pace.allows_more()  # nothing else uses the processor
     now[0], cpu[0] = now[0] + 1, cpu[0] + 0.9

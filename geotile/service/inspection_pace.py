@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, get_ident
 
 _SHARE = 0.1  # of one core, while the process is busy with other things
 _BUSY = 0.6  # of one core: Python code of all threads shares one
@@ -16,7 +16,8 @@ _MAX_PAUSE_S = 5.0
 class InspectionPace:
     """Decides when an inspection that nobody waits for may begin.
 
-    In a process that is not busy it may begin at once. In a busy one such inspections take a tenth of a core.
+    One at a time: several would take the share of the processor by which it is known that the process is busy. In a busy
+    process such inspections take a tenth of a core.
 
     Examples
     --------
@@ -33,6 +34,7 @@ class InspectionPace:
         self._paused_until = 0.0
         self._since, self._others_s = time.monotonic(), self._others()
         self._is_busy = False
+        self._began: dict[int, float] = {}  # when the inspections began that go on, by thread
 
     def _others(self) -> float:
         """Return the CPU time of this process without that of the inspections, in seconds."""
@@ -42,10 +44,13 @@ class InspectionPace:
     def counted(self) -> Iterator[None]:
         """Count the CPU time of an inspection in this thread."""
         began = time.thread_time()
+        with self._lock:
+            self._began[get_ident()] = time.monotonic()
         try:
             yield
         finally:
             with self._lock:
+                del self._began[get_ident()]
                 spent = time.thread_time() - began
                 self._inspected_s += spent
                 now, pause_s = time.monotonic(), (1 / _SHARE - 1) * spent
@@ -59,4 +64,6 @@ class InspectionPace:
                 others = self._others()
                 self._is_busy = others - self._others_s > _BUSY * (now - self._since)
                 self._since, self._others_s = now, others
+            if any(now - began < _MAX_PAUSE_S for began in self._began.values()):  # longer ones wait for a network
+                return False
             return not self._is_busy or now > self._paused_until
