@@ -16,8 +16,8 @@ _MAX_PAUSE_S = 5.0
 class InspectionPace:
     """Decides when an inspection that nobody waits for may begin.
 
-    One begins at a time: several would take the share of the processor that tells whether the process is busy. In a busy
-    process such inspections take a tenth of a core.
+    One begins at a time: several would take the share of the processor that tells whether the process is busy. In a
+    busy process such inspections take a tenth of a core.
 
     Examples
     --------
