@@ -181,7 +181,10 @@ class Round:
         with Client(cluster.address, timeout=10) as observer:
             for _ in range(6):
                 time.sleep(self.some_time(0.3))
-                pids = observer.run(os.getpid, on_error="ignore")  # a nanny gives up a worker that dies while it starts
+                pids = {}
+                while not pids and client.poll() is None:  # a nanny gives up a worker that dies while it starts
+                    pids = observer.run(os.getpid, on_error="ignore")
+                    time.sleep(0 if pids else 0.05)
                 if pids and client.poll() is None:
                     self.killed(self.random.choice(sorted(pids.values())))
         return self.end(client)
