@@ -38,7 +38,7 @@ from geotile.grid.regions import auto_bytes
 from geotile.imagery.file_array import source_of
 from geotile.imagery.overlap import map_overlap
 
-TILE_S = 0.0045  # of a worker's CPU, for a tile over HTTP: what `benchmarks/endpoints.py efficiency` prints (4 to 5 ms)
+TILE_S = 0.0029  # of a worker's CPU, for a tile over HTTP: what `benchmarks/endpoints.py efficiency` prints
 SIDE = 408_000
 REGION = 3344  # pixels: 32 MiB of three bands of bytes
 JOB = {"tile_size": 1024, "overlap": 128, "skip_nodata": False}
