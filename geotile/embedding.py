@@ -31,6 +31,7 @@ from geotile.planning.plan import Plan, planned, result_crs
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
+from geotile.results.run_report import after_writing
 from geotile.results.sinks import Output, write_or_save
 from geotile.running.cluster import checking_late_workers
 from geotile.running.embedding import EmbeddingJob, EmbeddingNode, EmbeddingReader, embedding_tree
@@ -140,7 +141,8 @@ def embed_to(
             report = run.report(root)
             table = run.job.table.build(root.tiles, root.boxes, root.vectors)
         if report.status != "FAILED":
-            write_or_save(table, file, partial(write_vectors, like=root.vectors))
+            fill = partial(write_vectors, like=root.vectors)
+            report = after_writing(report, lambda: write_or_save(table, file, fill))
     return report
 
 

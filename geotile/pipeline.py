@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,6 @@ import geopandas as gpd
 
 from geotile.core.checks import check_path
 from geotile.core.option import with_options
-from geotile.core.timing import take_timings, timed
 from geotile.endpoints import Endpoint, resolve_endpoint
 from geotile.errors import ArgumentError, ClusterError
 from geotile.imagery.overlap import map_overlap
@@ -22,7 +20,7 @@ from geotile.planning.plan import planned
 from geotile.public import public
 from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
-from geotile.results.run_report import with_writing
+from geotile.results.run_report import after_writing
 from geotile.results.sinks import Output, write_or_save
 from geotile.running.hooks import RunHooks
 from geotile.running.prepare import checkpoint_folder, prepare, region_job, separate_outputs
@@ -148,13 +146,9 @@ def detect_to(
         with _run(image, endpoint, options, outputs=outputs, try_out=sink.try_out) as run:
             detections = run.frame(run.compute(options.progress))
         report: Report = detections.attrs["report"]
-        if report.status == "FAILED":
-            return report
-        started = time.perf_counter()
-        take_timings()  # what this thread did before
-        with timed("write"):
-            write_or_save(detections, sink)
-        return with_writing(report, time.perf_counter() - started, take_timings())
+        if report.status != "FAILED":
+            report = after_writing(report, lambda: write_or_save(detections, sink))
+    return report
 
 
 def detect_to_dataset(

@@ -767,14 +767,33 @@ def test_an_inspection_that_ends_late_does_not_answer_for_another_job_of_its_id(
     assert backlog.inspecting == {"0": new}
 
 
+def test_a_request_returns_to_the_queue_if_its_failure_cannot_be_recorded(folder, tmp_path, monkeypatch):
+    from geotile.service.lifecycle import JobLifecycle
+
+    record, calls = JobLifecycle.record_admission_failure, []
+
+    def fails_first(self, job, error):
+        calls.append(job.request.job_id)
+        if len(calls) == 1:
+            raise geotile.OutputError("the state cannot be written")
+        record(self, job, error)
+
+    monkeypatch.setattr(JobLifecycle, "record_admission_failure", fails_first)
+    out = [{"type": "File", "path": str(tmp_path / "out")}]
+    geotile.submit(request("a", str(tmp_path / "none.tif"), "http://127.0.0.1:1/invocations", out), folder)
+    geotile.serve(folder, once=True, max_attempts=1, retry_delay_s=0.1)
+    assert calls == ["a", "a"]
+    assert [job.status for job in geotile.jobs(folder)] == ["FAILED"]
+
+
 def test_inspections_leave_the_processor_to_jobs(monkeypatch):
     from geotile.service import inspection_pace
 
-    pace, now, cpu = inspection_pace.InspectionPace(), [100.0], [0.0]
+    now, cpu = [100.0], [0.0]
     monkeypatch.setattr(inspection_pace.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(inspection_pace.time, "process_time", lambda: cpu[0])
     monkeypatch.setattr(inspection_pace.time, "thread_time", lambda: cpu[0])
-    pace.__init__()
+    pace = inspection_pace.InspectionPace()
     assert pace.allows_more()
     with pace.counted():
         assert not pace.allows_more()  # one at a time

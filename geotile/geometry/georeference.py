@@ -33,7 +33,7 @@ from geotile.geometry.placement import AffinePlacement, GcpPlacement, Placement,
 
 WGS84 = "OGC:CRS84"
 PLACEMENT = "geotile_placement"  # key of the Placement in the encoding of spatial_ref
-_FARTHEST_DEG = 36_000.0  # of a longitude that goes on around the Earth: beyond, it is no place
+_FARTHEST_DEG = 36_000.0  # largest coordinate in degrees: a hundred turns around the Earth
 SCALE = "geotile_scale_yx"  # key in the attributes of spatial_ref: how much coarser than its file an image is (y, x)
 
 

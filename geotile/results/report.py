@@ -155,7 +155,7 @@ class Report(Record):
         if self.get("detections_at_seams"):
             rows["detections at seams"] += " (fewer with a larger overlap)"
         if self.get("latency_s"):
-            rows["answers"] = f"{self.latency_s:.3f} s on average, at most {self.concurrency:,} in flight at the end"
+            rows["answers"] = f"{self.latency_s:.3f} s on average, with up to {self.concurrency:,} requests in flight"
         if self.get("timing"):
             rows["CPU time"] = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in self.timing.items())
         rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from geotile.core.timing import sum_timings
+from geotile.core.timing import sum_timings, take_timings, timed
 from geotile.core.warning_filter import warn_caller
 from geotile.errors import FailedTilesWarning
 from geotile.results.failures import Flaws, TileFailure, failure_text
@@ -35,12 +36,21 @@ def make_report(
     )  # fmt: skip
 
 
-def with_writing(report: Report, seconds: float, timing: Mapping[str, float]) -> Report:
-    """Return a report that counts the time after the run, in which its result was written."""
-    total = sum_timings(report.timing, timing)
-    return Report(
-        {**report, "seconds": report.seconds + seconds, "timing": {name: round(s, 6) for name, s in total.items()}}
-    )
+def after_writing(report: Report, write: Callable[[], object]) -> Report:
+    """Write the result of a run; return its report with the time of the writing.
+
+    Parameters
+    ----------
+    report : Report
+    write : callable
+        ``write()`` writes the result, in this thread.
+    """
+    started = time.perf_counter()
+    take_timings()  # what this thread did before
+    with timed("write"):
+        write()
+    timing = {name: round(seconds, 6) for name, seconds in sum_timings(report.timing, take_timings()).items()}
+    return Report({**report, "seconds": report.seconds + time.perf_counter() - started, "timing": timing})
 
 
 def detection_counts(*, rejected: Flaws, repaired: Flaws, before: int, after: int, at_seams: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The jobs of a process: the next one to start is the oldest job of the endpoint with the fewest running jobs.
 
-The next one to inspect is that of the endpoint with the fewest jobs that are known. Where an endpoint has enough, the
-others can wait a little, so that the jobs that run get the processor.
+The next one to inspect is that of the endpoint with the fewest inspected jobs. If an endpoint has enough of them, its
+other inspections may wait, so that the running jobs get the processor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast jobs are inspected that cannot run soon: they leave the processor to the jobs that run."""
+"""The rate at which jobs are inspected that cannot run soon, so that the running jobs get the processor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MAX_PAUSE_S = 5.0
 
 
 class InspectionPace:
-    """Decides when an inspection that nobody waits for may begin.
+    """Decides when the inspection of a job that cannot run soon may begin.
 
-    One begins at a time: several would take the share of the processor that tells whether the process is busy. In a
-    busy process such inspections take a tenth of a core.
+    Only one runs at a time: several would take so much of the processor that the process would not look busy with
+    anything else. In a busy process these inspections take a tenth of a core.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class InspectionPace:
                 self._paused_until = min(max(now, self._paused_until) + pause_s, now + _MAX_PAUSE_S)
 
     def allows_more(self) -> bool:
-        """Return whether an inspection may begin that nobody waits for."""
+        """Return whether the inspection of a job that cannot run soon may begin."""
         now = time.monotonic()
         with self._lock:
             if now - self._since >= _WINDOW_S:

@@ -202,8 +202,7 @@ class Intake:
         except Exception:  # after a bug, or where the state cannot be written, the request must return to the queue
             _log.exception("job %s", job.request.job_id)
             with self.backlog.changed:
-                if not self.backlog.end_inspection(job):
-                    return
+                self.backlog.end_inspection(job)
             for delivery in job.deliveries():
                 self.lifecycle.release_with_backoff(delivery)
         self._inspected_at = time.monotonic()
