@@ -12,7 +12,7 @@ import geotile
 from geotile import ImageReadError
 from geotile.core.cancellation import cancel_run
 from geotile.grid.tile_grid import Window
-from geotile.imagery import block_cache
+from geotile.imagery import block_cache, block_store
 from geotile.imagery.file_array import source_of
 from geotile.imagery.source import Source
 
@@ -34,7 +34,7 @@ def source(write_tiff, noise):
 )
 def test_reads_what_the_file_holds_in_any_order(source, noise, tile, overlap, region, threads, in_groups, random):
     """Also the groups of tiles that a lazy raster reads apart; at the end nobody needs a block any more."""
-    for run in {key[0] for key in block_cache._store.kept}:  # of lazy arrays that other tests did not compute whole
+    for run in {key[0] for key in block_store.store.kept}:  # of lazy arrays that other tests did not compute whole
         block_cache.discard_run(run)
     chunks = tuple(tuple(np.diff([*range(0, n, r), n]).tolist()) for n, r in zip(noise.shape[1:], region, strict=True))
     grid = geotile.TileGrid(noise.shape[1:], tile, min(overlap, tile - 1), chunks)
@@ -50,10 +50,10 @@ def test_reads_what_the_file_holds_in_any_order(source, noise, tile, overlap, re
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(read, windows))
-    assert not block_cache._store.pending
+    assert not block_store.store.pending
     assert (
-        block_cache._store.size_bytes
-        == sum(block_cache._size_bytes(kept.pixels) for kept in block_cache._store.kept.values())
+        block_store.store.size_bytes
+        == sum(block_store._size_bytes(kept.part.pixels) for kept in block_store.store.kept.values())
         == 0
     )
 
@@ -71,11 +71,11 @@ def groups(grid, row, column):
 def test_nothing_is_kept_for_a_run_that_ended(source):
     grid = geotile.TileGrid((300, 420), 64, 32, ((128, 172), (128, 292)))
     block_cache.read_shared(source, grid, grid.read_window(0, 0), False, "a run that goes on")
-    assert block_cache._store.kept
+    assert block_store.store.kept
     block_cache.discard_run("a run that goes on")
     cancel_run("a run that ended", "it was stopped")
     block_cache.read_shared(source, grid, grid.read_window(0, 0), False, "a run that ended")
-    assert "a run that ended" not in {key[0] for key in block_cache._store.kept}
+    assert "a run that ended" not in {key[0] for key in block_store.store.kept}
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(64, 16), (128, 64), (100, 90)])
@@ -96,17 +96,43 @@ def test_no_block_is_decoded_twice(write_tiff, noise, monkeypatch, tile, overlap
     assert (counts == 1).all()
 
 
+def test_only_what_other_regions_need_is_kept(source):
+    """Blocks of 64: the upper region reads 16 rows of the lower one's first row of blocks, the lower all of it."""
+    grid = geotile.TileGrid((300, 420), 64, 16, ((128, 172), (420,)))
+    upper, lower = (grid.read_window(row, 0) for row in (0, 1))
+    rows = upper.y1 - lower.y0
+    assert 0 < rows < 64
+    for first, last, kept in ((lower, upper, rows), (upper, lower, 64)):
+        block_cache.read_shared(source, grid, first, False, "halo")
+        assert block_store.store.size_bytes == source.shape[0] * kept * 420 * np.dtype(source.dtype).itemsize
+        block_cache.read_shared(source, grid, last, False, "halo")
+        assert block_store.store.size_bytes == 0
+
+
+def test_a_part_that_is_too_small_is_read_again(source, noise):
+    grid = geotile.TileGrid((300, 420), 64, 16, ((128, 172), (420,)))
+    for column in range(7):
+        key = "small", source.file_key, False, 2, column
+        window = Window(128, 130, 64 * column, min(64 * column + 64, 420))
+        assert block_store.store.take(key) is None
+        block_store.store.put(key, block_store.BlockPart(source.read(window), window), 1)
+    window = grid.read_window(0, 0)
+    got = block_cache.read_shared(source, grid, window, False, "small")
+    np.testing.assert_array_equal(got.values, noise[:, *window.slices])
+    assert block_store.store.size_bytes == 0
+
+
 def test_the_store_is_bounded(source, noise, monkeypatch):
     """Thrown out is read again: the pixels stay the same."""
-    monkeypatch.setattr(block_cache, "KEPT_BYTES", 30_000)
+    monkeypatch.setattr(block_store, "KEPT_BYTES", 30_000)
     grid = geotile.TileGrid(noise.shape[1:], 100, 50, ((128, 128, 44), (128, 128, 128, 36)))
     for at in np.ndindex(grid.regions_yx):
         window = grid.read_window(*at)
         got = block_cache.read_shared(source, grid, window, False, "bounded").values
         np.testing.assert_array_equal(got, noise[:, *window.slices])
-        assert block_cache._store.size_bytes <= 30_000
+        assert block_store.store.size_bytes <= 30_000
     block_cache.discard_run("bounded")
-    assert block_cache._store.size_bytes == 0
+    assert block_store.store.size_bytes == 0
 
 
 def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):
@@ -127,7 +153,7 @@ def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):
         got = block_cache.read_shared(source, grid, window, False, "fails").values
         np.testing.assert_array_equal(got, noise[:, *window.slices])
     block_cache.discard_run("fails")
-    assert not block_cache._store.pending
+    assert not block_store.store.pending
 
 
 def test_rectangles_cover_what_is_wanted_once():

@@ -3,7 +3,7 @@
 Regions are read with their halo, which belongs to their neighbours. Of the blocks in the window of a region, those that
 no other region needs are read and dropped. For each shared block there are three cases::
 
-    claimed ─ read ─▶ kept until the last region that needs it has taken it, or until the size limit is reached
+    claimed ─ read ─▶ the part that others need is kept until all of them have taken it, or the size limit is reached
     being read by another thread ─▶ wait for it
     kept ─▶ copy it
 
@@ -13,104 +13,26 @@ the block is read again. The pixels are the same in all cases.
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from threading import Lock
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.cancellation import cancel_reason
 from geotile.core.checks import Pair
 from geotile.errors import ImageReadError
 from geotile.grid.axis import Axis
 from geotile.grid.tile_grid import TileGrid, Window
+from geotile.imagery.block_store import KEPT_BYTES, BlockPart, Key, store
 from geotile.imagery.blocks import Blocks, Canvas
 from geotile.imagery.damaged import discard_failures
 from geotile.imagery.pixels import Pixels
 from geotile.imagery.source import Source
 
-KEPT_BYTES = 128 * 2**20  # per process; enough for the halos of a row of regions of 32 MiB
 _MAX_MARGIN = 1.5  # times the pixels of a window, with the blocks that it cuts, are kept, to read straight into them
 _MAX_BLOCK_BYTES = KEPT_BYTES // 8  # larger blocks are whole regions anyway
-
-Key = tuple[Any, ...]  # run, file, whether validity is needed, row and column of the block
-
-
-@dataclass
-class _Entry:
-    pixels: Pixels
-    remaining: int
-    """Number of reads that still need the block."""
-
-
-class _Store:
-    """Shared blocks of this process."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.kept: OrderedDict[Key, _Entry] = OrderedDict()
-        self.pending: dict[Key, Future[Pixels]] = {}
-        self.size_bytes = 0
-
-    def take(self, key: Key) -> Pixels | Future[Pixels] | None:
-        """Return a block, its future if another thread reads it, or None if the caller now has to read it."""
-        with self.lock:
-            if key in self.kept:
-                return self._use(key)
-            if key in self.pending:
-                return self.pending[key]
-            self.pending[key] = Future()
-            return None
-
-    def put(self, key: Key, pixels: Pixels, remaining: int) -> None:
-        """Store a block that was claimed with `take`, for the regions that still need it."""
-        with self.lock:
-            future = self.pending.pop(key)
-            if remaining > 0 and cancel_reason(key[0]) is None:  # after a cancellation nothing would discard it
-                self.kept[key] = _Entry(pixels, remaining)
-                self.size_bytes += _size_bytes(pixels)
-            while self.size_bytes > KEPT_BYTES:
-                self._drop(next(iter(self.kept)))
-        future.set_result(pixels)
-
-    def fail(self, key: Key, error: BaseException) -> None:
-        """Report that a claimed block could not be read."""
-        with self.lock:
-            future = self.pending.pop(key)
-        future.set_exception(error)
-
-    def count_use(self, key: Key) -> None:
-        """Count a region that has received the block from a future."""
-        with self.lock:
-            if key in self.kept:
-                self._use(key)
-
-    def discard_run(self, run: str) -> None:
-        """Drop the blocks of a run."""
-        with self.lock:
-            for key in [key for key in self.kept if key[0] == run]:
-                self._drop(key)
-
-    def _use(self, key: Key) -> Pixels:
-        entry = self.kept[key]
-        entry.remaining -= 1
-        if entry.remaining <= 0:
-            self._drop(key)
-        return entry.pixels
-
-    def _drop(self, key: Key) -> None:
-        self.size_bytes -= _size_bytes(self.kept.pop(key).pixels)
-
-
-_store = _Store()
-os.register_at_fork(after_in_child=_store.__init__)  # type: ignore[misc]  # nobody reads there what is pending here
 
 
 def read_shared(
@@ -145,27 +67,29 @@ def read_shared(
     y, x = np.ogrid[slice(*blocks.rows), slice(*blocks.columns)]
     counts = rows[y] * columns[x]
     key = (run, source.file_key, valid)
-    shared: dict[Pair, Pixels | Future[Pixels]] = {}
+    shared: dict[Pair, BlockPart | Future[BlockPart]] = {}
     for row, column in np.argwhere(counts > 1):
         block = int(row) + blocks.rows[0], int(column) + blocks.columns[0]
-        if (taken := _store.take((*key, *block))) is not None:
+        if (taken := store.take((*key, *block))) is not None:
             shared[block] = taken
     whole = blocks.area(blocks.rows, blocks.columns)
     is_near = np.prod(whole.shape_yx) < _MAX_MARGIN * np.prod(window.shape_yx)
     canvas = Canvas(source, whole if is_near else window)
-    _read_missing(canvas, blocks, counts, shared, key)
-    _paste_shared(canvas, blocks, shared, key)
+    neighbours = _neighbours(grid, in_groups, window, whole)
+    _read_missing(canvas, blocks, counts, shared, key, neighbours)
+    _paste_shared(canvas, blocks, shared, key, window)
     return canvas.pixels(window)
 
 
 def discard_run(run: str) -> None:
     """Drop the blocks that this process keeps for a run, and forget those that failed."""
-    _store.discard_run(run)
+    store.discard_run(run)
     discard_failures(run)
 
 
 def _read_missing(
-    canvas: Canvas, blocks: Blocks, counts: NDArray[np.int64], shared: Iterable[Pair], key: Key
+    canvas: Canvas, blocks: Blocks, counts: NDArray[np.int64], shared: Iterable[Pair], key: Key,
+    neighbours: tuple[list[Pair], list[Pair]],
 ) -> None:  # fmt: skip
     """Read the blocks that were not in the store into the canvas, and store those that other regions need.
 
@@ -179,6 +103,8 @@ def _read_missing(
         Blocks, by row and column, that another region has read or is reading.
     key : tuple
         Run, file, and whether validity is needed.
+    neighbours : tuple of list of tuple of int
+        As `_neighbours` returns them.
     """
     source, (top, left) = canvas.source, (blocks.rows[0], blocks.columns[0])
     missing = np.ones(counts.shape, bool)
@@ -194,26 +120,63 @@ def _read_missing(
             part = source.read(area, key[2], canvas.room(area))
             canvas.paste(part, area)
             for block in [each for each in claimed if _contains(area, blocks.area_of(each))]:
-                own = blocks.area_of(block)
-                _store.put((*key, *block), _copy(part, own.within(area)), claimed.pop(block) - 1)
+                kept = _area_for(neighbours, blocks.area_of(block))
+                store.put((*key, *block), BlockPart(_copy(part, kept.within(area)), kept), claimed.pop(block) - 1)
     finally:
         for block in claimed:
-            _store.fail((*key, *block), ImageReadError("the region that was reading this block failed"))
+            store.fail((*key, *block), ImageReadError("the region that was reading this block failed"))
 
 
 def _paste_shared(
-    canvas: Canvas, blocks: Blocks, shared: Mapping[Pair, Pixels | Future[Pixels]], key: Key
+    canvas: Canvas, blocks: Blocks, shared: Mapping[Pair, BlockPart | Future[BlockPart]], key: Key, window: Window
 ) -> None:  # fmt: skip
-    """Copy shared blocks into the canvas; wait for those that other threads are reading."""
-    for block, pixels in shared.items():
+    """Copy what a window needs of shared blocks into the canvas; wait for those that other threads are reading."""
+    for block, part in shared.items():
         area = blocks.area_of(block)
-        if isinstance(pixels, Future):
+        if isinstance(part, Future):
             try:
-                pixels = pixels.result()
+                part = part.result()
             except ImageReadError:  # the other region failed, perhaps because of another block
-                pixels = canvas.source.read(area, key[2])
-            _store.count_use((*key, *block))
-        canvas.paste(pixels, area)
+                part = BlockPart(canvas.source.read(area, key[2]), area)
+            store.count_use((*key, *block))
+        if not _contains(part.area, area.intersection(window)):  # it was kept for others
+            part = BlockPart(canvas.source.read(area, key[2]), area)
+        canvas.paste(*part)
+
+
+def _neighbours(
+    grid: TileGrid, in_groups: bool, window: Window, whole: Window
+) -> tuple[list[Pair], list[Pair]]:  # fmt: skip
+    """Return what other rows and columns of regions read near a window, each as (first, one past the last) pixel."""
+    sides = (window.y0, window.y1, whole.y0, whole.y1), (window.x0, window.x1, whole.x0, whole.x1)
+    rows, columns = (
+        [
+            (start, stop)
+            for start, stop in _spans(axis, in_groups)
+            if start < last and stop > first and not (start <= own_start and own_stop <= stop)
+        ]
+        for axis, (own_start, own_stop, first, last) in zip(grid.axes, sides, strict=True)
+    )
+    return rows, columns
+
+
+def _area_for(neighbours: tuple[list[Pair], list[Pair]], block: Window) -> Window:
+    """Return the part of a block that the neighbours of a window need; all of it if it is shared along both axes."""
+    rows = _covered(neighbours[0], (block.y0, block.y1))
+    columns = _covered(neighbours[1], (block.x0, block.x1))
+    if rows and not columns:
+        return block._replace(y0=rows[0], y1=rows[1])
+    if columns and not rows:
+        return block._replace(x0=columns[0], x1=columns[1])
+    return block
+
+
+def _covered(spans: Iterable[Pair], block: Pair) -> Pair | None:
+    """Return the part of a block along an axis from the first to the last pixel of spans in it; None without one."""
+    parts = [
+        (max(start, block[0]), min(stop, block[1])) for start, stop in spans if start < block[1] and stop > block[0]
+    ]
+    return (min(start for start, _ in parts), max(stop for _, stop in parts)) if parts else None
 
 
 @lru_cache(maxsize=8)
@@ -230,11 +193,17 @@ def _read_counts(
     counts = []
     for axis, size, origin in zip(grid.axes, block_yx, origin_yx, strict=True):
         count = np.zeros(-(-(origin + axis.length) // size) + 1, np.int64)
-        for start, stop in _group_spans(axis) if in_groups else _region_spans(axis):
+        for start, stop in _spans(axis, in_groups):
             count[(origin + start) // size] += 1
             count[-(-(origin + stop) // size)] -= 1
         counts.append(np.cumsum(count)[:-1])
     return counts[0], counts[1]
+
+
+@lru_cache(maxsize=16)
+def _spans(axis: Axis, in_groups: bool) -> tuple[Pair, ...]:
+    """Return the pixels that each row or column of regions reads at once, as (first, one past the last)."""
+    return tuple(_group_spans(axis) if in_groups else _region_spans(axis))
 
 
 def _region_spans(axis: Axis) -> Iterator[Pair]:
@@ -274,7 +243,3 @@ def _copy(part: Pixels, area: Window) -> Pixels:
     """Return a copy of a part, so that keeping it does not keep the whole array in memory."""
     valid = None if part.valid is None else part.valid[area.slices].copy()
     return Pixels(part.values[:, *area.slices].copy(), valid)
-
-
-def _size_bytes(pixels: Pixels) -> int:
-    return pixels.values.nbytes + (0 if pixels.valid is None else pixels.valid.nbytes)

@@ -26,7 +26,7 @@ from geotile.storage.aws import Credentials, resolve
 from geotile.storage.azure_account import account_settings
 from geotile.storage.uris import expanded_path
 
-GDAL_CACHE_BYTES = 64 * 2**20  # a run reads no block twice, so a larger cache brings nothing
+GDAL_CACHE_BYTES = 32 * 2**20  # a run reads no block twice; with less, masks are decoded twice
 Settings = dict[str, str]
 _TIMEOUT_S = 20  # without receiving a byte
 TOTAL_TIMEOUT_S = 300  # for a whole answer

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +85,8 @@ def make_scene(path: str | os.PathLike[str], size: int = 4096, objects: int = 60
 def write_example() -> str:
     """Write a 256 x 256 RGB GeoTIFF with three bright objects to a temporary file and return its path.
 
+    The file is removed when Python exits.
+
     Examples
     --------
     >>> import rasterio
@@ -92,7 +96,9 @@ def write_example() -> str:
     pixels = np.full((3, 256, 256), 40, np.uint8)
     for y, x in ((20, 30), (100, 90), (200, 30)):
         pixels[:, y : y + 16, x : x + 24] = 230
-    path = os.path.join(tempfile.mkdtemp(prefix="geotile-"), "example.tif")
+    folder = tempfile.mkdtemp(prefix="geotile-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = os.path.join(folder, "example.tif")
     with rasterio.open(
         path, "w", driver="GTiff", width=256, height=256, count=3, dtype="uint8", crs=CRS,
         transform=_transform(), tiled=True, blockxsize=64, blockysize=64,
