@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import dask.array as da
 import geopandas as gpd
@@ -106,6 +107,16 @@ def test_endpoints_and_checks():
     bad = geotile.endpoint(lambda tile: HOSTILE).check()
     assert "cannot be used" in Balanced(bad._repr_html_()).text
     assert Balanced(geotile.endpoint(crowd).check()._repr_html_()).text.startswith("geotile.Check")
+
+
+def test_progress_without_a_terminal_is_a_line_a_minute(monkeypatch, capsys):
+    times = iter([0.0, 1.0, 59.0, 61.0, 61.0, 90.0, 121.5, 121.5])
+    clock = SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("geotile.running.progress_display.time", clock)
+    with progress_display(True) as (callback,):
+        for done in (1, 2, 3, 4, 5):
+            callback(geotile.Progress(tiles=200, done=done, seconds=60.0))
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["3 of 200 tiles", "5 of 200 tiles"]
 
 
 def test_progress_as_html_and_in_a_cell(monkeypatch):

@@ -91,7 +91,7 @@ def detect(
     of_endpoint = endpoint_options(option, headers, option_names(DetectToOptions))  # refused before they are stored
     with stored_call("detect", context, checkpoint), interruptible(checkpoint), client_at(scheduler):
         report = geotile.detect_to(
-            image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint,
+            image, endpoint, output, progress=True, **options, **of_endpoint,
         )  # fmt: skip
     end(report, output)
 

@@ -13,7 +13,6 @@ from geotile.cli.completion import file_named
 from geotile.cli.ending import end, interruptible
 from geotile.cli.flags import with_flags
 from geotile.cli.options import EndpointHeaders, EndpointOption, Scheduler, client_at, endpoint_options
-from geotile.cli.show import err
 from geotile.core.option import option_names
 from geotile.options.raster import EmbedToOptions, PredictToOptions
 
@@ -46,7 +45,7 @@ def predict(
     checkpoint = options.get("checkpoint")
     of_endpoint = endpoint_options(option, headers, option_names(PredictToOptions))
     with stored_call("predict", context, checkpoint), interruptible(checkpoint), client_at(scheduler):
-        report = geotile.predict_to(image, endpoint, destination, progress=err.is_terminal, **options, **of_endpoint)
+        report = geotile.predict_to(image, endpoint, destination, progress=True, **options, **of_endpoint)
     end(report, destination)
 
 
@@ -76,5 +75,5 @@ def embed(
     checkpoint = options.get("checkpoint")
     of_endpoint = endpoint_options(option, headers, option_names(EmbedToOptions))
     with stored_call("embed", context, checkpoint), interruptible(checkpoint), client_at(scheduler):
-        report = geotile.embed_to(image, endpoint, output, progress=err.is_terminal, **options, **of_endpoint)
+        report = geotile.embed_to(image, endpoint, output, progress=True, **options, **of_endpoint)
     end(report, output)

@@ -199,8 +199,9 @@ class RunOptions(RequestOptions):
         type='{"record", "raise"}', choices=("record", "raise"), in_requests=False,
     )  # fmt: skip
     progress: bool | ProgressCallback | None = option(
-        None, "True shows a bar in a terminal or a notebook. A callable gets a `geotile.Progress` at most ten times a "
-        "second.", type="bool or callable", on_command_line=False, in_requests=False,
+        None, "True shows a bar in a terminal or a notebook, and elsewhere prints a line a minute to standard error. A "
+        "callable gets a `geotile.Progress` at most ten times a second.", type="bool or callable",
+        on_command_line=False, in_requests=False,
     )  # fmt: skip
     crs: Any = option(
         None, "CRS of the result, as pyproj takes it. By default the image's own, or WGS 84 where RPCs place it.",

@@ -1,17 +1,24 @@
-"""The progress of a run as its user sees it: a bar in a terminal, or in the cell of a notebook."""
+"""The progress of a run as its user sees it: a bar in a terminal or in the cell of a notebook, lines in a log."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geotile.running.progress import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LINE_S = 60.0  # between two lines of a log
 
 
 @contextmanager
 def progress_display(progress: bool | ProgressCallback | None) -> Iterator[list[ProgressCallback]]:
-    """Return the callbacks of a `progress` option: the callable, or for True a bar in a terminal or a notebook."""
+    """Return the callbacks of a `progress` option: the callable; for True a bar, or lines without a terminal."""
     if not progress:
         yield []
     elif progress is not True:
@@ -19,7 +26,13 @@ def progress_display(progress: bool | ProgressCallback | None) -> Iterator[list[
     elif (cell := _notebook_cell()) is not None:
         yield [cell]
     else:
-        with _bar() as bar:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            yield [_lines()]
+            return
+        with _bar(console) as bar:
             yield [bar]
 
 
@@ -45,16 +58,27 @@ def _notebook_cell() -> ProgressCallback | None:
     return show
 
 
+def _lines() -> ProgressCallback:
+    """Return a callback that prints a line a minute to standard error, where a log may keep it."""
+    printed_at = time.monotonic()
+
+    def show(state: Progress) -> None:
+        nonlocal printed_at
+        if time.monotonic() - printed_at >= _LINE_S:
+            printed_at = time.monotonic()
+            print(state, file=sys.stderr, flush=True)
+
+    return show
+
+
 @contextmanager
-def _bar() -> Iterator[ProgressCallback]:
-    """Show a bar on standard error if it is a terminal; return its callback."""
-    from rich.console import Console
+def _bar(console: Console) -> Iterator[ProgressCallback]:
+    """Show a bar on a terminal; return its callback."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
     columns: list[Any] = [TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")]
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console) as bars:
         task = bars.add_task("tiles", total=None, text="")
 
         def show(state: Progress) -> None:
