@@ -149,7 +149,9 @@ def test_the_circuit_opens_probes_tries_and_closes():
     assert circuit.start_probe(2.1)
     circuit.record_probe(2.1, None)
     assert circuit.state == "trial"
-    circuit.record_failures(2.2, 1, False, "500")
+    circuit.record_failures(2.2, 2, True, "503")  # of requests that were sent before
+    assert (circuit.state, circuit.outages) == ("trial", 1)
+    circuit.record_failures(2.2, 1, False, "500", of_trial=True)
     assert circuit.state == "open"
     assert circuit.start_probe(3)
     circuit.record_probe(3, None)
@@ -169,7 +171,7 @@ def test_the_circuit_opens_probes_tries_and_closes():
 def test_a_model_that_only_answers_500_gets_the_shorter_time(ready_s, outage_s):
     circuit, now = Circuit(ready_timeout_s=ready_s, outage_timeout_s=outage_s), 0.0
     while circuit.stop_reason is None and now < 400:
-        circuit.record_failures(now, 9, False, "HTTP 500", model_started=True)
+        circuit.record_failures(now, 9, False, "HTTP 500", model_started=True, of_trial=circuit.state == "trial")
         if circuit.start_probe(now):
             circuit.record_probe(now, None)
         now += 0.1
@@ -245,6 +247,19 @@ def test_a_process_that_has_had_an_answer_makes_the_trial():
     assert coordinator.update(report("a", 20, 0), 2.3).cap == 0
     assert coordinator.update(report("a", 20, 0), 2.4).cap == 0
     assert coordinator.update(report("b", 20, 0, has_control=True), 2.5).cap == 1
+
+
+def test_requests_that_were_sent_before_the_trial_do_not_decide_it():
+    """A probe is made while two requests that are refused are in flight: they come back with its result."""
+    coordinator = Coordinator(TrafficSettings(concurrency=2, ready_timeout_s=60, outage_timeout_s=60))
+    failed = {"tally": Tally(throttled=2), "consecutive_failures": 9, "last_failure": "HTTP 503"}
+    coordinator.update(report("a", 9, 2, tally=Tally(answered=1, latency_s=0.1)), 0)
+    for now in (1, 2, 2.5):
+        coordinator.update(report("a", 9, 2, **failed), now)
+    assert coordinator.update(report("a", 9, 2, probe_result=(None,), **failed), 3).state == "trial"
+    assert coordinator.update(report("a", 9, 1, **failed), 4).state == "trial"
+    assert coordinator.update(report("a", 9, 0, trial_failed=True, **failed), 5).outages == 1
+    assert coordinator.circuit.state == "open"
 
 
 def test_a_process_learns_when_others_were_answered():

@@ -87,7 +87,8 @@ class Circuit:
         return self._failing_since + self.timeout[1]
 
     def record_failures(
-        self, now: float, failures: int, models_fault: bool, message: str, model_started: bool = False
+        self, now: float, failures: int, models_fault: bool, message: str, *, model_started: bool = False,
+        of_trial: bool = False,
     ) -> None:  # fmt: skip
         """Record that only failures occurred since the last call.
 
@@ -102,6 +103,8 @@ class Circuit:
             Message of the last failure.
         model_started : bool, default False
             Whether one of the failures shows that the model has started.
+        of_trial : bool, default False
+            Whether one of the failures is that of the trial. Requests that were sent before it can fail during it.
         """
         self._has_started |= model_started
         if self._failures == 0:
@@ -109,9 +112,10 @@ class Circuit:
         self._failures += failures
         self.last_failure = message or self.last_failure
         if self.state == "trial":
-            if models_fault:
+            if of_trial and models_fault:
                 self._count_outage()
-            self._reopen(now)
+            if of_trial:
+                self._reopen(now)
         elif self._failures >= _MIN_FAILURES and now - self._failing_since >= max(_MIN_FAILING_S, 3 * self._latency_s):
             self.suspect_outage(now)
 

@@ -53,6 +53,8 @@ class GateReport:
     that it has answered before."""
     model_started: bool = False
     """Whether one of these failures shows that the model has started: an HTTP 500, which is the model's own."""
+    trial_failed: bool = False
+    """Whether the trial has failed since the previous report."""
     probe_result: tuple[str | None] | None
     """Result of the requested probe: a failure message, or (None,) if the model is ready; None without a probe."""
     suspects_outage: bool
@@ -182,7 +184,8 @@ class Coordinator:
         failures = min(report.consecutive_failures, tally.failed + tally.throttled)
         if failures:
             circuit.record_failures(
-                now, failures, report.models_fault, report.last_failure, report.model_started
+                now, failures, report.models_fault, report.last_failure,
+                model_started=report.model_started, of_trial=report.trial_failed,
             )  # fmt: skip
         if report.suspects_outage:
             circuit.suspect_outage(now)

@@ -48,12 +48,11 @@ class Gate:
         self._name, self._lock = uuid4().hex, threading.Lock()
         self._can_prepare, self._can_send = threading.Condition(self._lock), threading.Condition(self._lock)
         self._answered, self._stopped = threading.Condition(self._lock), threading.Condition(self._lock)
-        self._wake_up, self._allowance = threading.Event(), Allowance(cap=0)
+        self._wake_up, self._allowance, self.experience = threading.Event(), Allowance(cap=0), Experience()
         self._wanted = self._preparing = self._in_flight = 0
         self._tally = Tally(reports=0, busy=0)
-        self.experience = Experience()
+        self._suspects_outage = self._trial_failed = self._reporting = False
         self._probe_result: tuple[str | None] | None = None
-        self._suspects_outage = self._reporting = False
         self._stop_reason: str | None = None
         self._pool: DaemonPool | None = None
 
@@ -191,12 +190,13 @@ class Gate:
         if self._allowance.state != "closed":
             self._wake_up.set()
 
-    def record_failure(self, error: EndpointError, *, of_control: bool = False) -> None:
-        """Record a retryable failure, of a tile or of the control."""
+    def record_failure(self, error: EndpointError, *, of_trial: bool, of_control: bool = False) -> None:
+        """Record a retryable failure, of a tile or of the control, which may be the trial."""
         overloaded = error.throttled or error.timed_out
         self.experience.record_failure(error, of_control)
         with self._lock:
             self._tally += Tally(throttled=int(overloaded), failed=int(not overloaded), reports=0, busy=0)
+            self._trial_failed |= of_trial
         self._wake_up.set()
 
     def suspect_outage(self) -> None:
@@ -253,17 +253,17 @@ class Gate:
 
     def _make_report(self) -> GateReport:
         with self._lock:
-            busy = int(self._wanted > self._in_flight >= self._allowance.cap)
-            seen = self.experience
+            seen, busy = self.experience, int(self._wanted > self._in_flight >= self._allowance.cap)
             report = GateReport(
                 process=self._name, worker=self._worker, wanted=self._wanted, in_flight=self._in_flight,
                 tally=self._tally + Tally(busy=busy), consecutive_failures=seen.consecutive_failures,
                 last_failure=seen.last_failure, models_fault=seen.models_fault,
                 model_started=seen.model_started, probe_result=self._probe_result,
                 suspects_outage=self._suspects_outage, answered_s_ago=seen.answered_s_ago,
-                has_control=seen.control is not None,
+                has_control=seen.control is not None, trial_failed=self._trial_failed,
             )  # fmt: skip
-            self._tally, self._probe_result, self._suspects_outage = Tally(reports=0, busy=0), None, False
+            self._tally, self._probe_result = Tally(reports=0, busy=0), None
+            self._suspects_outage = self._trial_failed = False
             return report
 
     def _apply(self, allowance: Allowance) -> int:
@@ -296,5 +296,5 @@ class Gate:
         if failure is None:
             self.record_response(time.monotonic() - sent_at)
         else:
-            self.record_failure(failure, of_control=True)
+            self.record_failure(failure, of_trial=True, of_control=True)
         self.release()

@@ -155,7 +155,7 @@ class _Request:
             else:
                 self._open_failures += 1
             if not error.local:
-                self.gate.record_failure(error)
+                self.gate.record_failure(error, of_trial=is_trial)
         else:
             self.gate.record_response(time.monotonic() - self._sent_at)
 
