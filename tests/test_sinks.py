@@ -80,6 +80,8 @@ def table(**columns):
     [
         (pd.array(["a\ud800\0b", None], dtype="string[python]"), "a\ufffd\ufffdb"),
         (pd.Categorical(["a\ud800\0b", "y"]), "a\ufffd\ufffdb"),
+        (["a", "a\0b"], "a"),
+        (["a\0b", "a"], "a\ufffdb"),
         ([b"ab\xff", None], "ab\ufffd"),
         ([UUID(int=7), None], "00000000-0000-0000-0000-000000000007"),
         ([Decimal("1.5"), None], 1.5),
@@ -93,6 +95,7 @@ def test_values_of_any_kind_are_written_by_each_format_or_by_none(tmp_path, valu
         gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path, layer=pyogrio.list_layers(path)[0, 0])
     )
     assert str(rows.set_index("label").loc["x", "extra"]) == str(read)
+    assert rows["extra"].nunique(dropna=False) == 2
 
 
 @pytest.mark.parametrize(

@@ -226,12 +226,8 @@ def _text_column(values: NDArray[np.object_], name: str) -> Any:
     """Return values as text, (n,) of pandas' dtype "string"."""
     if pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
         return pd.array([_as_text(value, name) for value in values], dtype="string")
-    known = ~pd.isna(values)
-    numbers, texts = pd.factorize(values[known])
-    texts = np.array([as_text(text, name) for text in texts], object)  # without lone surrogates
-    column = np.full(len(values), None, object)
-    column[known] = texts[numbers]
-    return pd.array(column, dtype="string")
+    texts = {text: as_text(text, name) for text in set(values.tolist()) if isinstance(text, str)}
+    return pd.array([texts.get(value) for value in values.tolist()], dtype="string")
 
 
 def _as_text(value: Any, name: str) -> str | None:
