@@ -16,9 +16,9 @@ from geotile.core.warning_filter import filters_kept, ignore_warnings
 _ROUND, _NOT_ROUND = re.compile("Mercator|Cylindrical|Plate"), re.compile("Transverse|Oblique|Space|Cassini")
 
 
-def crosses_antimeridian(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
-    """Return which geographic geometries leave -180 to 180 degrees or jump across the antimeridian, (n,) bool."""
-    west, _, east, _ = shapely.bounds(shapes).reshape(-1, 4).T
+def crosses_antimeridian(bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which bounds, (n, 4) in degrees, leave -180 to 180 or jump across the antimeridian, (n,) bool."""
+    west, _, east, _ = bounds.T
     return np.asarray((east - west > 180) | (west < -180) | (east > 180))
 
 

@@ -5,7 +5,6 @@ Geographic results are valid at the antimeridian and at the poles.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -30,6 +29,7 @@ from geotile.geometry.coordinates import (
 )
 from geotile.geometry.grid_mapping import crs_of, grid_mapping_of
 from geotile.geometry.placement import AffinePlacement, GcpPlacement, Placement, Points
+from geotile.geometry.rings import Rings, bounds_of_rings, polygons_of_rings, rings_of_boxes
 
 WGS84 = "OGC:CRS84"
 PLACEMENT = "geotile_placement"  # key of the Placement in the encoding of spatial_ref
@@ -70,7 +70,16 @@ class Georeference:
         """
         if self.placement is None or not len(shapes):
             return shapes
-        return self._converted(shapely.get_coordinates(shapes), partial(_with_coordinates, shapes), crs)
+        own = self.placement.to_world(shapely.get_coordinates(shapes))
+        transformer = _transformer(self.crs, crs)
+        converted = _with_coordinates(shapes, _reprojected(own, transformer))
+        if self._counts_degrees(crs):
+            converted[(np.abs(shapely.bounds(converted)) > _FARTHEST_DEG).any(axis=1)] = None
+            crossing = np.flatnonzero(crosses_antimeridian(shapely.bounds(converted)))
+            if len(crossing):
+                uncut = _with_coordinates(shapes, np.nan_to_num(own))[crossing]
+                converted[crossing] = cut_at_antimeridian(uncut, transformer)
+        return converted
 
     def boxes_to_world(self, boxes: NDArray[np.float64], crs: str | None) -> NDArray[np.object_]:
         """Convert boxes as `to_world` converts their polygons, in half the time.
@@ -82,27 +91,40 @@ class Georeference:
         crs : str or None
             As for `to_world`.
         """
-        if self.placement is None or not len(boxes):
-            return np.asarray(shapely.box(*boxes.T), object)
-        x0, y0, x1, y1 = boxes.T
-        corners = np.stack([x1, y0, x1, y1, x0, y1, x0, y0, x1, y0], axis=1)  # in the order of shapely.box
-        return self._converted(corners.reshape(-1, 2), _quadrilaterals, crs)
+        rings = self.rings_to_world(boxes, crs)
+        whole = ~np.isnan(rings[:, 0, 0])
+        shapes = np.empty(len(boxes), object)
+        shapes[whole] = polygons_of_rings(rings[whole])
+        shapes[~whole] = self.to_world(np.asarray(shapely.box(*boxes[~whole].T)), crs)
+        return shapes
 
-    def _converted(
-        self, xy: Points, make: Callable[[Points], NDArray[np.object_]], crs: str | None
-    ) -> NDArray[np.object_]:
-        """Convert vertices in pixels to a CRS; return the geometries that `make` makes of them."""
-        assert self.placement is not None  # callers check this first
+    def rings_to_world(self, boxes: NDArray[np.float64], crs: str | None) -> Rings:
+        """Convert the outlines of boxes to a CRS, without making geometries.
+
+        Parameters
+        ----------
+        boxes, crs
+            As for `boxes_to_world`.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, 5, 2) float64, closed rings; NaN for a box that `to_world` does not convert to the polygon of its ring,
+            since it has no position or is cut.
+        """
+        rings = rings_of_boxes(boxes)
+        if self.placement is None or not len(boxes):
+            return rings
+        rings = self.points_to_world(rings.reshape(-1, 2), crs).reshape(-1, 5, 2)
+        rings[~np.isfinite(rings).all(axis=(1, 2))] = np.nan
+        if self._counts_degrees(crs):
+            rings[crosses_antimeridian(bounds_of_rings(rings))] = np.nan
+        return rings
+
+    def _counts_degrees(self, crs: str | None) -> bool:
+        """Return whether results in a CRS, None for the image's own, are geographic."""
         target = crs or self.crs
-        own = self.placement.to_world(xy)
-        transformer = _transformer(self.crs, target)
-        converted = make(_reprojected(own, transformer))
-        if target is not None and crs_named(target).is_geographic:
-            converted[(np.abs(shapely.bounds(converted)) > _FARTHEST_DEG).any(axis=1)] = None
-            crossing = np.flatnonzero(crosses_antimeridian(converted))
-            if len(crossing):
-                converted[crossing] = cut_at_antimeridian(make(np.nan_to_num(own))[crossing], transformer)
-        return converted
+        return target is not None and bool(crs_named(target).is_geographic)
 
     def points_to_world(self, xy: Points, crs: str | None) -> Points:
         """Convert pixels of an image with a georeference to a CRS, (n, 2) float64; not finite off the Earth."""
@@ -243,18 +265,6 @@ def _with_coordinates(shapes: NDArray[np.object_], xy: Points) -> NDArray[np.obj
     moved: NDArray[np.object_] = shapely.set_coordinates(shapes.copy(), np.where(lost[:, None], 0.0, xy))
     moved[np.logical_or.reduceat(lost, first)] = None
     return moved
-
-
-def _quadrilaterals(xy: Points) -> NDArray[np.object_]:
-    """Return polygons of five vertices each, (5 n, 2); None for one with a coordinate that is not finite."""
-    n = len(xy) // 5
-    lost = ~np.isfinite(xy).reshape(n, 10).all(axis=1)
-    closed = np.where(np.isfinite(xy), xy, 0.0)  # a ring with NaN is not closed
-    shapes: NDArray[np.object_] = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, closed, (np.arange(n + 1) * 5, np.arange(n + 1))
-    )
-    shapes[lost] = None
-    return shapes
 
 
 @lru_cache(64)
