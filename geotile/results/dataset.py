@@ -23,13 +23,15 @@ from typing import Any
 from uuid import uuid4
 
 import geopandas as gpd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geotile.core.checks import Pair
 from geotile.core.redact import redact
 from geotile.errors import GeotileError, OutputError
 from geotile.merging.detections import Detections
-from geotile.results.frame import TEXT_COLUMNS, FrameBuilder, parquet_bytes
+from geotile.results.frame import FrameBuilder, parquet_bytes
+from geotile.results.written_table import table_bytes, written_table
 from geotile.storage.atomic import draft_path, remove, replace, restore
 from geotile.storage.folder import Folder
 from geotile.storage.lease import lease
@@ -84,16 +86,16 @@ class PartWriter:
         OutputError
             If the part cannot be written.
         """
-        table = self.builder.build(detections, as_text=True)
+        table = written_table(self.builder, detections)
         if not len(table) and not even_empty:
             return None
         name = f"part-{self.prefix}-r{rows[0]:05d}-{rows[1]:05d}-c{columns[0]:05d}-{columns[1]:05d}.parquet"
-        return write_part(self.folder, name, table, lambda table: parquet_bytes(table, TEXT_COLUMNS).getvalue())
+        return write_part(self.folder, name, table, table_bytes)
 
 
 def write_part(
-    folder: Folder, name: str, table: gpd.GeoDataFrame,
-    encode: Callable[[gpd.GeoDataFrame], bytes] = lambda table: parquet_bytes(table).getvalue(),
+    folder: Folder, name: str, table: gpd.GeoDataFrame | pa.Table,
+    encode: Callable[[Any], bytes] = lambda table: parquet_bytes(table).getvalue(),
 ) -> Part:  # fmt: skip
     """Write a table as a part.
 

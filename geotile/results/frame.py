@@ -22,7 +22,6 @@ from geotile.results.measures import shape_measures
 from geotile.results.report import lasting
 
 BOX_COLUMNS = ("xmin", "ymin", "xmax", "ymax")
-TEXT_COLUMNS = frozenset({"classes"})  # of a table built `as_text`
 _JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
@@ -41,25 +40,32 @@ class FrameBuilder:
     outside_roi: Literal["drop", "keep"] = "drop"
     """What happens to detections that do not intersect the region of interest."""
 
-    def build(self, detections: Detections, *, as_text: bool = False) -> gpd.GeoDataFrame:
+    def build(self, detections: Detections) -> gpd.GeoDataFrame:
         """Return a table of detections, by rank, with geometries in the CRS and boxes in full-resolution pixels.
 
         Parameters
         ----------
         detections : Detections
             In pixels of the image.
-        as_text : bool, default False
-            Whether class lists are JSON already, for a table that is only written (`TEXT_COLUMNS`): much faster than
-            lists of dicts.
         """
+        ranked = self.ranked(detections)
+        columns = self.columns(ranked, _classes(ranked))
+        return gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries(self.geometries(ranked), crs=self.crs))
+
+    def ranked(self, detections: Detections) -> Detections:
+        """Return the detections of the result, by rank: outside the region of interest they may be dropped."""
         ranked = detections.sorted_by_rank()
-        if self.roi is not None and self.outside_roi == "drop":
-            ranked = ranked.select(shapely.intersects(self.roi, ranked.image_geometries))
+        if self.roi is None or self.outside_roi == "keep":
+            return ranked
+        return ranked.select(shapely.intersects(self.roi, ranked.image_geometries))
+
+    def columns(self, ranked: Detections, classes: Any) -> dict[str, Any]:
+        """Return the columns of the table but its geometry, with the class lists as given."""
         xmin, ymin, xmax, ymax = ranked.boxes.T * np.array([self.scale_yx[1], self.scale_yx[0]] * 2)[:, None]
-        columns = {
+        return {
             "score": ranked.scores,
             "label": ranked.labels,
-            "classes": _classes_as_text(ranked) if as_text else _classes(ranked),
+            "classes": classes,
             "xmin": xmin,
             "ymin": ymin,
             "xmax": xmax,
@@ -68,7 +74,6 @@ class FrameBuilder:
             **shape_measures(ranked, self.georeference, self.scale_yx),
             "properties": ranked.properties_with_keypoints(self.scale_yx[::-1]),
         }
-        return gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries(self._geometries(ranked), crs=self.crs))
 
     def sample(self, shape_yx: tuple[int, int]) -> gpd.GeoDataFrame:
         """Return a table with one row, a box in the middle of the image: what can fail with the rows fails with it.
@@ -82,7 +87,7 @@ class FrameBuilder:
         single = detections(np.array([[x - 0.5, y - 0.5, x + 0.5, y + 0.5]]), np.array([1.0]))
         return replace(self, roi=None).build(single)
 
-    def _geometries(self, ranked: Detections) -> NDArray[np.object_]:
+    def geometries(self, ranked: Detections) -> NDArray[np.object_]:
         """Return the geometries in the CRS of the result."""
         plain = ranked.plain_boxes
         shapes = np.empty(len(ranked), object)
@@ -106,16 +111,6 @@ def _classes(detections: Detections) -> NDArray[np.object_]:
     for i in np.flatnonzero(column == None):  # noqa: E711 - element by element
         column[i] = [{"iri": detections.labels[i], "score": float(detections.scores[i])}]
     return column
-
-
-def _classes_as_text(detections: Detections) -> Any:
-    """Return the class lists of detections as `with_text` would write them, (n,) of pandas' dtype "string"."""
-    starts = {label: f'[{{"iri": {_JSON(as_text(label, "label"))}, "score": ' for label in set(detections.labels)}
-    texts = [
-        _as_text(given, "classes") if given is not None else f"{starts[label]}{score!r}}}]"
-        for given, label, score in zip(detections.classes, detections.labels, detections.scores.tolist(), strict=True)
-    ]
-    return pd.array(np.array(texts, object), dtype="string")
 
 
 @public
@@ -170,35 +165,33 @@ def _from_geojson(geometry: Any) -> Any:
         ) from None
 
 
-def write_parquet(detections: gpd.GeoDataFrame, target: Any, are_text: frozenset[str] = frozenset()) -> None:
+def write_parquet(detections: gpd.GeoDataFrame, target: Any) -> None:
     """Write a table as GeoParquet 1.1 to a path or a file object, with a column of bounds unless a column is `bbox`.
 
     Parameters
     ----------
     detections : geopandas.GeoDataFrame
     target : path or file object
-    are_text : frozenset of str
-        Columns that `with_text` need not look at.
     """
-    table = with_text(detections, are_text)
+    table = with_text(detections)
     if "report" in table.attrs:
         table.attrs = {**table.attrs, "report": lasting(table.attrs["report"])}
     covering = "bbox" not in table.columns  # the name of the column of bounds
     table.to_parquet(target, schema_version="1.1.0", write_covering_bbox=covering, compression="zstd")
 
 
-def parquet_bytes(detections: gpd.GeoDataFrame, are_text: frozenset[str] = frozenset()) -> io.BytesIO:
+def parquet_bytes(detections: gpd.GeoDataFrame) -> io.BytesIO:
     """Return a table as a GeoParquet file in memory."""
     out = io.BytesIO()
-    write_parquet(detections, out, are_text)
+    write_parquet(detections, out)
     out.seek(0)
     return out
 
 
-def with_text(detections: gpd.GeoDataFrame, are_text: frozenset[str] = frozenset()) -> gpd.GeoDataFrame:
+def with_text(detections: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Return a table whose columns of objects are text, which every format can store: JSON for nested values.
 
-    Text has neither lone surrogates nor NUL, which formats cannot hold. The columns `are_text` are so already.
+    Text has neither lone surrogates nor NUL, which formats cannot hold.
 
     Raises
     ------
@@ -206,11 +199,8 @@ def with_text(detections: gpd.GeoDataFrame, are_text: frozenset[str] = frozenset
         If a value cannot be written as JSON.
     """
     table = detections.copy()
-    for name in [name for name, dtype in table.dtypes.items() if name not in are_text and _may_need_text(dtype)]:
-        try:
-            table[name] = _text_column(table[name].to_numpy(object), str(name))
-        except ValueError as error:
-            raise ArgumentError(f"column {name!r} cannot be written: {error}") from None
+    for name in [name for name, dtype in table.dtypes.items() if _may_need_text(dtype)]:
+        table[name] = pd.array(text_column(table[name].to_numpy(object), str(name)), dtype="string")
     return table
 
 
@@ -222,12 +212,21 @@ def _may_need_text(dtype: Any) -> bool:
     return dtype == np.dtype(object) or isinstance(dtype, pd.StringDtype)
 
 
-def _text_column(values: NDArray[np.object_], name: str) -> Any:
-    """Return values as text, (n,) of pandas' dtype "string"."""
-    if pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
-        return pd.array([_as_text(value, name) for value in values], dtype="string")
-    texts = {text: as_text(text, name) for text in set(values.tolist()) if isinstance(text, str)}
-    return pd.array([texts.get(value) for value in values.tolist()], dtype="string")
+def text_column(values: NDArray[np.object_], name: str) -> list[str | None]:
+    """Return a column of objects as text; None for missing values.
+
+    Raises
+    ------
+    ArgumentError
+        If a value cannot be written as JSON.
+    """
+    try:
+        if pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
+            return [_as_text(value, name) for value in values]
+        texts = {text: as_text(text, name) for text in set(values.tolist()) if isinstance(text, str)}
+        return [texts.get(value) for value in values.tolist()]
+    except ValueError as error:
+        raise ArgumentError(f"column {name!r} cannot be written: {error}") from None
 
 
 def _as_text(value: Any, name: str) -> str | None:

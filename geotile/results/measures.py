@@ -67,11 +67,11 @@ def shape_measures(
         measured on the ellipsoid of the image's CRS.
     """
     measures = {name: np.full(len(found), np.nan) for name in MEASURES}
-    ground = _Ground.of(georeference)
     has_area = shapely.get_dimensions(found.geometries) == 2
     plain = has_area & (shapely.bounds(found.geometries) != found.boxes).any(axis=1)  # boxes may leave their tile
     plain[plain] = are_boxes(found.geometries[plain]) & ~found.oriented[plain]
     has_area &= ~plain
+    ground = _Ground.of(georeference) if has_area.any() else None
     boxes = np.flatnonzero(found.oriented & has_area & are_four_sided(found.geometries))
     if len(boxes):
         corners = shapely.get_coordinates(shapely.get_exterior_ring(found.geometries[boxes])).reshape(-1, 5, 2)[:, :4]
