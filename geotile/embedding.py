@@ -188,7 +188,7 @@ class _Run:
         own = compute_options(ahead=self.job.tiles.traffic is not None)
         kept = 0 if self.job.checkpoint is None else self.job.checkpoint.stored_tiles(self.job)
         with (
-            hooks.around(self.job.run, self.job.grid),
+            hooks.around(self.job.run, self.plan),
             watched(self.job.run, options.progress, self.plan.requests, kept, checkpoint_folder(options)),
             cancelling(self.job.run),
             checking_late_workers(self.job.run, self.job.tiles.endpoint, self.plan.source),

@@ -171,7 +171,7 @@ def detect_to_dataset(
     with sink.leased():
         sink.begin()
         with _run(image, endpoint, options, parts=sink.drafts, outputs=outputs, hooks=hooks) as run:
-            with hooks.around(run.job.run, run.job.grid):
+            with hooks.around(run.job.run, run.plan):
                 root = run.compute(options.progress)
             report = run.finish(root)
         sink.end(root.parts, write=report.status != "FAILED")
@@ -200,12 +200,12 @@ def _run(
     hooks, sample = hooks or RunHooks(), prepared.sample()
     if try_out is not None:
         try_out(sample)
-    image, source = prepared.work.image, prepared.work.source
+    plan = prepared.work
     with naming_how_to_resume(prepared.folder):
-        ready, traffic = ready_endpoint(endpoint, options, source, [prepared.folder, parts], hooks)
+        ready, traffic = ready_endpoint(endpoint, options, plan.source, [prepared.folder, parts], hooks)
         with leased(prepared.folder):
             job, summary = region_job(prepared, endpoint, ready, traffic, options, parts)
-            regions = map_overlap(image, source, job.grid, job.run)
-            nodes = map_regions(regions, job, from_file=source is not None)
+            regions = map_overlap(plan.image, plan.source, job.grid, job.run)
+            nodes = map_regions(regions, job, from_file=plan.source is not None)
             tree = reduction(nodes, job.grid, job.merge, job.writer)
-            yield Run(summary=summary, job=job, tree=tree, builder=prepared.builder, source=source)
+            yield Run(summary=summary, job=job, tree=tree, builder=prepared.builder, plan=plan)

@@ -7,7 +7,9 @@ import re
 import socket
 from pathlib import Path
 
+import geopandas as gpd
 import pytest
+import shapely
 from affine import Affine
 from aws import aws
 from helpers import crowd
@@ -15,6 +17,9 @@ from s3fs import S3FileSystem
 from service_process import request as whole_request
 
 import geotile
+from geotile.geometry.georeference import WGS84, Georeference
+from geotile.geometry.placement import AffinePlacement
+from geotile.results.geojson import features
 from geotile.service.request import JobRequest
 from geotile.testing import ModelServer
 
@@ -240,3 +245,36 @@ def test_numbers_in_text_are_numbers_as_in_requests_of_oversightml():
         fields["postProcessing"][0]["algorithm"]["sigma"] = wrong
         with pytest.raises(geotile.ArgumentError, match=r"sigma must be "):
             JobRequest.parse(json.dumps(request("a.tif", "http://127.0.0.1:9/x", file("out")) | fields))
+
+
+def test_outputs_do_not_need_the_image_again(path, tmp_path):
+    """What the run has opened says where the detections lie, also if the image is gone or another one by then."""
+
+    def last_look(tile):
+        Path(path).unlink(missing_ok=True)
+        return crowd(tile)
+
+    with ModelServer(last_look) as model:
+        geotile.submit(request(path, model.url, file(tmp_path / "out")), tmp_path / "queue")
+        geotile.serve(tmp_path / "queue", **QUICK)
+    (record,) = geotile.jobs(tmp_path / "queue")
+    assert (record.status, record.reasons) == ("SUCCESS", [])
+    found = json.loads((tmp_path / "out" / "a.geojson").read_text())["features"]
+    assert len(found) > 20
+    assert all("center_longitude" in each["properties"] for each in found)
+
+
+def test_coordinates_have_an_elevation_of_0():
+    shapes = shapely.from_wkt(
+        [
+            "POINT (1 2)", "LINESTRING (0 0, 1.1 -2)", "POLYGON ((0 0, 9 0, 9 9, 0 0), (5 1, 8 1, 8 4, 5 1))",
+            "POLYGON Z ((0 0 3, 9 0 3, 9 9 3, 0 0 3))", "POLYGON ((179 0, 181 0, 181 2, 179 2, 179 0))",
+            "MULTIPOLYGON (((0 0, 1 0, 1 1, 0 0)), ((5 5, 6 5, 6 6, 5 5)))",
+            "GEOMETRYCOLLECTION (POINT (0.1 0.30000000000000004), LINESTRING (0 0, 1 1))", "POLYGON EMPTY", None,
+        ]
+    )  # fmt: skip
+    table = gpd.GeoDataFrame({"score": 0.5}, geometry=gpd.GeoSeries(shapes, crs="OGC:CRS84"), index=range(len(shapes)))
+    placed = Georeference(AffinePlacement(Affine.identity()), WGS84).to_world(shapes[:-2], WGS84)
+    mappings = [shapely.geometry.mapping(each) for each in shapely.force_3d(placed, 0.0)]
+    wanted = [*json.loads(json.dumps(mappings)), None, None]
+    assert json.dumps([each["geometry"] for each in features(table, exact=True)]) == json.dumps(wanted)

@@ -27,7 +27,7 @@ from geotile.geometry.coordinates import (
     pixel_transform_of,
     transform_of,
 )
-from geotile.geometry.grid_mapping import crs_of, grid_mapping_of
+from geotile.geometry.grid_mapping import crs_named, crs_of, grid_mapping_of
 from geotile.geometry.placement import AffinePlacement, GcpPlacement, Placement, Points
 from geotile.geometry.rings import Rings, bounds_of_rings, polygons_of_rings, rings_of_boxes
 
@@ -267,12 +267,6 @@ def _with_coordinates(shapes: NDArray[np.object_], xy: Points) -> NDArray[np.obj
     return moved
 
 
-@lru_cache(64)
-def crs_named(crs: str) -> pyproj.CRS:
-    """Return the CRS that a text in any form of pyproj's names."""
-    return pyproj.CRS.from_user_input(crs)
-
-
 @lru_cache(64)  # making one takes 1.4 ms; any thread may use it
 def _transformer(source: str | None, target: str | None) -> pyproj.Transformer | None:
     """Return the transformer between two CRS; None if nothing is to be done."""
@@ -288,7 +282,7 @@ def _transformer(source: str | None, target: str | None) -> pyproj.Transformer |
 
 
 def _name(crs: str) -> str:
-    return str(pyproj.CRS.from_user_input(crs).name)
+    return str(crs_named(crs).name)
 
 
 def _reprojected(xy: Points, transformer: pyproj.Transformer | None) -> Points:

@@ -7,7 +7,8 @@ import pyproj
 from numpy.typing import NDArray
 
 from geotile.errors import GeoreferenceError
-from geotile.geometry.georeference import Georeference, crs_named
+from geotile.geometry.georeference import Georeference
+from geotile.geometry.grid_mapping import crs_named
 from geotile.geometry.placement import Points
 
 

@@ -38,7 +38,7 @@ from geotile.public import public
 from geotile.storage.location import Location, locate
 
 _MAX_KEPT_COORDINATES = 2**16
-_images = Registry[Any, tuple[Header, xr.DataArray]](16)  # a service opens the image of a job four times
+_images = Registry[Any, tuple[Header, xr.DataArray]](16)  # a service opens the image of a job twice
 _ZARR_OPTIONS = ("storage_options", "subdataset", "bands", "asset", "scaled", "max_block_bytes")
 
 

@@ -34,13 +34,16 @@ def features(detections: gpd.GeoDataFrame, *, exact: bool = False) -> Iterator[d
     ----------
     detections : geopandas.GeoDataFrame
     exact : bool
-        Whether coordinates keep all digits and rings are wound as the model returned them, as in OversightML's outputs.
-        By default coordinates have seven decimals (about 1 cm), and rings are wound as RFC 7946, 3.1.6 requires.
+        Whether coordinates keep all digits and have an elevation of 0, and rings are wound as the model returned them,
+        as in OversightML's outputs. By default coordinates have seven decimals (about 1 cm), and rings are wound as RFC
+        7946, 3.1.6 requires.
     """
     detections = detections.copy()
     detections.attrs = {}  # pandas copies the report with every column that is taken out
     placed = _on_earth(detections)
-    if not exact:
+    if exact:
+        placed = shapely.force_3d(placed, 0.0)
+    else:
         rounded = shapely.transform(placed, lambda xy: xy.round(_LONGITUDE_DIGITS))
         placed = np.asarray(shapely.orient_polygons(rounded), object)
     rows = zip(_geometries(placed), _bounds(placed), _properties(from_text(detections)), strict=True)

@@ -11,6 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from geotile.geometry.georeference import Georeference, is_degrees
+from geotile.geometry.grid_mapping import crs_named
 from geotile.geometry.ground import geodesics
 from geotile.merging.detections import Detections
 from geotile.merging.overlaps import are_boxes, are_four_sided
@@ -32,7 +33,7 @@ class _Ground:
         """Return the ground of an image; None without a georeference, or if its CRS is of no body."""
         if georeference.placement is None or georeference.crs is None:
             return None
-        crs = pyproj.CRS(georeference.crs)
+        crs = crs_named(georeference.crs)
         ellipsoid, geographic = crs.get_geod(), crs.geodetic_crs
         if ellipsoid is None or geographic is None or not is_degrees(wkt := geographic.to_wkt()):
             return None

@@ -134,7 +134,7 @@ class RasterRun:
         again = {place: each for place, each in stored.items() if options.retry_failed and each["is_touched"]}
         kept = {place: each for place, each in stored.items() if place not in again}
         job = replace(self.prepared.job, store=BlockWriter(self.store, again))
-        with hooks.around(job.run, job.grid):
+        with hooks.around(job.run, self.prepared.plan):
             blocks = self._computed(job, kept, options)
         return self._report(job, blocks, list(kept.values()), started)
 

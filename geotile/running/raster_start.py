@@ -132,7 +132,7 @@ def first_answer(
             failed.append(error)
             return None
 
-    with hooks.around(job.run, plan.grid), cancelling(job.run):
+    with hooks.around(job.run, plan), cancelling(job.run):
         begin_run(job.run)
         for tile, pixels in _some_tiles(plan, job):
             if answer := ask(tile, pixels, 0):

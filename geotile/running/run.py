@@ -23,6 +23,7 @@ from geotile.imagery.block_cache import discard_run
 from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
 from geotile.merging.detections import concat
+from geotile.planning.plan import Plan
 from geotile.results.frame import FrameBuilder
 from geotile.results.report import Report
 from geotile.results.run_report import detection_counts, make_report, warn_of_failures
@@ -67,8 +68,7 @@ class Run:
     """0-d, the root `Node` of the merging tree."""
     builder: FrameBuilder
     """Builder of the result's rows."""
-    source: Source | None
-    """File that the image is read from; None for a computed array."""
+    plan: Plan
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -91,11 +91,11 @@ class Run:
         """
         run = self.job.run
         annotations: dict[str, Any] = {"geotile": {"run": run, "image": self.summary.image}}
-        if (priority := task_priority(self.source)) is not None:
+        if (priority := task_priority(self.plan.source)) is not None:
             annotations["priority"] = priority
         checkpoint = self.checkpoint
         kept, status = (0, None) if checkpoint is None else (self._count_kept_tiles(checkpoint), checkpoint.folder)
-        late = checking_late_workers(run, self.job.tiles.endpoint, self.source)
+        late = checking_late_workers(run, self.job.tiles.endpoint, self.plan.source)
         with watched(run, progress, self.summary.wanted_tiles, kept, status), cancelling(run), late:
             begin_run(run)
             while True:
@@ -110,7 +110,7 @@ class Run:
                     # the meantime, so the cause is the workers, not the region: compute again what is missing.
 
     def _compute_tree(self) -> Node:
-        single = self.source is not None and self.summary.regions == 1  # computed arrays have tasks of their own
+        single = self.plan.source is not None and self.summary.regions == 1  # computed arrays have tasks of their own
         options = compute_options(ahead=self.remote, single=single)
         try:
             root: Node = self.tree.compute(**options)

@@ -86,9 +86,9 @@ def _admit(request: JobRequest, options: Mapping[str, Any]) -> int:
 def _check_results(request: JobRequest, work: Plan, job: TaskOptions) -> None:
     """Check that the formats of the outputs can hold the results of an image, as far as is known before the run."""
     if isinstance(job, DetectToOptions):
-        check_formats(request, work.image, prepare(work, job).sample())
+        check_formats(request, work, prepare(work, job).sample())
     elif isinstance(job, EmbedToOptions):
-        check_formats(request, work.image, embedding_table(work, job).sample(work.grid.shape_yx))
+        check_formats(request, work, embedding_table(work, job).sample(work.grid.shape_yx))
     else:
         zarr_module()
 

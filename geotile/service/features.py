@@ -10,15 +10,15 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
-import xarray as xr
 from numpy.typing import NDArray
 
 from geotile.core.redact import redact
 from geotile.geometry.georeference import WGS84, Georeference, georeference_of, scale_yx
-from geotile.imagery.file_array import source_of
 from geotile.imagery.open import opened
 from geotile.imagery.open_files import open_file
+from geotile.imagery.source import Source
 from geotile.options import ImageOptions
+from geotile.planning.plan import Plan
 from geotile.results.frame import from_text, image_geometry
 from geotile.results.geojson import features
 from geotile.storage.folder import Folder
@@ -35,12 +35,13 @@ class ImagePlace:
     @classmethod
     def of(cls, url: str, options: ImageOptions) -> ImagePlace:
         """Return the place of an image, from its header."""
-        return cls.of_image(opened(url, options))
+        image = opened(url, options)
+        return cls(georeference_of(image), scale_yx(image))
 
     @classmethod
-    def of_image(cls, image: xr.DataArray) -> ImagePlace:
-        """Return the place of an image that is open."""
-        return cls(georeference_of(image), scale_yx(image))
+    def of_plan(cls, plan: Plan) -> ImagePlace:
+        """Return the place of an image that was opened for a run."""
+        return cls(plan.encoder.georeference, scale_yx(plan.image))
 
     def degrees(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return longitudes and latitudes of pixels of the full resolution, (n, 2); NaN off the Earth."""
@@ -50,15 +51,19 @@ class ImagePlace:
         """Give features the ``bbox`` of their boxes, and the centres of their shapes, as OversightML does."""
         if self.georeference.placement is None or self.georeference.crs is None or not features:
             return
-        boxes = table[["xmin", "ymin", "xmax", "ymax"]].to_numpy(np.float64)
+        boxes = np.array([each["properties"]["imageBBox"] for each in features], np.float64)
         corners = self.degrees(boxes[:, [0, 1, 0, 3, 2, 3, 2, 1]].reshape(-1, 2)).reshape(-1, 4, 2)
         centres = self.degrees(shapely.get_coordinates(image_geometry(table).centroid.to_numpy()))
-        for feature, ring, (longitude, latitude) in zip(features, corners, centres, strict=True):
-            if feature["geometry"] is None or not np.isfinite([*ring.ravel(), longitude, latitude]).all():
+        known = np.isfinite(corners).all(axis=(1, 2)) & np.isfinite(centres).all(axis=1)
+        narrow = np.ptp(corners[:, :, 0], axis=1) < 180  # the others cross the antimeridian and keep the shape's bounds
+        bounds = np.hstack([corners.min(axis=1), corners.max(axis=1)]).tolist()
+        for number in np.flatnonzero(known):
+            feature, (longitude, latitude) = features[number], centres[number].tolist()
+            if feature["geometry"] is None:
                 continue
-            if np.ptp(ring[:, 0]) < 180:  # the others lie across the antimeridian and keep the bounds of their shape
-                feature["bbox"] = [*ring.min(axis=0).tolist(), *ring.max(axis=0).tolist()]
-            feature["properties"] |= {"center_longitude": float(longitude), "center_latitude": float(latitude)}
+            if narrow[number]:
+                feature["bbox"] = bounds[number]
+            feature["properties"] |= {"center_longitude": longitude, "center_latitude": latitude}
 
 
 def stored_features(
@@ -97,9 +102,6 @@ def job_features(
         found = list(features(table, exact=True))
         place.add_to(found, table)
         for feature in found:
-            if feature["geometry"] is not None:
-                shape = shapely.force_3d(shapely.geometry.shape(feature["geometry"]), 0.0)
-                feature["geometry"] = shapely.geometry.mapping(shape)
             feature.setdefault("id", f"{image_id}:{number}")
             feature["properties"] |= extra_properties
             number += 1
@@ -139,17 +141,16 @@ def job_properties(
     return properties
 
 
-def source_metadata(url: str, options: ImageOptions) -> dict[str, Any] | None:
+def source_metadata(url: str, source: Source | None) -> dict[str, Any] | None:
     """Return location, format, category, title and time of a NITF; None for other formats, as in OversightML.
 
     Parameters
     ----------
     url : str
         URL of the image; secrets in it are masked in the result.
-    options : ImageOptions
-        How the image is opened.
+    source : Source or None
+        File that the image was read from.
     """
-    source = source_of(opened(url, options).data)
     if source is None or source.driver != "NITF":
         return None
     with source.location.environment(), open_file(source.location, source.allow_vrt) as file:

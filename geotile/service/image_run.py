@@ -19,6 +19,7 @@ from geotile.endpoints import Endpoint
 from geotile.options import DetectToOptions
 from geotile.options.raster import PredictToOptions
 from geotile.pipeline import detect_to_dataset
+from geotile.planning.plan import Plan
 from geotile.prediction import predict_into
 from geotile.results.dataset import part_names
 from geotile.results.raster_output import RasterOutput
@@ -69,11 +70,11 @@ def _rasters(request: JobRequest, folder: Folder) -> list[RasterOutput]:
     return [RasterOutput(folder.sub(StoredRaster.file_name(each)).uri, True, folder.options) for each in formats]
 
 
-def result_of(request: JobRequest, number: int, folder: Folder, status: str) -> dict[str, Any]:
+def result_of(request: JobRequest, number: int, folder: Folder, status: str, plan: Plan) -> dict[str, Any]:
     """Return what `stored_result` needs to know of a run besides its files, as JSON."""
     match request.task:
         case "detect":
-            source = source_metadata(request.image_urls[number], request.options())
+            source = source_metadata(request.image_urls[number], plan.source)
             return {"status": status, "parts": part_names(folder.sub(_DETECTIONS)), "source": source}
         case "embed":
             return {"status": status, "parts": part_names(folder.sub(_VECTORS))}
@@ -82,8 +83,9 @@ def result_of(request: JobRequest, number: int, folder: Folder, status: str) -> 
 
 
 def stored_result(
-    request: JobRequest, number: int, folder: Folder, result: Mapping[str, Any], image_id: str, started: float
-) -> StoredResult:
+    request: JobRequest, number: int, folder: Folder, result: Mapping[str, Any], image_id: str, started: float,
+    plan: Plan | None,
+) -> StoredResult:  # fmt: skip
     """Return what the run of an image has left in its folder.
 
     Parameters
@@ -99,16 +101,19 @@ def stored_result(
         Id of the image.
     started : float
         Start time of the job, in seconds since 1970.
+    plan : Plan or None
+        Plan of the run; None if the run was that of an earlier attempt, so that the image must be opened again.
     """
     name = request.output_names()[number]
     match request.task:
         case "detect":
+            url, options = request.image_urls[number], request.options()
             return StoredDetections(
                 folder=folder.sub(_DETECTIONS), parts=result["parts"], job_id=request.job_id, image_id=image_id,
                 extra_properties=job_properties(
                     request.job_id, started, result["source"], request.feature_properties
                 ),
-                name=name, place=ImagePlace.of(request.image_urls[number], request.options()),
+                name=name, place=ImagePlace.of(url, options) if plan is None else ImagePlace.of_plan(plan),
             )  # fmt: skip
         case "embed":
             return StoredVectors(folder=folder.sub(_VECTORS), parts=result["parts"], image_id=image_id, name=name)

@@ -16,6 +16,7 @@ from geotile.checkpoints.checkpoint import OtherJobError
 from geotile.core.redact import redact
 from geotile.errors import EndpointError, GeotileError, OutputError, ServiceError
 from geotile.grid.tile_grid import TileGrid
+from geotile.planning.plan import Plan
 from geotile.results.failures import counted_reasons
 from geotile.results.report import Report
 from geotile.running.hooks import RunHooks
@@ -118,13 +119,13 @@ class JobRunner:
     def _run_image(self, job: Job, record: JobRecord, number: int, image: ImageRecord) -> None:
         folder = self.records.work_folder(record.job_id).sub(str(number))
         full_id = image_id(record, image)
-        result = read_json(folder, _RESULT)
+        result, plan = read_json(folder, _RESULT), None
         if result is None:
             image.status = "IN_PROGRESS"
             self.records.save(record)
             self.notifier.notify("IN_PROGRESS", record.job_id, "sending tiles to the model", image_id=full_id)
-            result = self._run_model(job, record, number, image, folder)
-        stored = stored_result(job.request, number, folder, result, full_id, record.started or 0.0)
+            result, plan = self._run_model(job, record, number, image, folder)
+        stored = stored_result(job.request, number, folder, result, full_id, record.started or 0.0, plan)
         if isinstance(stored, StoredDetections):
             image.scale_yx = stored.place.scale_yx
         self._write_outputs(job, record, image, stored, folder)
@@ -136,13 +137,13 @@ class JobRunner:
 
     def _run_model(
         self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder
-    ) -> dict[str, Any]:  # fmt: skip
-        """Run an image into the folder of its job; write and return ``result.json``."""
+    ) -> tuple[dict[str, Any], Plan]:  # fmt: skip
+        """Run an image into the folder of its job; write and return ``result.json``, and return the plan of the run."""
         if image.is_outdated:  # it was submitted again, although its finished regions are those of another version
             self.records.clear_image(record.job_id, number)
             image.is_outdated, image.progress = False, None
         try:
-            report, grid = self._report_of_run(job, record, number, image, folder)
+            report, plan = self._report_of_run(job, record, number, image, folder)
         except OtherJobError as error:
             image.is_outdated = True
             raise OutdatedRegions(
@@ -158,21 +159,21 @@ class JobRunner:
             raise EndpointError(
                 f"{_all_tiles(len(report.failures))} of {image.image} failed: {report.failures[0].reason}"
             )
-        self._notify_of_failed_regions(record, image, report, grid)
-        result = result_of(job.request, number, folder, report.status)
+        self._notify_of_failed_regions(record, image, report, plan.grid)
+        result = result_of(job.request, number, folder, report.status, plan)
         folder.write(_RESULT, json.dumps(result).encode())
-        return result
+        return result, plan
 
     def _report_of_run(
         self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder
-    ) -> tuple[Report, TileGrid]:
+    ) -> tuple[Report, Plan]:
         request, processor = job.request, job.request.image_processor
-        grids: list[TileGrid] = []
+        plans: list[Plan] = []
 
         @contextmanager
-        def around(run: str, grid: TileGrid) -> Iterator[None]:
-            grids.append(grid)
-            image.shape_yx, record.waiting_for = grid.shape_yx, ""
+        def around(run: str, plan: Plan) -> Iterator[None]:
+            plans.append(plan)
+            image.shape_yx, record.waiting_for = plan.grid.shape_yx, ""
             self.records.save(record)
             with (
                 self.control.tracked(run, record.job_id),
@@ -188,7 +189,7 @@ class JobRunner:
         with dask.annotate(priority=-round(math.log2(job.tiles + 1))):  # small jobs overtake large ones
             model = endpoint_of(request, self.endpoint_options)
             report = run_image(request, number, model, folder, image.failures > 0, settings, hooks)
-        return report, grids[-1]
+        return report, plans[-1]
 
     def _wait(self, record: JobRecord, reason: str) -> None:
         """Record why a job waits before its run has begun; raise an error if it is to be stopped."""

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import xarray as xr
 from fsspec.core import url_to_fs
 
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, GeotileError, OutputError, ServiceError
+from geotile.planning.plan import Plan
 from geotile.results.frame import parquet_bytes
 from geotile.results.raster_output import RasterOutput
 from geotile.results.raster_store import ROOT
@@ -60,14 +60,14 @@ def check_places(request: JobRequest) -> None:
             raise type(error)(f"outputs[{number}]: {error}") from None
 
 
-def check_formats(request: JobRequest, image: xr.DataArray, sample: gpd.GeoDataFrame) -> None:
+def check_formats(request: JobRequest, plan: Plan, sample: gpd.GeoDataFrame) -> None:
     """Check that the formats of a job's outputs can hold the results of an image.
 
     Parameters
     ----------
     request : JobRequest
-    image : xarray.DataArray
-        The image, as it was opened.
+    plan : Plan
+        Plan of the image's run.
     sample : geopandas.GeoDataFrame
         A result with one row.
 
@@ -80,7 +80,7 @@ def check_formats(request: JobRequest, image: xr.DataArray, sample: gpd.GeoDataF
     for position, output in enumerate(request.outputs):
         kind = "GeoJSON" if isinstance(output, KinesisOutput) or output.format == "geojson" else "GeoParquet"
         if kind not in tried:
-            tried[kind] = _held(_as_geojson if kind == "GeoJSON" else _as_parquet, request, image, sample)
+            tried[kind] = _held(_as_geojson if kind == "GeoJSON" else _as_parquet, request, plan, sample)
         if tried[kind]:
             crs = "" if sample.crs is None else f" of the CRS {sample.crs.name!r}"
             raise ArgumentError(
@@ -90,24 +90,24 @@ def check_formats(request: JobRequest, image: xr.DataArray, sample: gpd.GeoDataF
 
 
 def _held(
-    write: Callable[[JobRequest, xr.DataArray, gpd.GeoDataFrame], None], request: JobRequest, image: xr.DataArray,
+    write: Callable[[JobRequest, Plan, gpd.GeoDataFrame], None], request: JobRequest, plan: Plan,
     sample: gpd.GeoDataFrame,
 ) -> str:  # fmt: skip
     """Return why a format cannot hold a sample; empty if it can."""
     try:
-        write(request, image, sample)
+        write(request, plan, sample)
     except Exception as error:  # PROJ, shapely and Arrow have errors of their own
         return redact(str(error)) or type(error).__name__
     return ""
 
 
-def _as_geojson(request: JobRequest, image: xr.DataArray, sample: gpd.GeoDataFrame) -> None:
+def _as_geojson(request: JobRequest, plan: Plan, sample: gpd.GeoDataFrame) -> None:
     properties = job_properties(request.job_id, 0.0, None, request.feature_properties)
-    features = job_features([sample], properties, request.job_id, ImagePlace.of_image(image))
+    features = job_features([sample], properties, request.job_id, ImagePlace.of_plan(plan))
     json.dumps(list(features), allow_nan=False)
 
 
-def _as_parquet(request: JobRequest, image: xr.DataArray, sample: gpd.GeoDataFrame) -> None:
+def _as_parquet(request: JobRequest, plan: Plan, sample: gpd.GeoDataFrame) -> None:
     parquet_bytes(sample)
 
 
