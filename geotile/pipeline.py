@@ -197,10 +197,9 @@ def _run(
         opened = opened_image(uri, options.part(ImageOptions), options)
         opened.check_apart(outputs)
         prepared = prepare(planned(opened, options, options, endpoint), options)
-    hooks, sample = hooks or RunHooks(), prepared.sample()
+    hooks, plan = hooks or RunHooks(), prepared.work
     if try_out is not None:
-        try_out(sample)
-    plan = prepared.work
+        try_out(prepared.sample())
     with naming_how_to_resume(prepared.folder):
         ready, traffic = ready_endpoint(endpoint, options, plan.source, [prepared.folder, parts], hooks)
         with leased(prepared.folder):

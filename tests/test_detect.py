@@ -444,3 +444,12 @@ def test_a_call_for_which_no_thread_can_start_is_not_made(monkeypatch):
 
 def no_thread(self):
     raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("output", [None, "found/", "found.parquet"])
+def test_a_crs_without_a_way_is_refused_before_the_model_is_asked(write_tiff, noise, tmp_path, output):
+    asked, to = [], () if output is None else (f"{tmp_path}/{output}",)
+    call = geotile.detect_to if to else geotile.detect
+    with pytest.raises(geotile.GeoreferenceError, match="there is no way from the CRS"):
+        call(write_tiff(noise), asked.append, *to, crs="+proj=longlat +R=3396190 +no_defs")
+    assert not asked

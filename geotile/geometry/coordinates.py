@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pyproj
 import rioxarray  # noqa: F401 - registers the .rio accessor
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 
 from geotile.errors import GeoreferenceError
-from geotile.geometry.grid_mapping import crs_of, grid_mapping_of
+from geotile.geometry.grid_mapping import grid_mapping_of
 
 _TOLERANCE_PX = 0.1  # float32 degrees are rounded by up to 0.08 pixels of 1e-4 degrees
 _SAME_UNIT = 1e-9
@@ -77,7 +78,7 @@ def check_coordinates(image: xr.DataArray) -> None:
             )
 
 
-def transform_of(image: xr.DataArray) -> Affine:
+def transform_of(image: xr.DataArray, crs: pyproj.CRS | None) -> Affine:
     """Return the transform from an array's pixels to its CRS; the identity if nothing tells it.
 
     The coordinates are the truth, since slicing keeps them right, and are centres of pixels. Where the array's own
@@ -95,9 +96,10 @@ def transform_of(image: xr.DataArray) -> Affine:
     if ("y" in image.coords) != ("x" in image.coords):
         raise GeoreferenceError("the image must have coordinates of both y and x, or of neither; got one of them")
     if "y" not in image.coords:
-        _check_other_names(image)
+        if crs is not None:
+            _check_other_names(image)
         return own
-    factor = _unit_factor(image)
+    factor = _unit_factor(image, crs)
     (y0, dy), (x0, dx) = (
         _first_and_step(np.asarray(image.coords[axis], np.float64), step / factor)
         for axis, step in (("y", own.e), ("x", own.a))
@@ -111,9 +113,9 @@ def transform_of(image: xr.DataArray) -> Affine:
 
 
 def _check_other_names(image: xr.DataArray) -> None:
-    """Refuse coordinates of y and x that have names of their own, if the image has a CRS to place it in."""
+    """Refuse coordinates of y and x that have names of their own, which would not place the image in its CRS."""
     names = {axis: [str(each.name) for each in image.coords.values() if each.dims == (axis,)] for axis in ("y", "x")}
-    if all(names.values()) and crs_of(image) is not None:
+    if all(names.values()):
         raise GeoreferenceError(
             f"the coordinates of y and x must be named y and x; got {names['y'][0]!r} and {names['x'][0]!r}. Give "
             f"image.assign_coords(y=image[{names['y'][0]!r}], x=image[{names['x'][0]!r}])"
@@ -201,7 +203,7 @@ def _are_corners(own: Affine, first_xy: tuple[float, float], step_xy: tuple[floa
     return bool((np.abs(pixels - np.round(pixels)) < 0.01).all())
 
 
-def _unit_factor(image: xr.DataArray) -> float:
+def _unit_factor(image: xr.DataArray, crs: pyproj.CRS | None) -> float:
     """Return the factor from the units that the coordinates name to those of the CRS.
 
     Raises
@@ -209,7 +211,6 @@ def _unit_factor(image: xr.DataArray) -> float:
     GeoreferenceError
         If they are units of another kind.
     """
-    crs = crs_of(image)
     named = {str(image.coords[axis].attrs.get("units", "")).strip().lower() for axis in "yx"} - {"", "1"}
     if crs is None or not named:
         return 1.0

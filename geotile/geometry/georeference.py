@@ -216,7 +216,7 @@ def georeference_of(image: xr.DataArray) -> Georeference:
                 "it is. Open the file with geotile.open_image"
             )
         return Georeference(GcpPlacement(points), wkt).for_pixels(pixel_transform)
-    transform = transform_of(image)
+    transform = transform_of(image, crs)
     if counts_pixels(image):
         if carried is None:
             return NO_GEOREFERENCE

@@ -82,6 +82,8 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
     ------
     ArgumentError
         If the CRS or the merge cannot be used, or the checkpoint's folder holds something else.
+    GeoreferenceError
+        If there is no way from the image's CRS to that of the result.
     OutputError
         If the checkpoint cannot be read.
     """
@@ -91,6 +93,8 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
         georeference=georeference, crs=result_crs(options.crs, georeference), scale_yx=scale_yx(work.image),
         roi=work.roi, outside_roi=options.outside_roi,
     )  # fmt: skip
+    middle = np.array([work.grid.shape_yx[::-1]]) / 2
+    georeference.boxes_to_world(np.hstack([middle - 0.5, middle + 0.5]), builder.crs)  # there may be no way to the CRS
     job = None if folder is None else stored_job(folder)
     if job is not None and options.region_size == "auto":
         work = replace(work, grid=with_stored_regions(work.grid, job))

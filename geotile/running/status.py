@@ -80,7 +80,7 @@ class _Writer:
         status = {"state": state, "at": time.time(), "host": socket.gethostname(), "process": os.getpid()}
         status |= dataclasses.asdict(self.progress)
         try:
-            self.folder.write(STATUS, json.dumps(status).encode())
+            self.folder.write(STATUS, json.dumps(status).encode(), at_once=False)  # one that is lost is read as none
         except OutputError as error:
             _log.warning("%s", error)
 
