@@ -145,6 +145,8 @@ BENCHMARKS = (
               (Wanted("S3, two processes: bytes fetched / file", "≤ 1.1", (r"2 processes +[\d.]+ +[\d.]+ +[\d.]+ +\d+ +([\d.]+)",)),)),
     Benchmark(("serve.py", "burst", "--requests", "300"),
               (Wanted("burst: the fast jobs' wait beside slow ones / alone", "≤ 1.1", (r"against alone: ([\d.]+)",)),)),
+    Benchmark(("serve.py", "job", "--rounds", "1"),
+              (Wanted("a small job: ms of CPU", "≤ 20", (r"^a job ([\d.]+) ms of CPU",)),)),
     Benchmark(("rasters.py", "--rounds", "2"),
               (Wanted("class scores, 8,192², hann: time / hand-written loop", "< 1", (r"\.zarr +[\d.]+ s +([\d.]+) x",)),)),
     Benchmark(("merging.py", "crowd", "--boxes", "250000")),
