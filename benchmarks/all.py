@@ -99,6 +99,11 @@ BENCHMARKS = (
                 "the same / decoding each block once", "≤ 1.25", (row("geotile", 1), row("limit", 1)), lambda a, b: a / b
             ),
             Wanted("the same, SAHI / geotile", "≥ 4", (row("sahi", 1), row("geotile", 1)), lambda a, b: a / b),
+            Wanted(
+                "the same, CPU time beyond decoding and the model in %", "≤ 8",
+                (r"geotile's CPU ([\d.]+)", r"geotile's CPU.*?decode ([\d.]+)", r"geotile's CPU.*?model ([\d.]+)"),
+                lambda cpu, decode, model: 100 * (1 - (decode + model) / cpu),
+            ),
             Wanted("the same, peak memory in MB", "< 500", (row("geotile", 5),)),
             Wanted(
                 "peak memory at 16,384² / at 8,192²", "≤ 1.10", (row("geotile", 5), rf"half the side.*?{row('geotile', 5)[1:]}"),
@@ -147,6 +152,10 @@ BENCHMARKS = (
               (Wanted("burst: the fast jobs' wait beside slow ones / alone", "≤ 1.1", (r"against alone: ([\d.]+)",)),)),
     Benchmark(("serve.py", "job", "--rounds", "1"),
               (Wanted("a small job: ms of CPU", "≤ 20", (r"^a job ([\d.]+) ms of CPU",)),)),
+    Benchmark(("startup.py",), (
+        Wanted("import geotile: CPU time / importing its packages in %", "≤ 10", (r"import geotile ([\d.]+)%",)),
+        Wanted("geotile --help: the same in %", "≤ 25", (r"--help ([\d.]+)%",)),
+    )),
     Benchmark(("rasters.py", "--rounds", "2"),
               (Wanted("class scores, 8,192², hann: time / hand-written loop", "< 1", (r"\.zarr +[\d.]+ s +([\d.]+) x",)),)),
     Benchmark(("merging.py", "crowd", "--boxes", "250000")),

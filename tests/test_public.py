@@ -4,8 +4,10 @@ import doctest
 import importlib
 import inspect
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,32 +69,14 @@ def _home(exported) -> str:
     )  # fmt: skip
 
 
-def cpu_s(code: str) -> float:
-    """CPU seconds of a process that runs some code, beyond those of an empty one; the least of five."""
-    timer = "import resource; u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
-
-    def once(code: str) -> float:
-        done = subprocess.run([sys.executable, "-c", f"{code}\n{timer}"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return float(done.stdout.splitlines()[-1])
-
-    return min(once(code) for _ in range(5)) - min(once("") for _ in range(5))
-
-
 @pytest.mark.slow
 def test_importing_is_cheap():
-    dependencies = cpu_s(
-        "import dask.array, rasterio, xarray, rioxarray, geopandas, shapely, pyproj, requests, pyarrow"
-    )
-    imported = cpu_s("import geotile")
-    help_text = cpu_s(
-        "import sys; sys.argv = ['geotile', '--help']\nfrom geotile.cli.main import app\ntry: app()\nexcept SystemExit: pass"
-    )
-    print(
-        f"import geotile {imported / dependencies:.3f}, --help {help_text / dependencies:.3f} of {dependencies:.2f} s"
-    )
-    assert imported <= 0.1 * dependencies
-    assert help_text <= 0.25 * dependencies
+    program = Path(geotile.__file__).parents[1] / "benchmarks" / "startup.py"
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported, shown = map(float, re.findall(r"([\d.]+)%", done.stdout))
+    assert imported <= 10
+    assert shown <= 25
 
 
 def test_importing_the_detectors_imports_no_dependency():
