@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py
 
-CPU seconds of processes, beyond those of an empty one, the least of five.
+CPU seconds of processes, beyond those of an empty one, the least of three.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def cpu_s(code: str) -> float:
         done = subprocess.run([sys.executable, "-c", f"{code}\n{TIMER}"], capture_output=True, text=True, check=True)
         return float(done.stdout.splitlines()[-1])
 
-    return min(once(code) for _ in range(5)) - min(once("") for _ in range(5))
+    return min(once(code) for _ in range(3)) - min(once("") for _ in range(3))
 
 
 def main() -> None:

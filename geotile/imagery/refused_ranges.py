@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _REFUSED = re.compile(r"Request for \S+ failed with response_code|Retrying again in")  # rasterio logs GDAL's messages
 _REMEMBERED_S = 60.0
 _MAX_THREADS = 16
+_SMALL_CACHE_BYTES = 16 * 2**20  # a read decodes a block of a TIFF once, for all of its bands
 _local = threading.local()
 _refused_at = Registry[FileKey, float](
     100
@@ -123,5 +124,7 @@ def _read_row(source: Source, row: Window, valid: bool, out: NDArray[Any]) -> Pi
 
 
 def _read(source: Source, window: Window, valid: bool, out: NDArray[Any] | None) -> Pixels:
-    with source.location.environment(), np.errstate(all="ignore"), _watching(source.file_key):
+    once = source.driver in ("GTiff", "COG") and not source.masked and source.alpha is None
+    cache = {"GDAL_CACHEMAX": _SMALL_CACHE_BYTES} if once else {}
+    with source.location.environment(**cache), np.errstate(all="ignore"), _watching(source.file_key):
         return source.read_file(window, valid, out)

@@ -26,7 +26,7 @@ from geotile.storage.aws import Credentials, resolve
 from geotile.storage.azure_account import account_settings
 from geotile.storage.uris import expanded_path
 
-GDAL_CACHE_BYTES = 32 * 2**20  # a run reads no block twice; with less, masks are decoded twice
+GDAL_CACHE_BYTES = 64 * 2**20  # with less, tiles of JPEG 2000 are decoded once for each band
 Settings = dict[str, str]
 _TIMEOUT_S = 20  # without receiving a byte
 TOTAL_TIMEOUT_S = 300  # for a whole answer
@@ -107,8 +107,8 @@ class Location:
         """
         secrets = self.credentials.fresh(time.time()).gdal_settings() if self.credentials else {}
         trusted = {_AUTHORITIES: self.verify} if self.is_remote and isinstance(self.verify, str) else {}
-        settings = trusted | dict(self.settings) | more
-        with quiet_urls(), rasterio.Env(_Secrets(secrets), GDAL_CACHEMAX=GDAL_CACHE_BYTES, **settings):
+        settings = {"GDAL_CACHEMAX": GDAL_CACHE_BYTES} | trusted | dict(self.settings) | more
+        with quiet_urls(), rasterio.Env(_Secrets(secrets), **settings):
             yield
 
     def with_settings(self, **more: str) -> Location:
