@@ -22,6 +22,7 @@ from geotile.results.dataset import DatasetOutput
 from geotile.results.report import Report
 from geotile.results.run_report import after_writing
 from geotile.results.sinks import Output, write_or_save
+from geotile.results.written_table import write_table
 from geotile.running.hooks import RunHooks
 from geotile.running.prepare import checkpoint_folder, prepare, region_job, separate_outputs
 from geotile.running.region import map_regions
@@ -144,10 +145,14 @@ def detect_to(
     outputs = separate_outputs([("output", sink.uri)], options)
     with sink.leased():
         with _run(image, endpoint, options, outputs=outputs, try_out=sink.try_out) as run:
-            detections = run.frame(run.compute(options.progress))
-        report: Report = detections.attrs["report"]
+            root = run.compute(options.progress)
+            if sink.is_parquet:
+                rows, report = run.table(root)
+            else:
+                rows = run.frame(root)
+                report = rows.attrs["report"]
         if report.status != "FAILED":
-            report = after_writing(report, lambda: write_or_save(detections, sink))
+            report = after_writing(report, lambda: write_or_save(rows, sink, write_table if sink.is_parquet else None))
     return report
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import socket
+import threading
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 from aws import aws
@@ -262,6 +267,67 @@ def test_outputs_do_not_need_the_image_again(path, tmp_path):
     found = json.loads((tmp_path / "out" / "a.geojson").read_text())["features"]
     assert len(found) > 20
     assert all("center_longitude" in each["properties"] for each in found)
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+def test_the_metadata_of_a_nitf_are_those_of_the_image_that_was_read(what, tmp_path):
+    first, second = (nitf(tmp_path / f"{title}.ntf", title) for title in ("FIRST", "SECOND"))
+
+    def last_look(tile):
+        if what == "removed":
+            first.unlink(missing_ok=True)
+        elif second.exists():
+            second.replace(first)
+        return crowd(tile)
+
+    with ModelServer(last_look) as model:
+        geotile.submit(request(str(first), model.url, file(tmp_path / "out")), tmp_path / "queue")
+        geotile.serve(tmp_path / "queue", **QUICK)
+    (record,) = geotile.jobs(tmp_path / "queue")
+    assert (record.status, record.reasons) == ("SUCCESS", [])
+    found = json.loads(next((tmp_path / "out").glob("*")).read_text())["features"]
+    assert {each["properties"]["sourceMetadata"][0]["sourceId"] for each in found} == {"FIRST"}
+
+
+def nitf(path, title):
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 300, 400), np.uint8)
+    where = {"crs": "EPSG:4326", "transform": Affine(1e-4, 0, 10, 0, -1e-4, 50), "ICORDS": "G", "FTITLE": title}
+    with rasterio.open(path, "w", driver="NITF", height=300, width=400, count=1, dtype="uint8", **where) as image:
+        image.write(pixels)
+    return path
+
+
+def test_a_later_attempt_does_not_place_detections_by_another_image(tmp_path, write_tiff, noise):
+    """The run has ended, its output cannot be written, and the image is another one by the next attempt."""
+    path, out, queue = write_tiff(noise), tmp_path / "out", tmp_path / "queue"
+    moved = write_tiff(noise, "moved.tif", transform=Affine(0.5, 0, 600_000, 0, -0.5, 5_000_000))
+    lock = threading.Lock()
+
+    def last_look(tile):
+        with lock:
+            if os.path.exists(moved):
+                os.replace(moved, path)
+                shutil.rmtree(out, ignore_errors=True)
+                out.write_text("in the way")
+        return crowd(tile)
+
+    with ModelServer(last_look) as model:
+        geotile.submit(request(path, model.url, file(out / "deep")), queue)
+        geotile.serve(queue, **QUICK)
+        (record,) = geotile.jobs(queue)
+        assert "Not a directory" in str(record.reasons)
+        out.unlink()
+        asked = model.requests
+        for status, reason in (
+            ("FAILED", "the image has changed since the model was asked. Submit the request again"),
+            ("SUCCESS", ""),
+        ):
+            geotile.retry(record.job_id, queue)
+            geotile.serve(queue, **QUICK)
+            (record,) = geotile.jobs(queue)
+            assert record.status == status
+            assert reason in str(record.reasons)
+    assert model.requests == 2 * asked
 
 
 def test_coordinates_have_an_elevation_of_0():

@@ -1,6 +1,8 @@
 """What notebooks show of objects: HTML that is short, escaped and without secrets; the progress of a run; plots."""
 
+import io
 import re
+import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -19,6 +21,7 @@ import geotile
 from geotile.grid.drawing import grid_svg
 from geotile.imagery.source import Source
 from geotile.running.progress_display import progress_display
+from geotile.testing import bright_objects, write_example
 
 mpl.use("Agg")
 JOB = {"tile_size": 64, "overlap": 16, "region_size": 128}
@@ -110,13 +113,28 @@ def test_endpoints_and_checks():
 
 
 def test_progress_without_a_terminal_is_a_line_a_minute(monkeypatch, capsys):
-    times = iter([0.0, 1.0, 59.0, 61.0, 61.0, 90.0, 121.5, 121.5])
+    times = iter([0.0, 1.0, 59.0, 61.0, 61.0, 90.0, 121.5, 121.5, 122.0])
     clock = SimpleNamespace(monotonic=lambda: next(times))
     monkeypatch.setattr("geotile.running.progress_display.time", clock)
     with progress_display(True) as (callback,):
         for done in (1, 2, 3, 4, 5):
             callback(geotile.Progress(tiles=200, done=done, seconds=60.0))
-    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["3 of 200 tiles", "5 of 200 tiles"]
+        assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
+            "3 of 200 tiles", "5 of 200 tiles",
+        ]  # fmt: skip
+        callback(geotile.Progress(tiles=200, done=200, seconds=62.0))
+    assert capsys.readouterr().err.startswith("200 of 200 tiles")
+
+
+@pytest.mark.parametrize("stderr", [open("/dev/full", "w"), None, "closed"])  # noqa: SIM115 - closed with the process
+def test_progress_that_cannot_be_printed_ends_no_run(monkeypatch, capsys, stderr):
+    if stderr == "closed":
+        stderr = io.StringIO()
+        stderr.close()
+    monkeypatch.setattr("geotile.running.progress_display._LINE_S", 0.0)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert len(geotile.detect(write_example(), bright_objects, tile_size=128, overlap=32, progress=True)) == 3
+    assert capsys.readouterr().out == ""
 
 
 def test_progress_as_html_and_in_a_cell(monkeypatch):

@@ -313,7 +313,7 @@ def test_one_number_over_a_cluster_of_processes(cluster, write_tiff, concurrency
     report = found.attrs["report"]
     assert (report.status, report.requests, report.concurrency) == ("SUCCESS", 256, concurrency)
     assert model.most == concurrency
-    assert set(report.timing) == {"decode", "cut", "encode", "send", "parse", "merge"}
+    assert set(report.timing) == {"decode", "cut", "encode", "send", "parse", "merge", "rows"}
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from time import thread_time
 from typing import Literal
 
-Stage = Literal["decode", "cut", "encode", "send", "model", "parse", "merge", "write"]
+Stage = Literal["decode", "cut", "encode", "send", "model", "parse", "merge", "rows", "write"]
 Timing = dict[str, float]
 _thread = threading.local()
 

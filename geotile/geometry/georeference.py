@@ -110,7 +110,7 @@ class Georeference:
         -------
         numpy.ndarray
             (n, 5, 2) float64, closed rings; NaN for a box that `to_world` does not convert to the polygon of its ring,
-            since it has no position or is cut.
+            since it has no position, is cut, or lies a hundred turns around the Earth.
         """
         rings = rings_of_boxes(boxes)
         if self.placement is None or not len(boxes):
@@ -118,7 +118,8 @@ class Georeference:
         rings = self.points_to_world(rings.reshape(-1, 2), crs).reshape(-1, 5, 2)
         rings[~np.isfinite(rings).all(axis=(1, 2))] = np.nan
         if self._counts_degrees(crs):
-            rings[crosses_antimeridian(bounds_of_rings(rings))] = np.nan
+            bounds = bounds_of_rings(rings)
+            rings[crosses_antimeridian(bounds) | (np.abs(bounds) > _FARTHEST_DEG).any(axis=1)] = np.nan
         return rings
 
     def _counts_degrees(self, crs: str | None) -> bool:

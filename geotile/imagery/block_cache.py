@@ -241,5 +241,6 @@ def _contains(outer: Window, inner: Window) -> bool:
 
 def _copy(part: Pixels, area: Window) -> Pixels:
     """Return a copy of a part, so that keeping it does not keep the whole array in memory."""
-    valid = None if part.valid is None else part.valid[area.slices].copy()
-    return Pixels(part.values[:, *area.slices].copy(), valid)
+    values, valid = part.values[:, *area.slices].copy(), None if part.valid is None else part.valid[area.slices].copy()
+    values.flags.writeable = False  # several regions get them
+    return Pixels(values, valid)

@@ -96,10 +96,11 @@ class Report(Record):
         have cut the object. A larger `overlap` (at least the size of the largest object) makes them fewer, and so does
         the default ``merge="seam"``, which joins the parts of an object.
     seconds : float
-        Wall time of the run, with the writing of its result.
+        Wall time of the run, with the writing of its result; without imports, and without the wait for a model that was
+        not ready at the beginning.
     timing : dict of str to float
         CPU time of geotile's own processes in seconds, by stage: decode, cut, encode, send (and receive) or, for a
-        model in the process, model, parse, merge, write.
+        model in the process, model, parse, merge, rows (the table of the result), write.
     failures : list of TileFailure
         Failed tiles, by number.
     notes : list of str

@@ -76,6 +76,11 @@ class Output:
         """Whether the format holds longitude and latitude only."""
         return _suffix(self.uri) in (".geojson", ".geojsonl")
 
+    @property
+    def is_parquet(self) -> bool:
+        """Whether the format is GeoParquet."""
+        return _suffix(self.uri) == ".parquet"
+
     def leased(self) -> AbstractContextManager[None]:
         """Return a block that holds the lease of the output."""
         parent, _, name = self.uri.rpartition("/")
@@ -162,9 +167,7 @@ class Output:
             raise OutputError(f"cannot write {redact(self.uri)}: {redact(str(error))}") from None
 
 
-def write_or_save(
-    rows: gpd.GeoDataFrame, sink: Output, fill: Callable[[gpd.GeoDataFrame, str], None] | None = None
-) -> None:
+def write_or_save(rows: Any, sink: Output, fill: Callable[[Any, str], None] | None = None) -> None:
     """Write the result of a run; if that fails, save it as GeoParquet where it can be, since it was paid for.
 
     ``fill(rows, path)`` writes a local GeoParquet file of rows that `write` would not keep as they are.

@@ -24,6 +24,7 @@ from geotile.geometry.georeference import NO_GEOREFERENCE
 from geotile.geometry.rings import bounds_of_rings, wkb_of_rings
 from geotile.merging.detections import Detections, concat
 from geotile.results.frame import FrameBuilder, parquet_bytes, text_column
+from geotile.results.report import Report, lasting
 
 
 def written_table(builder: FrameBuilder, detections: Detections) -> pa.Table:
@@ -42,10 +43,21 @@ def written_table(builder: FrameBuilder, detections: Detections) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema.with_metadata(_metadata(schema, bounds, kinds)))
 
 
+def with_report(table: pa.Table, report: Report) -> pa.Table:
+    """Return a table with the lasting part of a report, where pandas keeps the attributes of a frame."""
+    attributes = json.dumps({"report": lasting(report)}).encode()
+    return table.replace_schema_metadata({**table.schema.metadata, b"PANDAS_ATTRS": attributes})
+
+
+def write_table(table: pa.Table, target: Any) -> None:
+    """Write an Arrow table as Parquet to a path or a file object."""
+    pq.write_table(table, target, compression="zstd")
+
+
 def table_bytes(table: pa.Table) -> bytes:
     """Return an Arrow table as a Parquet file."""
     out = io.BytesIO()
-    pq.write_table(table, out, compression="zstd")
+    write_table(table, out)
     return out.getvalue()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from geotile.running.progress import Progress, ProgressCallback
@@ -24,16 +24,25 @@ def progress_display(progress: bool | ProgressCallback | None) -> Iterator[list[
     elif progress is not True:
         yield [progress]
     elif (cell := _notebook_cell()) is not None:
-        yield [cell]
+        yield [_ending_no_run(cell)]
+    elif sys.stderr is None:  # it was closed, and what is printed would go to standard output
+        yield []
     else:
         from rich.console import Console
 
         console = Console(stderr=True)
-        if not console.is_terminal:
-            yield [_lines()]
-            return
-        with _bar(console) as bar:
-            yield [bar]
+        with _bar(console) if console.is_terminal else _lines() as show:
+            yield [_ending_no_run(show)]
+
+
+def _ending_no_run(show: ProgressCallback) -> ProgressCallback:
+    """Return a display without its errors: the terminal may be gone, or the disk below a log full."""
+
+    def shown(state: Progress) -> None:
+        with suppress(OSError, ValueError):  # ValueError: the stream is closed
+            show(state)
+
+    return shown
 
 
 def _notebook_cell() -> ProgressCallback | None:
@@ -58,17 +67,22 @@ def _notebook_cell() -> ProgressCallback | None:
     return show
 
 
-def _lines() -> ProgressCallback:
-    """Return a callback that prints a line a minute to standard error, where a log may keep it."""
-    printed_at = time.monotonic()
+@contextmanager
+def _lines() -> Iterator[ProgressCallback]:
+    """Print a line a minute to standard error, where a log may keep it, and the last state if the run takes longer."""
+    printed_at, last, printed = time.monotonic(), None, None
 
     def show(state: Progress) -> None:
-        nonlocal printed_at
+        nonlocal printed_at, last, printed
+        last = state
         if time.monotonic() - printed_at >= _LINE_S:
-            printed_at = time.monotonic()
+            printed_at, printed = time.monotonic(), state
             print(state, file=sys.stderr, flush=True)
 
-    return show
+    yield show
+    if printed is not None and printed is not last:
+        with suppress(OSError, ValueError):
+            print(last, file=sys.stderr, flush=True)
 
 
 @contextmanager

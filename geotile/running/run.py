@@ -5,28 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import dask
 import dask.array as da
 import geopandas as gpd
 import numpy as np
+import pyarrow as pa
 from dask.blockwise import optimize_blockwise
 from dask.core import flatten
 from dask.delayed import Delayed
 
 from geotile.checkpoints.checkpoint import JOB, LEASE, Checkpoint
 from geotile.core.dask_info import compute_options, loaded_distributed
+from geotile.core.timing import sum_timings, take_timings, timed
 from geotile.errors import ArgumentError, ClusterError, GeoreferenceError, GeotileError, ImageOpenError
 from geotile.imagery.block_cache import discard_run
 from geotile.imagery.source import Source
 from geotile.imagery.strips import halo_first
-from geotile.merging.detections import concat
+from geotile.merging.detections import Detections, concat
 from geotile.planning.plan import Plan
 from geotile.results.frame import FrameBuilder
 from geotile.results.report import Report
 from geotile.results.run_report import detection_counts, make_report, warn_of_failures
+from geotile.results.written_table import with_report, written_table
 from geotile.running.cluster import call_on_workers, checking_late_workers
 from geotile.running.progress import ProgressCallback
 from geotile.running.region import Node, RegionJob
@@ -127,9 +131,15 @@ class Run:
 
     def frame(self, root: Node) -> gpd.GeoDataFrame:
         """Return the rows of the result, with the report."""
-        table = self.builder.build(concat(root.settled))
-        table.attrs["report"] = self.finish(root, len(table))
-        return table
+        rows, root = _rows(root, self.builder.build)
+        rows.attrs["report"] = self.finish(root, len(rows))
+        return rows
+
+    def table(self, root: Node) -> tuple[pa.Table, Report]:
+        """Return the rows of the result as files hold them, and the report."""
+        rows, root = _rows(root, partial(written_table, self.builder))
+        report = self.finish(root, len(rows))
+        return with_report(rows, report), report
 
     def finish(self, root: Node, after: int | None = None) -> Report:
         """Return the report, and warn if tiles failed."""
@@ -226,9 +236,17 @@ def _is_lost(error: BaseException) -> bool:
 def _lazy_frame(root: Node, summary: RunSummary, builder: FrameBuilder, run: str, remote: bool) -> gpd.GeoDataFrame:
     """Return the result of a root: the last task of a lazy run."""
     discard_run(run)
-    table = builder.build(concat(root.settled))
-    table.attrs["report"] = _report(root, summary, run, remote, len(table), None)
-    return table
+    rows, root = _rows(root, builder.build)
+    rows.attrs["report"] = _report(root, summary, run, remote, len(rows), None)
+    return rows
+
+
+def _rows(root: Node, build: Callable[[Detections], Any]) -> tuple[Any, Node]:
+    """Return the rows of the result of a root, and the root with the time of making them."""
+    take_timings()  # what this thread did before
+    with timed("rows"):
+        rows = build(concat(root.settled))
+    return rows, replace(root, timing=sum_timings(root.timing, take_timings()))
 
 
 def _notes(root: Node) -> Iterator[str]:

@@ -12,12 +12,12 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geotile.core.rasterio_env import READ_ERRORS, error_text
 from geotile.core.redact import redact
-from geotile.geometry.georeference import WGS84, Georeference, georeference_of, scale_yx
-from geotile.imagery.open import opened
+from geotile.errors import ImageReadError
+from geotile.geometry.georeference import WGS84, Georeference, scale_yx
 from geotile.imagery.open_files import open_file
 from geotile.imagery.source import Source
-from geotile.options import ImageOptions
 from geotile.planning.plan import Plan
 from geotile.results.frame import from_text, image_geometry
 from geotile.results.geojson import features
@@ -31,12 +31,6 @@ class ImagePlace:
     georeference: Georeference
     scale_yx: tuple[float, float]
     """Pixels of the full resolution per pixel of the image, down and across."""
-
-    @classmethod
-    def of(cls, url: str, options: ImageOptions) -> ImagePlace:
-        """Return the place of an image, from its header."""
-        image = opened(url, options)
-        return cls(georeference_of(image), scale_yx(image))
 
     @classmethod
     def of_plan(cls, plan: Plan) -> ImagePlace:
@@ -149,12 +143,22 @@ def source_metadata(url: str, source: Source | None) -> dict[str, Any] | None:
     url : str
         URL of the image; secrets in it are masked in the result.
     source : Source or None
-        File that the image was read from.
+        File that the image is read from.
+
+    Raises
+    ------
+    ImageReadError
+        If the file cannot be opened.
     """
     if source is None or source.driver != "NITF":
         return None
-    with source.location.environment(), open_file(source.location, source.allow_vrt) as file:
-        tags = file.tags()
+    try:
+        with source.location.environment(), open_file(source.location, source.allow_vrt) as file:
+            tags = file.tags()
+    except READ_ERRORS as error:
+        raise ImageReadError(
+            f"cannot read the metadata of {source.location.display_name}: {redact(error_text(error))}"
+        ) from None
     try:
         time = datetime.strptime(tags.get("NITF_IDATIM", ""), "%Y%m%d%H%M%S").isoformat() + "Z"
     except ValueError:  # an unknown date consists of dashes

@@ -16,6 +16,9 @@ from typing import Any
 
 from geotile.embedding import embed_to_dataset
 from geotile.endpoints import Endpoint
+from geotile.geometry.georeference import georeference_of, scale_yx
+from geotile.imagery.file_array import source_of
+from geotile.imagery.open import opened
 from geotile.options import DetectToOptions
 from geotile.options.raster import PredictToOptions
 from geotile.pipeline import detect_to_dataset
@@ -28,6 +31,7 @@ from geotile.running.hooks import RunHooks
 from geotile.service.features import ImagePlace, job_properties, source_metadata
 from geotile.service.request import JobRequest
 from geotile.service.request_parts import KinesisOutput
+from geotile.service.run_control import OutdatedRegions
 from geotile.service.stored_results import StoredDetections, StoredRaster, StoredResult, StoredVectors
 from geotile.storage.folder import Folder
 
@@ -70,12 +74,19 @@ def _rasters(request: JobRequest, folder: Folder) -> list[RasterOutput]:
     return [RasterOutput(folder.sub(StoredRaster.file_name(each)).uri, True, folder.options) for each in formats]
 
 
-def result_of(request: JobRequest, number: int, folder: Folder, status: str, plan: Plan) -> dict[str, Any]:
-    """Return what `stored_result` needs to know of a run besides its files, as JSON."""
+def metadata_of(request: JobRequest, number: int, plan: Plan) -> dict[str, Any]:
+    """Return what `stored_result` needs to know of an image, as JSON, before the model is asked: it may change."""
+    if request.task != "detect":
+        return {}
+    version = None if plan.source is None else plan.source.version
+    return {"source": source_metadata(request.image_urls[number], plan.source), "version": version}
+
+
+def result_of(request: JobRequest, folder: Folder, status: str) -> dict[str, Any]:
+    """Return what `stored_result` needs to know of a run besides its files and the image's metadata, as JSON."""
     match request.task:
         case "detect":
-            source = source_metadata(request.image_urls[number], plan.source)
-            return {"status": status, "parts": part_names(folder.sub(_DETECTIONS)), "source": source}
+            return {"status": status, "parts": part_names(folder.sub(_DETECTIONS))}
         case "embed":
             return {"status": status, "parts": part_names(folder.sub(_VECTORS))}
         case "predict":
@@ -96,26 +107,42 @@ def stored_result(
     folder : Folder
         Folder of the image.
     result : mapping
-        What `result_of` returned when the run had ended.
+        What `metadata_of` and `result_of` returned.
     image_id : str
         Id of the image.
     started : float
         Start time of the job, in seconds since 1970.
     plan : Plan or None
         Plan of the run; None if the run was that of an earlier attempt, so that the image must be opened again.
+
+    Raises
+    ------
+    ImageOpenError
+        If it cannot be opened again.
+    OutdatedRegions
+        If it is another one by now.
     """
     name = request.output_names()[number]
     match request.task:
         case "detect":
-            url, options = request.image_urls[number], request.options()
+            place = ImagePlace.of_plan(plan) if plan else _place_again(request, number, result.get("version"))
             return StoredDetections(
                 folder=folder.sub(_DETECTIONS), parts=result["parts"], job_id=request.job_id, image_id=image_id,
                 extra_properties=job_properties(
                     request.job_id, started, result["source"], request.feature_properties
                 ),
-                name=name, place=ImagePlace.of(url, options) if plan is None else ImagePlace.of_plan(plan),
+                name=name, place=place,
             )  # fmt: skip
         case "embed":
             return StoredVectors(folder=folder.sub(_VECTORS), parts=result["parts"], image_id=image_id, name=name)
         case "predict":
             return StoredRaster(folder=folder, image_id=image_id, name=name)
+
+
+def _place_again(request: JobRequest, number: int, version: str | None) -> ImagePlace:
+    """Return the place of an image whose run has ended in an earlier attempt."""
+    image = opened(request.image_urls[number], request.options())
+    source = source_of(image.data)
+    if version is not None and (source is None or source.version != version):
+        raise OutdatedRegions("the image has changed since the model was asked")
+    return ImagePlace(georeference_of(image), scale_yx(image))

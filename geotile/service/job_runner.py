@@ -23,7 +23,7 @@ from geotile.running.hooks import RunHooks
 from geotile.running.progress import Progress
 from geotile.service.admission import endpoint_of
 from geotile.service.backlog import Job
-from geotile.service.image_run import result_of, run_image, stored_result
+from geotile.service.image_run import metadata_of, result_of, run_image, stored_result
 from geotile.service.job_progress import JobProgress, as_image_progress
 from geotile.service.json_words import speaking_json
 from geotile.service.logs import JobContext
@@ -119,13 +119,19 @@ class JobRunner:
     def _run_image(self, job: Job, record: JobRecord, number: int, image: ImageRecord) -> None:
         folder = self.records.work_folder(record.job_id).sub(str(number))
         full_id = image_id(record, image)
+        if image.is_outdated:  # it was submitted again, although what is kept of it is that of another version
+            self.records.clear_image(record.job_id, number)
+            image.is_outdated, image.progress = False, None
         result, plan = read_json(folder, _RESULT), None
         if result is None:
             image.status = "IN_PROGRESS"
             self.records.save(record)
             self.notifier.notify("IN_PROGRESS", record.job_id, "sending tiles to the model", image_id=full_id)
             result, plan = self._run_model(job, record, number, image, folder)
-        stored = stored_result(job.request, number, folder, result, full_id, record.started or 0.0, plan)
+        try:
+            stored = stored_result(job.request, number, folder, result, full_id, record.started or 0.0, plan)
+        except OutdatedRegions as error:
+            raise _outdated(image, str(error)) from None
         if isinstance(stored, StoredDetections):
             image.scale_yx = stored.place.scale_yx
         self._write_outputs(job, record, image, stored, folder)
@@ -139,17 +145,10 @@ class JobRunner:
         self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder
     ) -> tuple[dict[str, Any], Plan]:  # fmt: skip
         """Run an image into the folder of its job; write and return ``result.json``, and return the plan of the run."""
-        if image.is_outdated:  # it was submitted again, although its finished regions are those of another version
-            self.records.clear_image(record.job_id, number)
-            image.is_outdated, image.progress = False, None
         try:
-            report, plan = self._report_of_run(job, record, number, image, folder)
+            report, plan, metadata = self._report_of_run(job, record, number, image, folder)
         except OtherJobError as error:
-            image.is_outdated = True
-            raise OutdatedRegions(
-                f"the finished regions of {image.image} cannot be used: {error.found}. Submit the request again to "
-                "start this image from its beginning, or submit it with another jobId"
-            ) from None
+            raise _outdated(image, error.found) from None
         except BaseException:
             _update_unfinished(image, self.progress.take_last(record.job_id))
             raise
@@ -160,19 +159,19 @@ class JobRunner:
                 f"{_all_tiles(len(report.failures))} of {image.image} failed: {report.failures[0].reason}"
             )
         self._notify_of_failed_regions(record, image, report, plan.grid)
-        result = result_of(job.request, number, folder, report.status, plan)
+        result = metadata | result_of(job.request, folder, report.status)
         folder.write(_RESULT, json.dumps(result).encode())
         return result, plan
 
     def _report_of_run(
         self, job: Job, record: JobRecord, number: int, image: ImageRecord, folder: Folder
-    ) -> tuple[Report, Plan]:
+    ) -> tuple[Report, Plan, dict[str, Any]]:
         request, processor = job.request, job.request.image_processor
-        plans: list[Plan] = []
+        runs: list[tuple[Plan, dict[str, Any]]] = []
 
         @contextmanager
         def around(run: str, plan: Plan) -> Iterator[None]:
-            plans.append(plan)
+            runs.append((plan, metadata_of(request, number, plan)))
             image.shape_yx, record.waiting_for = plan.grid.shape_yx, ""
             self.records.save(record)
             with (
@@ -189,7 +188,7 @@ class JobRunner:
         with dask.annotate(priority=-round(math.log2(job.tiles + 1))):  # small jobs overtake large ones
             model = endpoint_of(request, self.endpoint_options)
             report = run_image(request, number, model, folder, image.failures > 0, settings, hooks)
-        return report, plans[-1]
+        return report, *runs[-1]
 
     def _wait(self, record: JobRecord, reason: str) -> None:
         """Record why a job waits before its run has begun; raise an error if it is to be stopped."""
@@ -230,6 +229,15 @@ class JobRunner:
             self.records.save(record)
         if errors:
             raise OutputError("; ".join(errors))
+
+
+def _outdated(image: ImageRecord, reason: str) -> OutdatedRegions:
+    """Mark an image whose kept results are those of another version, and return the error that says so."""
+    image.is_outdated = True
+    return OutdatedRegions(
+        f"the finished regions of {image.image} cannot be used: {reason}. Submit the request again to start this "
+        "image from its beginning, or submit it with another jobId"
+    )
 
 
 def _summary(task: TaskName, image: ImageRecord) -> str:
