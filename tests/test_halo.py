@@ -38,8 +38,7 @@ def source(write_tiff, noise):
 )
 def test_reads_what_the_file_holds_in_any_order(source, noise, tile, overlap, region, threads, in_groups, random):
     """Also the groups of tiles that a lazy raster reads apart; at the end nobody needs a block any more."""
-    for run in {key[0] for key in block_store.store.kept}:  # of lazy arrays that other tests did not compute whole
-        block_cache.discard_run(run)
+    forget_others()
     chunks = tuple(tuple(np.diff([*range(0, n, r), n]).tolist()) for n, r in zip(noise.shape[1:], region, strict=True))
     grid = geotile.TileGrid(noise.shape[1:], tile, min(overlap, tile - 1), chunks)
     windows = [grid.read_window(*at) for at in np.ndindex(grid.regions_yx)]
@@ -60,6 +59,12 @@ def test_reads_what_the_file_holds_in_any_order(source, noise, tile, overlap, re
         == sum(block_store._size_bytes(kept.part.pixels) for kept in block_store.store.kept.values())
         == 0
     )
+
+
+def forget_others():
+    """Drop the blocks of lazy arrays that other tests did not compute whole."""
+    for run in {key[0] for key in block_store.store.kept}:
+        block_cache.discard_run(run)
 
 
 def groups(grid, row, column):
@@ -105,6 +110,7 @@ def test_only_what_other_regions_need_is_kept(source):
     grid = geotile.TileGrid((300, 420), 64, 16, ((128, 172), (420,)))
     upper, lower = (grid.read_window(row, 0) for row in (0, 1))
     rows = upper.y1 - lower.y0
+    forget_others()
     assert 0 < rows < 64
     for first, last, kept in ((lower, upper, rows), (upper, lower, 64)):
         block_cache.read_shared(source, grid, first, False, "halo")
@@ -114,6 +120,7 @@ def test_only_what_other_regions_need_is_kept(source):
 
 
 def test_a_part_that_is_too_small_is_read_again(source, noise):
+    forget_others()
     grid = geotile.TileGrid((300, 420), 64, 16, ((128, 172), (420,)))
     for column in range(7):
         key = "small", source.file_key, False, 2, column
