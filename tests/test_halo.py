@@ -146,7 +146,7 @@ def test_the_store_is_bounded(source, noise, monkeypatch):
     assert block_store.store.size_bytes == 0
 
 
-@pytest.mark.parametrize(("name", "alpha", "cache_mb"), [("a.tif", None, 16), ("a.tif", 3, 64), ("a.jp2", None, 64)])
+@pytest.mark.parametrize(("name", "alpha", "cache_mb"), [("a.tif", None, 32), ("a.tif", 3, 64), ("a.jp2", None, 64)])
 def test_gdal_has_a_larger_cache_where_blocks_are_decoded_more_than_once(
     write_tiff, noise, monkeypatch, name, alpha, cache_mb
 ):  # fmt: skip

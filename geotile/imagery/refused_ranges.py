@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _REFUSED = re.compile(r"Request for \S+ failed with response_code|Retrying again in")  # rasterio logs GDAL's messages
 _REMEMBERED_S = 60.0
 _MAX_THREADS = 16
-_SMALL_CACHE_BYTES = 16 * 2**20  # a read decodes a block of a TIFF once, for all of its bands
+_SMALL_CACHE_BYTES = 32 * 2**20  # a read decodes a block of a TIFF once, for all of its bands
 _local = threading.local()
 _refused_at = Registry[FileKey, float](
     100
