@@ -627,3 +627,10 @@ def test_small_objects_on_a_large_one_stay():
     found = sum(any(truck.intersection(box).area > 0.9 * truck.area for box in boxes) for truck in trucks)
     assert found >= 0.95 * len(trucks)
     assert (result.labels == "lot").sum() == 1
+
+
+def test_the_largest_scores_that_there_are_can_be_ranked():
+    """Of each other they are further apart than a float can say."""
+    boxes = np.array([[0.0, 0, 1, 1], [5, 0, 6, 1], [3, 0, 4, 1]])
+    found = detections(boxes, np.array([-1.7e308, 1.7e308, 1.7e308]))
+    assert found.sorted_by_rank().boxes[:, 0].tolist() == [3, 5, 0]

@@ -34,7 +34,8 @@ def ranking(
         (n,) int64, indices of the detections by rank.
     """
     order: NDArray[np.int64] = np.argsort(-scores, kind="stable")
-    equal = np.diff(scores[order]) == 0
+    ranked = scores[order]
+    equal = ranked[1:] == ranked[:-1]
     tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
     rows = order[tied]
     keys = [key[rows] for key in (-scores, codes, *boxes.T, *more)]
