@@ -311,3 +311,11 @@ def test_one_point_is_no_number_to_pyproj():
     np.testing.assert_array_equal(one, two[:1])
     azimuth, metres = geodesics(pyproj.Geod(ellps="WGS84"), one, one + np.array([0, 1]))
     assert (azimuth.tolist(), metres.shape) == ([0.0], (1,))
+
+
+def test_boxes_a_hundred_turns_around_the_earth_have_no_geometry():
+    """Whether they are far to the east or far to the north, and by either way of converting them."""
+    place = Georeference(AffinePlacement(Affine(1e-4, 0, 11, 0, -1e-4, 50)), WGS84)
+    boxes = np.array([[0.0, 0, 9, 9], [4e9, 0, 5e9, 9], [0, 4e9, 9, 5e9]])
+    for found in (place.boxes_to_world(boxes, WGS84), place.to_world(shapely.box(*boxes.T), WGS84)):
+        assert [each is None for each in found] == [False, True, True]
