@@ -75,15 +75,20 @@ def stored(data: bytes) -> tuple[pa.Table, dict]:
 
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("crs", [None, "EPSG:4326"])
-@given(found=rows(), scale_yx=st.sampled_from([(1.0, 1.0), (4.0, 2.5)]), roi=st.sampled_from([None, "drop", "keep"]))
+@given(
+    found=rows(), scale_yx=st.sampled_from([(1.0, 1.0), (4.0, 2.5)]), roi=st.sampled_from([None, "drop", "keep"]),
+    portion=st.sampled_from([2**20, 3]),
+)  # fmt: skip
 @settings(max_examples=30)
-def test_it_is_the_table_that_geopandas_writes(name, crs, found, scale_yx, roi):
+def test_it_is_the_table_that_geopandas_writes(name, crs, found, scale_yx, roi, portion):
     georeference = PLACES[name]
     builder = FrameBuilder(
         georeference=georeference, crs=wkt_of(crs) if crs and georeference.crs else georeference.crs, scale_yx=scale_yx,
         roi=roi and shapely.box(50, 50, 150, 150), outside_roi=roi or "drop",
     )  # fmt: skip
-    table, metadata = stored(table_bytes(written_table(builder, found)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geotile.results.written_table._PORTION_ROWS", portion)
+        table, metadata = stored(table_bytes(written_table(builder, found)))
     want, want_metadata = stored(parquet_bytes(builder.build(found)).getvalue())
     assert table.schema.equals(want.schema, check_metadata=False)
     assert [field.metadata for field in table.schema] == [field.metadata for field in want.schema]

@@ -47,8 +47,8 @@ class Detections(Measured):
         """Return the number of detections."""
         return len(self.scores)
 
-    def select(self, rows: NDArray[Any]) -> Detections:
-        """Return the rows that an array of indices or a mask selects, in its order."""
+    def select(self, rows: NDArray[Any] | slice) -> Detections:
+        """Return the rows that an array of indices, a mask or a slice selects, in its order."""
         return Detections(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def sorted_by_rank(self) -> Detections:

@@ -81,7 +81,7 @@ class FrameBuilder:
         Raises
         ------
         GeoreferenceError
-            If there is no way from the image's CRS to that of the result.
+            If coordinates cannot be converted from the CRS of the image to the CRS of the result.
         """
         y, x = shape_yx[0] / 2, shape_yx[1] / 2
         single = detections(np.array([[x - 0.5, y - 0.5, x + 0.5, y + 0.5]]), np.array([1.0]))

@@ -26,6 +26,8 @@ from geotile.merging.detections import Detections, concat
 from geotile.results.frame import FrameBuilder, parquet_bytes, text_column
 from geotile.results.report import Report, lasting
 
+_PORTION_ROWS = 2**20  # an array of Arrow holds 2 GiB of text or WKB, and a box takes 93 bytes
+
 
 def written_table(builder: FrameBuilder, detections: Detections) -> pa.Table:
     """Return detections, in image pixels, as an Arrow table with the metadata of GeoParquet.
@@ -35,12 +37,21 @@ def written_table(builder: FrameBuilder, detections: Detections) -> pa.Table:
     ArgumentError
         If a property cannot be written as JSON.
     """
-    ranked = builder.ranked(detections)
+    ranked, schema = builder.ranked(detections), _schema(builder.crs)
+    starts = range(0, max(1, len(ranked)), _PORTION_ROWS)
+    portions = [_portion(builder, ranked.select(slice(start, start + _PORTION_ROWS)), schema) for start in starts]
+    tables, bounds, kinds = zip(*portions, strict=True)
+    metadata = _metadata(schema, np.concatenate(bounds), set().union(*kinds))
+    return pa.concat_tables(tables).replace_schema_metadata(metadata)
+
+
+def _portion(
+    builder: FrameBuilder, ranked: Detections, schema: pa.Schema
+) -> tuple[pa.Table, NDArray[np.float64], set[str]]:
+    """Return ranked detections as a table, the bounds of their geometries, (n, 4) float64, and the types of these."""
     wkb, bounds, kinds = _geometries(builder, ranked)
     columns = builder.columns(ranked, _classes(ranked)) | {"geometry": wkb, "bbox": bounds}
-    schema = _schema(builder.crs)
-    arrays = [_array(columns[field.name], field) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema.with_metadata(_metadata(schema, bounds, kinds)))
+    return pa.Table.from_arrays([_array(columns[field.name], field) for field in schema], schema=schema), bounds, kinds
 
 
 def with_report(table: pa.Table, report: Report) -> pa.Table:

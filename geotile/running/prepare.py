@@ -83,7 +83,7 @@ def prepare(work: Plan, options: JobOptions) -> Prepared:
     ArgumentError
         If the CRS or the merge cannot be used, or the checkpoint's folder holds something else.
     GeoreferenceError
-        If there is no way from the image's CRS to that of the result.
+        If coordinates cannot be converted from the CRS of the image to the CRS of the result.
     OutputError
         If the checkpoint cannot be read.
     """

@@ -74,7 +74,7 @@ def check_formats(request: JobRequest, plan: Plan, sample: gpd.GeoDataFrame) -> 
     Raises
     ------
     ArgumentError
-        If a format cannot hold them, for example since there is no way from the image's CRS to WGS 84.
+        If a format cannot hold them, for example since the CRS of the image cannot be converted to WGS 84.
     """
     tried: dict[str, str] = {}
     for position, output in enumerate(request.outputs):
