@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import dask
@@ -241,6 +243,64 @@ def test_the_scheduler_says_why_a_run_waits(workers):
         assert waiting_for("run-that-waits") == "waiting for the model: connection refused"
         end_traffic("run-that-waits")
         assert waiting_for("run-that-waits") == ""
+
+
+def test_a_worker_that_has_left_takes_no_share():
+    """It reports until its process ends. Its share was taken from the others for ever, and the run stood still."""
+    settings = TrafficSettings(concurrency=8, ready_timeout_s=60, outage_timeout_s=60)
+    fields = {"tally": Tally(), "consecutive_failures": 0, "last_failure": "", "models_fault": False}
+    fields |= {"wanted": 50, "in_flight": 8, "probe_result": None, "suspects_outage": False}
+    with LocalCluster(n_workers=2, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+        begin_run("run-of-two")
+
+        def told(worker):
+            message = pickle.dumps((settings, GateReport(process=worker, worker=worker, **fields)))
+            return pickle.loads(client.sync(client.scheduler.geotile_traffic, run="run-of-two", message=message))
+
+        goes, stays = client.scheduler_info()["workers"]
+        assert told(goes.replace("127.0.0.1", "localhost")).cap == 8  # as a worker that was started with --host
+        assert told(stays).cap == 0
+        client.retire_workers([goes])
+        assert told(stays).cap == 8
+        assert told(goes).worker_left
+        assert told(goes.replace("127.0.0.1", "localhost")).worker_left
+        assert told(stays).cap == 8
+        end_traffic("run-of-two")
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_workers_leave_while_their_requests_fail(path, want, tmp_path, processes, caplog):
+    """No tile of theirs is lost, none is kept as failed, and other workers of their process go on."""
+    asked, numbers = threading.Event(), count()
+
+    def answer(tile):
+        asked.set()
+        time.sleep(0.2)
+        if next(numbers) % 3 == 2:
+            raise RuntimeError("one of three fails")
+        return crowd(tile)
+
+    with (
+        ModelServer(answer) as model,
+        LocalCluster(
+            n_workers=3, threads_per_worker=1, processes=processes, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        job = JOB | {"concurrency": 6, "retries": 9, "checkpoint": tmp_path / "kept"}
+        run = pool.submit(geotile.detect, path, model.url, **job)
+        for _ in range(2):
+            assert asked.wait(30)
+            asked.clear()
+            client.retire_workers(list(cluster.scheduler.workers)[:1])
+        found = run.result(120)
+        assert found.attrs["report"].status == "SUCCESS"
+        assert found.to_csv() == want
+        requests = model.requests
+        assert geotile.detect(path, model.url, **job).to_csv() == want
+        assert model.requests == requests
+    assert "the coordinator cannot be reached" not in caplog.text
 
 
 def test_an_image_that_workers_do_not_see_is_named(path, workers):

@@ -52,7 +52,7 @@ def programs(tmp_path_factory):
 
 
 def run(*words) -> str:
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout
 

@@ -11,6 +11,10 @@ from typing import NamedTuple
 from geotile.core.registry import Registry
 
 
+class WorkerLeft(Exception):
+    """Raised in a task of a Dask worker that has left its cluster: another worker computes the task again."""
+
+
 class _Cancellation(NamedTuple):
     reason: str
     abandoned: bool

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geotile.core.cancellation import cancel_reason, cancel_run, is_abandoned, working_for
+from geotile.core.cancellation import WorkerLeft, cancel_reason, cancel_run, is_abandoned, working_for
 from geotile.core.checks import Pair
 from geotile.core.dask_info import waiting_elsewhere
 from geotile.core.registry import Registry
@@ -55,6 +55,8 @@ def ask_model(region: RegionPixels, job: TileJob, tiles: list[Tile]) -> Iterator
         try:
             with waiting_elsewhere() if gate else nullcontext():
                 yield from _finished(futures, batches, job)
+        except WorkerLeft:
+            raise
         except BaseException as error:
             # Tiles that wait here, also those of other regions, fail with this reason, and one of them may be reported.
             if job.stops_run or not isinstance(error, TileError):

@@ -87,6 +87,11 @@ class Allowance:
     """Whether only one request is left in the run, over all processes."""
     next_report_s: float = _REPORT_INTERVAL_S
     """Delay before the next report, in seconds."""
+    worker_left: bool = False
+    """Whether the process is a worker that has left the cluster, so that nobody takes its results."""
+
+
+WORKER_LEFT = Allowance(cap=0, worker_left=True)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
 
-from geotile.core.cancellation import cancel_run
+from geotile.core.cancellation import WorkerLeft, cancel_run
 from geotile.core.daemon_pool import DaemonPool
 from geotile.errors import EndpointError, EndpointUnreachable
 from geotile.traffic.asking import failure_of_control, failure_of_probe
@@ -89,19 +89,17 @@ class Gate:
         return self._stop_reason
 
     @property
+    def worker_left(self) -> bool:
+        """Whether this process is a worker that has left the cluster."""
+        return self._allowance.worker_left
+
+    @property
     def idle(self) -> bool:
         """Whether no requests are expected here."""
         return not self._reporting
 
     def stop(self, reason: str, *, abandoned: bool = True) -> None:
-        """Let no more requests pass, and abort those in flight.
-
-        Parameters
-        ----------
-        reason : str
-        abandoned : bool, default True
-            Whether nobody wants the results of the run any more.
-        """
+        """Let no more requests pass, and abort those in flight; `abandoned` says that nobody wants the run's results."""
         with self._lock:
             self._stop(reason, abandoned)
 
@@ -132,19 +130,12 @@ class Gate:
 
     @contextmanager
     def prepare_slot(self) -> Iterator[None]:
-        """Wait for a slot to prepare a request. Slots are limited because a prepared request takes memory.
-
-        Raises
-        ------
-        EndpointUnreachable
-            If no more requests may be sent.
-        """
+        """Wait for a slot to prepare a request, or raise as `check_open` does: a prepared request takes memory."""
         with self._lock:
             self._can_prepare.wait_for(
                 lambda: self._stop_reason or self._preparing < self._allowance.cap + _PREPARED_AHEAD
             )
-            if self._stop_reason:
-                raise EndpointUnreachable(self._stop_reason)
+            self.check_open()
             self._preparing += 1
         try:
             yield
@@ -154,18 +145,24 @@ class Gate:
                 self._can_prepare.notify()
 
     def acquire(self) -> None:
-        """Wait until a request may be sent.
+        """Wait until a request may be sent, or raise as `check_open` does."""
+        with self._lock:
+            self._can_send.wait_for(lambda: self._stop_reason or (self._has_room and not self._tries_control))
+            self.check_open()
+            self._in_flight += 1
+
+    def check_open(self) -> None:
+        """Check that requests may still be sent.
 
         Raises
         ------
+        WorkerLeft
+            If this process is a worker that has left the cluster.
         EndpointUnreachable
-            If no more requests may be sent.
+            If the run sends no more requests.
         """
-        with self._lock:
-            self._can_send.wait_for(lambda: self._stop_reason or (self._has_room and not self._tries_control))
-            if self._stop_reason:
-                raise EndpointUnreachable(self._stop_reason)
-            self._in_flight += 1
+        if self._stop_reason:
+            raise (WorkerLeft if self.worker_left else EndpointUnreachable)(self._stop_reason)
 
     @property
     def _has_room(self) -> bool:
@@ -273,17 +270,18 @@ class Gate:
             self.experience.record_others_answered(time.monotonic() - allowance.answered_s_ago)
             if allowance.stop_reason:
                 self._stop(allowance.stop_reason, allowance.abandoned)
+            elif allowance.worker_left:  # the run goes on, perhaps in other workers of this process
+                self._stop_reason = self._stop_reason or "this worker has left the cluster"
             self._notify()
             return previous_cap
 
     def _stop(self, reason: str, abandoned: bool) -> None:
         self._stop_reason = self._stop_reason or reason
         self._notify()
-        self._stopped.notify_all()
         cancel_run(self._run, reason, abandoned=abandoned)
 
     def _notify(self) -> None:
-        for condition in (self._can_prepare, self._can_send, self._answered):
+        for condition in (self._can_prepare, self._can_send, self._answered, self._stopped):
             condition.notify_all()
 
     def _send_control(self) -> None:

@@ -1,4 +1,4 @@
-"""The gates of this process, one per run, and the link of each to its coordinator."""
+"""The gates of this process, one for each run and Dask worker, and the link of each to its coordinator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from geotile.core.cancellation import cancel_run
 from geotile.core.dask_info import this_worker
-from geotile.traffic.coordinator import Allowance, GateReport, TrafficSettings
+from geotile.traffic.coordinator import WORKER_LEFT, Allowance, GateReport, TrafficSettings
 from geotile.traffic.gate import Gate, Link
 from geotile.traffic.run_registry import RunRegistry
 
@@ -18,35 +18,41 @@ _MAX_IDLE_GATES = 8
 
 local_registry = RunRegistry()
 """Coordinators of the runs that are computed in this process, without a cluster."""
-_gates: dict[str, Gate] = {}
+_gates: dict[tuple[str, str | None], Gate] = {}  # by run and address of the worker: a process can be several
 _lock = threading.Lock()
 
 
 def stop_run(run: str, reason: str) -> None:
     """Stop a run in this process: nothing more is read or sent for it."""
     cancel_run(run, reason)
-    if (gate := _gates.get(run)) is not None:
+    for gate in _gates_of(run).values():
         gate.stop(reason)
 
 
-def close_gate(run: str) -> None:
-    """Remove the gate of a run that is over."""
-    if (gate := _gates.pop(run, None)) is not None:
+def close_gates(run: str) -> None:
+    """Remove the gates of a run that is over."""
+    for key, gate in _gates_of(run).items():
+        _gates.pop(key, None)
         gate.stop("the run is over")
+
+
+def _gates_of(run: str) -> dict[tuple[str, str | None], Gate]:
+    return {key: gate for key, gate in list(_gates.items()) if key[0] == run}
 
 
 def gate_of(
     run: str, settings: TrafficSettings, probe: Callable[[], None], send: Callable[[Sequence[Any]], Any]
 ) -> Gate:
-    """Return this process's gate of a run. Call it in a task's own thread, where the Dask worker is known."""
+    """Return the gate of a run in this process or worker. Call it in a task's own thread, where the worker is known."""
+    worker = this_worker()
+    key = run, worker.address if worker else None
     with _lock:
-        if run not in _gates:
-            for idle in [key for key, gate in _gates.items() if gate.idle][:-_MAX_IDLE_GATES]:
+        if key not in _gates:
+            for idle in [each for each, gate in _gates.items() if gate.idle][:-_MAX_IDLE_GATES]:
                 del _gates[idle]
-            worker = this_worker()
             link = _scheduler_link(worker, run, settings) if worker else _local_link(run, settings)
-            _gates[run] = Gate(link, probe, send, run, worker.address if worker else None)
-        return _gates[run]
+            _gates[key] = Gate(link, probe, send, *key)
+        return _gates[key]
 
 
 def _local_link(run: str, settings: TrafficSettings) -> Link:
@@ -54,6 +60,7 @@ def _local_link(run: str, settings: TrafficSettings) -> Link:
 
 
 def _scheduler_link(worker: Any, run: str, settings: TrafficSettings) -> Link:
+    from distributed.core import Status
     from distributed.utils import sync
 
     async def send(report: GateReport) -> bytes:
@@ -61,7 +68,12 @@ def _scheduler_link(worker: Any, run: str, settings: TrafficSettings) -> Link:
         return reply
 
     def link(report: GateReport) -> Allowance:
-        allowance: Allowance = pickle.loads(sync(worker.loop, send, report))
+        try:
+            allowance: Allowance = pickle.loads(sync(worker.loop, send, report))
+        except Exception:
+            if worker.status in (Status.closing, Status.closed):
+                return WORKER_LEFT
+            raise
         return allowance
 
     return link

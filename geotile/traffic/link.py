@@ -8,7 +8,7 @@ from contextlib import suppress
 from geotile.core.dask_info import active_client
 from geotile.errors import ArgumentError
 from geotile.results.report import NO_TRAFFIC, Traffic
-from geotile.traffic.gates import close_gate, local_registry, stop_run
+from geotile.traffic.gates import close_gates, local_registry, stop_run
 
 _STOP_TIMEOUT_S = 5.0
 
@@ -63,7 +63,7 @@ def stop_run_everywhere(run: str, reason: str) -> None:
 
 def end_traffic(run: str) -> Traffic:
     """Remove a run; return the summary of its requests."""
-    close_gate(run)
+    close_gates(run)
     client, traffic = active_client(), None
     if client is None:
         traffic = local_registry.finish(run)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from dataclasses import replace
 from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from geotile.traffic.coordinator import WORKER_LEFT
 from geotile.traffic.gates import stop_run
 from geotile.traffic.run_registry import RunRegistry
 
@@ -35,8 +37,16 @@ class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is no
         self.client_by_run[run] = client
 
     async def update(self, run: str, message: bytes) -> bytes:
-        """Pass a report to its run's coordinator and return the allowance; both are pickled."""
-        return pickle.dumps(self.registry.update(run, *pickle.loads(message)))
+        """Pass a report to its run's coordinator and return the allowance; both are pickled.
+
+        A worker that has left can still report, until its process ends. Its share must not be taken again.
+        """
+        settings, report = pickle.loads(message)
+        if report.worker is not None:
+            report = replace(report, worker=self.scheduler.coerce_address(report.worker))  # as the scheduler names it
+            if report.worker not in self.scheduler.workers:
+                return pickle.dumps(WORKER_LEFT)
+        return pickle.dumps(self.registry.update(run, settings, report))
 
     async def finish(self, run: str) -> bytes:
         """Remove a run and return the summary of its requests, pickled."""
@@ -59,7 +69,7 @@ class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is no
         await self.scheduler.broadcast(msg={"op": "run", "wait": True, **call}, on_error="return")
 
     def remove_worker(self, scheduler: Any, worker: str, **more: Any) -> None:
-        """Free the share of a worker that died."""
+        """Free the share of a worker that left."""
         self.registry.remove_worker(worker)
 
     def remove_client(self, scheduler: Any, client: str) -> None:

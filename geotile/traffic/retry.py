@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from geotile.core.cancellation import WorkerLeft
 from geotile.endpoints.base import Endpoint, invoke_endpoint
 from geotile.errors import EndpointError, EndpointUnreachable
 from geotile.traffic.gate import Gate
@@ -62,6 +63,8 @@ def send_with_retries(
     ------
     EndpointError
         The last failure; its ``attempts`` is the number of requests that were sent.
+    WorkerLeft
+        If this worker has left the cluster.
     """
     retries = endpoint.retry_policy.retries if retries is None else retries
     request = _Request(endpoint, gate, prepare, content_type, retries)
@@ -78,6 +81,8 @@ def send_with_retries(
                     raise
                 gate.sleep(request.pause_s(error))
     except EndpointError as error:
+        if gate.worker_left:
+            raise WorkerLeft(gate.stop_reason) from None  # whether the tile fails is said by the worker that asks again
         if gate.stop_reason and gate.stop_reason not in str(error):
             error = EndpointUnreachable(f"{error}; {gate.stop_reason}")
         error.attempts = request.attempts + gate.experience.take_controls_sent()
