@@ -20,7 +20,7 @@ from geotile.endpoints.base import Endpoint
 from geotile.errors import ArgumentError
 from geotile.geometry.georeference import Georeference, georeference_of, wkt_of
 from geotile.grid.drawing import grid_legend, grid_svg
-from geotile.grid.regions import MERGED, plan_grid
+from geotile.grid.regions import MERGED_YX, plan_grid
 from geotile.grid.tile_grid import TileGrid
 from geotile.imagery.masks import nodata_of
 from geotile.imagery.source import Source
@@ -106,7 +106,7 @@ class Plan:
         """Number of tasks in the Dask graph of an image that is a file, before Dask fuses them."""
         count, (y, x) = 3 * self.regions + 2, self.grid.regions_yx  # the two shared objects have keys of their own
         while y * x > 1:
-            y, x = -(-y // MERGED), -(-x // MERGED)
+            y, x = -(-y // MERGED_YX[0]), -(-x // MERGED_YX[1])
             count += y * x
         return count
 

@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 
 from geotile.core.timing import sum_timings, take_timings, timed
-from geotile.grid.regions import MERGED
+from geotile.grid.regions import MERGED_YX
 from geotile.grid.tile_grid import TileGrid
 from geotile.merging.detections import concat
 from geotile.merging.merge import Merge
@@ -19,7 +19,7 @@ from geotile.results.dataset import PartWriter
 from geotile.results.failures import Flaws
 from geotile.running.region import Node
 
-_SPLIT_EVERY = {0: 2, 1: MERGED, 2: MERGED}  # the first axis has one node
+_SPLIT_EVERY = {0: 2, 1: MERGED_YX[0], 2: MERGED_YX[1]}  # the first axis has one node
 
 
 def reduction(nodes: da.Array, grid: TileGrid, merge: Merge, writer: PartWriter | None) -> da.Array:
