@@ -237,12 +237,32 @@ def test_the_scheduler_says_why_a_run_waits(workers):
     )  # fmt: skip
     with workers.as_current():
         begin_run("run-that-waits")
-        assert waiting_for("run-that-waits") == ""
+        assert waiting_for("run-that-waits", workers) == ""
         message = pickle.dumps((settings, report))
         workers.sync(workers.scheduler.geotile_traffic, run="run-that-waits", message=message)
-        assert waiting_for("run-that-waits") == "waiting for the model: connection refused"
+        assert waiting_for("run-that-waits", workers) == "waiting for the model: connection refused"
         end_traffic("run-that-waits")
-        assert waiting_for("run-that-waits") == ""
+        assert waiting_for("run-that-waits", workers) == ""
+
+
+def test_progress_says_why_a_run_waits_whatever_thread_shows_it(path, workers):
+    """The client is that of the caller's context, which other threads do not have."""
+    said, began = [], []
+
+    def answer(tile):
+        if not began:
+            began.append(time.monotonic())
+        elif time.monotonic() < began[0] + 3:
+            raise RuntimeError("loading")
+        return crowd(tile)
+
+    def show(state):
+        said.append(state.waiting_for)
+
+    with workers.as_current(), ModelServer(answer) as model:
+        found = geotile.detect(path, model.url, **JOB, concurrency=1, progress=show)
+    assert found.attrs["report"].status == "SUCCESS"
+    assert any("waiting for the model: " in each for each in said)
 
 
 def test_a_worker_that_has_left_takes_no_share():

@@ -146,8 +146,8 @@ class _Tracker:
 
     run: str
     callback: ProgressCallback
-    waiting_for: Callable[[str], str]
-    """Function that returns why a run sends no requests."""
+    waiting_for: Callable[[], str]
+    """Function that returns why the run sends no requests."""
     state: Progress
     started: float = field(default_factory=time.monotonic)
     shown_at: float = 0.0
@@ -179,7 +179,7 @@ class _Tracker:
         while not finished.wait(_TICK_S):
             if time.monotonic() - self.shown_at < _TICK_S or is_abandoned(self.run):
                 continue
-            reason = self.waiting_for(self.run)  # without the lock, since a scheduler may be asked
+            reason = self.waiting_for()  # without the lock, since a scheduler may be asked
             with self.lock:
                 now = time.monotonic()
                 if now - self.shown_at < _TICK_S or is_abandoned(self.run):
@@ -230,9 +230,9 @@ def progress_listener(run: str, callbacks: list[ProgressCallback], tiles: int, k
         for callback in callbacks:
             callback(state)
 
-    tracker, finished = _Tracker(run, call_all, waiting_for, Progress(tiles=tiles, done=kept, kept=kept)), Event()
+    client, finished = active_client(), Event()
+    tracker = _Tracker(run, call_all, lambda: waiting_for(run, client), Progress(tiles=tiles, done=kept, kept=kept))
     _listeners[run] = tracker.add
-    client = active_client()
     if client is not None:
         client.subscribe_topic(run, lambda event: tracker.add(Counts(*event[1])))
     call_all(tracker.state)

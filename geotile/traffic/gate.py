@@ -99,7 +99,7 @@ class Gate:
         return not self._reporting
 
     def stop(self, reason: str, *, abandoned: bool = True) -> None:
-        """Let no more requests pass, and abort those in flight; `abandoned` says that nobody wants the run's results."""
+        """Let no more requests pass, and abort those in flight; `abandoned` if nobody wants the run's results."""
         with self._lock:
             self._stop(reason, abandoned)
 

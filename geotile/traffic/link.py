@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from contextlib import suppress
+from typing import Any
 
 from geotile.core.dask_info import active_client
 from geotile.errors import ArgumentError
@@ -73,11 +74,15 @@ def end_traffic(run: str) -> Traffic:
     return traffic or NO_TRAFFIC
 
 
-def waiting_for(run: str) -> str:
-    """Return why a run sends no requests; an empty text if it does, or if that is not known."""
-    client = active_client()
+def waiting_for(run: str, client: Any | None) -> str:
+    """Return why a run sends no requests; an empty text if it does, or if that is not known.
+
+    `client` is the active one of the thread that started the run: other threads may have none.
+    """
     if client is None:
         return local_registry.waiting_for(run)
+    if client.status != "running":
+        return ""
     with suppress(OSError, TimeoutError):  # the scheduler is gone; the run's own error reports that
         reason: str = client.sync(client.scheduler.geotile_waiting_for, run=run, callback_timeout=_STOP_TIMEOUT_S)
         return reason
