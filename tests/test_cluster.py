@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import platform
 import subprocess
@@ -286,6 +287,39 @@ def test_a_worker_that_has_left_takes_no_share():
         assert told(goes.replace("127.0.0.1", "localhost")).worker_left
         assert told(stays).cap == 8
         end_traffic("run-of-two")
+
+
+async def drop_connection(dask_worker):
+    """Break the worker's connections to the scheduler's handlers, once one is in use; its stream stays."""
+    used = dask_worker.rpc.occupied
+    while not (dropped := list(used.get(dask_worker.scheduler.addr, ()))):
+        await asyncio.sleep(0)
+    for comm in dropped:
+        comm.abort()
+    return len(dropped)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_connection_to_the_scheduler_that_breaks_costs_no_tile(path, want, processes):
+    asked = threading.Event()
+
+    def answer(tile):
+        asked.set()
+        time.sleep(0.2)
+        return crowd(tile)
+
+    with (
+        ModelServer(answer) as model,
+        LocalCluster(n_workers=2, processes=processes, protocol="tcp", dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        run = pool.submit(geotile.detect, path, model.url, **JOB, concurrency=4)
+        assert asked.wait(30)
+        assert client.run(drop_connection, workers=list(cluster.scheduler.workers)[:1])
+        found = run.result(120)
+    assert found.attrs["report"].status == "SUCCESS"
+    assert found.to_csv() == want
 
 
 @pytest.mark.parametrize("processes", [False, True])

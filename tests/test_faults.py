@@ -183,6 +183,29 @@ def test_an_outage_of_five_seconds_costs_five_seconds():
     assert seconds < 10
 
 
+@pytest.mark.parametrize("retries", [2, 8])
+def test_a_server_that_takes_fewer_than_it_is_sent_loses_no_tile(retries):
+    """A number that it cannot serve is lowered: with 16 in flight before a server of one, a fifth of the tiles was lost."""
+    room = threading.Semaphore(1)
+
+    def fault(handler, number, times):
+        if not room.acquire(blocking=False):
+            return handler.reply(503, b"busy")
+        try:
+            time.sleep(0.1)
+        finally:
+            room.release()
+        return True
+
+    with misbehaving(fault) as (url, _):
+        image = xr.DataArray(numbered(8, 8), dims=("band", "y", "x"))
+        found = geotile.detect(image, url, **JOB | {"retries": retries, "concurrency": 16, "backoff_s": 0.5})
+    report = found.attrs["report"]
+    assert (report.status, len(found)) == ("SUCCESS", 64)
+    assert report.concurrency < 16
+    assert report.requests < 2 * 64
+
+
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_model_that_fails_for_all_while_its_health_check_works_is_waited_for(status, caplog):
     image, state = xr.DataArray(numbered(15, 16), dims=("band", "y", "x")), {"count": 0, "until": 0.0}

@@ -21,7 +21,7 @@ from geotile.testing import ModelServer
 from geotile.traffic.circuit import Circuit
 from geotile.traffic.coordinator import Coordinator, GateReport, TrafficSettings
 from geotile.traffic.gate import Gate
-from geotile.traffic.limit import AutoLimit, Tally
+from geotile.traffic.limit import AutoLimit, FixedLimit, Tally
 from geotile.traffic.run_registry import RunRegistry
 from geotile.traffic.start import traffic_settings
 
@@ -165,6 +165,47 @@ def test_the_circuit_opens_probes_tries_and_closes():
     assert (circuit.start_probe(11), circuit.start_probe(75), circuit.stop_reason.split(";")[0]) == (
         True, False, "no request to the model succeeded for outage_timeout_s=60 s",
     )  # fmt: skip
+
+
+def test_the_probe_of_a_process_that_goes_is_another_ones(caplog):
+    """It was waited for during 60 s, and a run with less patience gave up although the model was back."""
+    coordinator = Coordinator(TrafficSettings(concurrency=9, ready_timeout_s=30, outage_timeout_s=30))
+    assert not coordinator.update(report("a", 50, 0), 0).probe
+    assert coordinator.update(report("a", 50, 0, suspects_outage=True), 1).probe
+    assert not coordinator.update(report("b", 50, 0), 1.1).probe
+    coordinator.remove_worker("tcp://b")  # another one
+    assert not coordinator.update(report("c", 50, 0), 1.2).probe
+    coordinator.remove_worker("tcp://a")
+    assert not coordinator.update(report("d", 0, 0), 1.3).probe  # its gate ends before it would
+    assert coordinator.update(report("c", 50, 0), 1.4).probe
+    assert coordinator.update(report("c", 50, 0, probe_result=(None,)), 1.5).state == "trial"
+    for now in (32, 33, 34):
+        assert coordinator.update(report("c", 50, 0), now).stop_reason
+    assert caplog.text.count("the run stops and keeps the results so far") == 1
+
+
+def test_a_job_that_is_cancelled_takes_no_probe_from_others_of_its_endpoint():
+    runs = RunRegistry()
+    group = TrafficSettings(concurrency=9, ready_timeout_s=30, outage_timeout_s=30, group="model")
+    runs.update("a", group, report("a", 50, 0))
+    runs.update("b", group, report("b", 50, 0))
+    assert runs.update("a", group, report("a", 50, 0, suspects_outage=True)).probe
+    assert not runs.update("b", group, report("b", 50, 0)).probe
+    runs.finish("a")
+    assert runs.update("b", group, report("b", 50, 0)).probe
+
+
+def test_a_fixed_number_is_halved_by_refusals_and_grows_again():
+    limit, now = FixedLimit.of(32), 0.0
+    seen = []
+    while now < 200:
+        now += 0.1
+        full = now < 3 and limit.limit > 2
+        limit.observe(now, Tally(answered=2 * limit.limit, latency_s=0.1 * limit.limit, throttled=int(full)))
+        seen.append(limit.limit)
+    assert min(seen) == 2
+    assert seen[-1] == max(seen) == 32
+    assert sorted(set(seen[seen.index(2) :])) == [2, 3, 5, 9, 17, 32]
 
 
 @pytest.mark.parametrize(("ready_s", "outage_s"), [(300, 3), (3, 300)])
@@ -431,12 +472,13 @@ def test_runs_of_a_group_share_one_number():
     assert runs.update("alone", other, group_report("c1", 100)).cap == 8
     assert runs.update("a", group, group_report("a1", 100, 8)).cap == 4
     assert runs.update("a", group, group_report("a1", 100, 4)).cap == 4
-    assert runs.update("b", group, group_report("b1", 100, refused=3)).cap == 4
+    assert runs.update("b", group, group_report("b1", 100)).cap == 4
     assert runs.finish("a")["throttled"] == 0
     assert runs.update("a", group, group_report("a1", 100, 4)).stop_reason == "the run is over"
     assert runs.update("b", group, group_report("b1", 100, 4)).cap == 8
+    assert runs.update("b", group, group_report("b1", 100, 8, refused=3)).cap == 4
     assert runs.finish("b")["throttled"] == 3
-    assert runs.update("d", group, group_report("d1", 5)).cap == 5  # the group is remembered, and free
+    assert runs.update("d", group, group_report("d1", 5)).cap == 4  # the group and what it was refused are remembered
 
 
 def test_all_runs_of_a_worker_that_died_give_their_shares_back():

@@ -15,6 +15,7 @@ the trial state half-open.)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,6 +133,10 @@ class Circuit:
             return False
         self._next_probe_at = now + _PROBE_LOST_S
         return True
+
+    def lose_probe(self) -> None:
+        """Record that the process that was to probe is gone: the next one that reports probes at once."""
+        self._next_probe_at = -math.inf
 
     def record_probe(self, now: float, failure: str | None) -> None:
         """Record the result of a probe: a failure message, or None if the model is ready."""

@@ -111,7 +111,7 @@ class Coordinator:
     """Receives reports and returns allowances. Not thread-safe; the caller passes the time."""
 
     settings: TrafficSettings
-    limit: AutoLimit | FixedLimit = field(init=False)
+    limit: AutoLimit = field(init=False)
     circuit: Circuit = field(init=False)
     throttled: int = 0
     """Number of throttled requests so far."""
@@ -120,13 +120,14 @@ class Coordinator:
     _processes: dict[str, _Process] = field(default_factory=dict)
     _processes_by_worker: dict[str, set[str]] = field(default_factory=dict)
     _trial_process: str | None = None
+    _probe_process: str | None = None
     _gone_answered_at: float = -math.inf
     _warned_at: float = -math.inf
     _outages_told: int = 0
 
     def __post_init__(self) -> None:
         concurrency = self.settings.concurrency
-        self.limit = AutoLimit() if concurrency == "auto" else FixedLimit(concurrency)
+        self.limit = AutoLimit() if concurrency == "auto" else FixedLimit.of(concurrency)
         self.circuit = Circuit(self.settings.ready_timeout_s, self.settings.outage_timeout_s)
 
     def update(self, report: GateReport, now: float) -> Allowance:
@@ -136,11 +137,13 @@ class Coordinator:
         if report.worker is not None:
             self._processes_by_worker.setdefault(report.worker, set()).add(report.process)
         process.wanted, process.in_flight, process.has_control = report.wanted, report.in_flight, report.has_control
-        previous_state = self.circuit.state
+        before = self.circuit.state, self.circuit.stop_reason
         self._record(report, now)
-        probe = self.circuit.start_probe(now)
-        if self.circuit.state != previous_state or self.circuit.stop_reason:
-            self._log_change(previous_state, now)
+        probe = report.wanted > 0 and self.circuit.start_probe(now)  # a process without tiles is about to end its gate
+        if probe:
+            self._probe_process = report.process
+        if (self.circuit.state, self.circuit.stop_reason) != before:
+            self._log_change(before[0], now)
         previous_cap, process.cap = process.cap, self._cap(report.process)
         process.reserved = max(previous_cap, process.cap, report.in_flight)
         if report.wanted == process.reserved == 0:
@@ -159,9 +162,11 @@ class Coordinator:
         self.remove_processes(self._processes_by_worker.pop(worker, ()))
 
     def remove_processes(self, processes: Iterable[str]) -> None:
-        """Remove processes that make no more requests, so that their shares are free."""
+        """Remove processes that make no more requests: their shares are free, and others probe in their place."""
         for name in processes:
             self._processes.pop(name, None)
+            if name == self._probe_process:
+                self.circuit.lose_probe()
 
     def in_flight_and_limit(self) -> tuple[int, int]:
         """Return the number of requests in flight, according to the last reports, and the current limit."""

@@ -6,6 +6,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from geotile.core.cancellation import cancel_run
@@ -15,6 +16,7 @@ from geotile.traffic.gate import Gate, Link
 from geotile.traffic.run_registry import RunRegistry
 
 _MAX_IDLE_GATES = 8
+_RETRIES, _PAUSES_S = 8, (0.1, 5.0)  # of a report that did not reach the scheduler; the pauses double
 
 local_registry = RunRegistry()
 """Coordinators of the runs that are computed in this process, without a cluster."""
@@ -62,16 +64,19 @@ def _local_link(run: str, settings: TrafficSettings) -> Link:
 def _scheduler_link(worker: Any, run: str, settings: TrafficSettings) -> Link:
     from distributed.core import Status
     from distributed.utils import sync
+    from distributed.utils_comm import retry
 
     async def send(report: GateReport) -> bytes:
-        reply: bytes = await worker.scheduler.geotile_traffic(run=run, message=pickle.dumps((settings, report)))
+        # A connection can break while worker and scheduler go on. If only the reply was lost, outcomes count twice.
+        ask = partial(worker.scheduler.geotile_traffic, run=run, message=pickle.dumps((settings, report)))
+        reply: bytes = await retry(ask, _RETRIES, *_PAUSES_S, operation="report to geotile's coordinator")
         return reply
 
     def link(report: GateReport) -> Allowance:
         try:
             allowance: Allowance = pickle.loads(sync(worker.loop, send, report))
         except Exception:
-            if worker.status in (Status.closing, Status.closed):
+            if worker.status in (Status.closing, Status.closed, Status.failed):
                 return WORKER_LEFT
             raise
         return allowance

@@ -1,4 +1,4 @@
-"""Maximum number of requests in flight to one endpoint: a fixed number, or an adaptive limit.
+"""Maximum number of requests in flight to one endpoint: a number that only refusals lower, or an adaptive limit.
 
 `AutoLimit` searches for the smallest concurrency that gives almost the maximum throughput:
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 _INITIAL_LIMIT, _MAX_LIMIT = 4, 256
 _MIN_WINDOW_RESPONSES = 10
@@ -61,24 +62,13 @@ class Tally:
 
 
 @dataclass
-class FixedLimit:
-    """A limit that never changes."""
-
-    limit: int
-
-    def observe(self, now: float, tally: Tally) -> None:
-        """Do nothing."""
-
-    def restart_window(self) -> None:
-        """Do nothing."""
-
-
-@dataclass
 class AutoLimit:
     """The adaptive limit described above. `observe` is called about ten times per second."""
 
     limit: int = _INITIAL_LIMIT
     max_limit: int = _MAX_LIMIT
+    _cut_to: ClassVar[float] = _CUT
+    _max_debt: ClassVar[float] = _MAX_DEBT
     _slow_start: bool = True
     _bound_by_throttling: bool = False  # growth was stopped by throttling, not by throughput
     _window: Tally = field(default_factory=lambda: Tally(reports=0, busy=0))
@@ -134,13 +124,13 @@ class AutoLimit:
         self._window, self._window_start, self._settled_at = Tally(reports=0, busy=0), None, now + 1.5 * latency
 
     def _cut(self, now: float, throttled: int) -> None:
-        max_debt = _MAX_DEBT_IN_SLOW_START if self._slow_start else _MAX_DEBT
+        max_debt = _MAX_DEBT_IN_SLOW_START if self._slow_start else self._max_debt
         self._debt = min(self._debt + throttled * _DEBT_PER_THROTTLED, max_debt)
         if now < self._ignore_throttling_until:
             return  # these requests were sent before the last cut
         latency = min(self._latencies, default=0.1)
         stepped_up = self._previous is not None and self._previous[0] < self.limit and not self._slow_start
-        limit = self._previous[0] if stepped_up and self._previous else math.floor(self.limit * _CUT)
+        limit = self._previous[0] if stepped_up and self._previous else math.floor(self.limit * self._cut_to)
         self._slow_start, self._bound_by_throttling, self._previous, self._step = False, True, None, 1
         self._ignore_throttling_until = now + 2 * latency
         self._set_limit(now, limit, latency)
@@ -208,3 +198,33 @@ class AutoLimit:
             self._step = self._step or max(1, math.ceil(self.limit * _STEP))
             self._previous = (self.limit, rate)
             self._set_limit(now, self.limit + self._step, latency)
+
+
+@dataclass
+class FixedLimit(AutoLimit):
+    """A number that the user chose. Only throttled requests lower it, and it grows up to that number again.
+
+    It begins at the number, however small the server is, so it is halved (Jacobson, 1988) until nothing is throttled:
+    if more requests than the server takes went on, some tiles would be refused at each attempt, as others are faster.
+    After a hundred answers it grows by one, two, four.
+    """
+
+    _cut_to = 0.5
+    _max_debt = _MAX_DEBT_IN_SLOW_START
+    _slow_start: bool = False
+
+    @classmethod
+    def of(cls, concurrency: int) -> FixedLimit:
+        """Return the limit that begins at a number and never exceeds it."""
+        return cls(concurrency, concurrency)
+
+    def _evaluate(self, now: float, start: float) -> None:
+        """Raise a limit that was lowered, unless answers are owed for what was throttled."""
+        latency = self._window.latency_s / self._window.answered
+        self._latencies.append(latency)
+        if self._debt > 0 or self.limit == self.max_limit:
+            self._keep_limit(now)
+            return
+        self._previous = (self.limit, 0.0)
+        self._set_limit(now, self.limit + self._step, latency)
+        self._step *= 2

@@ -42,10 +42,11 @@ class TrafficPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed is no
         A worker that has left can still report, until its process ends. Its share must not be taken again.
         """
         settings, report = pickle.loads(message)
-        if report.worker is not None:
-            report = replace(report, worker=self.scheduler.coerce_address(report.worker))  # as the scheduler names it
-            if report.worker not in self.scheduler.workers:
+        if report.worker is not None and report.worker not in self.scheduler.workers:
+            address = self.scheduler.coerce_address(report.worker)  # it may know a host by its number
+            if address not in self.scheduler.workers:
                 return pickle.dumps(WORKER_LEFT)
+            report = replace(report, worker=address)
         return pickle.dumps(self.registry.update(run, settings, report))
 
     async def finish(self, run: str) -> bytes:
