@@ -16,7 +16,7 @@ from geotile.grid.axis import Axis
 from geotile.grid.tile_grid import TileGrid
 
 MERGED_YX = 3, 10
-"""Rows and columns of neighbouring results that the merging tree joins at once: 1.04 tasks a region. With more
+"""Rows and columns of neighbouring results that the merging tree joins at once: 1.05 tasks a region. With more
 rows, more results and blocks would wait in memory, since regions are computed row by row."""
 _MIN_REGIONS_PER_THREAD = 2  # so that one slow region does not leave the other threads idle
 _AUTO_REGION_BYTES = 32 * 2**20  # larger regions were no faster, and a worker holds one for each thread

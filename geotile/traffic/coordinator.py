@@ -187,6 +187,7 @@ class Coordinator:
         else:
             self.limit.restart_window()
         if report.probe_result is not None:
+            self._probe_process = None
             circuit.record_probe(now, report.probe_result[0])
         if tally.answered:
             sent_at = self._processes[report.process].answered_at = now - report.answered_s_ago
