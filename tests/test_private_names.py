@@ -60,9 +60,11 @@ def test_botocore_pools():
 
 
 def test_distributed():
-    """`geotile.traffic` adds handlers to the scheduler and calls the workers' `run` handler."""
+    """`geotile.traffic` adds handlers to the scheduler, calls the workers' `run` handler, and knows which workers are left."""
     from distributed import Client
+    from distributed.core import Status
     from distributed.utils import sync
+    from distributed.utils_comm import retry
 
     with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as client:
         scheduler, worker = client.cluster.scheduler, client.cluster.workers[0]
@@ -73,6 +75,10 @@ def test_distributed():
         assert callable(client.scheduler.identity)  # an attribute of `client.scheduler` calls a handler
         assert "loop" in inspect.signature(sync).parameters
         assert worker.loop is not None
+        assert scheduler.coerce_address(worker.address) in scheduler.workers
+        assert worker.status in Status
+        assert list(inspect.signature(retry).parameters)[:4] == ["coro", "count", "delay_min", "delay_max"]
+    assert {Status.closing, Status.closed, Status.failed} <= set(Status)
 
 
 def test_rasterio_err():

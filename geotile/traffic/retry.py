@@ -82,7 +82,7 @@ def send_with_retries(
                 gate.sleep(request.pause_s(error))
     except EndpointError as error:
         if gate.worker_left:
-            raise WorkerLeft(gate.stop_reason) from None  # whether the tile fails is said by the worker that asks again
+            raise WorkerLeft(gate.stop_reason) from None  # another worker asks for the tile again
         if gate.stop_reason and gate.stop_reason not in str(error):
             error = EndpointUnreachable(f"{error}; {gate.stop_reason}")
         error.attempts = request.attempts + gate.experience.take_controls_sent()
