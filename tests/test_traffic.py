@@ -195,6 +195,15 @@ def test_a_job_that_is_cancelled_takes_no_probe_from_others_of_its_endpoint():
     assert runs.update("b", group, report("b", 50, 0)).probe
 
 
+def test_a_server_without_a_limit_is_sent_as_many_as_there_can_be():
+    """Throughput that still grew at the last doubling divided by zero, and half of the tiles were lost."""
+    limit, now = AutoLimit(max_limit=64), 0.0
+    while now < 60:
+        now += 0.1
+        limit.observe(now, Tally(answered=limit.limit, latency_s=0.1 * limit.limit, latency_s2=0.01 * limit.limit))
+    assert limit.limit == 64
+
+
 def test_a_fixed_number_is_halved_by_refusals_and_grows_again():
     limit, now = FixedLimit.of(32), 0.0
     seen = []

@@ -161,7 +161,8 @@ class AutoLimit:
         self, now: float, rate: float, latency: float, previous: tuple[int, float] | None, in_service: int
     ) -> None:
         if previous is None or rate >= _SLOW_START_GAIN * previous[1]:
-            self._previous, self._slow_start = (self.limit, rate), self.limit < self.max_limit
+            self._slow_start = self.limit < self.max_limit
+            self._previous = (self.limit, rate) if self._slow_start else None  # the last doubling needs no decision
             self._set_limit(now, 2 * self.limit, latency)
         else:
             self._slow_start = False
