@@ -1,6 +1,8 @@
 """Overlapping windows of a run: the same pixels as read alone, each block decoded once."""
 
+import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +21,7 @@ from geotile.grid.tile_grid import Window
 from geotile.imagery import block_cache, block_store
 from geotile.imagery.file_array import source_of
 from geotile.imagery.source import Source
+from geotile.storage.gdal_cache import gdal_cache
 
 
 @pytest.fixture
@@ -165,6 +168,25 @@ def test_gdal_has_a_larger_cache_where_blocks_are_decoded_more_than_once(
     monkeypatch.setattr(Source, "read_file", noted)
     geotile.detect(path, lambda tile: ([], []), tile_size=128, overlap=16)
     assert set(seen) == {cache_mb * 2**20}
+
+
+def test_the_size_of_gdals_cache_holds_for_all_threads_until_the_last_has_read():
+    """rasterio sets it for the process, and each thread would return to what it found: 1.2 GB while another reads."""
+    before, seen = get_gdal_config("GDAL_CACHEMAX"), set()
+
+    def read(seed):
+        pause = random.Random(seed)
+        for _ in range(50):
+            with gdal_cache(32 * 2**20):
+                time.sleep(pause.random() / 1000)
+                seen.add(get_gdal_config("GDAL_CACHEMAX"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(4)))
+    assert seen == {32 * 2**20}
+    with gdal_cache(2**20), gdal_cache(2**21):
+        assert get_gdal_config("GDAL_CACHEMAX") == 2**21
+    assert get_gdal_config("GDAL_CACHEMAX") == before
 
 
 def test_a_region_that_fails_leaves_no_one_waiting(source, noise, monkeypatch):

@@ -28,6 +28,7 @@ from geotile.core.registry import Registry
 from geotile.grid.tile_grid import Window
 from geotile.imagery.open_files import FileKey, close_dataset
 from geotile.imagery.pixels import Pixels
+from geotile.storage.gdal_cache import LARGE_CACHE_BYTES, SMALL_CACHE_BYTES
 
 if TYPE_CHECKING:
     from geotile.imagery.source import Source
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 _REFUSED = re.compile(r"Request for \S+ failed with response_code|Retrying again in")  # rasterio logs GDAL's messages
 _REMEMBERED_S = 60.0
 _MAX_THREADS = 16
-_SMALL_CACHE_BYTES = 32 * 2**20  # a read decodes a block of a TIFF once, for all of its bands
 _local = threading.local()
 _refused_at = Registry[FileKey, float](
     100
@@ -125,6 +125,6 @@ def _read_row(source: Source, row: Window, valid: bool, out: NDArray[Any]) -> Pi
 
 def _read(source: Source, window: Window, valid: bool, out: NDArray[Any] | None) -> Pixels:
     once = source.driver in ("GTiff", "COG") and not source.masked and source.alpha is None
-    cache = {"GDAL_CACHEMAX": _SMALL_CACHE_BYTES} if once else {}
-    with source.location.environment(**cache), np.errstate(all="ignore"), _watching(source.file_key):
+    cache_bytes = SMALL_CACHE_BYTES if once else LARGE_CACHE_BYTES
+    with source.location.environment(cache_bytes), np.errstate(all="ignore"), _watching(source.file_key):
         return source.read_file(window, valid, out)

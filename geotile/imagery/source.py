@@ -22,6 +22,7 @@ from geotile.imagery.masks import has_data, missing_blocks, spread_blocks
 from geotile.imagery.open_files import FileKey, close_dataset, dataset, is_retryable, late_note
 from geotile.imagery.pixels import Pixels, Step
 from geotile.imagery.refused_ranges import read_ranges
+from geotile.storage.gdal_cache import LARGE_CACHE_BYTES
 from geotile.storage.location import Location
 
 CELL = 512  # a resampled image is computed in cells of this size, so that its pixels do not depend on the window
@@ -270,7 +271,7 @@ class Source:
         for y in range(window.y0 // CELL * CELL, window.y1, CELL):
             for x in range(window.x0 // CELL * CELL, window.x1, CELL):
                 cell = Window(y, min(y + CELL, self.whole_yx[0]), x, min(x + CELL, self.whole_yx[1]))
-                with self.location.environment(), np.errstate(all="ignore"):
+                with self.location.environment(LARGE_CACHE_BYTES), np.errstate(all="ignore"):
                     part = self._cell(cell, valid)
                 shared = cell.intersection(window)
                 values[:, *shared.within(window).slices] = part.values[:, *shared.within(cell).slices]

@@ -10,6 +10,7 @@ from geotile.grid.tile_grid import TileGrid
 from geotile.imagery.masks import has_data
 from geotile.imagery.open_files import open_file
 from geotile.imagery.source import Source
+from geotile.storage.gdal_cache import LARGE_CACHE_BYTES
 
 # With averaging, every pixel with data counts, even a single one. Nearest neighbour and cubic resampling lose small
 # objects surrounded by nodata (3 x 3 pixels at a reduction of 8), and most files do not name their resampling.
@@ -30,7 +31,7 @@ def empty_tiles(source: Source, grid: TileGrid) -> NDArray[np.bool_] | None:
     try:
         level = len(source.overviews) - 1
         with (
-            source.location.environment(),
+            source.location.environment(LARGE_CACHE_BYTES),
             open_file(source.location, source.allow_vrt, overview_level=level) as overview,
         ):
             resampling = str(overview.tags(source.bands[0]).get("RESAMPLING", ""))

@@ -24,9 +24,9 @@ from geotile.core.redact import redact
 from geotile.errors import ArgumentError
 from geotile.storage.aws import Credentials, resolve
 from geotile.storage.azure_account import account_settings
+from geotile.storage.gdal_cache import SMALL_CACHE_BYTES, gdal_cache
 from geotile.storage.uris import expanded_path
 
-GDAL_CACHE_BYTES = 64 * 2**20  # with less, tiles of JPEG 2000 are decoded once for each band
 Settings = dict[str, str]
 _TIMEOUT_S = 20  # without receiving a byte
 TOTAL_TIMEOUT_S = 300  # for a whole answer
@@ -97,18 +97,18 @@ class Location:
         return settings.get(_AUTHORITIES) or next((file for file in files if file and os.path.isfile(file)), True)
 
     @contextmanager
-    def environment(self, **more: Any) -> Iterator[None]:
+    def environment(self, cache_bytes: int = SMALL_CACHE_BYTES, **more: Any) -> Iterator[None]:
         """Configure GDAL for this location, in this thread, within the block.
 
         Parameters
         ----------
-        **more
-            Further configuration options of GDAL.
+        cache_bytes, **more
+            Size of GDAL's block cache, and further configuration options.
         """
         secrets = self.credentials.fresh(time.time()).gdal_settings() if self.credentials else {}
         trusted = {_AUTHORITIES: self.verify} if self.is_remote and isinstance(self.verify, str) else {}
-        settings = {"GDAL_CACHEMAX": GDAL_CACHE_BYTES} | trusted | dict(self.settings) | more
-        with quiet_urls(), rasterio.Env(_Secrets(secrets), **settings):
+        settings = trusted | dict(self.settings) | more
+        with quiet_urls(), gdal_cache(cache_bytes), rasterio.Env(_Secrets(secrets), **settings):
             yield
 
     def with_settings(self, **more: str) -> Location:
