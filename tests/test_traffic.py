@@ -21,7 +21,7 @@ from geotile.testing import ModelServer
 from geotile.traffic.circuit import Circuit
 from geotile.traffic.coordinator import Coordinator, GateReport, TrafficSettings
 from geotile.traffic.gate import Gate
-from geotile.traffic.limit import AutoLimit, FixedLimit, Tally
+from geotile.traffic.limit import AutoLimit, GivenLimit, Tally
 from geotile.traffic.run_registry import RunRegistry
 from geotile.traffic.start import traffic_settings
 
@@ -204,17 +204,25 @@ def test_a_server_without_a_limit_is_sent_as_many_as_there_can_be():
     assert limit.limit == 64
 
 
-def test_a_fixed_number_is_halved_by_refusals_and_grows_again():
-    limit, now = FixedLimit.of(32), 0.0
-    seen = []
-    while now < 200:
+def test_a_given_number_is_halved_by_refusals_and_grows_again():
+    limit, now, seen = GivenLimit(32), 0.0, []
+    while now < 100:
         now += 0.1
-        full = now < 3 and limit.limit > 2
-        limit.observe(now, Tally(answered=2 * limit.limit, latency_s=0.1 * limit.limit, throttled=int(full)))
+        full = now < 1.2
+        limit.observe(now, Tally(answered=limit.limit, latency_s=0.1 * limit.limit, throttled=9 if full else 0))
         seen.append(limit.limit)
-    assert min(seen) == 2
+    assert seen[:9] == [16, 16, 8, 8, 4, 4, 2, 2, 1]
     assert seen[-1] == max(seen) == 32
-    assert sorted(set(seen[seen.index(2) :])) == [2, 3, 5, 9, 17, 32]
+    assert sorted(set(seen[8:])) == [1, 2, 3, 4, 6, 9, 13, 19, 28, 32]
+
+
+def test_refusals_by_chance_do_not_lower_a_given_number_and_a_starving_tile_does():
+    limit = GivenLimit(8)
+    for step in range(1000):
+        limit.observe(step / 10, Tally(answered=8, latency_s=0.8, throttled=int(step % 10 == 0)))
+    assert limit.limit == 8
+    limit.observe(101, Tally(throttled=1, starved=1))
+    assert limit.limit == 4
 
 
 @pytest.mark.parametrize(("ready_s", "outage_s"), [(300, 3), (3, 300)])

@@ -11,7 +11,7 @@ from typing import Literal
 
 from geotile.results.report import Traffic
 from geotile.traffic.circuit import Circuit
-from geotile.traffic.limit import AutoLimit, FixedLimit, Tally
+from geotile.traffic.limit import AutoLimit, GivenLimit, Tally
 
 _log = logging.getLogger(__name__)
 _REPORT_INTERVAL_S = 0.1
@@ -111,7 +111,7 @@ class Coordinator:
     """Receives reports and returns allowances. Not thread-safe; the caller passes the time."""
 
     settings: TrafficSettings
-    limit: AutoLimit = field(init=False)
+    limit: AutoLimit | GivenLimit = field(init=False)
     circuit: Circuit = field(init=False)
     throttled: int = 0
     """Number of throttled requests so far."""
@@ -127,7 +127,7 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         concurrency = self.settings.concurrency
-        self.limit = AutoLimit() if concurrency == "auto" else FixedLimit.of(concurrency)
+        self.limit = AutoLimit() if concurrency == "auto" else GivenLimit(concurrency)
         self.circuit = Circuit(self.settings.ready_timeout_s, self.settings.outage_timeout_s)
 
     def update(self, report: GateReport, now: float) -> Allowance:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -187,12 +188,13 @@ class Gate:
         if self._allowance.state != "closed":
             self._wake_up.set()
 
-    def record_failure(self, error: EndpointError, *, of_trial: bool, of_control: bool = False) -> None:
-        """Record a retryable failure, of a tile or of the control, which may be the trial."""
+    def record_failure(self, error: EndpointError, *, of_trial: bool, of_control: bool = False, times: int = 1) -> None:
+        """Record a retryable failure, of a tile that failed so many `times`, or of the control; it may be the trial."""
         overloaded = error.throttled or error.timed_out
+        tally = Tally(throttled=int(overloaded), failed=int(not overloaded), starved=int(overloaded and times > 1))
         self.experience.record_failure(error, of_control)
         with self._lock:
-            self._tally += Tally(throttled=int(overloaded), failed=int(not overloaded), reports=0, busy=0)
+            self._tally += replace(tally, reports=0, busy=0)
             self._trial_failed |= of_trial
         self._wake_up.set()
 

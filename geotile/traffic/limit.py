@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 _INITIAL_LIMIT, _MAX_LIMIT = 4, 256
 _MIN_WINDOW_RESPONSES = 10
@@ -31,6 +30,7 @@ _MIN_KEPT = 0.95  # a step down is kept if at least this share of throughput rem
 _CUT = 0.8  # factor applied to the limit when a request is throttled
 _QUEUEING = 1.4  # latency over minimum latency above which requests are taken to queue
 _MAX_HOLD = 16  # windows between two steps up
+_THROTTLED_SHARE, _MAX_EXCESS = 0.05, 2  # of a given number: what is throttled by chance does not lower it
 _DEBT_PER_THROTTLED, _MAX_DEBT, _MAX_DEBT_IN_SLOW_START = 250, 600, 100
 
 
@@ -46,6 +46,8 @@ class Tally:
     """Sum of the squares of these latencies."""
     throttled: int = 0
     """Number of requests that failed with HTTP 429 or 503, or timed out."""
+    starved: int = 0
+    """Number of the throttled requests whose tile had been refused before."""
     failed: int = 0
     """Number of other retryable failures."""
     reports: int = 1
@@ -57,7 +59,8 @@ class Tally:
         return Tally(
             answered=self.answered + other.answered, latency_s=self.latency_s + other.latency_s,
             latency_s2=self.latency_s2 + other.latency_s2, throttled=self.throttled + other.throttled,
-            failed=self.failed + other.failed, reports=self.reports + other.reports, busy=self.busy + other.busy,
+            failed=self.failed + other.failed, starved=self.starved + other.starved,
+            reports=self.reports + other.reports, busy=self.busy + other.busy,
         )  # fmt: skip
 
 
@@ -67,8 +70,6 @@ class AutoLimit:
 
     limit: int = _INITIAL_LIMIT
     max_limit: int = _MAX_LIMIT
-    _cut_to: ClassVar[float] = _CUT
-    _max_debt: ClassVar[float] = _MAX_DEBT
     _slow_start: bool = True
     _bound_by_throttling: bool = False  # growth was stopped by throttling, not by throughput
     _window: Tally = field(default_factory=lambda: Tally(reports=0, busy=0))
@@ -124,13 +125,13 @@ class AutoLimit:
         self._window, self._window_start, self._settled_at = Tally(reports=0, busy=0), None, now + 1.5 * latency
 
     def _cut(self, now: float, throttled: int) -> None:
-        max_debt = _MAX_DEBT_IN_SLOW_START if self._slow_start else self._max_debt
+        max_debt = _MAX_DEBT_IN_SLOW_START if self._slow_start else _MAX_DEBT
         self._debt = min(self._debt + throttled * _DEBT_PER_THROTTLED, max_debt)
         if now < self._ignore_throttling_until:
             return  # these requests were sent before the last cut
         latency = min(self._latencies, default=0.1)
         stepped_up = self._previous is not None and self._previous[0] < self.limit and not self._slow_start
-        limit = self._previous[0] if stepped_up and self._previous else math.floor(self.limit * self._cut_to)
+        limit = self._previous[0] if stepped_up and self._previous else math.floor(self.limit * _CUT)
         self._slow_start, self._bound_by_throttling, self._previous, self._step = False, True, None, 1
         self._ignore_throttling_until = now + 2 * latency
         self._set_limit(now, limit, latency)
@@ -202,30 +203,38 @@ class AutoLimit:
 
 
 @dataclass
-class FixedLimit(AutoLimit):
-    """A number that the user chose. Only throttled requests lower it, and it grows up to that number again.
+class GivenLimit:
+    """A number that the user gave. Only throttled requests lower it, and it grows up to that number again.
 
-    It begins at the number, however small the server is, so it is halved (Jacobson, 1988) until nothing is throttled:
-    if more requests than the server takes went on, some tiles would be refused at each attempt, as others are faster.
-    After a hundred answers it grows by one, two, four.
+    The number is halved (Jacobson, 1988) if more requests than one in twenty are throttled, or a tile again and again.
+    With a number above what the server takes, those that are served take each place that becomes free, and the same
+    tiles are refused each time. It grows by half whenever twice as many requests as the limit have been answered since.
     """
 
-    _cut_to = 0.5
-    _max_debt = _MAX_DEBT_IN_SLOW_START
-    _slow_start: bool = False
+    max_limit: int
+    limit: int = field(init=False)
+    _excess: float = 0.0  # throttled requests beyond the share that is no sign of a small server
+    _answered: int = 0  # since the limit changed
+    _latency_s: float = 0.1
+    _ignore_throttling_until: float = -math.inf
 
-    @classmethod
-    def of(cls, concurrency: int) -> FixedLimit:
-        """Return the limit that begins at a number and never exceeds it."""
-        return cls(concurrency, concurrency)
+    def __post_init__(self) -> None:
+        self.limit = self.max_limit
 
-    def _evaluate(self, now: float, start: float) -> None:
-        """Raise a limit that was lowered, unless answers are owed for what was throttled."""
-        latency = self._window.latency_s / self._window.answered
-        self._latencies.append(latency)
-        if self._debt > 0 or self.limit == self.max_limit:
-            self._keep_limit(now)
-            return
-        self._previous = (self.limit, 0.0)
-        self._set_limit(now, self.limit + self._step, latency)
-        self._step *= 2
+    def observe(self, now: float, tally: Tally) -> None:
+        """Record the outcomes since the last call, as `AutoLimit` does; `limit` may change."""
+        self._answered += tally.answered
+        if tally.answered:
+            self._latency_s = tally.latency_s / tally.answered
+        self._excess = max(0.0, self._excess - _THROTTLED_SHARE * tally.answered) + tally.throttled
+        if (self._excess > _MAX_EXCESS or tally.starved) and now >= self._ignore_throttling_until:
+            self._change(max(1, self.limit // 2))
+            self._ignore_throttling_until = now + 2 * self._latency_s  # those were sent before
+        elif self._answered >= max(_MIN_WINDOW_RESPONSES, 2 * self.limit):
+            self._change(min(self.max_limit, self.limit + max(1, self.limit // 2)))
+
+    def restart_window(self) -> None:
+        """Do nothing: a pause changes nothing of what the server takes."""
+
+    def _change(self, limit: int) -> None:
+        self.limit, self._answered, self._excess = limit, 0, 0.0

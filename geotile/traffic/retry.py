@@ -160,7 +160,7 @@ class _Request:
             else:
                 self._open_failures += 1
             if not error.local:
-                self.gate.record_failure(error, of_trial=is_trial)
+                self.gate.record_failure(error, of_trial=is_trial, times=self._failures_in_a_row)
         else:
             self.gate.record_response(time.monotonic() - self._sent_at)
 
