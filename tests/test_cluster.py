@@ -416,6 +416,55 @@ with Client({workers.scheduler.address!r}):
 # --- seen
 
 
+_asked, _count = threading.Event(), count()
+
+
+def slow(tile):
+    if next(_count) % 5 == 4:  # the first is asked before the run begins
+        _asked.set()
+    time.sleep(0.1)
+    return crowd(tile)
+
+
+def slow_classes(tile):
+    slow(tile)
+    return np.zeros(tile.shape[1:], np.uint8)
+
+
+def slow_vector(tile):
+    slow(tile)
+    return np.zeros(8, np.float32)
+
+
+@pytest.mark.parametrize("closed", ["client", "cluster"])
+@pytest.mark.parametrize(
+    ("call", "model", "output", "options"),
+    [
+        ("detect", slow, [], {}),
+        ("detect_to", slow, ["found.geojson"], {}),
+        ("predict_to", slow_classes, ["classes.tif"], {"classes": ["a", "b"]}),
+        ("embed", slow_vector, [], {}),
+    ],
+)
+def test_closing_the_client_or_the_cluster_during_a_run_is_named(
+    path, tmp_path, call, model, output, options, closed
+):  # fmt: skip
+    """The progress of a run and the check of late workers end without an error of their own."""
+    _asked.clear()
+    paths = [str(tmp_path / name) for name in output]
+    options |= {"tile_size": 64, "overlap": 16, "region_size": 64, "progress": lambda state: None}
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:
+        client = Client(cluster)
+        closing = threading.Thread(
+            target=lambda: _asked.wait(30) and {"client": client, "cluster": cluster}[closed].close()
+        )
+        closing.start()
+        with pytest.raises(geotile.ClusterError, match=r"the Dask cluster was lost .*cancelled"):
+            getattr(geotile, call)(path, model, *paths, **options)
+        closing.join()
+        client.close()
+
+
 def test_the_cluster_tells_how_far_it_is(path, workers):
     seen = []
     with ModelServer(crowd, latency_s=0.02) as server, workers.as_current():

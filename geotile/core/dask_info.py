@@ -64,6 +64,11 @@ def active_client() -> Any | None:
     return client
 
 
+def is_open(client: Any) -> bool:
+    """Return whether a client still has its scheduler: a thread of the user can close it, or its cluster."""
+    return client.status == "running" and client.scheduler is not None
+
+
 def _scheduler() -> Any:
     """Return Dask's setting of the scheduler; names in lower case, as Dask reads them.
 

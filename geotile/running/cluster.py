@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any
 from uuid import uuid4
 
-from geotile.core.dask_info import active_client
+from geotile.core.dask_info import active_client, is_open
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, OutputError
 from geotile.imagery.source import Source
@@ -71,8 +71,9 @@ def checking_late_workers(run: str, model: Any, source: Source | None) -> Iterat
     try:
         yield
     finally:
-        with suppress(OSError, TimeoutError, ValueError):  # the scheduler may have gone, or another one have come
-            client.sync(client.scheduler.unregister_worker_plugin, name=plugin.name, callback_timeout=_UNREGISTER_S)
+        if is_open(client):
+            with suppress(OSError, TimeoutError, ValueError):  # the scheduler may have gone, or another one have come
+                client.sync(client.scheduler.unregister_worker_plugin, name=plugin.name, callback_timeout=_UNREGISTER_S)
 
 
 def call_on_workers(function: Callable[[str], None], run: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from geotile.core.cancellation import is_abandoned
-from geotile.core.dask_info import active_client, this_worker
+from geotile.core.dask_info import active_client, is_open, this_worker
 from geotile.core.html_table import html_bar, html_card
 from geotile.public import public
 from geotile.traffic import waiting_for
@@ -243,7 +243,7 @@ def progress_listener(run: str, callbacks: list[ProgressCallback], tiles: int, k
     finally:
         finished.set()
         del _listeners[run]
-        if client is not None:
+        if client is not None and is_open(client):
             client.unsubscribe_topic(run)
 
 

@@ -223,14 +223,17 @@ def _is_killed(error: BaseException) -> bool:
     return type(error).__name__ == "KilledWorker"
 
 
+_LOST = {
+    "KilledWorker", "CommClosedError", "CancelledError", "FutureCancelledError", "NoValidWorkerError",
+    "ClosedClientError",
+}  # fmt: skip
+
+
 def _is_lost(error: BaseException) -> bool:
     """Return whether an error means that the scheduler or the workers were lost."""
     if loaded_distributed() is None or not isinstance(error, Exception):
         return False
-    names = {each.__name__ for each in type(error).__mro__}
-    return bool(
-        names & {"KilledWorker", "CommClosedError", "CancelledError", "FutureCancelledError", "NoValidWorkerError"}
-    )
+    return any(each.__name__ in _LOST for each in type(error).__mro__)
 
 
 def _lazy_frame(root: Node, summary: RunSummary, builder: FrameBuilder, run: str, remote: bool) -> gpd.GeoDataFrame:

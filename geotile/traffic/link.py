@@ -6,7 +6,7 @@ import pickle
 from contextlib import suppress
 from typing import Any
 
-from geotile.core.dask_info import active_client
+from geotile.core.dask_info import active_client, is_open
 from geotile.errors import ArgumentError
 from geotile.results.report import NO_TRAFFIC, Traffic
 from geotile.traffic.gates import close_gates, local_registry, stop_run
@@ -55,7 +55,7 @@ def stop_run_everywhere(run: str, reason: str) -> None:
     """Stop a run in all processes that can be reached."""
     stop_run(run, reason)
     client = active_client()
-    if client is None or client.status != "running":
+    if client is None or not is_open(client):
         local_registry.finish(run)
         return
     with suppress(OSError, TimeoutError):  # the scheduler is gone, and its workers are gone or stop soon
@@ -68,7 +68,7 @@ def end_traffic(run: str) -> Traffic:
     client, traffic = active_client(), None
     if client is None:
         traffic = local_registry.finish(run)
-    else:
+    elif is_open(client):
         with suppress(OSError):  # the scheduler and its summary are gone; the run's own error reports that
             traffic = pickle.loads(client.sync(client.scheduler.geotile_traffic_end, run=run))
     return traffic or NO_TRAFFIC
@@ -81,7 +81,7 @@ def waiting_for(run: str, client: Any | None) -> str:
     """
     if client is None:
         return local_registry.waiting_for(run)
-    if client.status != "running":
+    if not is_open(client):
         return ""
     with suppress(OSError, TimeoutError):  # the scheduler is gone; the run's own error reports that
         reason: str = client.sync(client.scheduler.geotile_waiting_for, run=run, callback_timeout=_STOP_TIMEOUT_S)
