@@ -4,6 +4,7 @@ For each row: what the report says, that every other tile's detections are there
 """
 
 import datetime
+import itertools
 import re
 import ssl
 import threading
@@ -183,8 +184,7 @@ def test_an_outage_of_five_seconds_costs_five_seconds():
     assert seconds < 10
 
 
-@pytest.mark.parametrize("retries", [4, 8])
-def test_a_server_that_takes_fewer_than_it_is_sent_loses_no_tile(retries):
+def test_a_server_that_takes_fewer_than_it_is_sent_loses_no_tile():
     """A number that it cannot serve is lowered: with 16 in flight before a server of one, a fifth of the tiles was lost."""
     room = threading.Semaphore(1)
 
@@ -199,11 +199,36 @@ def test_a_server_that_takes_fewer_than_it_is_sent_loses_no_tile(retries):
 
     with misbehaving(fault) as (url, _):
         image = xr.DataArray(numbered(8, 8), dims=("band", "y", "x"))
-        found = geotile.detect(image, url, **JOB | {"retries": retries, "concurrency": 16, "backoff_s": 0.5})
+        found = geotile.detect(image, url, **JOB | {"retries": 4, "concurrency": 16, "backoff_s": 0.5})
     report = found.attrs["report"]
     assert (report.status, len(found)) == ("SUCCESS", 64)
     assert report.concurrency < 16
     assert report.requests < 2 * 64
+
+
+@pytest.mark.parametrize(("first_s", "next_s", "concurrency"), [(3.5, 0.02, 8), (3.5, 0.02, "auto"), (1.2, 1.2, 8)])
+def test_a_server_of_one_that_takes_long_is_full_and_not_gone(first_s, next_s, concurrency, caplog):
+    """Its first answer takes longer than a model is waited for, and meanwhile it refuses all other requests."""
+    room, pauses = threading.Semaphore(1), itertools.chain([first_s], itertools.repeat(next_s))
+
+    def fault(handler, number, times):
+        if not room.acquire(blocking=False):
+            return handler.reply(503, b"busy")
+        try:
+            time.sleep(next(pauses))
+        finally:
+            room.release()
+        return True
+
+    side = 2 if next_s > 1 else 8
+    with misbehaving(fault) as (url, _):
+        image = xr.DataArray(numbered(side, 2), dims=("band", "y", "x"))
+        options = {"ready_timeout_s": 1, "outage_timeout_s": 1, "concurrency": concurrency, "backoff_s": 0.5}
+        found = geotile.detect(image, url, **JOB | options)
+    report = found.attrs["report"]
+    show(f"a server of one, {first_s} s and {next_s} s, {concurrency}", report, report.seconds)
+    assert (report.status, len(found), report.outages) == ("SUCCESS", 2 * side, 0)
+    assert "all recent requests" not in caplog.text
 
 
 @pytest.mark.parametrize("status", [500, 503])

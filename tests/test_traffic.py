@@ -274,6 +274,22 @@ def test_the_next_run_of_a_group_waits_its_own_time(other_runs, monkeypatch, cap
     assert bool(fails("b", 302)) == other_runs
 
 
+@pytest.mark.parametrize("throttled", [True, False])
+def test_a_model_that_works_for_one_process_and_refuses_others_is_no_outage(throttled):
+    coordinator = Coordinator(TrafficSettings(concurrency=6, ready_timeout_s=5, outage_timeout_s=5))
+    refused = {
+        "tally": Tally(throttled=9) if throttled else Tally(failed=9), "consecutive_failures": 9,
+        "last_failure": "503", "models_fault": throttled,
+    }  # fmt: skip
+    for now in range(20):
+        coordinator.update(report("a", 5, 1, is_working=True), now)
+        allowance = coordinator.update(report("b", 20, 0, suspects_outage=now == 3, **refused), now)
+    assert (coordinator.circuit.state == "closed", allowance.stop_reason is None) == (throttled, throttled)
+    coordinator.update(report("a", 5, 0), 20)  # it works no more
+    stopped = [coordinator.update(report("b", 20, 0, **refused), now).stop_reason for now in (20, 21, 22, 30)]
+    assert stopped[-1] is not None
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations("abc")))
 def test_one_process_of_many_tries_whether_the_model_is_back(order):
     coordinator = Coordinator(TrafficSettings(concurrency=6, ready_timeout_s=60, outage_timeout_s=60))
@@ -543,3 +559,19 @@ def test_a_run_that_waits_keeps_no_thread_from_the_run_that_has_the_room():
         futures = [gates[i].thread_pool(2).submit(request, gates[i], done[i]) for i in order for _ in range(6)]
         for future in futures:
             future.result(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionResetError("reset"), "lost the connection to the run's coordinator: ConnectionResetError: reset"),
+        (ZeroDivisionError("division"), "got an error from the run's coordinator: ZeroDivisionError: division"),
+    ],
+)
+def test_an_error_of_the_coordinator_is_not_called_a_lost_connection(error, words):
+    def link(report):
+        raise error
+
+    gate = Gate(link, lambda: None, lambda tiles: None, f"a run with {error}")
+    with gate.expecting(1), pytest.raises(geotile.EndpointUnreachable, match=words):
+        gate.acquire()

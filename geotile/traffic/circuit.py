@@ -51,10 +51,14 @@ class Circuit:
     """Total time during which the circuit was not closed because of outages."""
     last_failure: str = ""
     """Message of the last failure."""
+    is_working: bool = False
+    """Whether the model works on a request. If it only refuses others (429, 503), it is full and not gone."""
     _ever_answered: bool = False
     _has_started: bool = False  # it answered with errors of its own, so nobody waits for it to start
     _failures: int = 0  # since the last response
     _failing_since: float = 0.0
+    _taken_before_at: float = -math.inf  # time of the last answer to a request that was sent before these failures
+    _only_refused: bool = True  # all of these were throttled
     _latency_s: float = 0.0
     _opened_at: float = 0.0
     _outage_counted: bool = False
@@ -64,10 +68,11 @@ class Circuit:
         """Record that a response arrived.
 
         If its request was sent before the failures began, it does not show that the model works again: a server that
-        is about to end answers what it has taken.
+        is about to end answers what it has taken. The time until the run gives up begins again.
         """
         self._ever_answered, self._latency_s = True, latency_s
         if (self._failures or self.state != "closed") and sent_at <= self._failing_since:
+            self._taken_before_at = now
             return
         self._failures = 0
         self._close(now)
@@ -85,7 +90,11 @@ class Circuit:
     @property
     def gives_up_at(self) -> float:
         """Time at which the run ends if no request succeeds before."""
-        return self._failing_since + self.timeout[1]
+        return self._nothing_since + self.timeout[1]
+
+    @property
+    def _nothing_since(self) -> float:
+        return max(self._failing_since, self._taken_before_at)
 
     def record_failures(
         self, now: float, failures: int, models_fault: bool, message: str, *, model_started: bool = False,
@@ -109,7 +118,8 @@ class Circuit:
         """
         self._has_started |= model_started
         if self._failures == 0:
-            self._failing_since = now
+            self._failing_since, self._only_refused = now, True
+        self._only_refused &= models_fault
         self._failures += failures
         self.last_failure = message or self.last_failure
         if self.state == "trial":
@@ -117,12 +127,16 @@ class Circuit:
                 self._count_outage()
             if of_trial:
                 self._reopen(now)
-        elif self._failures >= _MIN_FAILURES and now - self._failing_since >= max(_MIN_FAILING_S, 3 * self._latency_s):
+        elif self._failures >= _MIN_FAILURES and now >= self._nothing_since + max(_MIN_FAILING_S, 3 * self._latency_s):
             self.suspect_outage(now)
 
+    @property
+    def _is_full(self) -> bool:
+        return self.is_working and self._only_refused
+
     def suspect_outage(self, now: float) -> None:
-        """Open the circuit now: a tile is about to fail, and no request is answered."""
-        if self.state == "closed":
+        """Open the circuit, unless the model is full: a tile is about to fail, and no request is answered."""
+        if self.state == "closed" and not self._is_full:
             self._failing_since = self._failing_since if self._failures else now
             self.state, self._opened_at, self._next_probe_at, self._outage_counted = "open", now, now, False
 
@@ -163,10 +177,10 @@ class Circuit:
         self._check_timeout(now)
 
     def _check_timeout(self, now: float) -> None:
-        if self.state == "closed":
+        if self.state == "closed" or self._is_full:
             return
         name, limit = self.timeout
-        if now - self._failing_since > limit and not self.stop_reason:
+        if now > self.gives_up_at and not self.stop_reason:
             self._count_outage()
             self.open_s += now - self._opened_at
             self.stop_reason = (

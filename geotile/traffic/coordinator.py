@@ -63,6 +63,8 @@ class GateReport:
     """Whether the process can send a tile that the model has answered before."""
     answered_s_ago: float = 0.0
     """Time since that one of the answered requests was sent which was sent last, in seconds."""
+    is_working: bool = False
+    """Whether the model has taken a request of the process and works on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,7 @@ class _Process:
     """Cap of the last allowance."""
     has_control: bool = False
     answered_at: float = -math.inf
+    is_working: bool = False
     reserved: int = 0
     """Requests that may be in flight by now: until its next report, the process may still use the previous cap."""
 
@@ -137,6 +140,8 @@ class Coordinator:
         if report.worker is not None:
             self._processes_by_worker.setdefault(report.worker, set()).add(report.process)
         process.wanted, process.in_flight, process.has_control = report.wanted, report.in_flight, report.has_control
+        process.is_working = report.is_working
+        self.circuit.is_working = any(each.is_working for each in self._processes.values())
         before = self.circuit.state, self.circuit.stop_reason
         self._record(report, now)
         probe = report.wanted > 0 and self.circuit.start_probe(now)  # a process without tiles is about to end its gate

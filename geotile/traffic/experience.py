@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from geotile.errors import EndpointError
 
+_SLOWER_THAN_A_REFUSAL_S = 0.25
 _ERROR_OF_THE_MODEL = 500  # HTTP status; 502, 503 and 504 also come while a model starts, from what is before it
 
 
@@ -30,6 +32,8 @@ class Experience:
         self._controls_sent = 0
         self._own_answered = self._others_answered = -math.inf  # when the last request that was answered was sent
         self._failing_since = math.inf
+        self._out: list[float] = []  # when the requests were sent that have neither been answered nor failed
+        self._longest_refusal_s = 0.0
         self.consecutive_failures = 0
         """Number of failures since the last response to a request that was sent after the first of them."""
         self.models_fault = True
@@ -40,6 +44,29 @@ class Experience:
         """Whether a failure shows that the model has started."""
         self.control_failed = False
         """Whether the last failure is that of the control; then a tile makes the next trial."""
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Note that a request is out, as long as the block runs."""
+        began = time.monotonic()
+        with self._lock:
+            self._out.append(began)
+        try:
+            yield
+        except EndpointError as error:
+            if error.throttled:
+                self._longest_refusal_s = max(self._longest_refusal_s, time.monotonic() - began)
+            raise
+        finally:
+            with self._lock:
+                self._out.remove(began)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether the model has taken a request and works on it: a refusal would have been here."""
+        with self._lock:
+            out_s = time.monotonic() - min(self._out, default=math.inf)
+            return out_s > 2 * self._longest_refusal_s + _SLOWER_THAN_A_REFUSAL_S
 
     def record_response(self, sent_at: float) -> None:
         """Record a response. It shows that the model worked when the request was sent, not that it does now."""

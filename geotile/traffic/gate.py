@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -190,11 +189,11 @@ class Gate:
 
     def record_failure(self, error: EndpointError, *, of_trial: bool, of_control: bool = False, times: int = 1) -> None:
         """Record a retryable failure, of a tile that failed so many `times`, or of the control; it may be the trial."""
-        overloaded = error.throttled or error.timed_out
-        tally = Tally(throttled=int(overloaded), failed=int(not overloaded), starved=int(overloaded and times > 1))
+        full = error.throttled or error.timed_out
+        tally = Tally(throttled=int(full), failed=int(not full), starved=int(full and times > 1), reports=0, busy=0)
         self.experience.record_failure(error, of_control)
         with self._lock:
-            self._tally += replace(tally, reports=0, busy=0)
+            self._tally += tally
             self._trial_failed |= of_trial
         self._wake_up.set()
 
@@ -227,8 +226,9 @@ class Gate:
                     if self._wanted == 0:  # the cluster closed just after the last tile
                         self._become_idle()
                         return
-                _log.exception("the coordinator cannot be reached")
-                reason = f"this worker lost the connection to the coordinator: {type(error).__name__}: {error}"
+                _log.exception("the coordinator of the run cannot be reached, or failed")
+                what = "lost the connection to" if isinstance(error, OSError) else "got an error from"
+                reason = f"this worker {what} the run's coordinator: {type(error).__name__}: {error}"
                 self.stop(reason, abandoned=False)
                 allowance = Allowance(cap=0)
             previous_cap = self._apply(allowance)
@@ -259,7 +259,7 @@ class Gate:
                 last_failure=seen.last_failure, models_fault=seen.models_fault,
                 model_started=seen.model_started, probe_result=self._probe_result,
                 suspects_outage=self._suspects_outage, answered_s_ago=seen.answered_s_ago,
-                has_control=seen.control is not None, trial_failed=self._trial_failed,
+                has_control=seen.control is not None, trial_failed=self._trial_failed, is_working=seen.is_working,
             )  # fmt: skip
             self._tally, self._probe_result = Tally(reports=0, busy=0), None
             self._suspects_outage = self._trial_failed = False

@@ -121,7 +121,8 @@ class _Request:
             self.attempts += 1
             self._sent_at = time.monotonic()
             try:
-                answers = invoke_endpoint(self.endpoint, tiles, self.content_type)
+                with self.gate.experience.sending():
+                    answers = invoke_endpoint(self.endpoint, tiles, self.content_type)
             except EndpointError as error:
                 self._record_failure(error, is_trial)
                 if not error.throttled or self._tile_failures > _MAX_HELD:
