@@ -4,6 +4,7 @@ import heapq
 import itertools
 import math
 import random
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -427,6 +428,15 @@ def test_auto_over_real_http_leaves_the_first_step_behind(write_tiff):
         report = geotile.detect(path, server.url, tile_size=32, overlap=0, concurrency="auto").attrs["report"]
     assert report.status == "SUCCESS"
     assert model.most > AutoLimit().limit
+
+
+def test_the_report_tells_how_many_requests_were_in_flight(write_tiff, noise):
+    with ModelServer(Counting(), latency_s=0.1) as server:
+        report = geotile.detect(write_tiff(noise), server.url, tile_size=64, overlap=0, concurrency=4).attrs["report"]
+    average, most = re.fullmatch(
+        r"(.*) on average, at most (\d+) at the end", report.rows()["requests in flight"]
+    ).groups()
+    assert (2 < float(average) <= 4, most) == (True, "4")
 
 
 @pytest.mark.parametrize(

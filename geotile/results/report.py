@@ -69,7 +69,8 @@ class Report(Record):
         Number of requests sent in this run, retries included, and of retries alone. Retries while nothing else is
         answered do not count towards the option `retries` of the endpoint, so there can be more of them.
     concurrency : int
-        Maximum number of requests in flight at the end; 0 where the model runs in the process.
+        Maximum number of requests in flight at the end, less than the one that was given if the endpoint refused
+        requests; 0 where the model runs in the process.
     throttled : int
         Number of requests that the endpoint had no capacity for: HTTP 429 and 503, and time-outs.
     outages : int
@@ -156,7 +157,10 @@ class Report(Record):
         if self.get("detections_at_seams"):
             rows["detections at seams"] += " (fewer with a larger overlap)"
         if self.get("latency_s"):
-            rows["answers"] = f"{self.latency_s:.3f} s on average, with up to {self.concurrency:,} requests in flight"
+            rows["answers"] = f"{self.latency_s:.3f} s on average"
+        if self.get("latency_s") and self.get("seconds"):
+            in_flight = (self.requests - self.retries) * self.latency_s / self.seconds  # Little's law
+            rows["requests in flight"] = f"{in_flight:.1f} on average, at most {self.concurrency:,} at the end"
         if self.get("timing"):
             rows["CPU time"] = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in self.timing.items())
         rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}
