@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,7 @@ from uuid import uuid4
 from geotile.core.digest import digest
 
 _MARK = ".geotile-draft-"
+_SYNC_THREADS = 8  # the system puts files of several threads on the disk together
 _MAX_NAME = 40  # characters of the target's name in that of its draft: file systems allow 255 bytes
 
 
@@ -126,10 +128,15 @@ def put_on_disk(folder: Path) -> None:
     OSError
         If one cannot be.
     """
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(place, name), "rb+") as file:
-                os.fsync(file.fileno())
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        for place, _, names in os.walk(folder):
+            for _ in pool.map(_sync, [os.path.join(place, name) for name in names]):  # raises what the threads raise
+                pass
+
+
+def _sync(path: str) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def draft_path(target: Path, owner: str) -> Path:
@@ -161,8 +168,7 @@ def replace(path: Path, target: Path) -> None:
         os.replace(path, target)
         remove(_aside(target))
         return
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())  # so that the name never stands for less than its bytes
+    _sync(os.fspath(path))  # so that the name never stands for less than its bytes
     os.replace(path, target)
 
 
