@@ -77,7 +77,8 @@ def main() -> None:
     assert_geodataframe_equal(found, want)
     print(
         f"{report.status}: {report.tiles:,} tiles in {report.regions} regions, {seconds:.1f} s, {len(gone)} workers went, the same {len(found):,} "
-        f"rows; {model.requests:,} requests, {model.requests / quiet - 1:+.1%}"
+        f"rows; {model.requests:,} requests, {model.requests / quiet - 1:+.1%}, "
+        f"{(model.requests - quiet) / max(1, len(gone)):.1f} for each worker that went"
     )  # fmt: skip
 
 

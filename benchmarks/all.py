@@ -32,6 +32,9 @@ HERE = Path(__file__).resolve().parent
 BEFORE = "fb00c66"  # the commit before tiles were copied once into their request
 
 
+_BUSY = 2.5  # load average of the minute before; the benchmark before it leaves two
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What is wanted of a benchmark, and where it says what is."""
@@ -192,7 +195,7 @@ def page(results: dict[str, list[dict[str, Any]]], commit: str) -> str:
         name = " ".join(benchmark.words)
         lines += [each.row(name, results.get(name, [])) for each in benchmark.wanted]
     for name, runs in results.items():
-        loads = ", ".join(f"{run['load']:.1f}" for run in runs)
+        loads = ", ".join(f"{run['load']:.1f}{' (busy)' if run['load'] > _BUSY else ''}" for run in runs)
         lines += [
             "", f"## {name.replace('{before}', BEFORE)}", "", f"{runs[-1]['seconds']:.0f} s; load before each run: {loads}", "", "```text",
             *runs[-1]["printed"].splitlines(), "```",

@@ -16,6 +16,7 @@ from geotile.checkpoints.checkpoint import Checkpoint
 from geotile.errors import ArgumentError, OutputError
 from geotile.results.raster_output import _copy
 from geotile.results.raster_store import RasterStore
+from geotile.running.status import checkpoint_rows
 from geotile.storage.folder import Folder
 
 JOB = {"tile_size": 200, "overlap": 40, "region_size": 512}
@@ -310,6 +311,17 @@ def test_regions_of_another_form_are_refused_for_detections_too(runs, tmp_path, 
     (tmp_path / "out.parquet").unlink()
     with pytest.raises(ArgumentError, match=r"job.json is not that of a geotile checkpoint"):
         started(runs, tmp_path, "detect", model, region_size="auto")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"state": "finished"}', b'{"state": "finished", "at": "now"}', DEEP]
+)
+def test_a_damaged_status_hides_nothing_of_its_checkpoint(runs, tmp_path, content):
+    """It was said that the folder holds no checkpoint."""
+    (copied(runs, tmp_path, "predict") / "status.json").write_bytes(content)
+    rows = checkpoint_rows(tmp_path / "cp")
+    assert rows["regions kept"] == "4 of 4"
+    assert rows["state"].startswith("unknown: status.json is damaged")
 
 
 @pytest.mark.parametrize(("stored", "call"), [("embed", "predict"), ("predict", "embed")])

@@ -114,16 +114,16 @@ def test_endpoints_and_checks():
 
 def test_progress_without_a_terminal_is_a_line_a_minute(monkeypatch, capsys):
     times = iter([0.0, 1.0, 59.0, 61.0, 61.0, 90.0, 121.5, 121.5, 122.0])
-    clock = SimpleNamespace(monotonic=lambda: next(times))
+    clock = SimpleNamespace(monotonic=lambda: next(times), strftime=lambda form: "2026-11-27 22:00:00")
     monkeypatch.setattr("geotile.running.progress_display.time", clock)
     with progress_display(True) as (callback,):
         for done in (1, 2, 3, 4, 5):
             callback(geotile.Progress(tiles=200, done=done, seconds=60.0))
         assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == [
-            "3 of 200 tiles", "5 of 200 tiles",
+            "2026-11-27 22:00:00 3 of 200 tiles", "2026-11-27 22:00:00 5 of 200 tiles",
         ]  # fmt: skip
         callback(geotile.Progress(tiles=200, done=200, seconds=62.0))
-    assert capsys.readouterr().err.startswith("200 of 200 tiles")
+    assert capsys.readouterr().err.startswith("2026-11-27 22:00:00 200 of 200 tiles")
 
 
 @pytest.mark.parametrize("stderr", [open("/dev/full", "w"), None, "closed"])  # noqa: SIM115 - closed with the process

@@ -77,12 +77,12 @@ def _lines() -> Iterator[ProgressCallback]:
         last = state
         if time.monotonic() - printed_at >= _LINE_S:
             printed_at, printed = time.monotonic(), state
-            print(state, file=sys.stderr, flush=True)
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), state, file=sys.stderr, flush=True)
 
     yield show
     if printed is not None and printed is not last:
         with suppress(OSError, ValueError):
-            print(last, file=sys.stderr, flush=True)
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), last, file=sys.stderr, flush=True)
 
 
 @contextmanager

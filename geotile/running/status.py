@@ -25,6 +25,7 @@ from geotile.storage.lease import is_leased
 
 _log = logging.getLogger(__name__)
 _INTERVAL_S = 2.0
+_OF_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @contextmanager
@@ -98,14 +99,24 @@ def checkpoint_rows(checkpoint: str | os.PathLike[str]) -> dict[str, str]:
     if job is None:
         raise ArgumentError(f"{folder.display_name} is not a checkpoint: it holds no {JOB}. Check the path")
     try:
-        rows = _job_rows(folder, job) | ({} if status is None else status_rows(status))
+        rows = _job_rows(folder, job) | _status_rows(folder, status)
         finds_nothing = {"raster", "length"} & set(job["identity"]["tiles"])
         return {name: text for name, text in rows.items() if name != "detections" or not finds_nothing}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:  # files of another program
+    except _OF_DAMAGE as error:  # files of another program
         raise ArgumentError(
             f"{folder.display_name} does not hold the files of a geotile checkpoint ({type(error).__name__}: {error}). "
             "Check the path"
         ) from None
+
+
+def _status_rows(folder: Folder, status: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the rows of a status; one that is damaged hides nothing of the checkpoint."""
+    if status is None:
+        return {} if folder.read(STATUS) is None else {"state": f"unknown: {STATUS} is damaged"}
+    try:
+        return status_rows(status)
+    except _OF_DAMAGE as error:
+        return {"state": f"unknown: {STATUS} is damaged ({type(error).__name__}: {error})"}
 
 
 def _job_rows(folder: Folder, job: Mapping[str, Any]) -> dict[str, str]:
