@@ -12,6 +12,7 @@ from geotile.detectors import OnnxDetector
 from geotile.detectors.class_names import class_names
 from geotile.detectors.layouts import count_cells
 from geotile.detectors.metadata import read_metadata
+from geotile.endpoints.create import check_of
 from geotile.endpoints.objects import decode_object
 
 INPUT = (1, 3, 64, 64)
@@ -224,6 +225,15 @@ def test_what_fits_two_families_is_refused_with_their_names(tmp_path, out, metad
     assert all(f"'{name}'" in str(caught.value) for name in candidates)
     for name in candidates:
         assert detector(tmp_path, out, metadata=metadata, family=name).family == name
+
+
+def test_a_check_does_not_take_the_rows_of_a_detector_for_a_raster(tmp_path):
+    """It said: a raster of the shape (1, 84, 60), run it with geotile.predict."""
+    save_onnx(tmp_path / "net.onnx", {"output0": np.zeros((1, CELLS, 60), np.float32)}, INPUT)
+    said = check_of(f"onnx:{tmp_path / 'net.onnx'}", {}, "GTIFF").message
+    assert "raster" not in said
+    assert "If it detects objects: " in said
+    assert "fit several families" in said
 
 
 def test_the_number_of_names_decides_between_families(tmp_path):

@@ -217,6 +217,20 @@ def test_a_given_number_is_halved_by_refusals_and_grows_again():
     assert sorted(set(seen[8:])) == [1, 2, 3, 4, 6, 9, 13, 19, 28, 32]
 
 
+@pytest.mark.parametrize("capacity", [1, 3, 6, 15])
+def test_a_given_number_settles_at_what_the_server_takes(capacity):
+    """A tile that is refused keeps its place, so one refusal is all that is seen of a place too many."""
+    limit, now, answered, throttled, used = GivenLimit(16), 0.0, 0, 0, []
+    while answered < 5000:
+        now += 0.1
+        too_many = max(0, limit.limit - capacity)
+        limit.observe(now, Tally(answered=capacity, latency_s=0.1 * capacity, throttled=too_many, starved=too_many))
+        answered, throttled = answered + capacity, throttled + too_many
+        used.append(limit.limit)
+    assert throttled < 0.015 * answered
+    assert sum(used[-100:]) == pytest.approx(100 * capacity, abs=10)
+
+
 def test_refusals_by_chance_do_not_lower_a_given_number_and_a_starving_tile_does():
     limit = GivenLimit(8)
     for step in range(1000):
@@ -283,12 +297,33 @@ def test_a_model_that_works_for_one_process_and_refuses_others_is_no_outage(thro
         "last_failure": "503", "models_fault": throttled,
     }  # fmt: skip
     for now in range(20):
-        coordinator.update(report("a", 5, 1, is_working=True), now)
+        coordinator.update(report("a", 5, 1, working_s=now), now)
         allowance = coordinator.update(report("b", 20, 0, suspects_outage=now == 3, **refused), now)
     assert (coordinator.circuit.state == "closed", allowance.stop_reason is None) == (throttled, throttled)
     coordinator.update(report("a", 5, 0), 20)  # it works no more
     stopped = [coordinator.update(report("b", 20, 0, **refused), now).stop_reason for now in (20, 21, 22, 30)]
-    assert stopped[-1] is not None
+    assert [each is None for each in stopped] == [throttled, throttled, throttled, False]
+
+
+def test_a_request_that_takes_far_longer_than_others_did_is_no_sign_of_life():
+    circuit = Circuit(ready_timeout_s=5, outage_timeout_s=5)
+    circuit.record_response(0, 0.2, -0.2)
+    states = []
+    for now in range(1, 14):
+        circuit.record_work(now, now)
+        circuit.record_failures(now, 3 if now < 4 else 0, True, "503")  # it has taken all requests that may be out
+        states.append(circuit.state)
+        circuit.start_probe(now)
+    assert states == ["closed"] * 5 + ["open"] * 8
+    assert circuit.stop_reason.startswith("no request to the model succeeded for outage_timeout_s=5 s")
+
+
+def test_a_process_that_is_frozen_keeps_its_share_for_a_while_only():
+    coordinator = Coordinator(TrafficSettings(concurrency=4, ready_timeout_s=60, outage_timeout_s=60))
+    assert coordinator.update(report("frozen", 50, 0), 0).cap == 4
+    coordinator.update(report("frozen", 50, 4, working_s=1), 1)
+    assert [coordinator.update(report("b", 50, 0), now).cap for now in (2, 20, 32)] == [0, 0, 4]
+    assert coordinator.update(report("frozen", 50, 4), 33).cap <= 2  # it is back
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations("abc")))
@@ -434,7 +469,7 @@ def test_the_report_tells_how_many_requests_were_in_flight(write_tiff, noise):
     with ModelServer(Counting(), latency_s=0.1) as server:
         report = geotile.detect(write_tiff(noise), server.url, tile_size=64, overlap=0, concurrency=4).attrs["report"]
     average, most = re.fullmatch(
-        r"(.*) on average, at most (\d+) at the end", report.rows()["requests in flight"]
+        r"(.*) on average; the limit was (\d+) at the end", report.rows()["requests in flight"]
     ).groups()
     assert (2 < float(average) <= 4, most) == (True, "4")
 

@@ -227,7 +227,8 @@ def _output(outputs: Sequence[Tensor], options: NetworkOptions) -> Tensor:
         raise ArgumentError("the model declares no outputs; have its metadata name them")
     if (wanted is None and len(names) > 1) or (wanted is not None and wanted not in names):
         raise ArgumentError(
-            f"the model has the outputs {names}; choose one with output_names={{'output': {names[0]!r}}}"
+            f"the model has the outputs {names}; choose one with output_names={{'output': {names[0]!r}}} "
+            f"(-O output_names=output={names[0]})"
         )
     return outputs[0 if wanted is None else names.index(wanted)]
 

@@ -49,7 +49,9 @@ def array_answer(endpoint: Endpoint, tile: Any, tile_format: TileFormat) -> tupl
             if isinstance(answer, EndpointError):
                 raise answer
             if kind == "predict":
-                values = raster_of(answer).values
+                raster = raster_of(answer)
+                raster.scale(pixels.shape[1:])  # an object detector's rows are no raster of the tile
+                values = raster.values
                 return f"a raster of the shape {values.shape}, {values.dtype}: run it with geotile.predict", seconds
             length = embedding_of(answer, "mean", pixels.shape[1:]).vectors.shape[-1]
             return f"a vector of {length} numbers: run it with geotile.embed", seconds

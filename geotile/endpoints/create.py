@@ -116,7 +116,8 @@ def check_of(spec: str, options: Mapping[str, Any], tile_format: TileFormat) -> 
             found = None
         if found is None:
             raise error from None
-        return Check(ok=True, message=f"{redact(spec)} returned {found[0]} ({found[1]:.3f} s)", seconds=found[1])
+        text = f"{redact(spec)} returned {found[0]} ({found[1]:.3f} s). If it detects objects: {error}"
+        return Check(ok=True, message=text, seconds=found[1])
     return model.check(tile_format=tile_format)
 
 

@@ -66,7 +66,8 @@ class Report(Record):
     tiles_resumed : int
         Number of tiles whose answers came from a checkpoint.
     requests, retries : int
-        Number of requests sent in this run, retries included, and of retries alone. Retries while nothing else is
+        Number of requests sent in this run, retries included, and of retries alone, without those of Dask workers that
+        died. Retries while nothing else is
         answered do not count towards the option `retries` of the endpoint, so there can be more of them.
     concurrency : int
         Maximum number of requests in flight at the end, less than the one that was given if the endpoint refused
@@ -160,7 +161,7 @@ class Report(Record):
             rows["answers"] = f"{self.latency_s:.3f} s on average"
         if self.get("latency_s") and self.get("seconds"):
             in_flight = (self.requests - self.retries) * self.latency_s / self.seconds  # Little's law
-            rows["requests in flight"] = f"{in_flight:.1f} on average, at most {self.concurrency:,} at the end"
+            rows["requests in flight"] = f"{in_flight:.1f} on average; the limit was {self.concurrency:,} at the end"
         if self.get("timing"):
             rows["CPU time"] = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in self.timing.items())
         rows |= {f"note {number}": text for number, text in enumerate(self.get("notes", []), 1)}

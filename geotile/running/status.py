@@ -139,8 +139,9 @@ def status_rows(status: Mapping[str, Any]) -> dict[str, str]:
     names = {field.name for field in dataclasses.fields(Progress)}
     progress = Progress(**{name: value for name, value in status.items() if name in names})
     age_s = max(0.0, time.time() - float(status["at"]))
+    seen = "last seen " if status["state"] == "died" else ""
     rows = {
-        "state": f"{status['state']} (process {status['process']} on {status['host']}, {age_s:,.0f} s ago)",
+        "state": f"{status['state']} (process {status['process']} on {status['host']}, {seen}{age_s:,.0f} s ago)",
         "tiles": f"{progress.done:,} of {progress.tiles:,}, {progress.failures:,} failed",
         "requests": f"{progress.requests:,} in this run, {progress.requests_per_s:,.1f}/s",
         "detections": f"{progress.detections:,} before merging",

@@ -7,6 +7,7 @@ the memory while the other still reads.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,16 @@ _NAME = "GDAL_CACHEMAX"
 _lock = threading.Lock()
 _in_use: list[int] = []
 _size_before = 0
+
+
+def _after_fork() -> None:
+    """Forget the threads that read in the parent."""
+    global _lock
+    _lock = threading.Lock()
+    _in_use.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ _MIN_FAILURES = 5  # consecutive failures that open the circuit
 _MIN_FAILING_S = 0.5  # time over which they must occur; three times the latency if that is longer
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.25, 30.0
 _PAUSE_SHARE = 0.25  # pause between two probes, as a share of the time since the outage began
+_MIN_WORK_S = 5.0  # of a request that no other has taken as long as
 _PROBE_LOST_S = 60.0  # a probe without a result after this time is lost, because its process died
 _MAX_REASON = 300  # characters
 
@@ -51,13 +52,12 @@ class Circuit:
     """Total time during which the circuit was not closed because of outages."""
     last_failure: str = ""
     """Message of the last failure."""
-    is_working: bool = False
-    """Whether the model works on a request. If it only refuses others (429, 503), it is full and not gone."""
     _ever_answered: bool = False
     _has_started: bool = False  # it answered with errors of its own, so nobody waits for it to start
     _failures: int = 0  # since the last response
     _failing_since: float = 0.0
-    _taken_before_at: float = -math.inf  # time of the last answer to a request that was sent before these failures
+    _working_s: float = 0.0
+    _alive_at: float = -math.inf  # it answered a request that was sent before these failures, or was full
     _only_refused: bool = True  # all of these were throttled
     _latency_s: float = 0.0
     _opened_at: float = 0.0
@@ -72,7 +72,7 @@ class Circuit:
         """
         self._ever_answered, self._latency_s = True, latency_s
         if (self._failures or self.state != "closed") and sent_at <= self._failing_since:
-            self._taken_before_at = now
+            self._alive_at = now
             return
         self._failures = 0
         self._close(now)
@@ -85,7 +85,8 @@ class Circuit:
     @property
     def waiting_for(self) -> str:
         """Why no requests are sent; empty while they are, and once the run has given up on the model."""
-        return waiting_for_model(self.last_failure) if self.state != "closed" and not self.stop_reason else ""
+        waits = self.state != "closed" or (self._failures and self._is_full and self._working_s > _MIN_WORK_S)
+        return waiting_for_model(self.last_failure) if waits and not self.stop_reason else ""
 
     @property
     def gives_up_at(self) -> float:
@@ -94,7 +95,7 @@ class Circuit:
 
     @property
     def _nothing_since(self) -> float:
-        return max(self._failing_since, self._taken_before_at)
+        return max(self._failing_since, self._alive_at)
 
     def record_failures(
         self, now: float, failures: int, models_fault: bool, message: str, *, model_started: bool = False,
@@ -130,9 +131,21 @@ class Circuit:
         elif self._failures >= _MIN_FAILURES and now >= self._nothing_since + max(_MIN_FAILING_S, 3 * self._latency_s):
             self.suspect_outage(now)
 
+    def record_work(self, now: float, working_s: float) -> None:
+        """Record how long the model has worked on a request; 0 if it does not.
+
+        If it only refuses others, it is full and not gone, unless it works far longer than it has on any other.
+        """
+        self._working_s = working_s
+        if self._failures and self._is_full:
+            self._alive_at = now
+        elif self._failures >= _MIN_FAILURES and self._only_refused and working_s:
+            self.suspect_outage(now)
+
     @property
     def _is_full(self) -> bool:
-        return self.is_working and self._only_refused
+        longest_s = max(_MIN_WORK_S, 10 * self._latency_s) if self._ever_answered else math.inf
+        return 0 < self._working_s <= longest_s and self._only_refused
 
     def suspect_outage(self, now: float) -> None:
         """Open the circuit, unless the model is full: a tile is about to fail, and no request is answered."""

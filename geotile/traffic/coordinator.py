@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ from geotile.traffic.limit import AutoLimit, GivenLimit, Tally
 
 _log = logging.getLogger(__name__)
 _REPORT_INTERVAL_S = 0.1
+_SILENT_S = 30.0  # without a report, after which a process has no share
 _WARNED_EVERY_S = 60.0  # tiles that always fail open the circuit again and again, when few others are left
 _MAX_REPORTS_PER_S = 500  # over all processes: with more than 50 processes, each one reports less often
 
@@ -63,8 +64,8 @@ class GateReport:
     """Whether the process can send a tile that the model has answered before."""
     answered_s_ago: float = 0.0
     """Time since that one of the answered requests was sent which was sent last, in seconds."""
-    is_working: bool = False
-    """Whether the model has taken a request of the process and works on it."""
+    working_s: float = 0.0
+    """How long the model has worked on a request of the process, in seconds; 0 if it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,8 @@ class _Process:
     """Cap of the last allowance."""
     has_control: bool = False
     answered_at: float = -math.inf
-    is_working: bool = False
+    working_s: float = 0.0
+    reported_at: float = 0.0
     reserved: int = 0
     """Requests that may be in flight by now: until its next report, the process may still use the previous cap."""
 
@@ -140,8 +142,8 @@ class Coordinator:
         if report.worker is not None:
             self._processes_by_worker.setdefault(report.worker, set()).add(report.process)
         process.wanted, process.in_flight, process.has_control = report.wanted, report.in_flight, report.has_control
-        process.is_working = report.is_working
-        self.circuit.is_working = any(each.is_working for each in self._processes.values())
+        process.working_s, process.reported_at = report.working_s, now
+        self.circuit.record_work(now, max(each.working_s for each in self._heard(now).values()))
         before = self.circuit.state, self.circuit.stop_reason
         self._record(report, now)
         probe = report.wanted > 0 and self.circuit.start_probe(now)  # a process without tiles is about to end its gate
@@ -149,7 +151,7 @@ class Coordinator:
             self._probe_process = report.process
         if (self.circuit.state, self.circuit.stop_reason) != before:
             self._log_change(before[0], now)
-        previous_cap, process.cap = process.cap, self._cap(report.process)
+        previous_cap, process.cap = process.cap, self._cap(report.process, now)
         process.reserved = max(previous_cap, process.cap, report.in_flight)
         if report.wanted == process.reserved == 0:
             self._gone_answered_at = max(self._gone_answered_at, process.answered_at)
@@ -211,30 +213,23 @@ class Coordinator:
             (each.answered_at for key, each in self._processes.items() if key != name), default=self._gone_answered_at
         )
 
-    def _cap(self, name: str) -> int:
+    def _cap(self, name: str, now: float) -> int:
         if self.circuit.state == "open" or self.circuit.stop_reason:
             return 0
-        others = sum(each.reserved for key, each in self._processes.items() if key != name)
+        heard = self._heard(now)
+        others = sum(each.reserved for key, each in heard.items() if key != name)
         if self.circuit.state == "closed":
             limit = self.limit.limit
-            return max(0, min(self._fair_share(name, limit), limit - others))
-        trial, process = self._processes.get(self._trial_process or ""), self._processes[name]
+            return max(0, min(_fair_share(heard, name, limit), limit - others))
+        trial, process = heard.get(self._trial_process or ""), heard[name]
         if trial is None or not trial.wanted or (process.wanted and process.has_control and not trial.has_control):
             self._trial_process = name
         return max(0, min(process.wanted, 1 - others)) if self._trial_process == name else 0
 
-    def _fair_share(self, name: str, limit: int) -> int:
-        """Return a process's max-min fair share: as even as possible, and never more than the process wants."""
-        left = limit
-        order = sorted(
-            self._processes, key=lambda key: (self._processes[key].reserved > 0, self._processes[key].wanted)
-        )
-        for position, key in enumerate(order):  # processes with a share come last, so that they keep the remainder
-            share = min(self._processes[key].wanted, left // (len(order) - position))
-            if key == name:
-                return share
-            left -= share
-        return 0
+    def _heard(self, now: float) -> dict[str, _Process]:
+        """Return the processes that have reported lately. One that is frozen keeps no other from its work."""
+        silent_s = max(_SILENT_S, 10 * len(self._processes) / _MAX_REPORTS_PER_S)
+        return {key: each for key, each in self._processes.items() if now - each.reported_at < silent_s}
 
     def _log_change(self, previous_state: str, now: float) -> None:
         if self.circuit.stop_reason:
@@ -251,3 +246,15 @@ class Coordinator:
         elif self.circuit.state == "closed" and self.circuit.outages > self._outages_told:
             self._outages_told = self.circuit.outages
             _log.warning("the model responds again")
+
+
+def _fair_share(processes: Mapping[str, _Process], name: str, limit: int) -> int:
+    """Return a process's max-min fair share: as even as possible, and never more than the process wants."""
+    left = limit
+    order = sorted(processes, key=lambda key: (processes[key].reserved > 0, processes[key].wanted))
+    for position, key in enumerate(order):  # processes with a share come last, so that they keep the remainder
+        share = min(processes[key].wanted, left // (len(order) - position))
+        if key == name:
+            return share
+        left -= share
+    return 0

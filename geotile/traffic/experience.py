@@ -55,18 +55,19 @@ class Experience:
             yield
         except EndpointError as error:
             if error.throttled:
-                self._longest_refusal_s = max(self._longest_refusal_s, time.monotonic() - began)
+                with self._lock:
+                    self._longest_refusal_s = max(self._longest_refusal_s, time.monotonic() - began)
             raise
         finally:
             with self._lock:
                 self._out.remove(began)
 
     @property
-    def is_working(self) -> bool:
-        """Whether the model has taken a request and works on it: a refusal would have been here."""
+    def working_s(self) -> float:
+        """How long the model has worked on a request, in seconds; 0 if a refusal could still come."""
         with self._lock:
             out_s = time.monotonic() - min(self._out, default=math.inf)
-            return out_s > 2 * self._longest_refusal_s + _SLOWER_THAN_A_REFUSAL_S
+            return out_s if out_s > 2 * self._longest_refusal_s + _SLOWER_THAN_A_REFUSAL_S else 0.0
 
     def record_response(self, sent_at: float) -> None:
         """Record a response. It shows that the model worked when the request was sent, not that it does now."""

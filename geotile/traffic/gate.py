@@ -259,7 +259,7 @@ class Gate:
                 last_failure=seen.last_failure, models_fault=seen.models_fault,
                 model_started=seen.model_started, probe_result=self._probe_result,
                 suspects_outage=self._suspects_outage, answered_s_ago=seen.answered_s_ago,
-                has_control=seen.control is not None, trial_failed=self._trial_failed, is_working=seen.is_working,
+                has_control=seen.control is not None, trial_failed=self._trial_failed, working_s=seen.working_s,
             )  # fmt: skip
             self._tally, self._probe_result = Tally(reports=0, busy=0), None
             self._suspects_outage = self._trial_failed = False

@@ -208,33 +208,66 @@ class GivenLimit:
 
     The number is halved (Jacobson, 1988) if more requests than one in twenty are throttled, or a tile again and again.
     With a number above what the server takes, those that are served take each place that becomes free, and the same
-    tiles are refused each time. It grows by half whenever twice as many requests as the limit have been answered since.
+    tiles are refused each time. Between the largest number that went well and the smallest that did not, the number is
+    found by bisection. The smallest that did not is tried again, after pauses that double each time it fails. A number
+    on trial goes well if at most one in twenty is throttled until twice as many have been answered as there can be.
     """
 
     max_limit: int
     limit: int = field(init=False)
+    _good: int = field(init=False)  # the largest number that went well, 0 if none is known
+    _too_many: int = field(init=False)  # the smallest number that did not
+    _hold: int = 0  # windows until that one is tried again
+    _next_hold: int = 1
     _excess: float = 0.0  # throttled requests beyond the share that is no sign of a small server
     _answered: int = 0  # since the limit changed
+    _throttled: int = 0  # likewise
     _latency_s: float = 0.1
     _ignore_throttling_until: float = -math.inf
 
     def __post_init__(self) -> None:
-        self.limit = self.max_limit
+        self.limit, self._good, self._too_many = self.max_limit, self.max_limit, self.max_limit + 1
 
     def observe(self, now: float, tally: Tally) -> None:
         """Record the outcomes since the last call, as `AutoLimit` does; `limit` may change."""
-        self._answered += tally.answered
+        self._answered, self._throttled = self._answered + tally.answered, self._throttled + tally.throttled
         if tally.answered:
             self._latency_s = tally.latency_s / tally.answered
+        window = max(_MIN_WINDOW_RESPONSES, 2 * self.limit)
         self._excess = max(0.0, self._excess - _THROTTLED_SHARE * tally.answered) + tally.throttled
-        if (self._excess > _MAX_EXCESS or tally.starved) and now >= self._ignore_throttling_until:
-            self._change(max(1, self.limit // 2))
+        failed = self.limit > self._good and self._throttled > _THROTTLED_SHARE * window
+        if (failed or self._excess > _MAX_EXCESS or tally.starved) and now >= self._ignore_throttling_until:
+            self._lower()
             self._ignore_throttling_until = now + 2 * self._latency_s  # those were sent before
-        elif self._answered >= max(_MIN_WINDOW_RESPONSES, 2 * self.limit):
-            self._change(min(self.max_limit, self.limit + max(1, self.limit // 2)))
+        elif self._answered >= window:
+            self._raise()
 
     def restart_window(self) -> None:
         """Do nothing: a pause changes nothing of what the server takes."""
 
+    def _lower(self) -> None:
+        if self.limit > self._good:
+            self._next_hold = min(2 * self._next_hold, _MAX_HOLD) if self.limit == self._too_many else 1
+            self._too_many, limit = max(2, self.limit), max(self._good, self.limit // 2)
+        else:  # what went well does so no more
+            self._too_many, self._next_hold, limit = max(2, self.limit), 1, self.limit // 2
+            self._good = 0
+        self._hold = self._next_hold
+        self._change(max(1, limit))
+
+    def _raise(self) -> None:
+        """Try a larger number, after a window in which this one went well."""
+        self._good = self.limit
+        if self.limit >= self._too_many:  # it takes more than before
+            self._too_many, self._next_hold = self.max_limit + 1, 1
+        if self._too_many > self.max_limit:
+            limit = self.limit + max(1, self.limit // 2)
+        elif self._too_many - self.limit > 1:
+            limit = (self.limit + self._too_many) // 2
+        else:
+            self._hold -= 1
+            limit = self._too_many if self._hold < 0 else self.limit
+        self._change(min(self.max_limit, limit))
+
     def _change(self, limit: int) -> None:
-        self.limit, self._answered, self._excess = limit, 0, 0.0
+        self.limit, self._answered, self._throttled, self._excess = limit, 0, 0, 0.0
