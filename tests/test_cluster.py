@@ -436,14 +436,13 @@ def slow_vector(tile):
     return np.zeros(8, np.float32)
 
 
-@pytest.mark.parametrize("closed", ["client", "cluster"])
 @pytest.mark.parametrize(
-    ("call", "model", "output", "options"),
+    ("call", "model", "output", "options", "closed"),
     [
-        ("detect", slow, [], {}),
-        ("detect_to", slow, ["found.geojson"], {}),
-        ("predict_to", slow_classes, ["classes.tif"], {"classes": ["a", "b"]}),
-        ("embed", slow_vector, [], {}),
+        ("detect", slow, [], {}, "client"),
+        ("detect_to", slow, ["found.geojson"], {}, "cluster"),
+        ("predict_to", slow_classes, ["classes.tif"], {"classes": ["a", "b"]}, "client"),
+        ("embed", slow_vector, [], {}, "cluster"),
     ],
 )
 def test_closing_the_client_or_the_cluster_during_a_run_is_named(

@@ -206,7 +206,7 @@ def test_a_server_that_takes_fewer_than_it_is_sent_loses_no_tile():
     assert report.requests < 2 * 64
 
 
-@pytest.mark.parametrize(("first_s", "next_s", "concurrency"), [(3.5, 0.02, 8), (3.5, 0.02, "auto"), (1.2, 1.2, 8)])
+@pytest.mark.parametrize(("first_s", "next_s", "concurrency"), [(1.5, 0.02, 8), (1.5, 0.02, "auto"), (0.9, 0.9, 8)])
 def test_a_server_of_one_that_takes_long_is_full_and_not_gone(first_s, next_s, concurrency, caplog):
     """Its first answer takes longer than a model is waited for, and meanwhile it refuses all other requests."""
     room, pauses = threading.Semaphore(1), itertools.chain([first_s], itertools.repeat(next_s))
@@ -220,10 +220,10 @@ def test_a_server_of_one_that_takes_long_is_full_and_not_gone(first_s, next_s, c
             room.release()
         return True
 
-    side = 2 if next_s > 1 else 8
+    side = 2 if next_s > 0.5 else 8
     with misbehaving(fault) as (url, _):
         image = xr.DataArray(numbered(side, 2), dims=("band", "y", "x"))
-        options = {"ready_timeout_s": 1, "outage_timeout_s": 1, "concurrency": concurrency, "backoff_s": 0.5}
+        options = {"ready_timeout_s": 0.7, "outage_timeout_s": 0.7, "concurrency": concurrency, "backoff_s": 0.5}
         found = geotile.detect(image, url, **JOB | options)
     report = found.attrs["report"]
     show(f"a server of one, {first_s} s and {next_s} s, {concurrency}", report, report.seconds)
