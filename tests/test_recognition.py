@@ -234,6 +234,10 @@ def test_a_check_does_not_take_the_rows_of_a_detector_for_a_raster(tmp_path):
     assert "raster" not in said
     assert "If it detects objects: " in said
     assert "fit several families" in said
+    save_onnx(tmp_path / "map.onnx", {"output0": np.zeros((1, 5, 64, 64), np.float32)}, INPUT)
+    said = check_of(f"onnx:{tmp_path / 'map.onnx'}", {}, "GTIFF").message
+    assert "returned a raster of the shape (5, 64, 64)" in said
+    assert "detects objects" not in said
 
 
 def test_the_number_of_names_decides_between_families(tmp_path):

@@ -318,6 +318,16 @@ def test_a_request_that_takes_far_longer_than_others_did_is_no_sign_of_life():
     assert circuit.stop_reason.startswith("no request to the model succeeded for outage_timeout_s=5 s")
 
 
+def test_a_request_that_takes_long_makes_no_outage_of_a_few_refusals():
+    circuit = Circuit(ready_timeout_s=5, outage_timeout_s=5)
+    circuit.record_response(0, 0.2, -0.2)
+    circuit.record_failures(9.9, 9, True, "503")
+    circuit.record_work(10, 8)
+    assert circuit.state == "closed"
+    circuit.record_work(10.6, 8.6)
+    assert circuit.state == "open"
+
+
 def test_a_process_that_is_frozen_keeps_its_share_for_a_while_only():
     coordinator = Coordinator(TrafficSettings(concurrency=4, ready_timeout_s=60, outage_timeout_s=60))
     assert coordinator.update(report("frozen", 50, 0), 0).cap == 4

@@ -78,7 +78,7 @@ class OnnxDetector:
                 mean=mean, std=std, metadata=metadata,
             )  # fmt: skip
         except ArgumentError as error:
-            raise ArgumentError(f"{redact(self.path)}: {error}") from None
+            raise type(error)(f"{redact(self.path)}: {error}") from None
 
     def __repr__(self) -> str:
         return f"OnnxDetector({redact(Path(self.path).name)!r}, {self.family})"

@@ -31,6 +31,10 @@ _OTHER_TASKS = "If the model answers a value for each pixel, use geotile predict
 _UNMISTAKABLE = {*_OUTPUT_NAMES, "mmdet", "efficientnms", "yolov7-nms"}  # whatever the size of the input
 
 
+class SeveralFamiliesError(ArgumentError):
+    """Raised where a network may be of more than one family of object detectors."""
+
+
 @dataclass(frozen=True)
 class Recognised:
     """Family of a network, and what its outputs hold."""
@@ -63,7 +67,9 @@ def recognise(
     Raises
     ------
     ArgumentError
-        If the model has another task than boxes, or no family or more than one fits.
+        If the model has another task than boxes, or no family fits.
+    SeveralFamiliesError
+        If more than one fits.
     """
     _check_task(metadata)
     allowed = _allowed(metadata, family, named_outputs)
@@ -79,7 +85,7 @@ def recognise(
         (name, found) = fitting.popitem()
         return Recognised(name, _class_count(found, metadata, labels))
     if len(fitting) > 1:
-        raise ArgumentError(
+        raise SeveralFamiliesError(
             f"the outputs ({network.listed()}) fit several families: {_shown(fitting)}. Give family=NAME, or "
             "labels=NAMES with one name per class where that decides"
         )

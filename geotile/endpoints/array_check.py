@@ -50,9 +50,9 @@ def array_answer(endpoint: Endpoint, tile: Any, tile_format: TileFormat) -> tupl
                 raise answer
             if kind == "predict":
                 raster = raster_of(answer)
-                raster.scale(pixels.shape[1:])  # an object detector's rows are no raster of the tile
-                values = raster.values
-                return f"a raster of the shape {values.shape}, {values.dtype}: run it with geotile.predict", seconds
+                raster.scale(pixels.shape[1:])  # raises if it is not the tile's size, as the rows of a detector are not
+                shape, dtype = raster.values.shape, raster.values.dtype
+                return f"a raster of the shape {shape}, {dtype}: run it with geotile.predict", seconds
             length = embedding_of(answer, "mean", pixels.shape[1:]).vectors.shape[-1]
             return f"a vector of {length} numbers: run it with geotile.embed", seconds
         except GeotileError:  # it does not return this kind of answer

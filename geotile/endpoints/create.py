@@ -11,6 +11,7 @@ from typing import Any
 from geotile.core.choices import TileFormat
 from geotile.core.option import Options, option_names, refuse_unknown, with_options
 from geotile.core.redact import redact
+from geotile.detectors.recognition import SeveralFamiliesError
 from geotile.endpoints.array_check import array_answer
 from geotile.endpoints.base import Check, Endpoint
 from geotile.endpoints.function import FunctionEndpoint
@@ -116,7 +117,9 @@ def check_of(spec: str, options: Mapping[str, Any], tile_format: TileFormat) -> 
             found = None
         if found is None:
             raise error from None
-        text = f"{redact(spec)} returned {found[0]} ({found[1]:.3f} s). If it detects objects: {error}"
+        text = f"{redact(spec)} returned {found[0]} ({found[1]:.3f} s)"
+        if isinstance(error, SeveralFamiliesError):
+            text += f". If it detects objects: {error}"
         return Check(ok=True, message=text, seconds=found[1])
     return model.check(tile_format=tile_format)
 

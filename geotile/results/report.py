@@ -66,12 +66,12 @@ class Report(Record):
     tiles_resumed : int
         Number of tiles whose answers came from a checkpoint.
     requests, retries : int
-        Number of requests sent in this run, retries included, and of retries alone, without those of Dask workers that
-        died. Retries while nothing else is
-        answered do not count towards the option `retries` of the endpoint, so there can be more of them.
+        Number of requests sent in this run, retries included, and of retries alone. Those of Dask workers that died are
+        not counted. Retries while nothing else is answered do not count towards the option `retries` of the endpoint,
+        so there can be more of them.
     concurrency : int
-        Maximum number of requests in flight at the end, less than the one that was given if the endpoint refused
-        requests; 0 where the model runs in the process.
+        Maximum number of requests in flight at the end of the run. It is lower than a number that was given if the
+        endpoint refused requests, and 0 where the model runs in the process.
     throttled : int
         Number of requests that the endpoint had no capacity for: HTTP 429 and 503, and time-outs.
     outages : int

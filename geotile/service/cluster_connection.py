@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from geotile.core.dask_info import is_open
 from geotile.core.redact import redact
 from geotile.errors import ArgumentError, ClusterError
 
@@ -46,7 +47,7 @@ class ClusterConnection:
         """Whether the connection is up, as far as the client knows. Threads of this process are always connected."""
         client = self._client  # another thread may reconnect
         uses_threads = self._scheduler is None and self._gateway_url is None
-        return uses_threads or (client is not None and client.status == "running")
+        return uses_threads or (client is not None and is_open(client))
 
     def ensure_workers(self) -> bool:
         """Reconnect if the connection was lost; return whether the cluster has workers."""

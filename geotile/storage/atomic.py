@@ -130,8 +130,7 @@ def put_on_disk(folder: Path) -> None:
     """
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:
         for place, _, names in os.walk(folder):
-            for _ in pool.map(_sync, [os.path.join(place, name) for name in names]):  # raises what the threads raise
-                pass
+            list(pool.map(_sync, [os.path.join(place, name) for name in names]))  # raises what a thread raises
 
 
 def _sync(path: str) -> None:

@@ -128,7 +128,7 @@ class Circuit:
                 self._count_outage()
             if of_trial:
                 self._reopen(now)
-        elif self._failures >= _MIN_FAILURES and now >= self._nothing_since + max(_MIN_FAILING_S, 3 * self._latency_s):
+        elif self._fails_for_long(now):
             self.suspect_outage(now)
 
     def record_work(self, now: float, working_s: float) -> None:
@@ -139,8 +139,12 @@ class Circuit:
         self._working_s = working_s
         if self._failures and self._is_full:
             self._alive_at = now
-        elif self._failures >= _MIN_FAILURES and self._only_refused and working_s:
+        elif working_s and self._fails_for_long(now):
             self.suspect_outage(now)
+
+    def _fails_for_long(self, now: float) -> bool:
+        failing_s = now - self._nothing_since
+        return self._failures >= _MIN_FAILURES and failing_s >= max(_MIN_FAILING_S, 3 * self._latency_s)
 
     @property
     def _is_full(self) -> bool:

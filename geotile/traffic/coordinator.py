@@ -143,7 +143,8 @@ class Coordinator:
             self._processes_by_worker.setdefault(report.worker, set()).add(report.process)
         process.wanted, process.in_flight, process.has_control = report.wanted, report.in_flight, report.has_control
         process.working_s, process.reported_at = report.working_s, now
-        self.circuit.record_work(now, max(each.working_s for each in self._heard(now).values()))
+        live = self._live(now)
+        self.circuit.record_work(now, max(each.working_s for each in live.values()))
         before = self.circuit.state, self.circuit.stop_reason
         self._record(report, now)
         probe = report.wanted > 0 and self.circuit.start_probe(now)  # a process without tiles is about to end its gate
@@ -151,7 +152,7 @@ class Coordinator:
             self._probe_process = report.process
         if (self.circuit.state, self.circuit.stop_reason) != before:
             self._log_change(before[0], now)
-        previous_cap, process.cap = process.cap, self._cap(report.process, now)
+        previous_cap, process.cap = process.cap, self._cap(report.process, live)
         process.reserved = max(previous_cap, process.cap, report.in_flight)
         if report.wanted == process.reserved == 0:
             self._gone_answered_at = max(self._gone_answered_at, process.answered_at)
@@ -213,20 +214,19 @@ class Coordinator:
             (each.answered_at for key, each in self._processes.items() if key != name), default=self._gone_answered_at
         )
 
-    def _cap(self, name: str, now: float) -> int:
+    def _cap(self, name: str, live: Mapping[str, _Process]) -> int:
         if self.circuit.state == "open" or self.circuit.stop_reason:
             return 0
-        heard = self._heard(now)
-        others = sum(each.reserved for key, each in heard.items() if key != name)
+        others = sum(each.reserved for key, each in live.items() if key != name)
         if self.circuit.state == "closed":
             limit = self.limit.limit
-            return max(0, min(_fair_share(heard, name, limit), limit - others))
-        trial, process = heard.get(self._trial_process or ""), heard[name]
+            return max(0, min(_fair_share(live, name, limit), limit - others))
+        trial, process = live.get(self._trial_process or ""), live[name]
         if trial is None or not trial.wanted or (process.wanted and process.has_control and not trial.has_control):
             self._trial_process = name
         return max(0, min(process.wanted, 1 - others)) if self._trial_process == name else 0
 
-    def _heard(self, now: float) -> dict[str, _Process]:
+    def _live(self, now: float) -> dict[str, _Process]:
         """Return the processes that have reported lately. One that is frozen keeps no other from its work."""
         silent_s = max(_SILENT_S, 10 * len(self._processes) / _MAX_REPORTS_PER_S)
         return {key: each for key, each in self._processes.items() if now - each.reported_at < silent_s}

@@ -30,7 +30,7 @@ _MIN_KEPT = 0.95  # a step down is kept if at least this share of throughput rem
 _CUT = 0.8  # factor applied to the limit when a request is throttled
 _QUEUEING = 1.4  # latency over minimum latency above which requests are taken to queue
 _MAX_HOLD = 16  # windows between two steps up
-_THROTTLED_SHARE, _MAX_EXCESS = 0.05, 2  # of a given number: what is throttled by chance does not lower it
+_THROTTLED_SHARE, _MAX_EXCESS = 0.05, 2  # a given number stays while no more than this is throttled
 _DEBT_PER_THROTTLED, _MAX_DEBT, _MAX_DEBT_IN_SLOW_START = 250, 600, 100
 
 
@@ -219,7 +219,7 @@ class GivenLimit:
     _too_many: int = field(init=False)  # the smallest number that did not
     _hold: int = 0  # windows until that one is tried again
     _next_hold: int = 1
-    _excess: float = 0.0  # throttled requests beyond the share that is no sign of a small server
+    _excess: float = 0.0  # throttled requests beyond those that chance explains, one for twenty answers
     _answered: int = 0  # since the limit changed
     _throttled: int = 0  # likewise
     _latency_s: float = 0.1
